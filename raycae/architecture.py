@@ -1,0 +1,274 @@
+"""A trial's configuration as a list of layers with shapes and costs. No weights, no torch.
+
+`architecture(config)` is the one place that knows how settings become layers; `model` only turns
+each layer into its module. Shapes are (channels, height, width).
+
+The encoder shrinks stage by stage; each decoder stage restores exactly the size that its encoder
+stage began with, so that every network gives a picture of the target's size. Where the factor
+alone does not lead there (sizes that do not divide, convolutions without padding) the decoder
+crops a row too many or resizes to close the gap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import cast
+
+from raycae.config import Config
+
+Shape = tuple[int, int, int]
+
+
+class Infeasible(ValueError):
+    """The configuration describes no network; the message says at which layer and why."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with what belongs to it, in this order: convolution, pixel shuffle, crop to
+    `out_shape`, batch norm, residual sum, activation."""
+
+    in_shape: Shape
+    out_shape: Shape
+    kernel: int
+    stride: int = 1
+    pad: tuple[int, int] = (0, 0)
+    """Zeros before and after, in both directions. Transposed: what is cut off (`pad[0]`) and the
+    output padding (`pad[1]`), as torch's `ConvTranspose2d` calls them."""
+    transposed: bool = False
+    shuffle: int = 1
+    norm: bool = False
+    residual: bool = False
+    activation: bool = True
+
+    @property
+    def filters(self) -> int:
+        """Channels that the convolution itself puts out, before any pixel shuffle."""
+        return self.out_shape[0] * self.shuffle**2
+
+    @property
+    def raw_size(self) -> int:
+        """Height of what the convolution puts out, before shuffle and crop."""
+        size = self.in_shape[1]
+        if self.transposed:
+            return (size - 1) * self.stride - 2 * self.pad[0] + self.kernel + self.pad[1]
+        return (size + sum(self.pad) - self.kernel) // self.stride + 1
+
+    @property
+    def n_params(self) -> int:
+        weights = self.in_shape[0] * self.filters * self.kernel**2
+        # Batch norm has a scale and a shift of its own, and makes the bias superfluous.
+        return weights + (2 * self.out_shape[0] if self.norm else self.filters)
+
+    @property
+    def flops(self) -> int:
+        """Forward, one image, a multiply-add counted as two (torch.utils.flop_counter's rule)."""
+        side = self.in_shape[1] if self.transposed else self.raw_size
+        return 2 * self.in_shape[0] * self.filters * self.kernel**2 * side**2
+
+    def __str__(self) -> str:
+        kind = "tconv" if self.transposed else "conv"
+        stride = f" s{self.stride}" if self.stride > 1 else ""
+        shuffle = f" shuffle {self.shuffle}" if self.shuffle > 1 else ""
+        return f"{kind} {self.in_shape[0]}-{self.out_shape[0]} k{self.kernel}{stride}{shuffle}"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Max or average pooling by `factor`."""
+
+    in_shape: Shape
+    out_shape: Shape
+    kind: str
+    factor: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}-pool {self.factor}"
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Nearest or bilinear interpolation to the size of `out_shape`."""
+
+    in_shape: Shape
+    out_shape: Shape
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.mode} {self.in_shape[1]}→{self.out_shape[1]}"
+
+
+Layer = Conv | Pool | Resize
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """`encoder` takes the input to the latent, `decoder` the latent to the output."""
+
+    encoder: tuple[Layer, ...]
+    decoder: tuple[Layer, ...]
+    activation: str
+    output: str
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.encoder + self.decoder
+
+    @property
+    def in_shape(self) -> Shape:
+        return self.encoder[0].in_shape
+
+    @property
+    def latent_shape(self) -> Shape:
+        return self.encoder[-1].out_shape
+
+    @property
+    def out_shape(self) -> Shape:
+        return self.decoder[-1].out_shape
+
+    @property
+    def latent_size(self) -> int:
+        return prod(self.latent_shape)
+
+    @cached_property
+    def n_params(self) -> int:
+        return sum(layer.n_params for layer in self.layers if isinstance(layer, Conv))
+
+    @cached_property
+    def flops(self) -> int:
+        return sum(layer.flops for layer in self.layers if isinstance(layer, Conv))
+
+    @cached_property
+    def hash(self) -> str:
+        """The same for two configurations exactly when they build the same network."""
+        plain = (tuple(map(_identity, self.encoder)), tuple(map(_identity, self.decoder)))
+        text = repr((plain, self.activation, self.output))
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def __str__(self) -> str:
+        """In words: `conv 3-8 k3, max-pool 2, … | …`, the bar standing at the latent."""
+        return " | ".join(", ".join(map(str, half)) for half in (self.encoder, self.decoder))
+
+
+def architecture(config: Config) -> Architecture:
+    """The layers of `config`. Raises `Infeasible` where a feature map would vanish."""
+    encoder, starts = _encoder(config)
+    decoder = _bare_output(_decoder(config, encoder[-1].out_shape, starts))
+    return Architecture(tuple(encoder), tuple(decoder), config.activation, config.output)
+
+
+def _encoder(config: Config) -> tuple[list[Layer], list[int]]:
+    """The layers, and the size that each stage began with."""
+    shape: Shape = (config.in_channels, config.image_size, config.image_size)
+    layers: list[Layer] = []
+    starts = []
+    for i in range(config.depth):
+        starts.append(shape[1])
+        down, factor = config.downsample[i], config.factor[i]
+        for j in range(config.convs[i]):
+            stride = factor if down == "stride" and j == config.convs[i] - 1 else 1
+            same = config.padding[i] == "same"
+            layers.append(_conv(config, shape, config.channels[i], config.kernel[i], stride, same))
+            shape = layers[-1].out_shape
+        if down in ("max", "average"):
+            if shape[1] < factor:
+                raise Infeasible(f"stage {i + 1}: {down}-pool {factor} on {shape[1]} x {shape[2]}")
+            pooled = (shape[0], shape[1] // factor, shape[2] // factor)
+            layers.append(Pool(shape, pooled, down, factor))
+            shape = pooled
+        elif down == "stride" and layers[-1].in_shape[1] < factor:
+            size = layers[-1].in_shape[1]
+            raise Infeasible(f"stage {i + 1}: stride {factor} on {size} x {size}")
+    for _ in range(config.latent_convs if config.latent_channels else 0):
+        layers.append(_conv(config, shape, config.latent_channels, config.latent_kernel))
+        shape = layers[-1].out_shape
+    return layers, starts
+
+
+def _decoder(config: Config, shape: Shape, starts: list[int]) -> list[Layer]:
+    layers: list[Layer] = []
+    for i, size in enumerate(reversed(starts)):
+        mirrored = config.depth - 1 - i
+        factor = 1 if config.downsample[mirrored] == "none" else config.factor[mirrored]
+        widths = config.decoder_channels[i]
+        if i == config.depth - 1:
+            widths += (config.out_channels,)
+        kernel, transposed = config.decoder_kernel[i], config.decoder_kind[i] == "transposed"
+        first, *others = widths
+        layers += _grow(config, shape, first, kernel, factor, size, transposed)
+        for width in others:
+            shape = layers[-1].out_shape
+            if transposed:
+                layers.append(_transposed(config, shape, width, kernel, 1, size))
+            else:
+                layers.append(_conv(config, shape, width, kernel))
+        shape = layers[-1].out_shape
+    return layers
+
+
+def _grow(
+    config: Config, shape: Shape, width: int, kernel: int, factor: int, size: int, transposed: bool
+) -> list[Layer]:
+    """The first convolution of a decoder stage together with what brings it to `size`."""
+    if config.upsample == "transposed" and factor > 1:
+        conv = _transposed(config, shape, width, kernel, factor, size)
+    elif config.upsample == "pixel_shuffle" and factor > 1:
+        conv = replace(_conv(config, shape, width, kernel), shuffle=factor, residual=False)
+        side = min(shape[1] * factor, size)
+        conv = replace(conv, out_shape=(width, side, side))
+    else:
+        mode = "bilinear" if config.upsample == "bilinear" else "nearest"
+        grown = (shape[0], size, size)
+        resize: list[Layer] = [Resize(shape, grown, mode)] if shape != grown else []
+        if transposed:
+            return [*resize, _transposed(config, grown, width, kernel, 1, size)]
+        return [*resize, _conv(config, grown, width, kernel)]
+    if conv.out_shape[1] == size:
+        return [conv]
+    return [conv, Resize(conv.out_shape, (width, size, size), "nearest")]
+
+
+def _conv(
+    config: Config, shape: Shape, width: int, kernel: int, stride: int = 1, same: bool = True
+) -> Conv:
+    # For odd kernels this is the usual padding of k // 2 on every side; for even ones a row of
+    # zeros more behind than in front keeps the size all the same.
+    pad = ((kernel - 1) // 2, kernel // 2) if same else (0, 0)
+    if shape[1] + sum(pad) < kernel:
+        raise Infeasible(f"kernel {kernel} without padding on {shape[1]} x {shape[2]}")
+    conv = Conv(shape, shape, kernel, stride, pad, norm=config.norm == "batch")
+    out = (width, conv.raw_size, conv.raw_size)
+    return replace(conv, out_shape=out, residual=config.residual and out == shape)
+
+
+def _transposed(
+    config: Config, shape: Shape, width: int, kernel: int, stride: int, size: int
+) -> Conv:
+    """A transposed convolution that ends as near to `size` as its stride allows, never above."""
+    missing = kernel - (size - (shape[1] - 1) * stride)  # what has to be cut off, both ends
+    if missing <= 0:
+        pad = (0, min(-missing, stride - 1))
+    elif stride > 1:
+        pad = (-(-missing // 2), missing % 2)
+    else:
+        pad = (missing // 2, 0)  # no output padding at stride 1: one row too many is cropped
+    conv = Conv(shape, shape, kernel, stride, pad, transposed=True, norm=config.norm == "batch")
+    side = min(conv.raw_size, size)
+    out = (width, side, side)
+    return replace(conv, out_shape=out, residual=config.residual and out == shape)
+
+
+def _bare_output(decoder: list[Layer]) -> list[Layer]:
+    """The convolution that makes the picture has no norm, no sum and no activation but the
+    output's."""
+    last = max(i for i, layer in enumerate(decoder) if isinstance(layer, Conv))
+    bare = cast(Conv, decoder[last])
+    bare = replace(bare, norm=False, residual=False, activation=False)
+    return [*decoder[:last], bare, *decoder[last + 1 :]]
+
+
+def _identity(layer: Layer) -> tuple[object, ...]:
+    return (type(layer).__name__, *astuple(layer))

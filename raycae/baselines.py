@@ -1,0 +1,209 @@
+"""What doing nothing, and what linear codes, reach on the very images a search is measured on.
+
+A network earns its size where it beats these lines. All figures are mean squared errors in [0, 1]
+over every number that a task predicts: R, G, B of all pixels, or Cb and Cr of all pixels. They are
+computed in float64: the lines are references, and take seconds all the same.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from raycae.errors import InputError
+from raycae.tasks import Colourise, Reconstruct
+
+Images = npt.NDArray[np.uint8]  # (N, H, W, 3)
+Row = tuple[str, int | None, list[float]]  # baseline, latent size, error on each set
+
+FIT_LIMIT = 10_000
+# D x D float64 and two copies of it as work space stay below 1 GB; 32 x 32 RGB is 3072.
+WHOLE_IMAGE_LIMIT = 6_000
+BLOCK_SIDES = (4, 8)
+USUAL_LATENT_SIZES = (64, 128, 256, 384, 512, 1024, 2048)
+LUMA_LEVELS = 256
+CHUNK = 1_000  # images at a time: 25 MB in float64 at 32 x 32
+
+
+def baselines(task: str, train: Images, val: Images, test: Images | None = None) -> pd.DataFrame:
+    """Errors of the simple codes of `task`, fitted on `train`: one row per baseline and size.
+
+    `train`, `val`, `test`: uint8 (N, H, W, 3), at least one image each. Columns: `baseline` (str),
+    `latent_size` (Int64; null where nothing is coded), `val_mse` and `test_mse` (Float64; the
+    latter null without `test`).
+
+    reconstruct:
+
+    - `linear`: PCA of the whole image; no linear code of its size has a lower error on the images
+      it was fitted on. Left out above 6,000 numbers an image, where it would take minutes and
+      gigabytes.
+    - `linear_4x4`, `linear_8x8`: PCA of blocks of pixels, one code for all blocks; the latent size
+      is blocks x components. Left out where the blocks do not tile the image.
+    - `mean_colour`: the mean red, green and blue of the training images, everywhere.
+
+    The linear codes are exact (eigenvectors of the covariance) and fitted on at most 10,000
+    training images, spread evenly over the set, which keeps them at seconds. Fitted on n vectors,
+    no more than n - 1 components are listed: the rest would be noise.
+
+    colourise:
+
+    - `grey_copy`: Cb = Cr = 0.5, no colour at all.
+    - `mean_chroma`: the mean Cb and Cr of the training images, everywhere.
+    - `luma_function`: the best guess from a pixel's own luma, the mean chroma of the training
+      pixels at each of 256 levels (overall mean where no training pixel has the level).
+
+    Raises `InputError` for another task.
+    """
+    sets = [val] if test is None else [val, test]
+    if task == Reconstruct.name:
+        rows = _reconstruct_rows(train, sets)
+    elif task == Colourise.name:
+        rows = _colourise_rows(train, sets)
+    else:
+        raise InputError(f"task: {task!r} is unknown; use {Reconstruct.name} or {Colourise.name}")
+    return _frame(rows, has_test=test is not None)
+
+
+def _frame(rows: Iterable[Row], has_test: bool) -> pd.DataFrame:
+    names, sizes, errors = zip(*rows, strict=True)
+    return pd.DataFrame(
+        {
+            "baseline": names,
+            "latent_size": pd.array(sizes, dtype="Int64"),
+            "val_mse": pd.array([error[0] for error in errors], dtype="Float64"),
+            "test_mse": pd.array([error[1] if has_test else None for error in errors], "Float64"),
+        }
+    )
+
+
+# --- reconstruct ---------------------------------------------------------------------------------
+
+
+def _reconstruct_rows(train: Images, sets: list[Images]) -> Iterator[Row]:
+    height, width = train.shape[1:3]
+    fit = train[np.arange(min(len(train), FIT_LIMIT)) * len(train) // min(len(train), FIT_LIMIT)]
+    if 3 * height * width <= WHOLE_IMAGE_LIMIT:
+        yield from _linear_rows("linear", fit, sets, (height, width))
+    for side in BLOCK_SIDES:
+        if height % side == 0 and width % side == 0:
+            yield from _linear_rows(f"linear_{side}x{side}", fit, sets, (side, side))
+    mean = torch.from_numpy(train.mean(axis=(0, 1, 2)) / 255)  # (3,)
+    yield "mean_colour", None, [_mean_square(x - mean for x in _pixels(s)) for s in sets]
+
+
+def _linear_rows(
+    name: str, fit: Images, sets: list[Images], block: tuple[int, int]
+) -> Iterator[Row]:
+    """PCA of blocks (height, width); the whole image is the one-block case."""
+    mean, basis = _principal_axes(fit, block)
+    errors = [_error_by_components(images, block, mean, basis) for images in sets]
+    n_blocks = fit[0].size // len(mean)
+    rank = min(len(mean), len(fit) * n_blocks - 1)
+    for n in _component_counts(rank, n_blocks):
+        yield name, n_blocks * n, [float(error[n]) for error in errors]
+
+
+def _principal_axes(images: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean block (D,) and a complete orthonormal basis (D, D), columns by falling variance."""
+    dimension = 3 * block[0] * block[1]
+    mean = torch.zeros(dimension, dtype=torch.float64)
+    for x in _blocks(images, block):
+        mean += x.sum(0)
+    mean /= images.size / dimension
+    scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
+    for x in _blocks(images, block):
+        x -= mean
+        scatter.addmm_(x.T, x)
+    return mean, torch.linalg.eigh(scatter).eigenvectors.flip(1)  # eigh sorts upwards
+
+
+def _error_by_components(
+    images: Images, block: tuple[int, int], mean: Tensor, basis: Tensor
+) -> Tensor:
+    """MSE with the first 0, 1, .. D components: (D + 1,).
+
+    The basis is complete, so an error is the energy on the axes left out. Summed from the last
+    axis on, no small error is the difference of two large numbers, and all axes leave exactly 0.
+    """
+    energy = torch.zeros(len(mean), dtype=torch.float64)
+    for x in _blocks(images, block):
+        energy += ((x - mean) @ basis).square().sum(0)
+    left_out = torch.cat((energy, energy.new_zeros(1))).flip(0).cumsum(0).flip(0)
+    return left_out / images.size
+
+
+def _component_counts(rank: int, n_blocks: int) -> list[int]:
+    """Numbers of components worth a row: each up to 48, then some 40 at equal ratios up to `rank`,
+    and those whose latent sizes people ask for."""
+    ratios = np.geomspace(48, max(rank, 48), 40).round().astype(int).tolist()
+    usual = [size // n_blocks for size in USUAL_LATENT_SIZES if size % n_blocks == 0]
+    return sorted(n for n in {*range(1, 49), *ratios, *usual} if 1 <= n <= rank)
+
+
+def _blocks(images: Images, block: tuple[int, int]) -> Iterator[Tensor]:
+    """Chunks of images as rows of blocks (n, D), float64 in [0, 1]."""
+    for x in _pixels(images):
+        tiles = x.unfold(1, block[0], block[0]).unfold(2, block[1], block[1])  # (.., 3, h, w)
+        yield tiles.reshape(-1, 3 * block[0] * block[1])
+
+
+def _pixels(images: Images) -> Iterator[Tensor]:
+    """Chunks of images as float64 (n, H, W, 3) in [0, 1]."""
+    for chunk in _chunks(images):
+        yield chunk.double().div_(255)
+
+
+# --- colourise -----------------------------------------------------------------------------------
+
+
+def _colourise_rows(train: Images, sets: list[Images]) -> Iterator[Row]:
+    by_luma, mean = _mean_chroma(train)
+
+    def row(name: str, table: Tensor) -> Row:
+        """`table`: the chroma (256, 2) guessed at each luma level."""
+        return name, None, [_mean_square(c - table[y] for y, c in _chroma(s)) for s in sets]
+
+    yield row("grey_copy", torch.full_like(by_luma, 0.5))
+    yield row("mean_chroma", mean.expand_as(by_luma))
+    yield row("luma_function", by_luma)
+
+
+def _mean_chroma(images: Images) -> tuple[Tensor, Tensor]:
+    """Mean Cb and Cr at each luma level (256, 2), and over all pixels (2,)."""
+    counts = torch.zeros(LUMA_LEVELS, 1, dtype=torch.float64)
+    sums = torch.zeros(LUMA_LEVELS, 2, dtype=torch.float64)
+    for level, chroma in _chroma(images):
+        counts[:, 0] += torch.bincount(level, minlength=LUMA_LEVELS)
+        sums.index_add_(0, level, chroma)
+    mean = sums.sum(0) / counts.sum()
+    return torch.where(counts > 0, sums / counts, mean), mean
+
+
+def _chroma(images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of images as pixels: luma level (n,) in 0..255; Cb, Cr (n, 2), float64 in [0, 1]."""
+    task = Colourise((1.0,))
+    for chunk in _chunks(images):
+        luma, chroma = task.batch(chunk)  # (N, 1, H, W), (N, 2, H, W)
+        level = luma.flatten().mul(LUMA_LEVELS - 1).round().long()
+        yield level, chroma.permute(0, 2, 3, 1).reshape(-1, 2).double()
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+def _chunks(images: Images) -> Iterator[Tensor]:
+    """At most 1,000 images at a time, uint8 (n, H, W, 3)."""
+    for start in range(0, len(images), CHUNK):
+        yield torch.tensor(images[start : start + CHUNK])
+
+
+def _mean_square(differences: Iterable[Tensor]) -> float:
+    """Mean of the squares of all numbers in all tensors."""
+    total, count = 0.0, 0
+    for difference in differences:
+        total += float(difference.square().sum())
+        count += difference.numel()
+    return total / count

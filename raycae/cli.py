@@ -1,0 +1,311 @@
+"""The command line: every command a thin skin. Torch and Ray are imported once a command needs
+them, so that `raycae --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raycae import __version__, results, space
+from raycae.config import given, parse_setting, resolve
+from raycae.errors import InputError
+from raycae.search import search
+
+app = typer.Typer(
+    name="raycae",
+    help="Search for convolutional autoencoders: how much error does a given latent size cost?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpaceOption = Annotated[
+    str, typer.Option("--space", metavar="NAME|FILE", help="A shipped space or a file.")
+]
+ResultsOption = Annotated[
+    Path,
+    typer.Option("--results", metavar="FOLDER", envvar="RAYCAE_RESULTS", help="Where studies lie."),
+]
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's name, or the path of its folder.")
+]
+
+app.command("search")(search)
+
+
+@app.callback()
+def _raycae(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"raycae {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def spaces() -> None:
+    """List the shipped search spaces with the question each one asks.
+
+    Example: raycae spaces
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("space", "question", "trials x epochs", "data", box=None, pad_edge=False)
+    for name in space.names():
+        the_space = space.load(name)
+        budget = the_space.budget
+        table.add_row(
+            name, the_space.question, f"{budget.trials} x {budget.epochs}", the_space.file.data
+        )
+    Console().print(table)
+
+
+@app.command()
+def preview(
+    space_name: SpaceOption = "ex3",
+    number: Annotated[int, typer.Option("-n", min=1, help="How many configurations.")] = 20,
+    sampler: Annotated[str, typer.Option(help="tpe, random, grid.")] = "tpe",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Print configurations that a search would begin with; nothing is trained.
+
+    Example: raycae preview --space ex2 -n 20
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from raycae.architecture import architecture
+    from raycae.searcher import Proposer
+
+    the_space = space.load(space_name)
+    proposer = Proposer(the_space, sampler, seed)
+    table = Table("", "latent", "params", "MFLOPs", "network", "training", box=None, pad_edge=False)
+    for trial_number in range(number):
+        proposal = proposer.propose(trial_number)
+        if proposal is None:
+            break
+        net, config = architecture(proposal.config), proposal.config
+        channels, height, width = net.latent_shape
+        table.add_row(
+            proposal.point or str(trial_number),
+            f"{net.latent_size} ({channels}x{height}x{width})",
+            f"{net.n_params:,}",
+            f"{net.flops / 1e6:.2f}",
+            f"{net}, {config.activation}",
+            f"{config.optimizer} {config.lr:.1e}, batch {config.batch_size}",
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
+def trial(
+    space_name: SpaceOption = "ex3",
+    point: Annotated[str | None, typer.Option(help="A named point of the space.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be repeated."),
+    ] = None,
+    data_source: Annotated[
+        str | None, typer.Option("--data", metavar="SOURCE", show_default="the space's")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, show_default="the space's")] = None,
+    limit: Annotated[int | None, typer.Option(min=16, metavar="IMAGES", show_default="all")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Run one trial in this process, without Ray: the door for debugging.
+
+    Faults keep their traceback. The test images are read once, after the last epoch.
+
+    Example: raycae trial --space ex1 --set lr=0.01 --epochs 3
+    """
+    the_space = space.load(space_name)
+    config = _trial_config(the_space, point, settings or [])
+    if reason := the_space.check(config):
+        raise InputError(f"this configuration cannot be tried: {reason}")
+
+    from raycae import data, evaluation
+    from raycae.architecture import architecture
+    from raycae.tasks import task
+    from raycae.training import Diverged, Training, errors, on_device
+
+    source = data_source or the_space.file.data
+    images = data.load(source, image_size=config.image_size, limit=limit, seed=seed)
+    device = evaluation.best_device()
+    net = architecture(config)
+    print(f"network   {net}, {config.activation}, {config.output}")
+    print(f"latent    {net.latent_size}, {net.n_params:,} parameters, {net.flops:,} FLOPs")
+    print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
+    print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
+    training = Training(
+        config,
+        on_device(images.train, device),
+        on_device(images.val, device),
+        seed=seed,
+        order_seed=seed,
+    )
+    for _ in range(epochs or the_space.budget.epochs):
+        try:
+            measured = training.run_epoch()
+        except Diverged as fault:
+            print(f"raycae: diverged: {fault}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        print(
+            f"epoch {measured['epoch']:3}  train_mse {measured['train_mse']:.5f}  "
+            f"val_mse {measured['val_mse']:.5f}  {measured['val_psnr_db']:.2f} dB  "
+            f"{measured['epoch_time_s']:.1f} s  {measured['images_per_s']:,.0f} images/s",
+            flush=True,
+        )
+    training.model.load_state_dict(training.best_weights)
+    test = on_device(data.load_test(source, image_size=config.image_size, seed=seed), device)
+    test_mse, test_psnr_db = errors(training.model.eval(), task(config.task, config.gammas), test)
+    print(
+        f"best epoch {training.best_epoch}: val_mse {training.best_val_mse:.5f}, "
+        f"test_mse {test_mse:.5f} ({test_psnr_db:.2f} dB, {len(test):,} images)"
+    )
+
+
+@app.command()
+def show(
+    study: StudyArgument = "ex3",
+    results_folder: ResultsOption = Path("results"),
+    number: Annotated[int, typer.Option("-n", min=1, help="How many trials.")] = 20,
+) -> None:
+    """Print the leaderboard of a study, also while it runs.
+
+    Example: raycae show ex3 -n 10
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from raycae.architecture import architecture
+    from raycae.config import Config
+    from raycae.progress import summary
+
+    folder = results.find_study(study, results_folder)
+    trials = results.read_trials(folder)
+    print(f"{folder.name}: {summary(Counter(trials['state']))}")
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
+        table.add_column(name, justify="left" if name in ("", "network") else "right")
+    ranked = trials[trials["val_mse"].notna() & (trials["state"] != "FAIL")]
+    for row in ranked.sort_values(["val_mse", "trial_number"]).head(number).to_dict("records"):
+        config = Config.model_validate_json(row["config"])
+        table.add_row(
+            row["state"],
+            str(row["trial_number"]),
+            f"{row['val_mse']:.5f}",
+            f"{row['val_psnr_db']:.2f}",
+            _or_dash(row["test_mse"], "{:.5f}"),
+            str(row["latent_size"]),
+            f"{row['n_params']:,}",
+            str(row["epochs_run"]),
+            f"{_or_dash(row['point'], '[{}] ')}{architecture(config)}".removeprefix("-"),
+        )
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
+
+
+@app.command()
+def evaluate(study: StudyArgument = "ex3", results_folder: ResultsOption = Path("results")) -> None:
+    """Evaluate the kept models that have no test error yet on the test images.
+
+    Example: raycae evaluate ex3
+    """
+    folder = results.find_study(study, results_folder)
+    from raycae import evaluation, report
+
+    with _reopened(folder) as opened:
+        number = evaluation.evaluate(opened)
+        print(f"{number} models evaluated on the test images")
+        for kept in opened.kept():
+            print(f"  {evaluation.describe(opened.records.trials[kept])}")
+    report.write(folder)
+
+
+@app.command("report")
+def report_command(
+    study: StudyArgument = "ex3", results_folder: ResultsOption = Path("results")
+) -> None:
+    """Write the report of a study: one HTML page that works offline.
+
+    Lines and pictures that an interrupted search left out are made now.
+
+    Example: raycae report ex3
+    """
+    folder = results.find_study(study, results_folder)
+    from raycae import report
+
+    _complete_report(folder)
+    print(report.write(folder))
+
+
+def main() -> None:
+    """Entry point: `InputError` becomes one line on standard error and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"raycae: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # `raycae show | head`: the reader has gone. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _trial_config(the_space: space.Space, point: str | None, settings: list[str]) -> Any:
+    if point is not None and point not in the_space.points:
+        known = ", ".join(the_space.points) or "none"
+        raise InputError(f"--point {point}: {the_space.name} has no such point; known: {known}")
+    written = given(the_space.file.points[point]) if point else {}
+    try:
+        return resolve({**the_space.fixed, **written, **dict(map(parse_setting, settings))})
+    except InputError as error:
+        raise InputError(f"--set {error}") from None
+
+
+def _reopened(folder: Path) -> Any:
+    from contextlib import closing
+
+    from raycae.study import Plan, Study
+
+    return closing(Study.resume(folder, Plan(**results.read_study(folder)["plan"])))
+
+
+def _complete_report(folder: Path) -> None:
+    """Baselines and the best model's pictures, if the study lacks them; else nothing heavy."""
+    study = results.read_study(folder)
+    trials = results.read_trials(folder)
+    done = trials[trials["state"] == "COMPLETE"].sort_values(["val_mse", "trial_number"])
+    if done.empty:
+        return
+    best = int(done["trial_number"].iloc[0])
+    painted = (folder / "pictures" / f"{best}.png").exists()
+    if painted and (folder / "baselines.parquet").exists():
+        return
+    from raycae import data, evaluation
+
+    plan, size = study["plan"], resolve_image_size(study)
+    images = data.load(plan["data"], image_size=size, limit=plan["limit"], seed=plan["seed"])
+    if not painted:
+        evaluation.paint(folder, best, images.val)
+    if not evaluation.has_baselines(folder, images.fingerprint):
+        test = evaluation.load_test(plan["data"], size, plan["seed"])
+        evaluation.write_baselines(folder, study["task"], images, test)
+
+
+def resolve_image_size(study: dict[str, Any]) -> int:
+    """The image size of the study's space."""
+    text = study["space"]["text"]
+    return int(space.parse(text, name=study["space"]["name"]).fixed.get("image_size", 32))
+
+
+def _or_dash(value: Any, form: str) -> str:
+    import pandas as pd
+
+    return "-" if pd.isna(value) else form.format(value)

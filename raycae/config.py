@@ -1,0 +1,235 @@
+"""Every setting of one trial: its name, what it may be, and what it is when nobody says.
+
+The defaults are the base model of the source report (4,911 parameters, latent size 1024, Adam
+0.001, batch 16), so a named point of a search space only says what it changes. `resolve` turns a
+handful of settings into a `Config` that leaves nothing open: one entry per stage, the decoder
+spelled out. Plain Python: neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from raycae.errors import InputError
+
+
+def _as_tuple(value: Any) -> Any:
+    """One value stands for a list of one: `kernel: 3` is `kernel: [3]`."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuple(entry) for entry in _as_tuple(value))
+
+
+Channels = Annotated[int, Field(ge=1, le=4096)]
+Kernel = Annotated[int, Field(ge=2, le=7)]
+Convs = Annotated[int, Field(ge=1, le=4)]
+Gamma = Annotated[float, Field(gt=0, le=10)]
+Finite = Field(allow_inf_nan=False)
+
+
+class Config(BaseModel):
+    """One trial, resolved. Settings marked *per stage* hold one entry for each of `depth` stages.
+
+    Encoder stages count from the picture inwards, decoder stages from the latent outwards: decoder
+    stage 1 undoes the last encoder stage. A decoder setting that is not given mirrors the encoder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Literal["reconstruct", "colourise"] = "reconstruct"
+    image_size: Annotated[int, Field(ge=8, le=512)] = 32
+    gammas: Annotated[
+        tuple[Gamma, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=16)
+    ] = (0.1, 0.5, 1.5, 3.0)
+    """Colourise: one input channel, luma ** gamma, for each. `[1]` is the plain grey picture."""
+
+    depth: Annotated[int, Field(ge=1, le=4)] = 2
+    channels: Annotated[tuple[Channels, ...], BeforeValidator(_as_tuple)] = (8, 12)
+    kernel: Annotated[tuple[Kernel, ...], BeforeValidator(_as_tuple)] = (3,)
+    padding: Annotated[tuple[Literal["same", "none"], ...], BeforeValidator(_as_tuple)] = ("same",)
+    convs: Annotated[tuple[Convs, ...], BeforeValidator(_as_tuple)] = (1,)
+    downsample: Annotated[
+        tuple[Literal["max", "average", "stride", "none"], ...], BeforeValidator(_as_tuple)
+    ] = ("max",)
+    """How a stage ends: a pooling layer, stride in its last convolution, or not at all."""
+    factor: Annotated[tuple[Literal[2, 4], ...], BeforeValidator(_as_tuple)] = (2,)
+
+    latent_channels: Annotated[int, Field(ge=0, le=4096)] = 16
+    """Channels of the convolution that makes the latent; 0: the last stage's output is it."""
+    latent_kernel: Kernel = 3
+    latent_convs: Convs = 1
+
+    decoder_channels: Annotated[tuple[tuple[Channels, ...], ...], BeforeValidator(_as_tuples)] = (
+        (12,),
+        (),
+    )
+    """Per stage one number for every convolution, or a list; the last one makes the picture and
+    has no number of its own."""
+    decoder_kernel: Annotated[tuple[Kernel, ...], BeforeValidator(_as_tuple)] = (3,)
+    decoder_convs: Annotated[tuple[Convs, ...], BeforeValidator(_as_tuple)] = (1,)
+    decoder_kind: Annotated[
+        tuple[Literal["conv", "transposed"], ...], BeforeValidator(_as_tuple)
+    ] = ("conv",)
+    upsample: Literal["nearest", "bilinear", "transposed", "pixel_shuffle"] = "nearest"
+
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "none"] = "leaky_relu"
+    norm: Literal["none", "batch"] = "none"
+    residual: bool = False
+    """Every convolution that keeps its shape adds its input to its output."""
+    output: Literal["sigmoid", "linear"] = "sigmoid"
+
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0, le=10), Finite] = 0.001
+    weight_decay: Annotated[float, Field(ge=0, le=10), Finite] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """SGD only."""
+    batch_size: Annotated[int, Field(ge=1, le=512)] = 16
+
+    @property
+    def in_channels(self) -> int:
+        return 3 if self.task == "reconstruct" else len(self.gammas)
+
+    @property
+    def out_channels(self) -> int:
+        return 3 if self.task == "reconstruct" else 2
+
+    def to_json(self) -> str:
+        """Compact, keys in the order of the class; `Config.model_validate_json` reads it back."""
+        return self.model_dump_json()
+
+
+ENCODER_STAGE_KEYS = ("channels", "kernel", "padding", "convs", "downsample", "factor")
+DECODER_STAGE_KEYS = ("decoder_channels", "decoder_kernel", "decoder_convs", "decoder_kind")
+STAGE_KEYS = frozenset(ENCODER_STAGE_KEYS + DECODER_STAGE_KEYS)
+"""Settings that hold one entry per stage; `channels_1` … `channels_4` are its entries."""
+
+Settings: type[BaseModel] = create_model(
+    "Settings",
+    __config__=ConfigDict(extra="forbid", frozen=True),
+    __doc__="Some settings of a trial; those not given keep their default.",
+    **{  # type: ignore[call-overload]
+        name: (hint, None)
+        for name, hint in get_type_hints(Config, include_extras=True).items()
+        if name in Config.model_fields
+    },
+)
+"""The same settings, all optional: what `fixed` and `points` of a search space may hold."""
+
+
+def given(settings: BaseModel) -> dict[str, Any]:
+    """The settings that somebody wrote down, without the untouched defaults."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set}
+
+
+def resolve(settings: Mapping[str, Any]) -> Config:
+    """Complete `settings` into a `Config`.
+
+    One entry for a per-stage setting serves every stage. Without `depth` the longest list says how
+    many stages there are (2 if there is none). Raises `InputError` naming the setting.
+    """
+    values = {k: v for k, v in _validated(settings).items() if v is not None}
+    depth = values.setdefault("depth", _depth_of(values))
+    for name in ENCODER_STAGE_KEYS:
+        default = (
+            (8, 12, 12, 12)[:depth] if name == "channels" else Config.model_fields[name].default
+        )
+        values[name] = _one_per_stage(name, values.get(name, default), depth)
+    values.setdefault("latent_kernel", values["kernel"][-1])
+    for name in ("decoder_kernel", "decoder_convs"):
+        mirror = values[name.removeprefix("decoder_")][::-1]
+        values[name] = _one_per_stage(name, values.get(name, mirror), depth)
+    values["decoder_kind"] = _one_per_stage(
+        "decoder_kind", values.get("decoder_kind", ("conv",)), depth
+    )
+    values["decoder_channels"] = _decoder_channels(values, depth)
+    if values.get("task", "reconstruct") == "reconstruct":
+        values["gammas"] = (
+            1.0,
+        )  # means nothing here; one spelling, so that equal trials are equal
+    if values.get("optimizer", "adam") != "sgd":
+        values["momentum"] = 0.0
+    return Config(**values)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`lr=0.001`, `channels=[8,12]`, `norm=batch` as typed after `--set`: name and raw value."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--set {text}: write NAME=VALUE, e.g. --set lr=0.001")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -> str:
+    """One line for the first fault that pydantic found: where, which key, which value, what goes.
+
+    `where` is put in front (a file's name); `keys` are those allowed where a key is unknown.
+    """
+    import difflib
+
+    faults = error.errors(include_url=False)
+    fault = faults[0]
+    path = ".".join(str(part) for part in fault["loc"])
+    prefix = f"{where}: {path}" if where else path
+    if fault["type"] == "extra_forbidden":
+        allowed = sorted(keys)
+        close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{prefix}: unknown key; {hint}allowed: {', '.join(allowed)}"
+    if fault["type"] == "missing":
+        return f"{prefix}: missing; it has to be there"
+    if fault["type"] == "value_error":
+        return f"{prefix}: {fault['ctx']['error']!s}"
+    if fault["type"] == "literal_error":
+        return f"{prefix}: {fault['input']!r} is not allowed; allowed: {fault['ctx']['expected']}"
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{prefix}: {fault['input']!r} is not allowed; {message}"
+
+
+def _validated(settings: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return given(Settings(**settings))
+    except ValidationError as error:
+        raise InputError(explain(error, keys=Config.model_fields)) from None
+
+
+def _depth_of(values: Mapping[str, Any]) -> int:
+    lists = [len(values[name]) for name in STAGE_KEYS if len(values.get(name, ())) > 1]
+    return max(lists, default=2)
+
+
+def _one_per_stage(name: str, entries: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
+    if len(entries) == 1:
+        return entries * depth
+    if len(entries) != depth:
+        raise InputError(
+            f"{name}: {list(entries)} has {len(entries)} entries; "
+            f"give one for all stages or one for each of the {depth} stages"
+        )
+    return entries
+
+
+def _decoder_channels(values: Mapping[str, Any], depth: int) -> tuple[tuple[int, ...], ...]:
+    """Spelled out: for each decoder stage the channels of each of its convolutions."""
+    mirror = tuple((c,) for c in values["channels"][::-1])
+    stages = _one_per_stage("decoder_channels", values.get("decoder_channels", mirror), depth)
+    spelled = []
+    for number, (entries, convs) in enumerate(zip(stages, values["decoder_convs"], strict=True), 1):
+        own = convs - 1 if number == depth else convs  # the very last one makes the picture
+        if len(entries) == 1:
+            entries = entries * own
+        if len(entries) != own:
+            raise InputError(
+                f"decoder_channels: stage {number} has {len(entries)} numbers for "
+                f"{own} convolutions of its own; give one number for all or one for each"
+            )
+        spelled.append(tuple(entries))
+    return tuple(spelled)

@@ -1,0 +1,155 @@
+"""The network: each layer of an architecture as its module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raycae.architecture import Architecture, Conv, Layer, Pool, Resize, architecture
+from raycae.config import Config
+from raycae.errors import InputError
+from raycae.storage import write_whole
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "none": nn.Identity,
+}
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder built from an `Architecture`.
+
+    The base model, 3 x 32 x 32 to a latent of 16 x 8 x 8 and back::
+
+        x  3@32 ─conv─ 8@32 ─pool─ 8@16 ─conv─ 12@16 ─pool─ 12@8 ─conv─ 16@8  z
+        z 16@8  ─up─ 16@16 ─conv─ 12@16 ─up─ 12@32 ─conv, sigmoid─ 3@32       x_hat
+
+    `forward` takes x (N, C, H, W) in [0, 1] to x_hat (N, C', H, W), in [0, 1] where the output is
+    a sigmoid.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        activation = ACTIVATIONS[architecture.activation]
+        self.encoder = nn.Sequential(
+            *(_module(layer, activation) for layer in architecture.encoder)
+        )
+        self.decoder = nn.Sequential(
+            *(_module(layer, activation) for layer in architecture.decoder)
+        )
+        self.output = nn.Sigmoid() if architecture.output == "sigmoid" else nn.Identity()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.encoder(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self.output(self.decoder(z)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+
+class ConvBlock(nn.Module):
+    """Convolution, pixel shuffle, crop, batch norm, residual sum, activation, as `layer` says."""
+
+    def __init__(self, layer: Conv, activation: type[nn.Module]) -> None:
+        super().__init__()
+        filters, bias = layer.filters, not layer.norm
+        before, after = layer.pad
+        self.conv: nn.Conv2d | nn.ConvTranspose2d
+        self.uneven = (before, after, before, after) if before != after else None
+        if layer.transposed:
+            self.uneven = None
+            self.conv = nn.ConvTranspose2d(
+                layer.in_shape[0], filters, layer.kernel, layer.stride, before, after, bias=bias
+            )
+        else:
+            padding = 0 if self.uneven else before
+            self.conv = nn.Conv2d(
+                layer.in_shape[0], filters, layer.kernel, layer.stride, padding, bias=bias
+            )
+        self.shuffle = nn.PixelShuffle(layer.shuffle) if layer.shuffle > 1 else None
+        side = layer.out_shape[1]
+        self.crop = side if layer.raw_size * layer.shuffle > side else None
+        self.norm = nn.BatchNorm2d(layer.out_shape[0]) if layer.norm else None
+        self.residual = layer.residual
+        self.activation = activation() if layer.activation else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(F.pad(x, self.uneven) if self.uneven else x)
+        if self.shuffle:
+            y = self.shuffle(y)
+        if self.crop:
+            y = y[:, :, : self.crop, : self.crop]
+        if self.norm:
+            y = self.norm(y)
+        if self.residual:
+            y = y + x
+        return self.activation(y) if self.activation else y
+
+
+class Interpolate(nn.Module):
+    def __init__(self, layer: Resize) -> None:
+        super().__init__()
+        self.size, self.mode = layer.out_shape[1:], layer.mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, self.size, mode=self.mode)
+
+
+def build(architecture: Architecture, *, seed: int) -> Autoencoder:
+    """The network with torch's default initialisation, drawn from `seed` alone.
+
+    The global generator is left as it was, so that building one trial's model moves nothing else.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Autoencoder(architecture)
+
+
+def save(folder: Path, weights: Mapping[str, Tensor], config: Config, **facts: Any) -> None:
+    """Write `model.safetensors` and `config.json` (the configuration, and `facts` beside it)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"config": config.model_dump(mode="json"), **facts}
+    write_whole(folder / CONFIG, json.dumps(content, indent=1).encode())
+    plain = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+    write_whole(folder / WEIGHTS, safetensors.torch.save(plain))
+
+
+def load(folder: Path) -> tuple[Autoencoder, Config]:
+    """The model that `save` wrote, in eval mode on the CPU. Raises `InputError` naming the file."""
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = Config(**content["config"])
+        model = Autoencoder(architecture(config))
+        model.load_state_dict(safetensors.torch.load((folder / WEIGHTS).read_bytes()))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: this is no model; {error.filename} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder}: this model cannot be read: {error}") from None
+    return model.to(memory_format=torch.channels_last).eval(), config
+
+
+def _module(layer: Layer, activation: type[nn.Module]) -> nn.Module:
+    match layer:
+        case Conv():
+            return ConvBlock(layer, activation)
+        case Pool(kind="max"):
+            return nn.MaxPool2d(layer.factor)
+        case Pool():
+            return nn.AvgPool2d(layer.factor)
+        case Resize():
+            return Interpolate(layer)

@@ -1,0 +1,180 @@
+"""What a person sees while a search runs: a live view on a terminal, plain lines on a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from raycae.ledger import Event
+from raycae.results import COMPLETE, FAIL, INTERRUPTED, PRUNED, RUNNING, Records
+
+STYLES = {COMPLETE: "green", PRUNED: "yellow", FAIL: "red", RUNNING: "cyan"}
+STARTING = "starting Ray …"
+
+
+class Progress:
+    """Listens to a study. `trials` and `epochs` are what was asked for, `until` a deadline on
+    `time.monotonic`'s clock, if there is one."""
+
+    def __init__(
+        self,
+        trials: int,
+        epochs: int,
+        *,
+        until: float | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.console = console or Console()
+        self.trials, self.epochs, self.until = trials, epochs, until
+        self.records = Records()
+        self.note = STARTING
+        self._begun = time.monotonic()
+        self._epochs_before = 0
+        self._epochs_now = 0
+        self._images: list[tuple[float, float]] = []
+        self._live = (
+            Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
+            if self.console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, note: str) -> None:
+        """What goes on beside the trials, in the last line of the live view."""
+        self.note = note
+
+    def resumed(self, records: Records) -> None:
+        """What an earlier process had done; it does not count for this one's pace."""
+        self.records = records
+
+    def listen(self, event: Event, records: Records) -> None:
+        self.records = records
+        self.note = ""
+        if event["event"] == "epoch":
+            self._epochs_now += 1
+            now = time.monotonic()
+            n_images = records.n_images or 0
+            self._images.append((now, n_images))
+        elif event["event"] == "ended" and self._live is None:
+            print(self.line(records.trials[event["trial_number"]]), flush=True)
+
+    def line(self, row: Mapping[str, Any]) -> str:
+        """One finished trial in plain words."""
+        ended = sum(n for state, n in self.records.counts().items() if state != RUNNING)
+        best = self.records.best()
+        parts = [f"[{ended}/{self.trials}] trial {row['trial_number']}", row["state"]]
+        if row["val_mse"] is not None:
+            parts.append(f"val_mse {row['val_mse']:.5f}")
+        parts.append(f"latent {row['latent_size']}")
+        parts.append(f"{row['n_params']:,} params")
+        if row["wall_time_s"] is not None:
+            parts.append(f"{row['epochs_run']} epochs in {row['wall_time_s']:.1f} s")
+        if row["reason"]:
+            parts.append(f"({row['reason']})")
+        if best and best["trial_number"] == row["trial_number"]:
+            parts.append("best so far")
+        return "  ".join(parts)
+
+    def render(self) -> Group:
+        counts = self.records.counts()
+        ended = sum(n for state, n in counts.items() if state != RUNNING)
+        head = Text()
+        head.append(f"{self.records.study or 'search'}  ", style="bold")
+        for state, word in (
+            (COMPLETE, "done"),
+            (RUNNING, "running"),
+            (PRUNED, "pruned"),
+            (FAIL, "failed"),
+        ):
+            head.append(
+                f"{counts[state]} {word}  ", style=STYLES[state] if counts[state] else "dim"
+            )
+        facts = Table.grid(padding=(0, 2))
+        facts.add_column(style="dim")
+        facts.add_column()
+        if best := self.records.best():
+            facts.add_row(
+                "best",
+                f"trial {best['trial_number']}: val_mse [bold]{best['val_mse']:.5f}[/] "
+                f"({best['val_psnr_db']:.2f} dB) at latent {best['latent_size']}, "
+                f"{best['n_params']:,} parameters",
+            )
+        facts.add_row("pace", self.pace())
+        bar = ProgressBar(total=self.trials, completed=ended, width=40)
+        lines: list[RenderableType] = [head, bar, facts]
+        lines += [self._running_line(row) for row in self._running()]
+        if self.note:
+            lines.append(Text(self.note, style="dim"))
+        return Group(*lines)
+
+    def pace(self) -> str:
+        """Images a second over the last minute, and the time left."""
+        now = time.monotonic()
+        recent = [(at, n) for at, n in self._images if now - at < 60]
+        self._images = recent
+        since = max(min(60.0, now - self._begun), 1e-9)
+        rate = sum(n for _, n in recent) / since
+        left = self.seconds_left()
+        return f"{rate:,.0f} images/s, " + (
+            "time left unknown" if left is None else f"{_time(left)} left"
+        )
+
+    def seconds_left(self) -> float | None:
+        """From the pace so far: trials to come cost what those that ended cost on average."""
+        counts = self.records.counts()
+        ended = sum(n for state, n in counts.items() if state != RUNNING)
+        spent = time.monotonic() - self._begun
+        deadline = None if self.until is None else max(self.until - time.monotonic(), 0.0)
+        rows = self.records.trials.values()
+        epochs_ended = sum(row["epochs_run"] or 0 for row in rows if row["state"] != RUNNING)
+        if not ended or not self._epochs_now or not epochs_ended:
+            return deadline
+        epochs_to_come = epochs_ended / ended * (self.trials - ended)
+        epochs_to_come -= sum(row["epochs_run"] or 0 for row in self._running())
+        left = max(epochs_to_come, 0.0) * spent / self._epochs_now
+        return left if deadline is None else min(left, deadline)
+
+    def _running(self) -> list[dict[str, Any]]:
+        rows = self.records.trials.values()
+        return [row for row in rows if row["state"] == RUNNING and row["reason"] != INTERRUPTED]
+
+    def _running_line(self, row: Mapping[str, Any]) -> Text:
+        done = row["epochs_run"] or 0
+        error = f"val_mse {row['val_mse']:.5f}" if row["val_mse"] is not None else "first epoch"
+        text = f"  trial {row['trial_number']}  epoch {done}/{self.epochs}  {error}"
+        return Text(f"{text}  latent {row['latent_size']}", style="cyan")
+
+
+def summary(counts: Mapping[str, int]) -> str:
+    """`20 COMPLETE, 3 PRUNED, 1 FAIL`"""
+    order = (COMPLETE, PRUNED, FAIL, RUNNING)
+    return ", ".join(f"{counts[s]} {s}" for s in order if counts.get(s)) or "no trials"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

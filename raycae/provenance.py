@@ -1,0 +1,88 @@
+"""Where results come from: versions, commit, hardware, command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("raycae", "ray", "torch", "torchvision", "optuna", "numpy", "pandas", "pyarrow")
+
+
+def provenance() -> dict[str, Any]:
+    """What `study.json` says about this process and machine. Nothing heavy is imported for it."""
+    return {
+        "command": command(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+
+
+def command() -> str:
+    """As it could be typed again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def commit() -> str | None:
+    """The commit of the checkout that runs, `-dirty` behind it where files differ; None from an
+    installed wheel."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    return _output("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
+
+
+def hardware() -> dict[str, Any]:
+    return {
+        "host": platform.node(),
+        "system": platform.platform(terse=True),
+        "cpu": _cpu_name(),
+        "n_cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "gpus": (
+            _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""
+        ).splitlines(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # the training core runs without Ray and Optuna
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    match = re.search(r"model name\s*:\s*(.+)", text)
+    return match[1] if match else platform.processor()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def _output(*command: str) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout.strip() or None

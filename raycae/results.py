@@ -1,0 +1,251 @@
+"""The two tables of a study, `trials.parquet` and `epochs.parquet`, and how to read them.
+
+Both are derived from the ledger: `Records` folds its events, one by one, into one row a trial and
+one row an epoch. Whoever wants to know how a study stands (the live view, the sampler after a
+restart, the tables) asks a `Records`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycae import ledger
+from raycae.architecture import architecture
+from raycae.config import Config
+from raycae.errors import InputError
+from raycae.storage import write_whole
+
+COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
+STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
+INTERRUPTED = "interrupted"
+
+TRIAL_COLUMNS: dict[str, pa.DataType] = {
+    "study": pa.string(),
+    "trial_number": pa.int64(),
+    "state": pa.string(),
+    "reason": pa.string(),
+    "point": pa.string(),
+    # here stand the params_* of the space
+    "latent_size": pa.int64(),
+    "latent_channels": pa.int64(),
+    "latent_height": pa.int64(),
+    "latent_width": pa.int64(),
+    "compression_ratio": pa.float64(),
+    "n_params": pa.int64(),
+    "flops": pa.int64(),
+    "arch_hash": pa.string(),
+    "val_mse": pa.float64(),
+    "train_mse": pa.float64(),
+    "val_psnr_db": pa.float64(),
+    "val_ssim": pa.float64(),
+    "best_epoch": pa.int64(),
+    "epochs_run": pa.int64(),
+    "test_mse": pa.float64(),
+    "wall_time_s": pa.float64(),
+    "images_per_s": pa.float64(),
+    "n_images": pa.int64(),
+    "seed": pa.int64(),
+    "attempt": pa.int64(),
+    "device": pa.string(),
+    "host": pa.string(),
+    "started_at": pa.timestamp("us", tz="UTC"),
+    "ended_at": pa.timestamp("us", tz="UTC"),
+    "config": pa.string(),
+}
+EPOCH_COLUMNS: dict[str, pa.DataType] = {
+    "trial_number": pa.int64(),
+    "epoch": pa.int64(),
+    "train_mse": pa.float64(),
+    "val_mse": pa.float64(),
+    "val_psnr_db": pa.float64(),
+    "epoch_time_s": pa.float64(),
+    "test_mse": pa.float64(),
+}
+_PER_EPOCH = ("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s")
+_FACTS = (
+    "latent_size",
+    "latent_channels",
+    "latent_height",
+    "latent_width",
+    "compression_ratio",
+    "n_params",
+    "flops",
+    "arch_hash",
+)
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """What is known of a configuration before it is trained, by the names of the columns."""
+    net = architecture(config)
+    channels, height, width = net.latent_shape
+    # Gammas repeat the one luma: colourisation starts from one number a pixel.
+    numbers = config.image_size**2 * (3 if config.task == "reconstruct" else 1)
+    values = (net.latent_size, channels, height, width, numbers / net.latent_size)
+    return dict(zip(_FACTS, (*values, net.n_params, net.flops, net.hash), strict=True))
+
+
+class Records:
+    """How a study stands: the events so far, folded."""
+
+    def __init__(self, study: str = "", n_images: int | None = None) -> None:
+        self.study = study
+        self.n_images = n_images
+        self.trials: dict[int, dict[str, Any]] = {}
+        self.epochs: dict[int, dict[int, dict[str, Any]]] = {}
+
+    def apply(self, event: ledger.Event) -> None:
+        """Fold one event in. Events of an older attempt than the trial's newest are refused:
+        a machine that comes back after a network cut still reports."""
+        number = event["trial_number"]
+        row = self.trials.get(number)
+        if row is None:
+            row = self.trials[number] = dict.fromkeys(TRIAL_COLUMNS)
+            row |= {"study": self.study, "trial_number": number, "state": RUNNING, "attempt": 0}
+            row["n_images"] = self.n_images
+            self.epochs[number] = {}
+        elif (event.get("attempt") or 0) < row["attempt"]:
+            return
+        getattr(self, f"_{event['event']}")(row, event)
+
+    def counts(self) -> Counter[str]:
+        return Counter(row["state"] for row in self.trials.values())
+
+    def best(self) -> dict[str, Any] | None:
+        """The row with the least validation error among trials that ended well, or None."""
+        ended = [t for t in self.trials.values() if t["state"] == COMPLETE]
+        return min(ended, key=lambda t: (t["val_mse"], t["trial_number"]), default=None)
+
+    def trials_table(self) -> pa.Table:
+        rows = [self.trials[number] for number in sorted(self.trials)]
+        params = [json.loads(row["params"] or "{}") for row in rows]
+        names = sorted({name for sampled in params for name in sampled}, key=_natural)
+        columns = {}
+        for name, kind in TRIAL_COLUMNS.items():
+            if name == "latent_size":
+                for param in names:
+                    columns[f"params_{param}"] = _column([p.get(param) for p in params])
+            columns[name] = pa.array([row[name] for row in rows], kind)
+        return pa.table(columns)
+
+    def epochs_table(self) -> pa.Table:
+        rows = [
+            {"trial_number": number, **self.epochs[number][epoch]}
+            for number in sorted(self.epochs)
+            for epoch in sorted(self.epochs[number])
+        ]
+        return pa.Table.from_pylist(rows, schema=pa.schema(list(EPOCH_COLUMNS.items())))
+
+    def write(self, folder: Path) -> None:
+        """Both tables into the study's folder, each replaced whole."""
+        for name, table in (("epochs", self.epochs_table()), ("trials", self.trials_table())):
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, write_page_checksum=True)
+            write_whole(folder / f"{name}.parquet", buffer.getvalue())
+
+    def _created(self, row: dict[str, Any], event: ledger.Event) -> None:
+        row |= {name: event[name] for name in ("point", "params", "config", "seed")}
+        row |= facts(Config.model_validate_json(event["config"]))
+
+    def _started(self, row: dict[str, Any], event: ledger.Event) -> None:
+        row |= {"attempt": event["attempt"], "state": RUNNING, "reason": None}
+        row["started_at"] = row["started_at"] or event["at"]
+
+    def _epoch(self, row: dict[str, Any], event: ledger.Event) -> None:
+        curve = self.epochs[row["trial_number"]]
+        curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
+        finite = [e for e in curve.values() if e["val_mse"] is not None]
+        best = min(finite, key=lambda e: (e["val_mse"], e["epoch"]))
+        row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
+        row["best_epoch"] = best["epoch"]
+        row["epochs_run"] = len(curve)
+        row["val_ssim"] = event.get("val_ssim")
+        row["wall_time_s"] = math.fsum(e["epoch_time_s"] for e in curve.values())
+        row["images_per_s"] = event.get("images_per_s")
+        row |= {name: event[name] for name in ("host", "device") if event.get(name)}
+
+    def _ended(self, row: dict[str, Any], event: ledger.Event) -> None:
+        row |= {"state": event["state"], "reason": event.get("reason"), "ended_at": event["at"]}
+        row |= {name: event[name] for name in ("host", "device") if event.get(name)}
+
+    def _interrupted(self, row: dict[str, Any], event: ledger.Event) -> None:
+        row["reason"] = INTERRUPTED
+
+    def _evaluated(self, row: dict[str, Any], event: ledger.Event) -> None:
+        row["test_mse"] = event["test_mse"]
+
+
+def kept_models(trials: Iterable[Mapping[str, Any]], best: int = 10) -> set[int]:
+    """The trials whose models stay: the best of each latent size, and the best ten of all.
+    Stopped trials count too; a frontier at a rare latent size may rest on one."""
+    scored = [t for t in trials if t["state"] in (COMPLETE, PRUNED) and t["val_mse"] is not None]
+    ranked = sorted(scored, key=lambda t: (t["val_mse"], t["trial_number"]))
+    of_size = {t["latent_size"]: t["trial_number"] for t in reversed(ranked)}
+    return {t["trial_number"] for t in ranked[:best]} | set(of_size.values())
+
+
+def find_study(path: str | Path, results: str | Path = "results") -> Path:
+    """The folder of a study given as a path or as a name under `results`. Raises `InputError`."""
+    for folder in (Path(path).expanduser(), Path(results).expanduser() / path):
+        if (folder / "study.json").is_file():
+            return folder.resolve()
+    known = sorted(p.parent.name for p in Path(results).expanduser().glob("*/study.json"))
+    there = f"there are: {', '.join(known)}" if known else f"there are none in {results}"
+    raise InputError(f"{path}: there is no study of this name or at this path; {there}")
+
+
+def read_trials(folder: Path) -> pd.DataFrame:
+    """One row a trial, its newest state. Raises `InputError` where there is no such table."""
+    return _read(folder / "trials.parquet", TRIAL_COLUMNS)
+
+
+def read_epochs(folder: Path) -> pd.DataFrame:
+    """One row an epoch. Raises `InputError` where there is no such table."""
+    return _read(folder / "epochs.parquet", EPOCH_COLUMNS)
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """What was searched, with what, by which command: the content of `study.json`."""
+    path = folder / "study.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return content
+
+
+def _read(path: Path, columns: Mapping[str, pa.DataType]) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such table; has the search begun?") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {error}") from None
+    if missing := [name for name in columns if name not in frame]:
+        raise InputError(f"{path}: this is no table of raycae; it lacks {', '.join(missing)}")
+    return frame
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """A nullable column of the narrowest type that holds all values; mixed ones become text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} and float in kinds:
+        return pa.array(values, pa.float64())
+    if len(kinds) > 1:
+        return pa.array([None if v is None else str(v) for v in values], pa.string())
+    return pa.array(values)
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """`channels_2` before `channels_10`."""
+    stem, _, number = name.rpartition("_")
+    return (stem, int(number)) if number.isdigit() else (name, 0)

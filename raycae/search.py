@@ -1,0 +1,476 @@
+"""`raycae search`: space, data, sampler, stopping and trainable, wired into a Ray `Tuner`.
+
+This file is also what `ray submit cluster/gpu.yaml raycae/search.py …` copies to a cluster's head
+and runs there, so it imports the installed package only, and defines nothing that a worker has to
+unpickle. Ray and torch are imported once a search begins.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raycae import data, results, space
+from raycae.errors import InputError
+from raycae.results import RUNNING
+from raycae.searcher import SAMPLERS, require_possible
+from raycae.stopping import SCHEDULERS
+from raycae.study import Plan, Study, require_absent
+
+if TYPE_CHECKING:
+    from raycae.progress import Progress
+
+MAX_LOSSES = 2
+"""A trial whose process dies begins again so many times; then it is a FAIL."""
+
+
+def search(
+    space_name: Annotated[
+        str | None, typer.Option("--space", metavar="NAME|FILE", help="What to search.")
+    ] = None,
+    data_source: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="SOURCE",
+            help="cifar10, photos, or a folder of Parquet files or images.",
+            show_default="the space's",
+        ),
+    ] = None,
+    trials: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|+N", help="Trials of the study in all; +N adds.", show_default="the space's"
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs a trial.", show_default="the space's")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.0, help="End the search in order after so long.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=16, metavar="IMAGES", help="Images for training and validation.", show_default="all"
+        ),
+    ] = None,
+    results_folder: Annotated[
+        Path, typer.Option("--results", metavar="FOLDER", envvar="RAYCAE_RESULTS")
+    ] = Path("results"),
+    study_name: Annotated[
+        str | None, typer.Option("--study", metavar="NAME", show_default="the space's name")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of splits, weights and proposals.", show_default="0")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help=", ".join(SAMPLERS) + ".", show_default="tpe")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Early stopping: " + ", ".join(SCHEDULERS) + ".", show_default="asha"),
+    ] = None,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="CPU cores a trial.")] = 1,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="GPUs a trial, e.g. 0.25.", show_default="1 if there is one"),
+    ] = None,
+    concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time.", show_default="as many as fit")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="A", help="A running Ray: auto, or its address.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study where it stands.")
+    ] = False,
+) -> None:
+    """Search a space: Optuna proposes, Ray trains, results go into Parquet and a report.
+
+    Example: raycae search --space ex3 --trials 50 --epochs 10
+    """
+    try:
+        _require_choice("--sampler", sampler, SAMPLERS)
+        _require_choice("--scheduler", scheduler, SCHEDULERS)
+        asked = {
+            "space": space_name,
+            "data": _absolute(data_source),
+            "epochs": epochs,
+            "limit": limit,
+            "seed": seed,
+            "sampler": sampler,
+            "scheduler": scheduler,
+        }
+        resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
+        folder, plan, the_space = _plan(results_folder, study_name, trials, asked, resume)
+        hours = hours if hours is not None else the_space.budget.hours
+        code = run(folder, plan, the_space, resume, resources, hours=hours, address=address)
+    except InputError as error:
+        print(f"raycae: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
+
+
+def run(
+    folder: Path,
+    plan: Plan,
+    the_space: space.Space,
+    resume: bool,
+    resources: dict[str, Any],
+    *,
+    hours: float | None = None,
+    address: str | None = None,
+) -> int:
+    """One search from its images to its report. Returns the exit code: 0, 130 or 143."""
+    from raycae.progress import Progress, summary
+
+    image_size = int(the_space.fixed.get("image_size", 32))
+    images = data.load(plan.data, image_size=image_size, limit=plan.limit, seed=plan.seed)
+    until = None if hours is None else time.monotonic() + hours * 3600
+    progress = Progress(plan.trials, plan.epochs, until=until)
+    study = _open(folder, plan, the_space, resume, images, progress)
+    try:
+        with _signals() as received, progress:
+            _train(study, images, resources, address, received, until)
+            study.interrupted()
+            study.records.write(folder)
+            _finish(study, images, progress, quick=bool(received))
+    finally:
+        study.close()
+    counts = study.records.counts()
+    print(f"{summary(counts)} of {plan.trials} trials")
+    if best := study.records.best():
+        from raycae.evaluation import describe
+
+        print(f"best     {describe(best)}")
+    print(f"results  {_short(folder)}")
+    print(f"report   {_short(folder / 'report.html')}")
+    if received:
+        print(f"Interrupted; go on with: raycae search --resume --study {plan.study}")
+        return 128 + received[0]
+    return 0
+
+
+def _train(
+    study: Study,
+    images: data.Images,
+    resources: dict[str, Any],
+    address: str | None,
+    received: list[int],
+    until: float | None,
+) -> None:
+    """All trials, on Ray."""
+    if not study.running() and len(study.records.trials) >= study.plan.trials:
+        return
+    _quiet()
+    import ray
+    from ray import tune
+
+    from raycae.bridge import StudyCallback, StudySearcher, StudyStopper
+    from raycae.trainable import AutoencoderTrainable
+
+    def over() -> bool:
+        return bool(received) or (until is not None and time.monotonic() >= until)
+
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(address)
+    try:
+        gpus = resources["gpus"]
+        if gpus is None:
+            gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        _require_room(resources["cpus"], gpus)
+        settings = {
+            "order_seed": study.plan.seed,
+            "epochs": study.plan.epochs,
+            "threads": resources["cpus"],
+            "folder": str(study.folder),
+        }
+        trainable = tune.with_resources(
+            tune.with_parameters(AutoencoderTrainable, train=images.train, val=images.val),
+            {"cpu": resources["cpus"], "gpu": gpus},
+        )
+        with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=StudySearcher(study, settings),
+                    num_samples=-1,
+                    max_concurrent_trials=resources["concurrent"],
+                    reuse_actors=True,
+                    trial_name_creator=lambda trial: str(trial.config["trial_number"]),
+                    trial_dirname_creator=lambda trial: str(trial.config["trial_number"]),
+                ),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=scratch,
+                    stop=StudyStopper(study, over),
+                    callbacks=[StudyCallback(study)],
+                    failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours
+                    verbose=0,
+                ),
+            ).fit()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _finish(study: Study, images: data.Images, progress: Progress, *, quick: bool) -> None:
+    """Test errors, baselines, pictures, report. `quick`: an interrupted person waits; only what
+    is at hand."""
+    from raycae import evaluation, report
+
+    if study.records.best() is None:
+        report.write(study.folder)
+        return
+    if not quick:
+        progress.say("evaluating the kept models on the test images …")
+        evaluation.evaluate(study)
+        if not evaluation.has_baselines(study.folder, images.fingerprint):
+            progress.say("fitting linear codes to the same images …")
+            size = evaluation.study_image_size(study)
+            test = evaluation.load_test(study.plan.data, size, study.plan.seed)
+            evaluation.write_baselines(study.folder, study.space.task, images, test)
+    progress.say("writing the report …")
+    study.records.write(study.folder)
+    best = study.records.best()
+    if best:
+        evaluation.paint(study.folder, best["trial_number"], images.val)
+    report.write(study.folder)
+
+
+def _plan(
+    results_folder: Path,
+    study_name: str | None,
+    trials: str | None,
+    asked: dict[str, Any],
+    resume: bool,
+) -> tuple[Path, Plan, space.Space]:
+    """What is to be done, checked before anything heavy is imported or written."""
+    known = asked["space"] is not None or not (resume and study_name)
+    the_space = space.load(asked["space"] or "ex3") if known else None
+    name = study_name or the_space.name  # type: ignore[union-attr]
+    _require_name(name)
+    folder = results_folder.expanduser().resolve() / name
+    if resume:
+        return folder, *_resumed(folder, trials, {**asked, "space": None}, the_space)
+    assert the_space is not None
+    budget = the_space.budget
+    plan = Plan(
+        study=name,
+        space=the_space.name,
+        data=asked["data"] or the_space.file.data,
+        trials=_total(trials, budget.trials, so_far=0),
+        epochs=asked["epochs"] or budget.epochs,
+        limit=asked["limit"] or budget.limit,
+        seed=asked["seed"] or 0,
+        sampler=asked["sampler"] or "tpe",
+        scheduler=asked["scheduler"] or "asha",
+    )
+    require_absent(folder)
+    data.check(plan.data)
+    require_possible(the_space, plan.seed)
+    return folder, plan, the_space
+
+
+def _resumed(
+    folder: Path, trials: str | None, asked: dict[str, Any], wanted: space.Space | None
+) -> tuple[Plan, space.Space]:
+    if not (folder / "study.json").exists():
+        raise InputError(
+            f"--resume: there is no study in {folder}; leave --resume out to begin one"
+        )
+    content = results.read_study(folder)
+    plan = Plan(**content["plan"])
+    for name, value in asked.items():
+        if value is not None and value != getattr(plan, name):
+            raise InputError(
+                f"--{name} {value}: this study was begun with {getattr(plan, name)}; "
+                "leave the option out, or begin another study with --study NAME"
+            )
+    the_space = space.parse(content["space"]["text"], name=content["space"]["name"])
+    if wanted and wanted.hash != the_space.hash:
+        raise InputError(
+            f"--space {wanted.name}: this study was begun with a space of other content; "
+            "leave --space out (--study NAME is enough), or begin another study"
+        )
+    data.check(plan.data)
+    so_far = len(content_trials) if (content_trials := _issued(folder)) else 0
+    return replace(
+        plan, trials=_total(trials, plan.trials, so_far=max(so_far, plan.trials))
+    ), the_space
+
+
+def _issued(folder: Path) -> set[int]:
+    from raycae import ledger
+
+    return {event["trial_number"] for event in ledger.read(folder / "ledger")}
+
+
+def _open(
+    folder: Path,
+    plan: Plan,
+    the_space: space.Space,
+    resume: bool,
+    images: data.Images,
+    progress: Progress,
+) -> Study:
+    if not resume:
+        described = {
+            "source": plan.data,
+            "fingerprint": images.fingerprint,
+            "n_train": len(images.train),
+            "n_val": len(images.val),
+        }
+        study = Study.create(folder, plan, the_space, described, progress.listen)
+        progress.resumed(study.records)
+        return study
+    fingerprint = results.read_study(folder)["data"]["fingerprint"]
+    if fingerprint != images.fingerprint:
+        raise InputError(
+            f"{plan.data}: these are not the images this study was begun with "
+            f"(fingerprint {images.fingerprint}, then {fingerprint}); begin another study"
+        )
+    study = Study.resume(folder, plan, progress.listen)
+    progress.resumed(study.records)
+    counts = study.records.counts()
+    ended = sum(n for state, n in counts.items() if state != RUNNING)
+    to_come = max(plan.trials - len(study.records.trials), 0)
+    print(
+        f"resuming {plan.study}: {ended} trials have ended, {counts[RUNNING]} go on, "
+        f"{to_come} are to come"
+    )
+    return study
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"--address {address}: no Ray answers there: {error}") from None
+
+
+def _require_room(cpus: int, gpus: float) -> None:
+    """A trial that fits on no node would wait for ever."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
+        there = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
+        raise InputError(
+            f"--cpus-per-trial {cpus} --gpus-per-trial {gpus:g}: no node has that much; "
+            f"there is: {there}"
+        )
+
+
+def _quiet() -> None:
+    """Ray's and Tune's own words stay out of the terminal, and their files out of the study."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # raycae ends the search in order
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # its snapshot is not needed
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    for name in ("ray", "ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects the first SIGINT or SIGTERM, which ends the search in order; the second one ends
+    the process at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+        before[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _total(trials: str | None, default: int, *, so_far: int) -> int:
+    """`--trials`: the study's total, or with a plus what is added to it."""
+    if trials is None:
+        return default
+    digits = trials.removeprefix("+")
+    if not digits.isdecimal() or int(digits) < 1:
+        raise InputError(f"--trials {trials}: has to be a whole number from 1, or +N to add N")
+    return int(digits) + (so_far if trials.startswith("+") else 0)
+
+
+def _require_name(name: str) -> None:
+    import re
+
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise InputError(
+            f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, at most 100, "
+            "the first one a letter, a digit or '_'"
+        )
+
+
+def _require_choice(option: str, value: str | None, allowed: dict[str, Any]) -> None:
+    if value is not None and value not in allowed:
+        raise InputError(f"{option} {value}: not known; allowed: {', '.join(allowed)}")
+
+
+def _absolute(source: str | None) -> str | None:
+    """A folder as an absolute path, because trials run elsewhere; a named source as it is."""
+    if source is None or source in ("cifar10", "photos"):
+        return source
+    return str(Path(source).expanduser().resolve())
+
+
+def _short(path: Path) -> str:
+    """Relative to where the person stands, if that is shorter."""
+    here = os.path.relpath(path)
+    return here if len(here) < len(str(path)) else str(path)
+
+
+def main() -> None:
+    """`python raycae/search.py …`"""
+    typer.run(search)
+
+
+if __name__ == "__main__":
+    # Run as a script, this folder is first on the path and this module is `__main__`; the search
+    # itself has to be the package's.
+    sys.path[:] = [
+        p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent
+    ]
+    from raycae.search import main as package_main
+
+    package_main()

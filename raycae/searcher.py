@@ -1,0 +1,228 @@
+"""Who proposes: Optuna, by ask and tell, addressed by raycae's trial numbers.
+
+Ray's own `OptunaSearch` is not used: it tells stopped trials as COMPLETE with their first loss,
+leaves diverged ones RUNNING for ever, and cannot be told twice. Here the Optuna study lives in
+memory and is a function of the ledger: replaying its events gives the same study back, and what is
+proposed depends on (seed, trial number) and on what was told, on nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import Trial, TrialState
+
+from raycae.config import Config
+from raycae.errors import InputError
+from raycae.space import Space, Value
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+TRIES = 1000
+"""So many proposals in a row may be infeasible before a space counts as impossible."""
+PATIENCE = 50
+"""So many of the sampler's own proposals are refused before random ones are drawn instead."""
+
+
+def _tpe(seed: int) -> BaseSampler:
+    # group: conditional parameters are modelled jointly, not dropped to independent sampling;
+    # constant_liar: trials still running keep others away, or parallel proposals would be alike.
+    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": _tpe,
+    "random": lambda seed: RandomSampler(seed),
+    "grid": lambda seed: RandomSampler(seed),  # proposals are laid down; nothing is left to draw
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration to try, the parameters drawn for it, and the named point it is, if one."""
+
+    config: Config
+    params: dict[str, Value]
+    point: str | None = None
+
+
+class Proposer:
+    """Ask and tell, by raycae's trial numbers.
+
+    The named points of the space come first, as trials 0, 1, …; then the sampler's proposals,
+    each checked against the space's constraints before it is returned.
+    """
+
+    def __init__(self, space: Space, sampler: str = "tpe", seed: int = 0) -> None:
+        if sampler not in SAMPLERS:
+            raise InputError(f"--sampler {sampler}: not known; allowed: {', '.join(SAMPLERS)}")
+        self.space = space
+        self.seed = seed
+        self.sampler = sampler
+        self.study = optuna.create_study(direction="minimize", sampler=RandomSampler(seed))
+        self._open: dict[int, Trial] = {}
+        self._told: set[int] = set()
+        self._reported: set[tuple[int, int]] = set()
+        self._points = list(space.points.items())
+        self._grid = grid(space)
+
+    def propose(self, number: int) -> Proposal | None:
+        """What trial `number` tries; None once a grid is exhausted. Raises `InputError` where
+        the constraints leave nothing."""
+        if number < len(self._points):
+            name, config = self._points[number]
+            proposal = Proposal(config, self.space.params_of(config), name)
+            self.reopen(number, proposal.params)
+            return proposal
+        if self.sampler == "grid":
+            return self._next_of_grid(number)
+        refused = []
+        for attempt in range(TRIES):
+            trial = self._ask(number, attempt)
+            config = self.space.draw(trial)
+            refusal = self.space.check(config)
+            if refusal is None:
+                self._open[number] = trial
+                return Proposal(config, trial.params)
+            refused.append(refusal)
+            self.study.tell(trial, state=TrialState.FAIL)
+        raise InputError(_impossible(self.space, refused))
+
+    def reopen(self, number: int, params: dict[str, Value]) -> None:
+        """Take trial `number`, whose parameters are known, as running: a named point, or a trial
+        of the ledger."""
+        if self.sampler == "grid" and number >= len(self._points):
+            self._pass_in_grid(params)
+        self._lay_down(number, params)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """An intermediate value of a running trial. An epoch repeated after a restart counts
+        once."""
+        if number not in self._told and (number, epoch) not in self._reported:
+            self._reported.add((number, epoch))
+            self._open[number].report(value, epoch)
+
+    def tell(self, number: int, state: str, value: float | None) -> None:
+        """How the trial ended: COMPLETE with its value, PRUNED or FAIL. Telling twice is telling
+        once."""
+        if number in self._told:
+            return
+        self._told.add(number)
+        trial = self._open.pop(number)
+        if state == "COMPLETE":
+            self.study.tell(trial, value)
+        else:
+            self.study.tell(trial, state=TrialState[state])
+
+    def _ask(self, number: int, attempt: int) -> Trial:
+        """A fresh draw that depends on the seed, the number and what was told; nothing else."""
+        seed = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
+        name = self.sampler if attempt < PATIENCE else "random"
+        self.study.sampler = SAMPLERS[name](int(seed))
+        return self.study.ask()
+
+    def _lay_down(self, number: int, params: dict[str, Value]) -> None:
+        self.study.sampler = RandomSampler(self.seed)  # asked for nothing, and costs nothing
+        self.study.enqueue_trial(params)
+        trial = self._open[number] = self.study.ask()
+        for name in params:
+            self.space.parameters[name].suggest(trial, name)
+
+    def _next_of_grid(self, number: int) -> Proposal | None:
+        for params, config in self._grid:
+            if self.space.check(config) is None:
+                self._lay_down(number, params)
+                return Proposal(config, params)
+        return None
+
+    def _pass_in_grid(self, params: dict[str, Value]) -> None:
+        next((None for walked, _ in self._grid if walked == params), None)
+
+
+def require_possible(space: Space, seed: int = 0) -> None:
+    """Raise `InputError` where no random configuration of `space` meets its constraints."""
+    if space.points:
+        return
+    study = optuna.create_study(sampler=RandomSampler(seed))
+    refused = []
+    for _ in range(TRIES):
+        refusal = space.check(space.draw(study.ask()))
+        if refusal is None:
+            return
+        refused.append(refusal)
+    raise InputError(_impossible(space, refused))
+
+
+def grid(space: Space) -> Iterator[tuple[dict[str, Value], Config]]:
+    """Every combination of a space, the last parameter changing fastest, conditions heeded.
+
+    Ranges without a step are walked at a few places: whole numbers on a log scale by doubling,
+    reals at their low, (geometric) middle and high.
+    """
+    path: list[int] = []
+    while True:
+        walker = _Walker(path)
+        yield walker.params, space.draw(walker)
+        path = walker.path
+        while path and path[-1] + 1 == walker.sizes[len(path) - 1]:
+            path.pop()
+        if not path:
+            return
+        path[-1] += 1
+
+
+class _Walker:
+    """Suggests, at each question, the choice that `path` says, and the first beyond its end."""
+
+    def __init__(self, path: list[int]) -> None:
+        self.path = path.copy()
+        self.sizes: list[int] = []
+        self.params: dict[str, Value] = {}
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        if step:
+            places = [low + i * step for i in range(int((high - low) / step + 1e-9) + 1)]
+        else:
+            middle = math.sqrt(low * high) if log else (low + high) / 2
+            places = [low, middle, high] if low < high else [low]
+        return float(self._choose(name, places))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        if log:
+            doubled = (low * 2**i for i in itertools.count())
+            return int(self._choose(name, list(itertools.takewhile(lambda v: v <= high, doubled))))
+        return int(self._choose(name, list(range(low, high + 1, step))))
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return self._choose(name, choices)
+
+    def _choose(self, name: str, places: list[Any]) -> Any:
+        at = len(self.sizes)
+        if at == len(self.path):
+            self.path.append(0)
+        self.sizes.append(len(places))
+        self.params[name] = places[self.path[at]]
+        return self.params[name]
+
+
+def _impossible(space: Space, refused: list[str]) -> str:
+    common = Counter(reason.split()[0] for reason in refused).most_common(1)[0][0]
+    examples = sorted({reason for reason in refused if reason.startswith(common)})
+    return (
+        f"{space.name}: constraints: none of {len(refused):,} proposals meets them "
+        f"(e.g. {examples[0]}; {examples[-1]}); widen the constraint or the parameters"
+    )

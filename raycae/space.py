@@ -1,0 +1,531 @@
+"""Search-space files: what is searched, what is fixed, what is tried first, what is refused.
+
+A space is a YAML file with the keys `task`, `data`, `budget`, `params`, `fixed`, `points` and
+`constraints`; its first comment line is the question it asks. Names of parameters are the settings
+of `raycae.config`; one with `per: stage` becomes `channels_1` … `channels_4`. This room knows how
+to draw a configuration from anything with Optuna's `suggest_*` methods, and nothing of studies.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self
+
+import yaml
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raycae.architecture import Architecture, Infeasible, architecture
+from raycae.config import (
+    STAGE_KEYS,
+    Config,
+    Settings,
+    explain,
+    given,
+    resolve,
+)
+from raycae.errors import InputError
+
+Value = bool | int | float | str
+
+
+class Suggest(Protocol):
+    """What a space needs of a trial: the methods of `optuna.trial.Trial`."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Parameter(_Strict):
+    per: Literal["stage"] | None = None
+    """`stage`: one value for each stage instead of one for all."""
+    when: dict[str, Any] = {}
+    """Only sampled where these settings have this value, or one of these values."""
+
+
+class FloatParameter(_Parameter):
+    """A real number in [low, high], on a log scale or in steps if wanted."""
+
+    type: Literal["float"]
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+    log: bool = False
+    step: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        return _check_range(self)
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def suggest(self, trial: Suggest, name: str) -> Value:
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def contains(self, value: Any) -> bool:
+        return _in_range(self, value)
+
+    def value(self, label: Value) -> Any:
+        return label
+
+    def label(self, value: Any) -> Value:
+        return float(value)
+
+
+class IntParameter(_Parameter):
+    """A whole number in [low, high], on a log scale or in steps if wanted."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+    step: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        return _check_range(self)
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        return IntDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def suggest(self, trial: Suggest, name: str) -> Value:
+        return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
+
+    def contains(self, value: Any) -> bool:
+        return _in_range(self, value)
+
+    def value(self, label: Value) -> Any:
+        return label
+
+    def label(self, value: Any) -> Value:
+        return int(value)
+
+
+class CategoricalParameter(_Parameter):
+    """One of the `choices`. A list as a choice appears in tables as its JSON text."""
+
+    type: Literal["categorical"]
+    choices: list[Any] = Field(min_length=1)
+
+    @cached_property
+    def labels(self) -> list[Value]:
+        return [_label(choice) for choice in self.choices]
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        return CategoricalDistribution(self.labels)
+
+    def suggest(self, trial: Suggest, name: str) -> Value:
+        label: Value = trial.suggest_categorical(name, self.labels)
+        return label
+
+    def contains(self, value: Any) -> bool:
+        return _label(value) in self.labels
+
+    def value(self, label: Value) -> Any:
+        return self.choices[self.labels.index(label)]
+
+    def label(self, value: Any) -> Value:
+        return _label(value)
+
+
+Parameter = Annotated[
+    FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")
+]
+
+
+class Bounds(_Strict):
+    """What a trial may have at least and at most; both ends included."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class Constraints(_Strict):
+    """Checked before a trial is issued; a proposal outside is replaced."""
+
+    latent_size: Bounds = Bounds()
+    n_params: Bounds = Bounds()
+    flops: Bounds = Bounds()
+
+
+class Budget(_Strict):
+    """What a search of this space spends if the command does not say otherwise."""
+
+    trials: int = Field(default=50, ge=1)
+    epochs: int = Field(default=10, ge=1)
+    limit: int | None = Field(default=None, ge=16)
+    """Images for training and validation together; all of them if not given."""
+    hours: float | None = Field(default=None, gt=0)
+
+
+class SpaceFile(_Strict):
+    """The file as it is written."""
+
+    task: Literal["reconstruct", "colourise"]
+    data: str = "cifar10"
+    budget: Budget = Budget()
+    params: dict[str, Parameter] = {}
+    fixed: Settings = Settings()
+    points: dict[str, Settings] = {}
+    constraints: Constraints = Constraints()
+
+
+SEARCHABLE = [name for name in Config.model_fields if name not in ("task", "image_size")]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space, checked. `name` is the file's, without its ending."""
+
+    name: str
+    text: str
+    file: SpaceFile
+
+    @property
+    def task(self) -> str:
+        return self.file.task
+
+    @property
+    def budget(self) -> Budget:
+        return self.file.budget
+
+    @property
+    def question(self) -> str:
+        """The first comment line that is not for an editor."""
+        lines = (line.lstrip("# ") for line in self.text.splitlines() if line.startswith("#"))
+        return next((line for line in lines if line and not line.startswith("yaml-")), "")
+
+    @property
+    def hash(self) -> str:
+        """Of what the file means: comments and order of keys do not count."""
+        plain = json.dumps(yaml.safe_load(self.text), sort_keys=True)
+        return hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def fixed(self) -> dict[str, Any]:
+        return {"task": self.task, **given(self.file.fixed)}
+
+    @cached_property
+    def points(self) -> dict[str, Config]:
+        """Named configurations, tried first and in this order; defaults where a point is silent."""
+        return {
+            name: resolve({**self.fixed, **given(point)})
+            for name, point in self.file.points.items()
+        }
+
+    @cached_property
+    def parameters(self) -> dict[str, FloatParameter | IntParameter | CategoricalParameter]:
+        """By the name that a table's column carries: `lr`, `channels_1`, `channels_2`, …"""
+        flat = {}
+        deepest = self._deepest()
+        for name, parameter in self.file.params.items():
+            for column in _columns(name, parameter, deepest):
+                flat[column] = parameter
+        return flat
+
+    def draw(self, trial: Suggest) -> Config:
+        """A configuration with every open setting suggested by `trial`, conditions heeded."""
+        values = dict(self.fixed)
+        for name, parameter in self._in_order:
+            if parameter.per is None:
+                if _holds(parameter.when, values, None):
+                    values[name] = parameter.value(parameter.suggest(trial, name))
+                continue
+            default = Config.model_fields[name].default[0]
+            values[name] = [
+                parameter.value(parameter.suggest(trial, f"{name}_{stage + 1}"))
+                if _holds(parameter.when, values, stage)
+                else default
+                for stage in range(_setting("depth", values, None))
+            ]
+        return resolve(values)
+
+    def params_of(self, config: Config) -> dict[str, Value]:
+        """The values that a sampler would have had to draw for `config`: only those that lie
+        inside this space (a named point may lie partly outside)."""
+        params = {}
+        values = config.model_dump()
+        for name, parameter in self._in_order:
+            for column in _columns(name, parameter, config.depth):
+                stage = None if parameter.per is None else int(column.rpartition("_")[2]) - 1
+                if not _holds(parameter.when, values, stage):
+                    continue
+                value = _entry(name, values[name], stage)
+                if value is not None and parameter.contains(value):
+                    params[column] = parameter.label(value)
+        return params
+
+    def check(self, config: Config) -> str | None:
+        """Why this configuration may not be issued (it cannot be built; a constraint), or None."""
+        try:
+            net = architecture(config)
+        except Infeasible as error:
+            return str(error)
+        return self.violation(net)
+
+    def violation(self, net: Architecture) -> str | None:
+        for name, bounds in self.file.constraints:
+            value = getattr(net, name)
+            if bounds.max is not None and value > bounds.max:
+                return f"{name} {value:,} is above {bounds.max:,.0f}"
+            if bounds.min is not None and value < bounds.min:
+                return f"{name} {value:,} is below {bounds.min:,.0f}"
+        return None
+
+    def _deepest(self) -> int:
+        depth = self.file.params.get("depth")
+        if isinstance(depth, IntParameter):
+            return depth.high
+        if isinstance(depth, CategoricalParameter):
+            return max(depth.choices)
+        return int(_setting("depth", self.fixed, None))
+
+    @cached_property
+    def _in_order(self) -> list[tuple[str, Any]]:
+        """`depth` first, then as in the file, every parameter after those its `when` names.
+        Parameters that wait for each other are missing."""
+        params = self.file.params
+        ordered = [(name, params[name]) for name in params if name == "depth"]
+        while more := [
+            (name, parameter)
+            for name, parameter in params.items()
+            if name not in dict(ordered)
+            and all(key not in params or key in dict(ordered) for key in parameter.when)
+        ]:
+            ordered += more
+        return ordered
+
+
+def spaces_folder() -> Path:
+    """Where the shipped spaces are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "search_spaces"
+    return installed if installed.is_dir() else package.parent / "search_spaces"
+
+
+def names() -> list[str]:
+    """The shipped spaces, in alphabetical order."""
+    return sorted(path.stem for path in spaces_folder().glob("*.yaml"))
+
+
+def load(space: str) -> Space:
+    """A shipped space by name, or a file by path. Raises `InputError`."""
+    path = Path(space).expanduser()
+    if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1 and not path.is_file():
+        if space not in names():
+            close = difflib.get_close_matches(space, names(), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise InputError(
+                f"--space {space}: there is no such space{hint} "
+                f"Known: {', '.join(names())}; or give the path of a .yaml file."
+            )
+        path = spaces_folder() / f"{space}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--space {space}: {path} cannot be read: {reason}") from None
+    return parse(text, name=path.stem, where=path.name)
+
+
+def parse(text: str, *, name: str, where: str | None = None) -> Space:
+    """A space from the text of its file. `where` stands in front of error messages."""
+    where = where or f"{name}.yaml"
+    try:
+        content = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: has to be a mapping with the keys {', '.join(_file_keys())}")
+    try:
+        file = SpaceFile(**content)
+    except ValidationError as error:
+        raise InputError(explain(error, where, _keys_at(error))) from None
+    except TypeError:
+        odd = next(key for key in content if not isinstance(key, str))
+        raise InputError(f"{where}: {odd!r}: keys are words; allowed: {_file_keys()}") from None
+    space = Space(name, text, file)
+    _check_params(space, where)
+    _check_points(space, where)
+    return space
+
+
+def json_schema() -> str:
+    """The JSON Schema of a space file, for editors; `search_spaces/schema.json` is this text."""
+    return json.dumps(SpaceFile.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is, except that a key given twice is a fault instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice ({key.start_mark})")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _check_range(parameter: Any) -> Any:
+    low, high = parameter.low, parameter.high
+    if low > high:
+        raise ValueError(f"low {low:g} is above high {high:g}; low has to be at most high")
+    if parameter.log and low <= 0:
+        raise ValueError(f"low {low:g} with log: true; a log scale starts above 0")
+    if parameter.log and parameter.step not in (None, 1):
+        raise ValueError("log and step together are not possible; choose one")
+    return parameter
+
+
+def _in_range(parameter: Any, value: float) -> bool:
+    steps = (value - parameter.low) / parameter.step if parameter.step else 0
+    return bool(parameter.low <= value <= parameter.high and abs(steps - round(steps)) < 1e-9)
+
+
+def _check_params(space: Space, where: str) -> None:
+    fixed = given(space.file.fixed)
+    for name, parameter in space.file.params.items():
+        at = f"{where}: params.{name}"
+        if name not in SEARCHABLE:
+            close = difflib.get_close_matches(name, SEARCHABLE, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise InputError(f"{at}: unknown parameter; {hint}allowed: {', '.join(SEARCHABLE)}")
+        if name in fixed:
+            raise InputError(f"{at}: also stands under fixed; a setting is searched or fixed")
+        if parameter.per and name not in STAGE_KEYS:
+            raise InputError(
+                f"{at}.per: 'stage' is not allowed here; "
+                f"allowed for {', '.join(sorted(STAGE_KEYS))}"
+            )
+        for key, value in _extremes(parameter):
+            try:
+                Settings(**{name: value})
+            except ValidationError as error:
+                message = explain(error).partition(": ")[2]
+                raise InputError(f"{at}.{key}: {message}") from None
+        for key, values in parameter.when.items():
+            if key not in SEARCHABLE:
+                allowed = ", ".join(SEARCHABLE)
+                raise InputError(f"{at}.when: {key!r} is no setting; allowed: {allowed}")
+            other = space.file.params.get(key)
+            if other and other.per and not parameter.per:
+                raise InputError(
+                    f"{at}.when: {key} differs from stage to stage; add `per: stage` to {name}"
+                )
+            try:
+                for value in values if isinstance(values, list) else [values]:
+                    Settings(**{key: value})
+            except ValidationError as error:
+                message = explain(error).partition(": ")[2]
+                raise InputError(f"{at}.when.{key}: {message}") from None
+    for name in space.file.params.keys() - dict(space._in_order).keys():
+        needs = ", ".join(space.file.params[name].when)
+        raise InputError(f"{where}: params.{name}.when: {needs} waits for {name} in turn")
+
+
+def _check_points(space: Space, where: str) -> None:
+    try:
+        resolve(space.fixed)
+    except InputError as error:
+        raise InputError(f"{where}: fixed: {error}") from None
+    for name, point in space.file.points.items():
+        try:
+            config = resolve({**space.fixed, **given(point)})
+        except InputError as error:
+            raise InputError(f"{where}: points.{name}: {error}") from None
+        if reason := space.check(config):
+            raise InputError(f"{where}: points.{name}: {reason}")
+
+
+def _extremes(parameter: Any) -> list[tuple[str, Any]]:
+    if isinstance(parameter, CategoricalParameter):
+        return [("choices", choice) for choice in parameter.choices]
+    return [("low", parameter.low), ("high", parameter.high)]
+
+
+def _columns(name: str, parameter: Any, depth: int) -> list[str]:
+    if parameter.per is None:
+        return [name]
+    return [f"{name}_{stage}" for stage in range(1, depth + 1)]
+
+
+def _holds(when: Mapping[str, Any], values: Mapping[str, Any], stage: int | None) -> bool:
+    for key, wanted in when.items():
+        allowed = wanted if isinstance(wanted, list) else [wanted]
+        if _setting(key, values, stage) not in allowed:
+            return False
+    return True
+
+
+def _setting(name: str, values: Mapping[str, Any], stage: int | None) -> Any:
+    """The value in force: drawn or fixed, else the default. Of a per-stage one, its entry."""
+    value = values.get(name, Config.model_fields[name].default)
+    return _entry(name, value, stage)
+
+
+def _entry(name: str, value: Any, stage: int | None) -> Any:
+    """The entry of a per-stage setting for `stage` (None: for all stages, if they agree)."""
+    if name not in STAGE_KEYS or not isinstance(value, list | tuple):
+        return value
+    if stage is None:
+        return value[0] if len(set(value)) == 1 else None
+    entry = value[stage] if stage < len(value) else value[0]
+    if name == "decoder_channels" and isinstance(entry, tuple):
+        return entry[0] if len(set(entry)) == 1 else None
+    return entry
+
+
+def _label(value: Any) -> Value:
+    if isinstance(value, list | tuple):
+        return json.dumps([float(v) if isinstance(v, int) else v for v in value])
+    return value
+
+
+def _file_keys() -> str:
+    return ", ".join(SpaceFile.model_fields)
+
+
+def _keys_at(error: ValidationError) -> list[str]:
+    """The keys that were allowed where the first fault found an unknown one."""
+    path = [part for part in error.errors()[0]["loc"] if isinstance(part, str)]
+    match path:
+        case [_]:
+            return list(SpaceFile.model_fields)
+        case ["budget", *_]:
+            return list(Budget.model_fields)
+        case ["constraints", _]:
+            return list(Constraints.model_fields)
+        case ["constraints", *_]:
+            return list(Bounds.model_fields)
+        case ["fixed" | "points", *_]:
+            return list(Config.model_fields)
+        case ["params", _, kind, *_]:
+            models = {"float": FloatParameter, "int": IntParameter}
+            return list(models.get(kind, CategoricalParameter).model_fields)
+    return []

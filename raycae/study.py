@@ -1,0 +1,282 @@
+"""A study: one search over one space in one folder, and the life of its trials.
+
+Every event is written to the ledger first; only then do the tables' records, the sampler and the
+stopping rule hear of it. All three are functions of the ledger, so opening a study replays it and
+stands where the last process stood. Neither Ray nor torch: whoever runs trials (Tune, a
+simulation, a test) calls `ask`, `started`, `epoch`, `failed`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from raycae import results
+from raycae.config import Config
+from raycae.errors import InputError
+from raycae.ledger import Event, Ledger
+from raycae.provenance import provenance
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING, Records
+from raycae.searcher import Proposer
+from raycae.space import Space, parse
+from raycae.stopping import rule
+from raycae.storage import write_whole
+
+TABLES_EVERY_S = 3.0
+"""The two tables are rewritten at most so often while a search runs; the ledger is always whole."""
+
+Listener = Callable[[Event, Records], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search was asked to do. `trials` is the study's total."""
+
+    study: str
+    space: str
+    data: str
+    trials: int
+    epochs: int
+    limit: int | None
+    seed: int
+    sampler: str
+    scheduler: str
+
+
+@dataclass(frozen=True)
+class Issue:
+    """A trial to run: its number, what to train, and the seed of its weights."""
+
+    number: int
+    config: Config
+    seed: int
+
+
+class Study:
+    """The study in `folder`, open for writing by this process alone.
+
+    Made by `Study.create` or `Study.resume`; `close` it.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, space: Space, listener: Listener | None) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.space = space
+        self._listener = listener
+        self._lock = _locked(folder)
+        try:
+            self.ledger = Ledger(folder / "ledger")
+            self.records = Records(plan.study, _n_images(folder))
+            self.proposer = Proposer(space, plan.sampler, plan.seed)
+            self.rule = rule(plan.scheduler, plan.epochs)
+            for event in self.ledger.read():
+                self._hear(event)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._to_go_on = deque(n for n, t in self.records.trials.items() if t["state"] == RUNNING)
+        self._tables_at = -TABLES_EVERY_S
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        plan: Plan,
+        space: Space,
+        data: Mapping[str, Any],
+        listener: Listener | None = None,
+    ) -> Study:
+        """A new study. `data`: the source, its fingerprint, `n_train` and `n_val`.
+
+        Raises `InputError` where there is one already, or the folder cannot be written.
+        """
+        require_absent(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            content = {
+                "study": plan.study,
+                "plan": asdict(plan),
+                "space": {"name": space.name, "hash": space.hash, "text": space.text},
+                "task": space.task,
+                "data": dict(data),
+                "created_at": _now().isoformat(),
+                **provenance(),
+            }
+            write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
+        except OSError as error:
+            raise InputError(
+                f"{folder}: results cannot be written there: {error.strerror}; "
+                "choose another folder with --results"
+            ) from None
+        return cls(folder, plan, space, listener)
+
+    @classmethod
+    def resume(cls, folder: Path, plan: Plan, listener: Listener | None = None) -> Study:
+        """The study of an earlier search, where its ledger stands, with `plan` from now on."""
+        content = results.read_study(folder)
+        space = parse(content["space"]["text"], name=content["space"]["name"])
+        if plan != Plan(**content["plan"]):
+            content["plan"] = asdict(plan)
+            write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
+        return cls(folder, plan, space, listener)
+
+    def ask(self) -> Issue | None:
+        """The next trial: first those that an interruption left, then new ones. None: no more."""
+        if self._to_go_on:
+            row = self.records.trials[self._to_go_on.popleft()]
+            config = Config.model_validate_json(row["config"])
+            return Issue(row["trial_number"], config, row["seed"])
+        number = len(self.records.trials)
+        proposal = self.proposer.propose(number) if number < self.plan.trials else None
+        if proposal is None:
+            return None
+        self._record(
+            number,
+            event="created",
+            point=proposal.point,
+            params=json.dumps(proposal.params),
+            config=proposal.config.to_json(),
+            seed=self.plan.seed,
+        )
+        return Issue(number, proposal.config, self.plan.seed)
+
+    def started(self, number: int) -> None:
+        """The trial began, or began again: a new attempt."""
+        self._record(number, attempt=self._attempt(number) + 1, event="started")
+
+    def epoch(self, number: int, measured: Mapping[str, Any]) -> bool:
+        """An epoch ended, with what `Training.run_epoch` measured. True: the trial goes on."""
+        self._record(number, event="epoch", **measured)
+        self.proposer.report(number, measured["epoch"], measured["val_mse"])
+        goes_on = self.rule.report(number, measured["epoch"], measured["val_mse"])
+        if measured["epoch"] >= self.plan.epochs:
+            self._end(number, COMPLETE)
+        elif not goes_on:
+            self._end(number, PRUNED, f"{self.plan.scheduler} after epoch {measured['epoch']}")
+        else:
+            return True
+        return False
+
+    def failed(self, number: int, reason: str, traceback: str | None = None, **where: Any) -> None:
+        """The trial cannot go on; `reason` is one line, `traceback` the whole of it if any.
+        A trial that has ended stays as it ended, whatever becomes of its process."""
+        if number in self.running():
+            self._end(number, FAIL, reason, traceback=traceback, **where)
+
+    def evaluated(self, number: int, test_mse: float) -> None:
+        """The error of a kept model on the test images."""
+        self._record(number, event="evaluated", test_mse=test_mse)
+
+    def running(self) -> list[int]:
+        """The numbers of trials that have not ended."""
+        return [n for n, row in self.records.trials.items() if row["state"] == RUNNING]
+
+    def interrupted(self) -> None:
+        """Mark what still runs as interrupted; a resumed search goes on with it."""
+        for number in self.running():
+            self._record(number, event="interrupted")
+
+    def kept(self) -> list[int]:
+        """The trials whose models stay, in order of their validation error."""
+        trials = self.records.trials
+        kept = results.kept_models(trials.values())
+        return sorted(kept, key=lambda number: (trials[number]["val_mse"], number))
+
+    def close(self) -> None:
+        """Write both tables a last time and let the folder go."""
+        self.records.write(self.folder)
+        self._lock.release()
+
+    def _end(self, number: int, state: str, reason: str | None = None, **more: Any) -> None:
+        self._record(number, event="ended", state=state, reason=reason, **more)
+        self.proposer.tell(number, state, self.records.trials[number]["val_mse"])
+        self._drop_models()
+
+    def _record(self, number: int, attempt: int | None = None, **fields: Any) -> None:
+        attempt = self._attempt(number) if attempt is None else attempt
+        event = {"at": _now(), "trial_number": number, "attempt": attempt, **fields}
+        self.ledger.append([event])
+        self.records.apply(event)
+        if self._listener:
+            self._listener(event, self.records)
+        if time.monotonic() - self._tables_at >= TABLES_EVERY_S:
+            self.records.write(self.folder)
+            self._tables_at = time.monotonic()
+
+    def _hear(self, event: Event) -> None:
+        """One event of the ledger, while it is replayed."""
+        number = event["trial_number"]
+        self.records.apply(event)
+        match event["event"]:
+            case "created":
+                self.proposer.reopen(number, json.loads(event["params"]))
+            case "epoch":
+                self.proposer.report(number, event["epoch"], event["val_mse"])
+                self.rule.report(number, event["epoch"], event["val_mse"])
+            case "ended":
+                value = self.records.trials[number]["val_mse"]
+                self.proposer.tell(number, event["state"], value)
+
+    def _attempt(self, number: int) -> int:
+        row = self.records.trials.get(number)
+        return int(row["attempt"]) if row else 0
+
+    def _drop_models(self) -> None:
+        """Only models worth keeping stay; what a trial needed to go on goes once it has ended."""
+        needed = {*results.kept_models(self.records.trials.values()), *self.running()}
+        for folder in (self.folder / "models").glob("*"):
+            if folder.name.isdigit() and int(folder.name) not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
+        running = set(self.running())
+        for path in (self.folder / "checkpoints").glob("*.pt"):
+            if path.stem.isdigit() and int(path.stem) not in running:
+                path.unlink(missing_ok=True)
+
+
+def model_folder(study: Path, number: int) -> Path:
+    """Where the best epoch's model of a trial lies."""
+    return study / "models" / str(number)
+
+
+def checkpoint_path(study: Path, number: int) -> Path:
+    """What a trial under way needs to go on after its last epoch."""
+    return study / "checkpoints" / f"{number}.pt"
+
+
+def require_absent(folder: Path) -> None:
+    """Raise `InputError` where a study lies in `folder` already."""
+    if (folder / "study.json").exists() or (folder / "ledger").exists():
+        raise InputError(
+            f"{folder}: there is a study already; go on with it with --resume, "
+            "or give this one another name with --study NAME"
+        )
+
+
+def _locked(folder: Path) -> FileLock:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process is searching here; wait for it, or choose another --study"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+    return lock
+
+
+def _n_images(folder: Path) -> int | None:
+    return results.read_study(folder)["data"].get("n_train")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,110 @@
+"""One trial as a Ray Tune trainable; an actor trains many, one after the other."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+
+from raycae import model
+from raycae.config import Config
+from raycae.storage import write_whole
+from raycae.study import checkpoint_path, model_folder
+from raycae.training import Diverged, Training, on_device
+
+
+class AutoencoderTrainable(tune.Trainable):
+    """Trains what `config` says, an epoch a step, on images that every actor of a node shares.
+
+    `config`: `trial_number`, `config` (resolved, JSON), `seed`, `order_seed`, `epochs`, `threads`,
+    `folder` (the study's). A step returns `measured`, a dict: what `Training.run_epoch` measured,
+    or `failed` with the reason and `traceback`. A fault ends the trial, not the actor.
+    """
+
+    def setup(self, config: dict[str, Any], train: np.ndarray, val: np.ndarray) -> None:
+        self.device = _device()
+        torch.set_num_threads(config["threads"])
+        self.train_images = on_device(train, self.device)
+        self.val_images = on_device(val, self.device)
+        self.host = socket.gethostname()
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.issue = new_config
+        self.number: int = new_config["trial_number"]
+        self.folder = Path(new_config["folder"])
+        self.training: Training | None = None  # built in the first step, where faults are caught
+        return True
+
+    def step(self) -> dict[str, Any]:
+        where = {"host": self.host, "device": _device_name(self.device)}
+        try:
+            measured = self._epoch()
+        except Exception as fault:
+            # Whatever a configuration does to torch (memory, shapes, a driver's complaint) is this
+            # trial's end and no other's; the whole traceback goes into the ledger.
+            measured = {"failed": _reason(fault), "traceback": traceback.format_exc()}
+            self.training = None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return {"measured": {"trial_number": self.number, **where, **measured}}
+
+    def _epoch(self) -> dict[str, Any]:
+        training = self.training = self.training or self._begin()
+        measured = training.run_epoch()
+        if training.best_epoch == training.epoch:
+            model.save(
+                model_folder(self.folder, self.number),
+                training.best_weights,
+                training.config,
+                trial_number=self.number,
+                epoch=training.epoch,
+                val_mse=measured["val_mse"],
+            )
+        if training.epoch < self.issue["epochs"]:
+            write_whole(checkpoint_path(self.folder, self.number), training.state())
+        else:
+            measured["val_ssim"] = training.val_ssim()
+        return measured
+
+    def _begin(self) -> Training:
+        training = Training(
+            Config.model_validate_json(self.issue["config"]),
+            self.train_images,
+            self.val_images,
+            seed=self.issue["seed"],
+            order_seed=self.issue["order_seed"],
+        )
+        checkpoint = checkpoint_path(self.folder, self.number)
+        checkpoint.parent.mkdir(exist_ok=True)
+        if checkpoint.exists():
+            training.load_state(checkpoint.read_bytes())
+        return training
+
+
+def _device() -> torch.device:
+    """The GPU that Ray gave this process, or the CPU."""
+    return torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    return (
+        f"{torch.cuda.get_device_name(device)} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip()
+    )
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, Diverged):
+        return f"diverged: {fault}"
+    if isinstance(fault, torch.OutOfMemoryError | MemoryError):
+        return f"out of memory: {str(fault).splitlines()[0] if str(fault) else 'on the host'}"
+    return f"{type(fault).__name__}: {(str(fault).splitlines() or [''])[0]}"

@@ -1,0 +1,215 @@
+"""One trial, trained: plain torch, images held on the device, no loader.
+
+The order of minibatches depends on (study seed, epoch, batch size), never on the trial: trials of
+equal batch size see the same batches, so that later they can share them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raycae import metrics
+from raycae.architecture import architecture
+from raycae.config import Config
+from raycae.model import Autoencoder, build
+from raycae.tasks import Task, task
+
+VALIDATION_BATCH = 500
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+def on_device(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 images (N, H, W, 3) as a tensor on `device`; on the CPU the memory stays shared."""
+    with warnings.catch_warnings():
+        # Ray's object store hands out read-only memory; nothing here writes to images.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images).to(device)
+
+
+def minibatches(
+    n: int, batch_size: int, *, seed: int, epoch: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Indices of one epoch's minibatches; the last may be smaller."""
+    generator = torch.Generator().manual_seed(_mix(seed, epoch, batch_size))
+    order = torch.randperm(n, generator=generator).to(device)
+    return iter(order.split(batch_size))
+
+
+class Training:
+    """A trial under way: model, optimizer, and the best epoch so far.
+
+    `train` and `val` are uint8 (N, H, W, 3) on the device. `seed` draws the weights,
+    `order_seed` (the study's) the minibatches.
+    """
+
+    def __init__(
+        self, config: Config, train: Tensor, val: Tensor, *, seed: int = 0, order_seed: int = 0
+    ) -> None:
+        self.config = config
+        self.task: Task = task(config.task, config.gammas)
+        self.train, self.val = train, val
+        self.device = train.device
+        self.order_seed = order_seed
+        model = build(architecture(config), seed=seed).to(self.device)
+        self.model: Autoencoder = model.to(memory_format=torch.channels_last)
+        self.optimizer = optimizer(self.model, config)
+        self.epoch = 0
+        self.best_epoch = 0
+        self.best_val_mse = math.inf
+        self.best_weights: dict[str, Tensor] = {}
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Train for one epoch, then validate.
+
+        Returns `epoch` (from 1), `train_mse` (mean over the epoch's images while the weights
+        moved), `val_mse`, `val_psnr_db` (mean over images), `epoch_time_s` (all of it) and
+        `images_per_s` (training alone). Raises `Diverged` where a loss is not finite.
+        """
+        begun = time.perf_counter()
+        self.epoch += 1
+        train_mse = self._train()
+        trained = time.perf_counter()
+        if not math.isfinite(train_mse):
+            raise Diverged(f"training loss is {train_mse} in epoch {self.epoch}")
+        val_mse, val_psnr_db = self._validate()
+        if not math.isfinite(val_mse):
+            raise Diverged(f"validation loss is {val_mse} after epoch {self.epoch}")
+        if val_mse < self.best_val_mse:
+            self.best_val_mse, self.best_epoch = val_mse, self.epoch
+            self.best_weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+        return {
+            "epoch": self.epoch,
+            "train_mse": train_mse,
+            "val_mse": val_mse,
+            "val_psnr_db": val_psnr_db,
+            "epoch_time_s": time.perf_counter() - begun,
+            "images_per_s": len(self.train) / (trained - begun),
+        }
+
+    def val_ssim(self) -> float:
+        """SSIM of the best epoch's pictures, mean over the validation images."""
+        if self.best_epoch == self.epoch:
+            return self._mean_ssim()
+        now = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(self.best_weights)
+        value = self._mean_ssim()
+        self.model.load_state_dict(now)
+        return value
+
+    def state(self) -> bytes:
+        """Everything needed to go on after this epoch, to the bit on the same machine."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "epoch": self.epoch,
+                "best_epoch": self.best_epoch,
+                "best_val_mse": self.best_val_mse,
+                "best_weights": self.best_weights,
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    def load_state(self, content: bytes) -> None:
+        """Go on from what `state` returned. Nothing in it is executed (`weights_only`)."""
+        saved = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.epoch = saved["epoch"]
+        self.best_epoch, self.best_val_mse = saved["best_epoch"], saved["best_val_mse"]
+        self.best_weights = saved["best_weights"]
+
+    def _train(self) -> float:
+        self.model.train()
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        for rows in minibatches(
+            len(self.train),
+            self.config.batch_size,
+            seed=self.order_seed,
+            epoch=self.epoch,
+            device=self.device,
+        ):
+            x, y = self.task.batch(self.train[rows])
+            loss = F.mse_loss(self.model(x), y)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach() * len(rows)  # stays on the device: no wait inside the epoch
+        return float(total) / len(self.train)
+
+    @torch.inference_mode()
+    def _validate(self) -> tuple[float, float]:
+        self.model.eval()
+        return errors(self.model, self.task, self.val)
+
+    @torch.inference_mode()
+    def _mean_ssim(self) -> float:
+        self.model.eval()
+        truth = Reference(self.val)
+        total = sum(
+            metrics.ssim(
+                self.task.picture(images, self.model(self.task.batch(images)[0])), rgb
+            ).sum()
+            for images, rgb in truth
+        )
+        return float(total) / len(self.val)
+
+
+class Reference:
+    """Images in batches together with themselves as RGB floats (N, 3, H, W) in [0, 1]."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images in self.images.split(VALIDATION_BATCH):
+            yield images, images.permute(0, 3, 1, 2).float() / 255
+
+
+@torch.inference_mode()
+def errors(model: nn.Module, task: Task, images: Tensor) -> tuple[float, float]:
+    """The task's MSE and the PSNR (dB) of the RGB pictures, each the mean over `images`
+    (uint8, (N, H, W, 3)). `model` has to be in eval mode."""
+    mse = torch.zeros((), device=images.device, dtype=torch.float64)
+    psnr_db = torch.zeros_like(mse)
+    for batch, rgb in Reference(images):
+        x, y = task.batch(batch)
+        output = model(x)
+        mse += metrics.mse(output, y).sum()
+        psnr_db += metrics.psnr_db(task.picture(batch, output), rgb).sum()
+    return float(mse) / len(images), float(psnr_db) / len(images)
+
+
+def optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """The configured optimizer, in its fused form where torch has one."""
+    weights, lr, decay = model.parameters(), config.lr, config.weight_decay
+    match config.optimizer:
+        case "adam":
+            return torch.optim.Adam(weights, lr, weight_decay=decay, fused=True)
+        case "adamw":
+            return torch.optim.AdamW(weights, lr, weight_decay=decay, fused=True)
+        case "sgd":
+            return torch.optim.SGD(
+                weights, lr, momentum=config.momentum, weight_decay=decay, fused=True
+            )
+        case "rmsprop":
+            return torch.optim.RMSprop(weights, lr, weight_decay=decay)
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
