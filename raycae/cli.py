@@ -13,7 +13,7 @@ import typer
 
 from raycae import __version__, results, space
 from raycae.config import given, parse_setting, resolve
-from raycae.errors import InputError
+from raycae.errors import InputError, told_on_stderr
 from raycae.search import search
 
 app = typer.Typer(
@@ -248,10 +248,8 @@ def report_command(
 def main() -> None:
     """Entry point: `InputError` becomes one line on standard error and exit code 2."""
     try:
-        app()
-    except InputError as error:
-        print(f"raycae: {error}", file=sys.stderr)
-        sys.exit(2)
+        with told_on_stderr():
+            app()
     except BrokenPipeError:
         # `raycae show | head`: the reader has gone. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

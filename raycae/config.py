@@ -177,7 +177,7 @@ def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -
 
     faults = error.errors(include_url=False)
     fault = faults[0]
-    path = ".".join(str(part) for part in fault["loc"])
+    path = ".".join(str(part) for i, part in enumerate(fault["loc"]) if not _is_tag(fault, i))
     prefix = f"{where}: {path}" if where else path
     if fault["type"] == "extra_forbidden":
         allowed = sorted(keys)
@@ -192,6 +192,12 @@ def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -
         return f"{prefix}: {fault['input']!r} is not allowed; allowed: {fault['ctx']['expected']}"
     message = fault["msg"][0].lower() + fault["msg"][1:]
     return f"{prefix}: {fault['input']!r} is not allowed; {message}"
+
+
+def _is_tag(fault: Mapping[str, Any], i: int) -> bool:
+    """Pydantic puts the kind of a parameter into the path of its faults; no file has it there."""
+    loc = fault["loc"]
+    return i == 2 and loc[0] == "params" and loc[2] in ("float", "int", "categorical")
 
 
 def _validated(settings: Mapping[str, Any]) -> dict[str, Any]:

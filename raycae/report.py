@@ -1,5 +1,353 @@
+"""The page that people open first: what a study found, as one HTML file that works offline.
+
+Everything comes from the study's folder: tables, baselines, pictures, `study.json`. What the
+folder does not hold (yet) the page says in a line. Jinja2 escapes every value; only plotly's own
+library and its JSON, in which plotly escapes `<`, are put in as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import shlex
+import statistics
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from raycae import figures, results
+from raycae.figures import EXACT, LatentError, LearningCurves, baseline_name, error
+from raycae.results import COMPLETE, PRUNED, STATES, Records
+from raycae.storage import write_whole
+
+MOST_ROWS = 200
+PICTURES_WIDTH_PX = 812  # 12 images of 32 pixels and the gaps between them, doubled
+NOTHING = {"mean_colour", "mean_chroma"}
+"""The baselines that do nothing: the same answer for every image."""
+
+Row = dict[str, Any]
+"""One trial; what the table lacks is None."""
 
 
 def write(folder: Path) -> Path:
-    return folder
+    """Write `report.html` into a study's folder, from what lies there. Returns its path.
+
+    Raises `InputError` where the folder holds no readable study.
+    """
+    path = folder / "report.html"
+    # A path on the command line need not be UTF-8; the page has to be.
+    write_whole(path, render(folder).encode("utf-8", errors="replace"))
+    return path
+
+
+def render(folder: Path) -> str:
+    """The page. Raises `InputError` where the folder holds no readable study."""
+    study = results.read_study(folder)
+    trials, epochs = _tables(folder)
+    trials = figures.described(trials)
+    ranked = [_row(record) for record in figures.ranking(trials).to_dict("records")]
+    scored = (row for row in ranked if row["state"] == COMPLETE and row["val_mse"] is not None)
+    best = next(scored, None)
+    latent = figures.latent_error(trials, _baselines(folder, study["data"].get("fingerprint")))
+    curves = figures.learning_curves(trials, epochs)
+    plots = {}
+    if not latent.points.empty:
+        plots["latent-error"] = figures.latent_error_figure(latent).to_json()
+    if not curves.curves.empty:
+        plots["learning-curves"] = figures.learning_curves_figure(curves).to_json()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        study=study,
+        source=Path(study["plan"]["data"]).name,
+        counts=state_counts(trials),
+        best=best,
+        answer=answer(best) if best else None,
+        comparison=comparison(best, ranked, latent) if best else None,
+        latent_sentence=latent_sentence(latent),
+        curves_sentence=curves_sentence(curves, study["plan"]["epochs"]),
+        frontier=frontier_rows(latent, ranked),
+        has_linear=not latent.linear.empty,
+        has_baselines=bool(latent.levels) or not latent.linear.empty,
+        pictures=pictures(folder, best, study["task"]) if best else None,
+        command=f"raycae report {shlex.quote(study['study'])}",
+        headers=[column.title for column in COLUMNS],
+        table=[[column.cell(row) for column in COLUMNS] for row in ranked[:MOST_ROWS]],
+        n_trials=len(ranked),
+        error=error,
+        latent_shape=latent_shape,
+        plots=plots,
+        plotly=get_plotlyjs() if plots else None,
+    )
+
+
+def state_counts(trials: pd.DataFrame) -> dict[str, int]:
+    """How many trials are in each state, those states only that occur."""
+    counts = trials["state"].value_counts()
+    return {state: int(counts[state]) for state in STATES if state in counts}
+
+
+def answer(best: Row) -> str:
+    """What the best complete trial reaches, and with what."""
+    test = "" if best["test_mse"] is None else f" ({error(best['test_mse'])} on the test images)"
+    return (
+        f"Trial {best['trial_number']} reaches a validation error of {error(best['val_mse'])}"
+        f"{test}, a PSNR of {best['val_psnr_db']:.2f} dB, through a latent of "
+        f"{best['latent_size']:,} numbers per image with {best['n_params']:,} parameters."
+    )
+
+
+def comparison(best: Row, ranked: list[Row], latent: LatentError) -> str | None:
+    """The best trial's error as a multiple of the base point's, of a linear code's of its latent
+    size, and of doing nothing; None where there is nothing to compare with."""
+    parts = [_against_base(best, ranked), _against_linear(best, latent)]
+    for level in latent.levels.keys() & NOTHING:
+        times = factor(best["val_mse"] / latent.levels[level])
+        parts.append(f"{times} that of doing nothing ({baseline_name(level)})")
+    factors = [part for part in parts if part]
+    said = [
+        "It is the base point itself." if best["point"] == "base" else "",
+        f"Its error is {_listed(factors)}." if factors else "",
+        "Linear codes of that latent size lose nothing." if _is_exact(best, latent) else "",
+    ]
+    return " ".join(filter(None, said)) or None
+
+
+def _against_base(best: Row, ranked: list[Row]) -> str | None:
+    base = next((row for row in ranked if row["point"] == "base"), None)
+    if base is None or base is best:
+        return None
+    if base["state"] not in (COMPLETE, PRUNED) or not base["val_mse"]:
+        return None
+    stopped = f", stopped after epoch {base['epochs_run']}" if base["state"] == PRUNED else ""
+    times = factor(best["val_mse"] / base["val_mse"])
+    return f"{times} that of the base point (trial {base['trial_number']}{stopped})"
+
+
+def _against_linear(best: Row, latent: LatentError) -> str | None:
+    code = latent.best_linear(best["latent_size"])
+    if code is None or code.val_mse <= EXACT:
+        return None
+    kind = baseline_name(code.baseline).removeprefix("linear, ")
+    if code.latent_size == best["latent_size"]:
+        size = "of the same latent size"
+    else:
+        size = f"of {code.latent_size:,} numbers, the next smaller one measured"
+    return f"{factor(best['val_mse'] / code.val_mse)} that of a linear code {size} ({kind})"
+
+
+def _is_exact(best: Row, latent: LatentError) -> bool:
+    """A latent as large as the picture need not code anything."""
+    code = latent.best_linear(best["latent_size"])
+    return code is not None and code.val_mse <= EXACT
+
+
+def latent_sentence(latent: LatentError) -> str | None:
+    """How the frontier falls with the latent size, and how much of it linear codes beat."""
+    frontier = latent.frontier
+    if frontier.empty:
+        return None
+    first, last = frontier.iloc[0], frontier.iloc[-1]
+    if latent.points["latent_size"].nunique() == 1:
+        fall = (
+            f"Every trial has a latent of {last['latent_size']:,} numbers; "
+            f"the least error is {error(last['val_mse'])}."
+        )
+    elif first["latent_size"] == last["latent_size"]:
+        fall = (
+            f"The smallest latent of all, {last['latent_size']:,} numbers, "
+            f"also has the least error, {error(last['val_mse'])}."
+        )
+    else:
+        fall = (
+            f"From latent size {first['latent_size']:,} to {last['latent_size']:,} the least "
+            f"error falls from {error(first['val_mse'])} to {error(last['val_mse'])}, "
+            f"by a factor of {ratio(first['val_mse'] / last['val_mse'])}."
+        )
+    compared = frontier[frontier["linear_mse"] > EXACT]
+    if compared.empty:
+        return fall
+    below = int((compared["val_mse"] < compared["linear_mse"]).sum())
+    return (
+        f"{fall} Of {_number(len(compared), 'trial')} on the frontier, {below or 'none'} "
+        f"{'lies' if below == 1 else 'lie'} below the best linear code of no larger size."
+    )
+
+
+def curves_sentence(curves: LearningCurves, n_epochs: int) -> str | None:
+    """Whether the best trial had stopped improving, how many were stopped, what is drawn."""
+    if curves.curves.empty:
+        return None
+    said = []
+    if curves.best is not None:
+        said.append(_ending(curves, n_epochs))
+    if stopped := curves.stopped_after:
+        usual = f"half of them by epoch {statistics.median_low(stopped)}"
+        when = usual if len(stopped) > 1 else f"after epoch {stopped[0]}"
+        verb = "was" if len(stopped) == 1 else "were"
+        said.append(f"{_number(len(stopped), 'trial')} {verb} stopped early, {when}.")
+    if curves.n_drawn < curves.n_trials:
+        said.append(
+            f"Drawn are {curves.n_drawn} of {curves.n_trials} trials, "
+            "taken evenly from the best to the worst."
+        )
+    return " ".join(said) or None
+
+
+def _ending(curves: LearningCurves, n_epochs: int) -> str:
+    curve = curves.curves[curves.curves["trial_number"] == curves.best]
+    epoch, last = curve["epoch"].tolist(), curve["val_mse"].tolist()
+    lowest = last.index(min(last))
+    if lowest < len(last) - 1 or len(last) < 2:
+        return f"The best trial had its least error in epoch {epoch[lowest]} of {n_epochs}."
+    gain = 100 * (1 - last[-1] / min(last[:-1]))
+    return (
+        f"The best trial was still improving when it ended: its last epoch, {epoch[-1]}, "
+        f"took {gain:.2g} % off the error."
+    )
+
+
+def frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
+    """The trials of the frontier as rows, with `linear`: their error over the linear code's."""
+    rows = {row["trial_number"]: row for row in ranked}
+    return [
+        {**rows[number], "linear": ratio(mse / linear) if linear > EXACT else "–"}
+        for number, mse, linear in zip(
+            *(latent.frontier[name] for name in ("trial_number", "val_mse", "linear_mse")),
+            strict=True,
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A sheet of pictures as a data URI, how wide to show it, and what its rows are."""
+
+    uri: str
+    width_px: int
+    rows: tuple[str, ...]
+
+
+def pictures(folder: Path, best: Row, task: str) -> Pictures | None:
+    """The best trial's sheet; None where it has not been painted."""
+    try:
+        png = (folder / "pictures" / f"{best['trial_number']}.png").read_bytes()
+    except FileNotFoundError:
+        return None
+    (width,) = struct.unpack(">I", png[16:20])  # the first field of a PNG's header chunk
+    rows = ("Output", "Original") if task == "reconstruct" else ("Grey", "Output", "Original")
+    uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    # Whole multiples: every pixel is the same size on the screen.
+    scaled = width * max(PICTURES_WIDTH_PX // width, 1)
+    return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), rows)
+
+
+def latent_shape(row: Row) -> str:
+    """Channels × height × width."""
+    return " × ".join(str(row[f"latent_{side}"]) for side in ("channels", "height", "width"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`value` is what sorting goes by; empty cells sort last."""
+
+    text: str
+    value: float | str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of trials. `text` gives a row's cell; `by` names what sorts it."""
+
+    title: str
+    by: str
+    text: Callable[[Row], str]
+    kind: str = "number"
+
+    def cell(self, row: Row) -> Cell:
+        if row[self.by] is None:
+            return Cell("", "", self.kind)
+        return Cell(self.text(row), row[self.by], self.kind)
+
+
+def _plain(name: str) -> Callable[[Row], str]:
+    return lambda row: str(row[name])
+
+
+COLUMNS = (
+    Column("trial", "trial_number", _plain("trial_number")),
+    Column("point", "point", _plain("point"), "word"),
+    Column("state", "state", _plain("state"), "word"),
+    Column("val_mse", "val_mse", lambda row: error(row["val_mse"])),
+    Column("PSNR, dB", "val_psnr_db", lambda row: f"{row['val_psnr_db']:.2f}"),
+    Column("test_mse", "test_mse", lambda row: error(row["test_mse"])),
+    Column("latent", "latent_size", latent_shape),
+    Column("params", "n_params", lambda row: f"{row['n_params']:,}"),
+    Column("epochs", "epochs_run", _plain("epochs_run")),
+    Column("time, s", "wall_time_s", lambda row: f"{row['wall_time_s']:,.1f}"),
+    Column("network", "network", _plain("network"), "text"),
+    Column(
+        "training",
+        "optimizer",
+        lambda row: f"{row['optimizer']}, lr {row['lr']:.3g}, batch {row['batch_size']}",
+        "word",
+    ),
+    Column("reason", "reason", _plain("reason"), "text"),
+)
+
+
+def factor(value: float) -> str:
+    """`0.62 times`, `1.8 times`, `140 times`."""
+    return f"{ratio(value)} times"
+
+
+def ratio(value: float) -> str:
+    """Two digits that count, never an exponent: `0.0062`, `0.62`, `1.8`, `140`."""
+    if value >= 10:
+        digits = 0
+    elif 0 < value < 1:
+        digits = 1 - math.floor(math.log10(value))
+    else:
+        digits = 1
+    return f"{value:,.{digits}f}"
+
+
+def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables; empty ones where the search was cut off before its first trial."""
+    if not (folder / "trials.parquet").exists():
+        none = Records()
+        return none.trials_table().to_pandas(), none.epochs_table().to_pandas()
+    return results.read_trials(folder), results.read_epochs(folder)
+
+
+def _baselines(folder: Path, fingerprint: str | None) -> pd.DataFrame | None:
+    """Those that were measured on this study's own images; None where there are none."""
+    path = folder / "baselines.parquet"
+    if not path.exists():
+        return None
+    frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
+    return frame[frame["data_fingerprint"] == fingerprint]
+
+
+def _row(record: dict[Any, Any]) -> Row:
+    return {name: None if pd.isna(value) else value for name, value in record.items()}
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def _number(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"

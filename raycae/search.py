@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raycae import data, results, space
-from raycae.errors import InputError
+from raycae.errors import InputError, told_on_stderr
 from raycae.results import RUNNING
 from raycae.searcher import SAMPLERS, require_possible
 from raycae.stopping import SCHEDULERS
@@ -103,26 +104,27 @@ def search(
 
     Example: raycae search --space ex3 --trials 50 --epochs 10
     """
-    try:
-        _require_choice("--sampler", sampler, SAMPLERS)
-        _require_choice("--scheduler", scheduler, SCHEDULERS)
-        asked = {
-            "space": space_name,
-            "data": _absolute(data_source),
-            "epochs": epochs,
-            "limit": limit,
-            "seed": seed,
-            "sampler": sampler,
-            "scheduler": scheduler,
-        }
-        resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
-        folder, plan, the_space = _plan(results_folder, study_name, trials, asked, resume)
-        hours = hours if hours is not None else the_space.budget.hours
-        code = run(folder, plan, the_space, resume, resources, hours=hours, address=address)
-    except InputError as error:
-        print(f"raycae: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    raise typer.Exit(code)
+    _require_choice("--sampler", sampler, SAMPLERS)
+    _require_choice("--scheduler", scheduler, SCHEDULERS)
+    asked = {
+        "data": _absolute(data_source),
+        "epochs": epochs,
+        "limit": limit,
+        "seed": seed,
+        "sampler": sampler,
+        "scheduler": scheduler,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    folder = _study_folder(results_folder, study_name or _name_of(space_name or "ex3"))
+    if resume:
+        plan, the_space = _resumed(folder, trials, given, space_name)
+    else:
+        the_space = space.load(space_name or "ex3")
+        plan = _planned(folder, the_space, trials, given)
+    data.check(plan.data)
+    hours = hours if hours is not None else the_space.budget.hours
+    resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
+    raise typer.Exit(run(folder, plan, the_space, resume, resources, hours=hours, address=address))
 
 
 def run(
@@ -160,7 +162,8 @@ def run(
     print(f"results  {_short(folder)}")
     print(f"report   {_short(folder / 'report.html')}")
     if received:
-        print(f"Interrupted; go on with: raycae search --resume --study {plan.study}")
+        where = "" if folder.parent == Path("results").resolve() else f" --results {folder.parent}"
+        print(f"Interrupted; go on with: raycae search --resume --study {plan.study}{where}")
         return 128 + received[0]
     return 0
 
@@ -254,72 +257,60 @@ def _finish(study: Study, images: data.Images, progress: Progress, *, quick: boo
     report.write(study.folder)
 
 
-def _plan(
-    results_folder: Path,
-    study_name: str | None,
-    trials: str | None,
-    asked: dict[str, Any],
-    resume: bool,
-) -> tuple[Path, Plan, space.Space]:
-    """What is to be done, checked before anything heavy is imported or written."""
-    known = asked["space"] is not None or not (resume and study_name)
-    the_space = space.load(asked["space"] or "ex3") if known else None
-    name = study_name or the_space.name  # type: ignore[union-attr]
-    _require_name(name)
-    folder = results_folder.expanduser().resolve() / name
-    if resume:
-        return folder, *_resumed(folder, trials, {**asked, "space": None}, the_space)
-    assert the_space is not None
+def _planned(
+    folder: Path, the_space: space.Space, trials: str | None, given: dict[str, Any]
+) -> Plan:
+    """A new study, checked before anything heavy is imported or written."""
     budget = the_space.budget
-    plan = Plan(
-        study=name,
-        space=the_space.name,
-        data=asked["data"] or the_space.file.data,
-        trials=_total(trials, budget.trials, so_far=0),
-        epochs=asked["epochs"] or budget.epochs,
-        limit=asked["limit"] or budget.limit,
-        seed=asked["seed"] or 0,
-        sampler=asked["sampler"] or "tpe",
-        scheduler=asked["scheduler"] or "asha",
-    )
+    defaults = {
+        "data": the_space.file.data,
+        "epochs": budget.epochs,
+        "limit": budget.limit,
+        "seed": 0,
+        "sampler": "tpe",
+        "scheduler": "asha",
+    }
+    total = _total(trials, so_far=0) or budget.trials
     require_absent(folder)
-    data.check(plan.data)
-    require_possible(the_space, plan.seed)
-    return folder, plan, the_space
+    require_possible(the_space)
+    return Plan(study=folder.name, space=the_space.name, trials=total, **{**defaults, **given})
 
 
 def _resumed(
-    folder: Path, trials: str | None, asked: dict[str, Any], wanted: space.Space | None
+    folder: Path, trials: str | None, given: dict[str, Any], space_name: str | None
 ) -> tuple[Plan, space.Space]:
+    """What the study was begun with; only its number of trials may change."""
     if not (folder / "study.json").exists():
-        raise InputError(
-            f"--resume: there is no study in {folder}; leave --resume out to begin one"
-        )
+        raise InputError(f"--resume: {folder} holds no study; leave --resume out to begin one")
     content = results.read_study(folder)
     plan = Plan(**content["plan"])
-    for name, value in asked.items():
-        if value is not None and value != getattr(plan, name):
+    for name, value in given.items():
+        if value != getattr(plan, name):
             raise InputError(
                 f"--{name} {value}: this study was begun with {getattr(plan, name)}; "
                 "leave the option out, or begin another study with --study NAME"
             )
     the_space = space.parse(content["space"]["text"], name=content["space"]["name"])
-    if wanted and wanted.hash != the_space.hash:
+    if space_name and space.load(space_name).hash != the_space.hash:
         raise InputError(
-            f"--space {wanted.name}: this study was begun with a space of other content; "
-            "leave --space out (--study NAME is enough), or begin another study"
+            f"--space {space_name}: this study was begun with a space of other content; "
+            "--study NAME alone goes on with that one; or begin another study"
         )
-    data.check(plan.data)
-    so_far = len(content_trials) if (content_trials := _issued(folder)) else 0
-    return replace(
-        plan, trials=_total(trials, plan.trials, so_far=max(so_far, plan.trials))
-    ), the_space
+    return replace(plan, trials=_total(trials, so_far=plan.trials) or plan.trials), the_space
 
 
-def _issued(folder: Path) -> set[int]:
-    from raycae import ledger
+def _study_folder(results_folder: Path, name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise InputError(
+            f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, at most 100, "
+            "the first one a letter, a digit or '_'"
+        )
+    return results_folder.expanduser().resolve() / name
 
-    return {event["trial_number"] for event in ledger.read(folder / "ledger")}
+
+def _name_of(space_name: str) -> str:
+    """A study is called like its space, if nobody says otherwise."""
+    return Path(space_name).stem
 
 
 def _open(
@@ -393,7 +384,7 @@ def _quiet() -> None:
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # its snapshot is not needed
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is searched here
     for name in ("ray", "ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -422,24 +413,14 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _total(trials: str | None, default: int, *, so_far: int) -> int:
-    """`--trials`: the study's total, or with a plus what is added to it."""
+def _total(trials: str | None, *, so_far: int) -> int | None:
+    """`--trials`: the study's total, or with a plus what is added to it. None if not given."""
     if trials is None:
-        return default
+        return None
     digits = trials.removeprefix("+")
     if not digits.isdecimal() or int(digits) < 1:
         raise InputError(f"--trials {trials}: has to be a whole number from 1, or +N to add N")
     return int(digits) + (so_far if trials.startswith("+") else 0)
-
-
-def _require_name(name: str) -> None:
-    import re
-
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
-        raise InputError(
-            f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, at most 100, "
-            "the first one a letter, a digit or '_'"
-        )
 
 
 def _require_choice(option: str, value: str | None, allowed: dict[str, Any]) -> None:
@@ -462,7 +443,10 @@ def _short(path: Path) -> str:
 
 def main() -> None:
     """`python raycae/search.py …`"""
-    typer.run(search)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(search)
+    with told_on_stderr():
+        app()
 
 
 if __name__ == "__main__":

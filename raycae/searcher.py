@@ -26,7 +26,6 @@ from raycae.errors import InputError
 from raycae.space import Space, Value
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 TRIES = 1000
 """So many proposals in a row may be infeasible before a space counts as impossible."""
@@ -37,7 +36,9 @@ PATIENCE = 50
 def _tpe(seed: int) -> BaseSampler:
     # group: conditional parameters are modelled jointly, not dropped to independent sampling;
     # constant_liar: trials still running keep others away, or parallel proposals would be alike.
-    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {

@@ -99,6 +99,7 @@ class Colourise:
 
     @property
     def in_channels(self) -> int:
+        """One per gamma."""
         return len(self.gammas)
 
     def batch(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import traceback
 from pathlib import Path
@@ -95,11 +94,10 @@ def _device() -> torch.device:
 
 
 def _device_name(device: torch.device) -> str:
-    if device.type == "cpu":
-        return "cpu"
-    return (
-        f"{torch.cuda.get_device_name(device)} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}".strip()
-    )
+    gpus = ",".join(map(str, ray.get_gpu_ids()))
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} {gpus}"
+    return f"cpu (GPU {gpus} unused: this torch sees none)" if gpus else "cpu"
 
 
 def _reason(fault: Exception) -> str:

@@ -1,0 +1,409 @@
+"""The figures of a report, each in two steps: numbers first, a plotly figure second.
+
+The first step is where something can be wrong, and is tested on its numbers; the second only
+draws. Every error is the task's mean squared error, on values from 0 to 1. Colours and text are
+chosen to be read on a white and on a black page alike; backgrounds are transparent.
+
+Plotly reads a little HTML in every text, so what comes from files is escaped before it gets there.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from raycae.architecture import architecture
+from raycae.config import Config
+from raycae.results import COMPLETE, FAIL, PRUNED
+
+BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
+FAINT = "rgba(138, 143, 150, 0.22)"
+
+CLOSE = 1.6
+"""Lines across a figure whose errors differ by less than this factor share a label."""
+
+EXACT = 1e-8
+"""Below this an error is rounding: half a step of 8 bits, everywhere, is 4e-6."""
+
+BASELINES = {
+    "linear": "linear, whole image",
+    "linear_4x4": "linear, 4 × 4 blocks",
+    "linear_8x8": "linear, 8 × 8 blocks",
+    "mean_colour": "mean colour",
+    "grey_copy": "grey copy",
+    "mean_chroma": "mean chroma",
+    "luma_function": "best function of luma",
+}
+
+
+def baseline_name(baseline: str) -> str:
+    """In words; a baseline that this version does not know keeps its own name."""
+    return BASELINES.get(baseline, baseline.replace("_", " "))
+
+
+def error(mse: float) -> str:
+    """A mean squared error: five decimals, or three digits where those would not be enough."""
+    return f"{mse:.5f}" if mse >= 0.001 else f"{mse:#.3g}"
+
+
+def described(trials: pd.DataFrame) -> pd.DataFrame:
+    """`trials` with what their configurations say: `network` (in words), `optimizer`, `lr`,
+    `batch_size`."""
+    configs = [Config.model_validate_json(text) for text in trials["config"]]
+    return trials.assign(
+        network=[str(architecture(config)) for config in configs],
+        optimizer=[config.optimizer for config in configs],
+        lr=[config.lr for config in configs],
+        batch_size=[config.batch_size for config in configs],
+    )
+
+
+@dataclass(frozen=True)
+class Code:
+    """A linear code: its baseline's name, numbers per image, and error."""
+
+    baseline: str
+    latent_size: int
+    val_mse: float
+
+
+POINT_COLUMNS = [
+    *("trial_number", "state", "point", "latent_size", "val_mse"),
+    *("network", "optimizer", "lr", "batch_size"),
+]
+
+
+@dataclass(frozen=True)
+class LatentError:
+    """What a latent size costs.
+
+    `points`: one row a trial that ended with an error (complete or stopped early), `POINT_COLUMNS`
+    and `on_frontier`, `linear_mse` (see `best_linear`; NaN where there is no such code).
+    `linear`: `baseline`, `latent_size`, `val_mse` of the linear codes.
+    `levels`: the error of each baseline without a latent, lowest first.
+    """
+
+    points: pd.DataFrame
+    linear: pd.DataFrame
+    levels: dict[str, float]
+
+    @property
+    def frontier(self) -> pd.DataFrame:
+        """The points that no other beats, from the smallest latent size to the largest; of several
+        equal ones the first trial."""
+        on = self.points[self.points["on_frontier"]].sort_values(["latent_size", "trial_number"])
+        return on.drop_duplicates("latent_size")
+
+    def best_linear(self, latent_size: int) -> Code | None:
+        """The linear code with the least error among those of at most `latent_size` numbers."""
+        short = self.linear[self.linear["latent_size"] <= latent_size]
+        if short.empty:
+            return None
+        best = short.sort_values("val_mse", kind="stable").iloc[0]
+        return Code(str(best["baseline"]), int(best["latent_size"]), float(best["val_mse"]))
+
+
+def latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> LatentError:
+    """The numbers of "latent size against validation error".
+
+    `trials`: rows as `described` gives them. `baselines`: `baseline`, `latent_size` (null: there is
+    no latent), `val_mse`; None where there are none yet.
+    """
+    ended = trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])
+    points = trials.loc[ended].filter(POINT_COLUMNS).reset_index(drop=True)
+    points = points.astype({"trial_number": int, "latent_size": int, "val_mse": float})
+    points["on_frontier"] = on_frontier(points["latent_size"], points["val_mse"])
+    data = LatentError(points, *_codes_and_levels(baselines))
+    codes = [data.best_linear(size) for size in points["latent_size"].tolist()]
+    points["linear_mse"] = [math.nan if code is None else code.val_mse for code in codes]
+    return data
+
+
+def on_frontier(latent_size: pd.Series[int], val_mse: pd.Series[float]) -> pd.Series[bool]:
+    """True where no other trial is at least as good in both and better in one."""
+    best = val_mse.groupby(latent_size).min()  # sorted by latent size
+    best_of_smaller = best.cummin().shift(fill_value=math.inf)
+    return (val_mse == latent_size.map(best)) & (val_mse < latent_size.map(best_of_smaller))
+
+
+def latent_error_figure(data: LatentError) -> go.Figure:
+    """Both axes logarithmic. Needs at least one point."""
+    low, high, x_low, x_high = _window(data)
+    figure = _figure("latent size, numbers per image", "validation error, MSE")
+    dashes = ("solid", "dash", "dashdot")
+    codes = data.linear[data.linear["val_mse"] > EXACT].groupby("baseline", sort=True)
+    for i, (baseline, code) in enumerate(codes):
+        name = html.escape(baseline_name(str(baseline)))
+        figure.add_scatter(
+            x=code["latent_size"].tolist(),
+            y=code["val_mse"].tolist(),
+            name=name,
+            mode="lines",
+            line={"color": VIOLET, "width": 1.5, "dash": dashes[i % len(dashes)]},
+            hovertemplate=f"{name}<br>%{{x:,}} numbers: %{{y:.4g}}<extra></extra>",
+        )
+    frontier = data.frontier
+    figure.add_scatter(
+        x=frontier["latent_size"].tolist(),
+        y=frontier["val_mse"].tolist(),
+        name="frontier",
+        mode="lines",
+        line={"color": ORANGE, "width": 2},
+        hoverinfo="skip",
+    )
+    for state, name, marker in (
+        (PRUNED, "stopped early", {"color": GREY, "symbol": "circle-open", "size": 7}),
+        (COMPLETE, "complete", {"color": BLUE, "size": 8}),
+    ):
+        points = data.points[data.points["state"] == state]
+        if not points.empty:
+            figure.add_scatter(
+                x=points["latent_size"].tolist(),
+                y=points["val_mse"].tolist(),
+                name=name,
+                mode="markers",
+                marker=marker,
+                hovertext=[_hover(point) for point in points.to_dict("records")],
+                hoverinfo="text",
+            )
+    _draw_levels(figure, data.levels)
+    sizes = _powers_of_two(x_low, x_high)
+    figure.update_xaxes(_log_axis(x_low, x_high, sizes, [f"{size:,}" for size in sizes]))
+    errors = log_ticks(low, high)
+    figure.update_yaxes(_log_axis(low, high, errors, [f"{tick:.3g}" for tick in errors]))
+    return figure
+
+
+@dataclass(frozen=True)
+class LearningCurves:
+    """`curves`: `trial_number`, `state`, `epoch`, `val_mse`, sorted by trial and epoch. `best`: the
+    best complete trial, if one is complete. `n_trials`: how many trials have a curve, drawn or not.
+    `stopped_after`: the last epoch of each trial that was stopped early, drawn or not.
+    """
+
+    curves: pd.DataFrame
+    best: int | None
+    n_trials: int
+    stopped_after: tuple[int, ...] = ()
+
+    @property
+    def n_drawn(self) -> int:
+        return int(self.curves["trial_number"].nunique())
+
+
+def learning_curves(trials: pd.DataFrame, epochs: pd.DataFrame, most: int = 30) -> LearningCurves:
+    """Validation error by epoch of at most `most` trials.
+
+    Where there are more, they are taken evenly from the best to the worst, both included.
+    """
+    told = epochs.loc[_drawable(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
+    told = told.astype({"trial_number": int, "epoch": int, "val_mse": float})
+    ranked = ranking(trials[trials["trial_number"].isin(told["trial_number"])])
+    complete = (ranked["state"] == COMPLETE).to_numpy()
+    places = np.linspace(0, max(len(ranked) - 1, 0), min(most, len(ranked))).round().astype(int)
+    best = None
+    if complete.any():
+        place = int(complete.argmax())
+        best = int(ranked["trial_number"].iloc[place])
+        if place not in places:
+            places[0] = place  # stopped trials are ahead of it
+    chosen = ranked.iloc[places][["trial_number", "state"]].astype({"trial_number": int})
+    curves = chosen.merge(told, on="trial_number").sort_values(["trial_number", "epoch"])
+    stopped = told["trial_number"].isin(ranked.loc[ranked["state"] == PRUNED, "trial_number"])
+    ends = told[stopped].groupby("trial_number")["epoch"].max()
+    return LearningCurves(curves.reset_index(drop=True), best, len(ranked), tuple(ends.tolist()))
+
+
+def ranking(trials: pd.DataFrame) -> pd.DataFrame:
+    """Best first; those that failed or have no error yet come last, by their numbers."""
+    scored = trials["val_mse"].notna() & trials["state"].ne(FAIL)
+    best_first = trials[scored].sort_values(["val_mse", "trial_number"])
+    return pd.concat([best_first, trials[~scored].sort_values("trial_number")])
+
+
+def learning_curves_figure(data: LearningCurves) -> go.Figure:
+    """Error on a logarithmic axis. Needs at least one curve."""
+    figure = _figure("epoch", "validation error, MSE")
+    curves = data.curves
+    is_best = curves["trial_number"] == data.best
+    complete = curves["state"] == COMPLETE
+    stopped = curves["state"] == PRUNED
+    for name, chosen, colour, width in (
+        ("failed or not ended", ~complete & ~stopped, "rgba(138, 143, 150, 0.35)", 1),
+        ("stopped early", stopped, "rgba(138, 143, 150, 0.7)", 1),
+        ("complete", complete & ~is_best, "rgba(59, 130, 196, 0.6)", 1.3),
+        (f"best: trial {data.best}", is_best, ORANGE, 3),
+    ):
+        if chosen.any():
+            x, y, texts = _gapped(curves[chosen])
+            figure.add_scatter(
+                x=x,
+                y=y,
+                name=name,
+                mode="lines+markers",  # a trial stopped after its first epoch is a mere dot
+                line={"color": colour, "width": width},
+                marker={"size": 3 + width, "color": colour},
+                hovertext=texts,
+                hoverinfo="text",
+            )
+    # No network that predicts values from 0 to 1 is meant to be above 1; one that exploded in its
+    # first epoch must not flatten all the others.
+    low, high = curves["val_mse"].min() / 1.15, min(curves["val_mse"].max() * 1.15, 1.0)
+    high = max(high, 2 * low)
+    ticks = log_ticks(low, high)
+    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    last = int(curves["epoch"].max())
+    figure.update_xaxes(dtick=1 if last <= 12 else None, range=[0.5, last + 0.5], tickformat="d")
+    return figure
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high` (0 < low < high) for a logarithmic axis, four or more."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [float(f"{m}e{decade}") for decade in decades for m in mantissas]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            return ticks
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step *= max(m for m in (1, 2, 5) if m * step <= (high - low) / 4)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _drawable(errors: pd.Series[float]) -> pd.Series[bool]:
+    """True where there is an error that a logarithmic axis can show."""
+    values = errors.to_numpy(dtype=float, na_value=math.nan)
+    return pd.Series(np.isfinite(values) & (values > 0), index=errors.index)
+
+
+def _codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Linear codes by size, and the levels; no level where there is nothing to code: pictures
+    without colour leave no error to colourisation, and a logarithmic axis has no place for it."""
+    if baselines is None:
+        baselines = pd.DataFrame({"baseline": [], "latent_size": [], "val_mse": []})
+    coded = baselines["latent_size"].notna()
+    is_linear = coded & baselines["baseline"].astype(str).str.startswith("linear")
+    kinds = {"baseline": str, "latent_size": int, "val_mse": float}
+    linear = baselines.loc[is_linear, list(kinds)].astype(kinds)
+    levels = baselines[~coded].sort_values("val_mse")
+    return linear.sort_values(["baseline", "latent_size"], ignore_index=True), {
+        str(baseline): float(val_mse)
+        for baseline, val_mse in zip(levels["baseline"], levels["val_mse"], strict=True)
+        if val_mse > EXACT
+    }
+
+
+def _window(data: LatentError) -> tuple[float, float, float, float]:
+    """Lowest and highest error, smallest and largest latent size to show.
+
+    The trials say which sizes; linear codes run on to both sides, down to no error at all.
+    """
+    sizes, errors = data.points["latent_size"], data.points["val_mse"]
+    near = data.linear[data.linear["latent_size"].between(sizes.min(), sizes.max())]
+    shown = [*errors, *near["val_mse"], *data.levels.values()]
+    low = max(min(shown), min(errors) / 10) / 1.3
+    high = max(max(shown) * 1.3, low * 3)
+    if data.levels:  # room for their label
+        label = (high / low) ** (0.07 * len(data.levels))
+        high = max(high, max(data.levels.values()) * label)
+    return low, high, min(sizes) / 1.7, max(sizes) * 1.7
+
+
+def _draw_levels(figure: go.Figure, levels: dict[str, float]) -> None:
+    """Dotted lines across, highest first. Lines too close for a label each share one above them,
+    which names them in the order in which they lie."""
+    label: list[str] = []
+    above = math.inf
+    for baseline, val_mse in sorted(levels.items(), key=lambda level: -level[1]):
+        line = {"color": GREY, "width": 1.5, "dash": "dot"}
+        figure.add_hline(y=val_mse, line=line, layer="below")
+        if val_mse * CLOSE < above:
+            label, above = [], val_mse
+            figure.add_annotation(
+                x=1,
+                xref="paper",
+                xanchor="right",
+                y=math.log10(above),  # plotly wants it so on a logarithmic axis
+                yanchor="bottom",
+                align="right",
+                showarrow=False,
+                font={"size": 12, "color": GREY},
+            )
+        label.append(html.escape(baseline_name(baseline)))
+        figure.layout.annotations[-1].text = "<br>".join(label)
+
+
+def _hover(point: dict[Hashable, Any]) -> str:
+    name = "" if pd.isna(point["point"]) else f", point {point['point']}"
+    network = textwrap.wrap(str(point["network"]), 56, break_long_words=False)
+    lines = [
+        f"trial {point['trial_number']}{name}: {error(point['val_mse'])}",
+        f"latent size {point['latent_size']:,}",
+        f"{point['optimizer']}, lr {point['lr']:.3g}, batch {point['batch_size']}",
+        *network,
+    ]
+    return "<br>".join(map(html.escape, lines))
+
+
+def _gapped(
+    curves: pd.DataFrame,
+) -> tuple[list[int | None], list[float | None], list[str | None]]:
+    """Many curves as one line with gaps, so that the legend has one entry for them."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    texts: list[str | None] = []
+    for number, curve in curves.groupby("trial_number"):
+        x += [*curve["epoch"].tolist(), None]
+        y += [*curve["val_mse"].tolist(), None]
+        rows = zip(curve["epoch"], curve["val_mse"], strict=True)
+        texts += [*(f"trial {number}, epoch {e}: {error(v)}" for e, v in rows), None]
+    return x, y, texts
+
+
+def _powers_of_two(low: float, high: float) -> list[int]:
+    powers = range(math.ceil(math.log2(max(low, 1))), math.floor(math.log2(high)) + 1)
+    return [2**n for n in powers][:: 1 + len(powers) // 8]
+
+
+def _log_axis(
+    low: float, high: float, ticks: Iterable[float], labels: Iterable[str]
+) -> dict[str, object]:
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": list(ticks),
+        "ticktext": list(labels),
+    }
+
+
+def _figure(x_title: str, y_title: str) -> go.Figure:
+    """An empty figure in the page's look. Dragging does nothing: on a phone it has to scroll."""
+    figure = go.Figure(layout={"template": "none"})
+    axis = {"gridcolor": FAINT, "linecolor": FAINT, "zeroline": False, "fixedrange": True}
+    axis |= {"automargin": True, "title": {"font": {"size": 13}}}
+    figure.update_xaxes(axis, title_text=x_title, showline=True)
+    figure.update_yaxes(axis, title_text=y_title)
+    return figure.update_layout(
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
+        margin={"l": 10, "r": 12, "t": 10, "b": 10},
+        legend={"orientation": "h", "font": {"size": 12}, "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={
+            "bgcolor": "#23272e",
+            "bordercolor": GREY,
+            "font": {"color": "#f1f2f4", "size": 12},
+            "align": "left",
+        },
+        hovermode="closest",
+        dragmode=False,
+        showlegend=True,
+    )

@@ -1,0 +1,98 @@
+"""What several test files share: the real images, made-up studies, one small Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycae import space
+from raycae.space import Space
+from raycae.study import Plan, Study
+
+JPEG_SET = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg"
+
+TINY_SPACE = """
+# Tiny: does it hang together?
+task: reconstruct
+data: photos
+budget: {trials: 6, epochs: 3, limit: 400}
+params:
+  channels: {type: int, low: 4, high: 8, per: stage}
+  lr: {type: float, low: 1.0e-3, high: 1.0e-2, log: true}
+  optimizer: {type: categorical, choices: [adam, sgd]}
+  momentum: {type: float, low: 0.0, high: 0.9, when: {optimizer: sgd}}
+fixed: {batch_size: 32}
+points:
+  base: {}
+"""
+
+
+@pytest.fixture
+def tiny_space() -> Space:
+    return space.parse(TINY_SPACE, name="tiny")
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan(
+        study="tiny",
+        space="tiny",
+        data="photos",
+        trials=6,
+        epochs=3,
+        limit=None,
+        seed=0,
+        sampler="random",
+        scheduler="none",
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_space: Space, plan: Plan) -> Iterator[Study]:
+    made = Study.create(tmp_path / "tiny", plan, tiny_space, data_facts())
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def jpeg_set() -> str:
+    """All of CIFAR-10 as JPEG; not part of the repository."""
+    if not JPEG_SET.is_dir():
+        pytest.skip("the real image set (cifar10-jpeg) is not beside this checkout")
+    return str(JPEG_SET)
+
+
+def data_facts() -> dict[str, Any]:
+    return {"source": "photos", "fingerprint": "0" * 16, "n_train": 100, "n_val": 20}
+
+
+def measured(epoch: int, val_mse: float) -> dict[str, Any]:
+    """What `Training.run_epoch` returns, with the error that a test wants."""
+    return {
+        "epoch": epoch,
+        "train_mse": val_mse * 1.1,
+        "val_mse": val_mse,
+        "val_psnr_db": 20.0,
+        "epoch_time_s": 1.0,
+        "images_per_s": 100.0,
+    }
+
+
+def run_trial(study: Study, *errors: float) -> int:
+    """Ask for a trial and give it these errors by epoch, as far as it is let. Its number."""
+    issue = study.ask()
+    assert issue is not None
+    study.started(issue.number)
+    for epoch, error in enumerate(errors, 1):
+        if not study.epoch(issue.number, measured(epoch, error)):
+            break
+    return issue.number
+
+
+def study_json(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "study.json").read_text())
+    return content

@@ -1,0 +1,301 @@
+"""Configurations to layers to networks: shapes, counts, and that everything builds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from raycae.architecture import Architecture, Conv, Infeasible, architecture
+from raycae.config import Config, resolve
+from raycae.errors import InputError
+from raycae.model import Autoencoder, build, load, save
+
+LINEAR_CODE = {
+    "depth": 1,
+    "channels": 16,
+    "kernel": 4,
+    "factor": 4,
+    "padding": "none",
+    "downsample": "stride",
+    "latent_channels": 0,
+    "upsample": "transposed",
+    "activation": "none",
+    "output": "linear",
+}
+CUSTOM = {
+    "task": "colourise",
+    "channels": [16, 32],
+    "convs": [3, 2],
+    "downsample": "stride",
+    "latent_channels": 0,
+    "decoder_kind": "transposed",
+    "decoder_convs": 2,
+    "decoder_channels": [[32, 16], [8]],
+}
+
+
+def conv_params(*layers: tuple[int, int, int]) -> int:
+    """Weights and biases of plain convolutions (in, out, kernel), by the textbook."""
+    return sum(i * o * k * k + o for i, o, k in layers)
+
+
+# Name, what it changes, convolutions (in, out, kernel) and latent shape worked out by hand from
+# the table of the source report.
+REPORT: list[tuple[str, dict[str, Any], list[tuple[int, int, int]], tuple[int, int, int]]] = [
+    ("base", {}, [(3, 8, 3), (8, 12, 3), (12, 16, 3), (16, 12, 3), (12, 3, 3)], (16, 8, 8)),
+    (
+        "latent-x4",
+        {"latent_channels": 64},
+        [(3, 8, 3), (8, 12, 3), (12, 64, 3), (64, 12, 3), (12, 3, 3)],
+        (64, 8, 8),
+    ),
+    (
+        "channels-x2",
+        {"channels": [16, 24], "latent_channels": 32},
+        [(3, 16, 3), (16, 24, 3), (24, 32, 3), (32, 24, 3), (24, 3, 3)],
+        (32, 8, 8),
+    ),
+    (
+        "kernel-5",
+        {"kernel": 5},
+        [(3, 8, 5), (8, 12, 5), (12, 16, 5), (16, 12, 5), (12, 3, 5)],
+        (16, 8, 8),
+    ),
+    (
+        "stride",
+        {"downsample": "stride"},
+        [(3, 8, 3), (8, 12, 3), (12, 16, 3), (16, 12, 3), (12, 3, 3)],
+        (16, 8, 8),
+    ),
+    (
+        "stride-extra",
+        {"downsample": "stride", "convs": 2, "decoder_convs": 1},
+        [(3, 8, 3), (8, 8, 3), (8, 12, 3), (12, 12, 3), (12, 16, 3), (16, 12, 3), (12, 3, 3)],
+        (16, 8, 8),
+    ),
+    (
+        "fewer-pool",
+        {"downsample": ["max", "none"]},
+        [(3, 8, 3), (8, 12, 3), (12, 16, 3), (16, 12, 3), (12, 3, 3)],
+        (16, 16, 16),
+    ),
+    (
+        "deeper",
+        {"channels": [8, 12, 12], "decoder_channels": [16, 12, 12]},
+        [(3, 8, 3), (8, 12, 3), (12, 12, 3), (12, 16, 3), (16, 16, 3), (16, 12, 3), (12, 3, 3)],
+        (16, 4, 4),
+    ),
+    (
+        "ex3-base",
+        {"task": "colourise"},
+        [(4, 8, 3), (8, 12, 3), (12, 16, 3), (16, 12, 3), (12, 2, 3)],
+        (16, 8, 8),
+    ),
+    (
+        "ex3-custom",
+        CUSTOM,
+        [
+            (4, 16, 3),
+            (16, 16, 3),
+            (16, 16, 3),
+            (16, 32, 3),
+            (32, 32, 3),
+            (32, 32, 3),
+            (32, 16, 3),
+            (16, 8, 3),
+            (8, 2, 3),
+        ],
+        (32, 8, 8),
+    ),
+    ("linear code", LINEAR_CODE, [(3, 16, 4), (16, 3, 4)], (16, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("name", "point", "convs", "latent"), REPORT, ids=[r[0] for r in REPORT])
+def test_networks_of_the_report(
+    name: str, point: dict[str, Any], convs: list[tuple[int, int, int]], latent: tuple[int, ...]
+) -> None:
+    """Oracle: layers, latent shape and parameters written out by hand above."""
+    net = architecture(resolve(point))
+    built = [
+        (c.in_shape[0], c.out_shape[0], c.kernel) for c in net.layers if isinstance(c, Conv)
+    ]
+    assert built == convs
+    assert net.latent_shape == latent
+    assert net.n_params == conv_params(*convs)
+
+
+def test_base_model_is_the_reports() -> None:
+    """Oracle: 4,911 parameters and latent size 1024, as the source report computes."""
+    net = architecture(resolve({}))
+    assert (net.n_params, net.latent_size) == (4911, 1024)
+    assert str(net) == (
+        "conv 3-8 k3, max-pool 2, conv 8-12 k3, max-pool 2, conv 12-16 k3 | "
+        "nearest 8→16, conv 16-12 k3, nearest 16→32, conv 12-3 k3"
+    )
+
+
+def test_linear_code_is_linear() -> None:
+    """Oracle: superposition. f(a) - f(0) is additive for a network without activations."""
+    net = build(architecture(resolve(LINEAR_CODE)), seed=0).eval()
+    a, b = torch.rand(2, 1, 3, 32, 32).unbind()
+    zero = net(torch.zeros_like(a))
+    assert torch.allclose(net(a + b) - zero, (net(a) - zero) + (net(b) - zero), atol=1e-5)
+
+
+stage = st.fixed_dictionaries(
+    {
+        "channels": st.integers(1, 9),
+        "kernel": st.integers(2, 7),
+        "padding": st.sampled_from(["same", "none"]),
+        "convs": st.integers(1, 3),
+        "downsample": st.sampled_from(["max", "average", "stride", "none"]),
+        "factor": st.sampled_from([2, 4]),
+        "decoder_kernel": st.integers(2, 7),
+        "decoder_convs": st.integers(1, 3),
+        "decoder_kind": st.sampled_from(["conv", "transposed"]),
+    }
+)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    stages = draw(st.lists(stage, min_size=1, max_size=4))
+    per_stage = {name: [s[name] for s in stages] for name in stages[0]}
+    return resolve(
+        per_stage
+        | {
+            "task": draw(st.sampled_from(["reconstruct", "colourise"])),
+            "image_size": draw(st.sampled_from([16, 31, 32, 45])),
+            "gammas": draw(st.lists(st.floats(0.1, 3), min_size=1, max_size=3)),
+            "depth": len(stages),
+            "latent_channels": draw(st.integers(0, 8)),
+            "latent_kernel": draw(st.integers(2, 7)),
+            "latent_convs": draw(st.integers(1, 2)),
+            "upsample": draw(
+                st.sampled_from(["nearest", "bilinear", "transposed", "pixel_shuffle"])
+            ),
+            "activation": draw(st.sampled_from(["relu", "leaky_relu", "silu", "gelu", "none"])),
+            "norm": draw(st.sampled_from(["none", "batch"])),
+            "residual": draw(st.booleans()),
+            "output": draw(st.sampled_from(["sigmoid", "linear"])),
+        }
+    )
+
+
+def on_meta(net: Architecture) -> Autoencoder:
+    with torch.device("meta"):
+        return Autoencoder(net)
+
+
+@settings(max_examples=25, deadline=None)
+@given(configs())
+def test_every_sample_is_what_it_says(config: Config) -> None:
+    """Oracle: torch itself, on the meta device: the shapes it computes, the parameters it
+    allocates and the FLOPs its counter counts. Only a vanished feature map may be refused."""
+    try:
+        net = architecture(config)
+    except Infeasible as refusal:
+        assert "pool" in str(refusal) or "stride" in str(refusal) or "kernel" in str(refusal)
+        return
+    module = on_meta(net)
+    x = torch.zeros(2, config.in_channels, config.image_size, config.image_size, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        z = module.encode(x)
+        x_hat = module.decode(z)
+    assert tuple(z.shape[1:]) == net.latent_shape
+    assert tuple(x_hat.shape) == (2, config.out_channels, config.image_size, config.image_size)
+    assert sum(p.numel() for p in module.parameters()) == net.n_params
+    assert counter.get_total_flops() == 2 * net.flops
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs())
+def test_config_survives_json(config: Config) -> None:
+    """Oracle: round trip; the column `config` gives back the same network."""
+    assert Config.model_validate_json(config.to_json()) == config
+    assert resolve(config.model_dump()) == config
+
+
+def test_hash_is_of_the_network() -> None:
+    """Oracle: two spellings of one network agree, training settings do not count, and any change
+    of layers, activation or output shows."""
+    base = architecture(resolve({})).hash
+    same = {"channels": [8, 12], "kernel": [3, 3], "decoder_channels": [12, 5], "lr": 0.1}
+    assert architecture(resolve(same)).hash == base
+    for change in (
+        {"kernel": 5},
+        {"activation": "relu"},
+        {"output": "linear"},
+        {"downsample": "stride"},
+        {"downsample": "average"},
+        {"norm": "batch"},
+    ):
+        assert architecture(resolve(change)).hash != base
+
+
+def test_vanished_feature_map_is_refused() -> None:
+    """Oracle: by hand, 32 / 4 / 4 / 4 leaves nothing; the message names the stage."""
+    with pytest.raises(Infeasible, match="stage 3: max-pool 4 on 2 x 2"):
+        architecture(resolve({"depth": 3, "channels": 4, "factor": 4}))
+    with pytest.raises(Infeasible, match="kernel 7 without padding"):
+        architecture(resolve({"depth": 3, "channels": 4, "kernel": 7, "padding": "none"}))
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    """Oracle: equal seeds give equal weights whatever was drawn before, and the global generator
+    is where it was."""
+    net = architecture(resolve({}))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = build(net, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    again, other = build(net, seed=1), build(net, seed=2)
+    pairs = list(zip(first.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(first.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_saved_model_comes_back(tmp_path: Any) -> None:
+    """Oracle: the same output for the same input, bit for bit; a folder without weights is refused
+    by name."""
+    config = resolve({"norm": "batch"})
+    network = build(architecture(config), seed=3).eval()
+    network = network.to(memory_format=torch.channels_last)
+    save(tmp_path / "7", network.state_dict(), config, trial_number=7)
+    loaded, loaded_config = load(tmp_path / "7")
+    x = torch.rand(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    assert loaded_config == config
+    assert torch.equal(loaded(x), network(x))
+    (tmp_path / "7" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors is missing"):
+        load(tmp_path / "7")
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"kernel": 9}, "kernel.0: 9 is not allowed; input should be less than or equal to 7"),
+        ({"kernal": 3}, "kernal: unknown key; did you mean kernel?"),
+        ({"downsample": "maxx"}, "'maxx' is not allowed; allowed: 'max', 'average', 'stride'"),
+        ({"channels": [8, 12, 16], "depth": 2}, "has 3 entries"),
+        ({"batch_size": 0}, "batch_size: 0 is not allowed"),
+        ({"lr": float("nan")}, "lr: nan is not allowed"),
+        ({"decoder_channels": [[8, 9], 3]}, "stage 1 has 2 numbers for 1 convolutions"),
+        ({"gammas": []}, "gammas"),
+    ],
+)
+def test_wrong_settings_are_named(settings_: dict[str, Any], message: str) -> None:
+    """Oracle: the message names the setting, the value and what is allowed."""
+    with pytest.raises(InputError) as caught:
+        resolve(settings_)
+    assert message in str(caught.value)

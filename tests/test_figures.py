@@ -1,0 +1,228 @@
+"""The numbers behind the figures, against frames small enough to work out by hand, and the
+frontier against its definition, tried on every pair."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycae import figures
+from raycae.config import resolve
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
+
+BASELINES = pd.DataFrame(
+    [
+        ("mean_colour", None, 0.06),
+        ("linear_8x8", 16, 0.05),
+        ("linear_8x8", 1024, 0.003),
+        ("linear", 64, 0.03),
+        ("linear", 1024, 0.004),
+        ("linear_8x8", 3072, 1e-31),
+        ("grey_copy", None, 1e-33),
+    ],
+    columns=["baseline", "latent_size", "val_mse"],
+).astype({"latent_size": "Int64", "val_mse": "Float64"})
+
+
+def made_trials(*rows: tuple[str, int, float | None]) -> pd.DataFrame:
+    """(state, latent size, error), numbered from 0, with the types that `read_trials` gives."""
+    frame = pd.DataFrame(rows, columns=["state", "latent_size", "val_mse"])
+    frame.insert(0, "trial_number", range(len(rows)))
+    frame["point"] = pd.Series([None] * len(rows), dtype="string")
+    frame["config"] = resolve({"lr": 0.002, "batch_size": 64}).to_json()
+    return figures.described(frame.astype({"latent_size": "Int64", "val_mse": "Float64"}))
+
+
+def made_epochs(curves: dict[int, list[float | None]]) -> pd.DataFrame:
+    rows = [(n, e, value) for n, curve in curves.items() for e, value in enumerate(curve, 1)]
+    frame = pd.DataFrame(rows, columns=["trial_number", "epoch", "val_mse"])
+    return frame.astype({"trial_number": "Int64", "epoch": "Int64", "val_mse": "Float64"})
+
+
+def test_described_says_what_the_configuration_says() -> None:
+    """Oracle: the settings written into it, and the base model's words from its definition."""
+    row = made_trials((COMPLETE, 1024, 0.01)).iloc[0]
+    assert (row["optimizer"], row["lr"], row["batch_size"]) == ("adam", 0.002, 64)
+    assert row["network"].startswith("conv 3-8 k3, max-pool 2, conv 8-12 k3")
+
+
+def test_latent_error_keeps_trials_that_ended_with_an_error() -> None:
+    """Oracle: by hand. Failed and running trials, and those without a positive error, have no place
+    on a logarithmic axis."""
+    trials = made_trials(
+        (COMPLETE, 1024, 0.004),
+        (PRUNED, 256, 0.02),
+        (FAIL, 64, 0.001),
+        (RUNNING, 64, 0.001),
+        (PRUNED, 64, None),
+        (COMPLETE, 2048, 0.005),
+        (COMPLETE, 32, math.inf),
+        (COMPLETE, 32, 0.0),
+    )
+    data = figures.latent_error(trials, BASELINES)
+    assert data.points["trial_number"].tolist() == [0, 1, 5]
+    assert data.points["on_frontier"].tolist() == [True, True, False]
+    assert data.frontier["trial_number"].tolist() == [1, 0]
+    assert data.points["linear_mse"].tolist() == [0.003, 0.03, 0.003]
+
+
+def test_baselines_are_parted_by_whether_they_have_a_latent() -> None:
+    """Oracle: by hand. A level of no error (pictures without colour) is nothing to draw."""
+    data = figures.latent_error(made_trials((COMPLETE, 1024, 0.004)), BASELINES)
+    assert data.levels == {"mean_colour": 0.06}
+    assert data.linear["latent_size"].tolist() == [64, 1024, 16, 1024, 3072]
+    assert data.linear["baseline"].tolist() == ["linear"] * 2 + ["linear_8x8"] * 3
+
+
+@pytest.mark.parametrize(
+    ("latent_size", "code"),
+    [(15, None), (16, ("linear_8x8", 16)), (500, ("linear", 64)), (1024, ("linear_8x8", 1024))],
+)
+def test_the_linear_code_to_compare_with_is_never_larger(
+    latent_size: int, code: tuple[str, int] | None
+) -> None:
+    """Oracle: read off `BASELINES`."""
+    data = figures.latent_error(made_trials((COMPLETE, 1024, 0.004)), BASELINES)
+    found = data.best_linear(latent_size)
+    assert (found and (found.baseline, found.latent_size)) == code
+
+
+def test_without_baselines_there_are_points_alone() -> None:
+    """Oracle: an interrupted search leaves no `baselines.parquet`."""
+    data = figures.latent_error(made_trials((COMPLETE, 1024, 0.004)), None)
+    assert data.linear.empty
+    assert data.levels == {}
+    assert math.isnan(data.points["linear_mse"].iloc[0])
+    assert len(figures.latent_error_figure(data).data) == 2  # frontier, complete
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5])), max_size=12)
+)
+def test_frontier_is_what_nobody_dominates(points: list[tuple[int, float]]) -> None:
+    """Oracle: the definition on every pair; few values, so that ties are common."""
+    frame = pd.DataFrame(points, columns=["size", "mse"]).astype({"size": int, "mse": float})
+    expected = [
+        not any(s <= size and m <= mse and (s, m) != (size, mse) for s, m in points)
+        for size, mse in points
+    ]
+    assert figures.on_frontier(frame["size"], frame["mse"]).tolist() == expected
+
+
+def test_latent_error_figure_draws_the_numbers_it_is_given() -> None:
+    """Oracle: the frame's numbers; the code without any error is left out, the axes are logarithmic
+    and hold every point."""
+    trials = made_trials((COMPLETE, 1024, 0.004), (PRUNED, 256, 0.02))
+    figure = figures.latent_error_figure(figures.latent_error(trials, BASELINES))
+    traces = {trace.name: trace for trace in figure.data}
+    assert list(traces["complete"].x) == [1024]
+    assert list(traces["stopped early"].y) == [0.02]
+    assert list(traces["frontier"].x) == [256, 1024]
+    assert list(traces["linear, 8 × 8 blocks"].x) == [16, 1024]
+    assert "lr 0.002, batch 64" in traces["complete"].hovertext[0]
+    assert [note.text for note in figure.layout.annotations] == ["mean colour"]
+    for axis, values in ((figure.layout.xaxis, (256, 1024)), (figure.layout.yaxis, (0.004, 0.06))):
+        assert axis.type == "log"
+        assert axis.range[0] < math.log10(values[0])
+        assert math.log10(values[1]) < axis.range[1]
+
+
+def test_levels_too_close_for_a_label_each_share_one() -> None:
+    """Oracle: the names from the top line down, above it; a distant level stands alone."""
+    levels = [("mean_chroma", None, 0.0038), ("grey_copy", None, 0.0041), ("far", None, 0.0001)]
+    baselines = pd.DataFrame(levels, columns=["baseline", "latent_size", "val_mse"])
+    data = figures.latent_error(made_trials((COMPLETE, 1024, 0.002)), baselines)
+    notes = figures.latent_error_figure(data).layout.annotations
+    assert [note.text for note in notes] == ["grey copy<br>mean chroma", "far"]
+    assert notes[0].y == pytest.approx(math.log10(0.0041))
+
+
+def test_what_comes_from_files_is_text_to_plotly() -> None:
+    """Oracle: plotly would read `<b>` as bold; it gets the escaped name."""
+    trials = made_trials((COMPLETE, 1024, 0.004))
+    trials["point"] = "<b>bold</b>"
+    baselines = pd.DataFrame({"baseline": ["<i>"], "latent_size": [None], "val_mse": [0.1]})
+    figure = figures.latent_error_figure(figures.latent_error(trials, baselines))
+    assert "&lt;b&gt;bold" in figure.data[-1].hovertext[0]
+    assert figure.layout.annotations[0].text == "&lt;i&gt;"
+
+
+def test_learning_curves_of_few_trials_are_all_there() -> None:
+    """Oracle: by hand. The best is the best of the complete ones; a null epoch is left out."""
+    trials = made_trials(
+        (COMPLETE, 64, 0.02), (COMPLETE, 64, 0.01), (PRUNED, 64, 0.005), (FAIL, 64, 0.03)
+    )
+    epochs = made_epochs({0: [0.04, 0.02], 1: [0.03, 0.01], 2: [0.005], 3: [0.03, None]})
+    data = figures.learning_curves(trials, epochs)
+    assert data.best == 1
+    assert (data.n_drawn, data.n_trials, data.stopped_after) == (4, 4, (1,))
+    assert data.curves["trial_number"].tolist() == [0, 0, 1, 1, 2, 3]
+    assert data.curves["val_mse"].tolist() == [0.04, 0.02, 0.03, 0.01, 0.005, 0.03]
+
+
+def test_many_learning_curves_are_taken_evenly_and_with_the_best() -> None:
+    """Oracle: of 100 trials in order of their error, the best and the worst are drawn, no gap
+    between ranks is above 99 / 29, and the best complete trial is there behind stopped ones."""
+    states = [PRUNED] * 2 + [COMPLETE] * 98
+    trials = made_trials(*((state, 64, 0.001 * (n + 1)) for n, state in enumerate(states)))
+    data = figures.learning_curves(trials, made_epochs({n: [0.001 * (n + 1)] for n in range(100)}))
+    drawn = data.curves["trial_number"].unique()
+    assert (data.best, data.n_drawn, data.n_trials) == (2, 30, 100)
+    assert 2 in drawn
+    assert drawn.max() == 99
+    assert np.diff(drawn).max() <= 4
+
+
+def test_learning_curves_figure_has_one_line_a_kind() -> None:
+    """Oracle: four kinds of trials, gaps between the trials of a kind, and the best on top."""
+    trials = made_trials(
+        *((COMPLETE, 64, 0.01 + n / 1000) for n in range(3)), (PRUNED, 64, 0.02), (RUNNING, 64, 0.1)
+    )
+    figure = figures.learning_curves_figure(
+        figures.learning_curves(trials, made_epochs({n: [0.05, 0.03] for n in range(5)}))
+    )
+    names = ["failed or not ended", "stopped early", "complete", "best: trial 0"]
+    assert [trace.name for trace in figure.data] == names
+    assert list(figure.data[2].x) == [1, 2, None, 1, 2, None]
+
+
+def test_ranking_puts_failures_and_the_unknown_last() -> None:
+    """Oracle: by hand."""
+    trials = made_trials(
+        (FAIL, 64, 0.001), (RUNNING, 64, None), (PRUNED, 64, 0.2), (COMPLETE, 64, 0.3)
+    )
+    assert figures.ranking(trials)["trial_number"].tolist() == [2, 3, 0, 1]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_no_trial_and_no_epoch_are_empty_numbers(n: int) -> None:
+    """Oracle: nothing in, nothing out, with the columns that the figures look for."""
+    trials = made_trials((RUNNING, 64, None)).iloc[:n]
+    latent = figures.latent_error(trials, None)
+    curves = figures.learning_curves(trials, made_epochs({}))
+    assert latent.points.empty
+    assert latent.frontier.empty
+    assert (curves.best, curves.n_drawn, curves.n_trials) == (None, 0, 0)
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1.05, 1e6))
+def test_ticks_of_a_logarithmic_axis(low: float, span: float) -> None:
+    """Oracle: ticks lie inside, rise, and are enough to read the axis and few enough for labels."""
+    high = low * span
+    ticks = figures.log_ticks(low, high)
+    assert all(low <= tick <= high * (1 + 1e-9) for tick in ticks)
+    assert ticks == sorted(set(ticks))
+    assert 3 <= len(ticks) <= 16
+
+
+@pytest.mark.parametrize(
+    ("mse", "text"), [(0.0123456, "0.01235"), (0.001, "0.00100"), (0.00021, "0.000210")]
+)
+def test_errors_keep_three_digits(mse: float, text: str) -> None:
+    """Oracle: by hand."""
+    assert figures.error(mse) == text

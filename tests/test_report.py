@@ -1,0 +1,419 @@
+"""The report: sentences against numbers worked out by hand, and the page as a parser and a browser
+see it. The studies are made up: events folded by `Records`, as a search would."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from raycae import report
+from raycae.config import resolve
+from raycae.errors import InputError
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING, Records
+
+BEGUN = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOSTILE = '<script>alert(\'x\')</script>"><img src=x onerror="boom()">'
+
+
+@dataclass
+class Trial:
+    """A made-up trial: its settings and the validation error after each epoch."""
+
+    curve: list[float]
+    state: str = COMPLETE
+    settings: dict[str, Any] = field(default_factory=dict)
+    point: str | None = None
+    reason: str | None = None
+    test_mse: float | None = None
+
+
+def made_study(
+    folder: Path,
+    trials: list[Trial],
+    *,
+    task: str = "reconstruct",
+    study: str = "made-up",
+    data: str = "/somewhere/photos of mine",
+    baselines: list[tuple[str, int | None, float]] | None = None,
+    epochs: int = 4,
+) -> Path:
+    """A study's folder as a search leaves it, without a ledger."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {"study": study, "space": "ex2", "data": data, "trials": len(trials)}
+    plan |= {"epochs": epochs, "limit": None, "seed": 7, "sampler": "tpe", "scheduler": "asha"}
+    content = {
+        "study": study,
+        "plan": plan,
+        "space": {"name": "ex2", "hash": "0123abcd", "text": "task: reconstruct"},
+        "task": task,
+        "data": {"source": data, "fingerprint": "f00d", "n_train": 5000, "n_val": 1000},
+        "created_at": BEGUN.isoformat(),
+        "command": f"raycae search --space ex2 --study {study}",
+        "versions": {"python": "3.11.2", "raycae": "0.1.0", "torch": "2.15.0"},
+        "commit": "0123456789ab",
+        "hardware": {
+            "host": "node",
+            "system": "Linux",
+            "cpu": "Some CPU",
+            "n_cpus": 2,
+            "memory_bytes": 8 << 30,
+            "gpus": [],
+        },
+    }
+    (folder / "study.json").write_text(json.dumps(content))
+    records = Records(study, n_images=5000)
+    for number, trial in enumerate(trials):
+        for event in _events(number, trial, task):
+            records.apply(event)
+    records.write(folder)
+    if baselines is not None:
+        frame = pd.DataFrame(baselines, columns=["baseline", "latent_size", "val_mse"])
+        frame.insert(0, "data_fingerprint", "f00d")
+        kinds = {"latent_size": "Int64", "val_mse": "Float64"}
+        frame.assign(test_mse=frame["val_mse"]).astype(kinds).to_parquet(
+            folder / "baselines.parquet", index=False
+        )
+    return folder
+
+
+def _events(number: int, trial: Trial, task: str) -> list[dict[str, Any]]:
+    common = {"trial_number": number, "at": BEGUN + timedelta(minutes=number), "attempt": 1}
+    config = resolve({"task": task, **trial.settings}).to_json()
+    events = [
+        {"event": "created", "point": trial.point, "params": "{}", "config": config, "seed": 7},
+        {"event": "started"},
+    ]
+    for epoch, value in enumerate(trial.curve, 1):
+        measured = {"train_mse": value, "val_mse": value, "val_psnr_db": -10 * math.log10(value)}
+        events.append({"event": "epoch", "epoch": epoch, "epoch_time_s": 2.5, **measured})
+    if trial.state != RUNNING:
+        events.append({"event": "ended", "state": trial.state, "reason": trial.reason})
+    if trial.test_mse is not None:
+        events.append({"event": "evaluated", "test_mse": trial.test_mse})
+    return [{**common, **event} for event in events]
+
+
+def painted(folder: Path, number: int, n_rows: int) -> Path:
+    """A sheet as `evaluation.paint` lays it out: rows of 12 pictures of 32 pixels, gaps of 2."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    sheet = Image.new("RGB", (12 * 34 - 2, n_rows * 34 - 2), "white")
+    slope = Image.linear_gradient("L").resize((32, 32))
+    for row in range(n_rows):
+        for i in range(12):
+            hue = Image.new("L", (32, 32), 21 * i)
+            picture = Image.merge("HSV", (hue, slope.rotate(90), slope)).convert("RGB")
+            sheet.paste(picture, (34 * i, 34 * row))
+    sheet.save(folder / "pictures" / f"{number}.png")
+    return folder
+
+
+def plausible(folder: Path, n: int = 60, task: str = "reconstruct") -> Path:
+    """`n` trials with errors that fall with the latent size, some stopped, some failed."""
+    chance = random.Random(0)
+    scale = 0.9 if task == "reconstruct" else 0.04
+    trials = [Trial([scale * 0.011 * (1 + 2 / e) for e in range(1, 11)], point="base")]
+    for _ in range(n - 1):
+        channels = chance.choice([2, 4, 8, 16, 24, 32])
+        depth = chance.choice([1, 2, 2, 3, 3, 4])
+        settings = {
+            "latent_channels": channels,
+            "depth": depth,
+            "channels": [chance.choice([8, 16, 24, 32]) for _ in range(depth)],
+            "optimizer": chance.choice(["adam", "adamw", "rmsprop", "sgd"]),
+            "lr": 10 ** chance.uniform(-4, -1.6),
+            "batch_size": chance.choice([16, 32, 64, 128]),
+            "upsample": chance.choice(["nearest", "bilinear", "pixel_shuffle"]),
+        }
+        size = channels * (32 >> depth) ** 2
+        floor = scale * size**-0.55 * 0.18 * chance.lognormvariate(0.35, 0.35)
+        curve = [floor * (1 + chance.uniform(1, 3) / epoch) for epoch in range(1, 11)]
+        state = chance.choices([COMPLETE, PRUNED, FAIL], [6, 5, 1])[0]
+        length = {COMPLETE: 10, PRUNED: chance.choice([1, 1, 3]), FAIL: chance.choice([0, 2])}[
+            state
+        ]
+        reason = {PRUNED: f"asha after epoch {length}", FAIL: "diverged: loss is nan in epoch 3"}
+        trials.append(Trial(curve[:length], state, settings, reason=reason.get(state)))
+    trials[1].test_mse = trials[1].curve[-1] * 1.02 if trials[1].curve else None
+    if task == "reconstruct":
+        codes = [("linear", k, 0.9 * k**-0.78) for k in (64, 128, 256, 512, 1024, 2048)]
+        codes += [("linear_4x4", 64 * k, 0.026 * k**-0.95) for k in range(1, 49)]
+        codes += [("linear_8x8", 16 * k, 0.05 * k**-0.75) for k in range(1, 192)]
+        levels = [("mean_colour", None, 0.0617)]
+    else:
+        codes = []
+        levels = [("grey_copy", None, 0.00412), ("mean_chroma", None, 0.0038)]
+        levels += [("luma_function", None, 0.00352)]
+    made_study(folder, trials, task=task, baselines=codes + levels, epochs=10, study=folder.name)
+    finished = [(t.curve[-1], i) for i, t in enumerate(trials) if t.state == COMPLETE]
+    return painted(folder, min(finished)[1], 2 if task == "reconstruct" else 3)
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements, the text outside scripts, the scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.text += " ".join(data.split()) + " "
+
+    def having(self, attribute: str) -> list[str | None]:
+        return [attrs[attribute] for _, attrs in self.elements if attribute in attrs]
+
+
+BASELINES: list[tuple[str, int | None, float]] = [
+    ("mean_colour", None, 0.05),
+    ("linear", 1024, 0.004),
+    ("linear_4x4", 1024, 0.002),
+    ("linear_4x4", 512, 0.008),
+]
+TRIALS = [
+    Trial([0.02, 0.008, 0.006, 0.005], point="base"),
+    Trial([0.01, 0.004, 0.002, 0.001], settings={"channels": [16, 24]}, test_mse=0.0011),
+    Trial([0.03], PRUNED, {"latent_channels": 8}, reason="asha after epoch 1"),
+    Trial([], FAIL, {"lr": 1.0}, reason="diverged: loss is nan"),
+    Trial([0.02], RUNNING, {"lr": 0.01}, reason="interrupted"),
+]
+
+
+def test_a_page_answers_with_the_numbers_of_its_study(tmp_path: Path) -> None:
+    """Oracle: worked out by hand from `TRIALS` and `BASELINES`: 0.001 / 0.005, / 0.002, / 0.05."""
+    folder = painted(made_study(tmp_path / "s", TRIALS, baselines=BASELINES), 1, n_rows=2)
+    path = report.write(folder)
+    assert path == folder / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "2 COMPLETE, 1 PRUNED, 1 FAIL, 1 RUNNING" in page.text
+    assert "Trial 1 reaches a validation error of 0.00100 (0.00110 on the test images)" in page.text
+    assert "PSNR of 30.00 dB, through a latent of 1,024 numbers" in page.text
+    assert (
+        "Its error is 0.20 times that of the base point (trial 0), 0.50 times that of a linear "
+        "code of the same latent size (4 × 4 blocks) and 0.020 times that of doing nothing "
+        "(mean colour)."
+    ) in page.text
+    assert (
+        "From latent size 512 to 1,024 the least error falls from 0.03000 to 0.00100" in page.text
+    )
+    assert "Of 2 trials on the frontier, 1 lies below the best linear code" in page.text
+    assert "still improving when it ended: its last epoch, 4, took 50 % off" in page.text
+    assert "1 trial was stopped early, after epoch 1." in page.text
+    assert "photos of mine" in page.text
+    assert "/somewhere" not in page.text
+    assert "diverged: loss is nan" in page.text
+    assert "Output" in page.text
+    assert "Grey" not in page.text
+    for said in ("Some CPU", "0123456789ab", "f00d", "raycae search --space ex2", "torch 2.15.0"):
+        assert said in page.text
+    assert "raycae report" not in page.text  # nothing is missing
+
+
+def test_trials_are_listed_best_first(tmp_path: Path) -> None:
+    """Oracle: by hand; failed and without error last, then by number."""
+    page = report.render(made_study(tmp_path / "s", TRIALS))
+    listed = page[page.index('<table id="trials">') :]
+    cells = [attrs for tag, attrs in Page(listed).elements if tag == "td"]
+    n_columns = len(report.COLUMNS)
+    numbers = [cell["data-value"] for cell in cells[::n_columns]]
+    assert numbers == ["1", "0", "4", "2", "3"]
+
+
+def test_colourisation_compares_with_grey_and_shows_it(tmp_path: Path) -> None:
+    """Oracle: by hand; there is no linear code to compare with."""
+    levels = [("grey_copy", None, 0.004), ("mean_chroma", None, 0.0035)]
+    folder = made_study(tmp_path / "s", TRIALS[:2], task="colourise", baselines=levels)
+    page = Page(report.render(painted(folder, 1, n_rows=3)))
+    assert "0.29 times that of doing nothing (mean chroma)" in page.text
+    assert "linear" not in page.text
+    assert page.text.index("Grey") < page.text.index("Output") < page.text.index("Original")
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [],
+        [Trial([], RUNNING)],
+        [Trial([0.02], RUNNING)],
+        [Trial([], FAIL, reason="CUDA out of memory")],
+        [Trial([0.02], PRUNED), Trial([0.02], FAIL)],
+    ],
+    ids=["empty", "begun", "running", "failed", "stopped"],
+)
+def test_without_a_complete_trial_there_is_a_page_that_says_so(
+    tmp_path: Path, trials: list[Trial]
+) -> None:
+    """Oracle: the contract; a page, and no offer of a command that could not help."""
+    page = Page(report.render(made_study(tmp_path / "s", trials)))
+    assert "No trial is complete yet" in page.text
+    assert "raycae report" not in page.text
+    assert ("No trial yet" in page.text) == (not trials)
+
+
+def test_a_study_cut_off_before_its_first_trial_has_a_page(tmp_path: Path) -> None:
+    """Oracle: `Study.create` writes `study.json` before there is any table."""
+    folder = made_study(tmp_path / "s", [])
+    for table in ("trials", "epochs"):
+        (folder / f"{table}.parquet").unlink()
+    assert "No trial yet" in Page(report.render(folder)).text
+
+
+def test_no_study_is_wrong_input(tmp_path: Path) -> None:
+    """Oracle: the contract of `InputError`."""
+    with pytest.raises(InputError, match=r"study\.json"):
+        report.write(tmp_path)
+
+
+@pytest.mark.parametrize("fingerprint", [None, "other"])
+def test_an_interrupted_search_says_what_is_missing(
+    tmp_path: Path, fingerprint: str | None
+) -> None:
+    """Oracle: neither pictures nor baselines, or those of other images, and the command for them,
+    as a shell wants the name."""
+    folder = made_study(tmp_path / "s", TRIALS, study="my study")
+    if fingerprint:
+        made_study(tmp_path / "o", TRIALS, baselines=BASELINES)
+        frame = pd.read_parquet(tmp_path / "o" / "baselines.parquet")
+        frame.assign(data_fingerprint=fingerprint).to_parquet(folder / "baselines.parquet")
+    page = Page(report.render(folder))
+    assert "baselines have not been measured on these images" in page.text
+    assert "pictures have not been painted" in page.text
+    assert page.text.count("raycae report 'my study'") == 2
+    assert "that of doing nothing" not in page.text
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    """Oracle: a page of the same study with harmless names has the same elements, attributes that
+    are code, and scripts up to the data of the figures, in which there is no `<`."""
+    pages = {}
+    for study, name in (("harmless", "base"), (HOSTILE, HOSTILE)):
+        trials = [
+            Trial([0.02, 0.01, 0.02, 0.03], point=name),
+            Trial([0.02], PRUNED, reason=name, settings={"lr": 0.01}),
+            Trial([], FAIL, reason=name),
+        ]
+        levels = [("mean_colour", None, 0.05), (name, None, 0.04), (f"linear{name}", 64, 0.03)]
+        folder = made_study(
+            tmp_path / str(len(pages)), trials, study=study, data=f"/d/{name}", baselines=levels
+        )
+        pages[study] = Page(report.render(painted(folder, 0, n_rows=2)))
+    harmless, hostile = pages["harmless"], pages[HOSTILE]
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in harmless.elements]
+    assert not hostile.having("onerror")
+    assert len(hostile.scripts) == 3
+    library, drawing, sorting = hostile.scripts
+    assert (library, sorting) == (harmless.scripts[0], harmless.scripts[2])
+    assert "<" not in drawing
+    assert "alert" in hostile.text
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    """Oracle: every address in the page's own elements is a data URI, and the policy in its head
+    forbids the rest, whatever the scripts try."""
+    page = Page(report.render(plausible(tmp_path / "s", n=8)))
+    assert [
+        address[:5]
+        for name in ("src", "href", "srcset", "data", "action")
+        for address in page.having(name)
+        if address
+    ] == ["data:"]
+    assert not [tag for tag, _ in page.elements if tag in ("link", "iframe", "object", "base")]
+    (policy,) = [
+        attrs["content"]
+        for _, attrs in page.elements
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "http" not in policy
+
+
+def test_plotly_is_there_once_or_not_at_all(tmp_path: Path) -> None:
+    """Oracle: its size, 4 to 6 MB; without a figure the page is small."""
+    assert 4e6 < len(report.render(plausible(tmp_path / "s", n=8))) < 6e6
+    assert len(report.render(made_study(tmp_path / "t", []))) < 2e4
+
+
+def test_long_studies_have_a_table_of_200_rows(tmp_path: Path) -> None:
+    """Oracle: 201 trials; the page says how many it leaves out."""
+    page = report.render(made_study(tmp_path / "s", [Trial([0.01])] * 201, epochs=1))
+    assert page.count("<tr") == 1 + 200 + 1 + 1  # and one stands for all equals on the frontier
+    assert "the first 200 of 201" in Page(page).text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.62, "0.62"), (1.84, "1.8"), (0.0123, "0.012"), (1.0, "1.0"), (140.2, "140"), (0.0, "0.0")],
+)
+def test_ratios_have_two_digits(value: float, text: str) -> None:
+    """Oracle: by hand."""
+    assert report.ratio(value) == text
+
+
+def test_a_latent_as_large_as_the_picture_is_called_that(tmp_path: Path) -> None:
+    """Oracle: a linear code of 3072 numbers is exact but for rounding; there is no factor."""
+    trials = [Trial([0.01], settings={"latent_channels": 48}, point="base")]
+    folder = made_study(tmp_path / "s", trials, baselines=[("linear_4x4", 3072, 1e-31)])
+    text = Page(report.render(folder)).text
+    assert "It is the base point itself. Linear codes of that latent size lose nothing." in text
+    assert "times that of a linear code" not in text
+
+
+def test_importing_the_report_loads_neither_ray_nor_torch() -> None:
+    """Oracle: the modules of a fresh process."""
+    code = "import sys, raycae.report; print({'ray', 'torch', 'optuna'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium here")
+@pytest.mark.parametrize("task", ["reconstruct", "colourise"])
+def test_a_browser_draws_both_figures_without_complaint(tmp_path: Path, task: str) -> None:
+    """Oracle: Chromium's console, and the drawings in the document after its scripts have run."""
+    path = report.write(plausible(tmp_path / "s", n=20, task=task))
+    done = subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+            *("--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000", "--dump-dom"),
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert not re.findall(r".*:CONSOLE.*", done.stderr)
+    for figure in ("latent-error", "learning-curves"):
+        drawn = re.search(rf'<div class="[^"]*" id="{figure}".*?</svg>', done.stdout, re.DOTALL)
+        assert drawn
+        assert 'class="point"' in drawn[0]

@@ -1,0 +1,172 @@
+"""Proposals: what each sampler owes, and the four defects of Ray's `OptunaSearch` that raycae
+must not have."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from raycae import space
+from raycae.errors import InputError
+from raycae.searcher import SAMPLERS, Proposer, grid, require_possible
+from raycae.space import Space
+
+
+def finish(proposer: Proposer, numbers: range) -> list[dict[str, object]]:
+    """Propose and complete trials one after the other, with an error made up from the lr."""
+    seen = []
+    for number in numbers:
+        proposal = proposer.propose(number)
+        assert proposal is not None
+        seen.append(proposal.params)
+        proposer.report(number, 1, 1.0)
+        proposer.tell(number, "COMPLETE", abs(math.log(proposal.config.lr / 0.003)))
+    return seen
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", ["quickstart", "ex2", "ex3"])
+def test_every_sampler_on_every_space(sampler: str, name: str) -> None:
+    """Oracle: the contract of a proposal: the points first, then configurations that build, obey
+    the constraints, and whose parameters give the same configuration again."""
+    the_space = space.load(name)
+    proposer = Proposer(the_space, sampler, seed=3)
+    for number in range(14):
+        proposal = proposer.propose(number)
+        assert proposal is not None
+        assert proposal.point == ("base" if number == 0 else None)
+        assert the_space.check(proposal.config) is None
+        assert the_space.params_of(proposal.config) == proposal.params
+        proposer.tell(number, "COMPLETE", 0.01)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_proposals_are_a_function_of_seed_and_history(sampler: str, tiny_space: Space) -> None:
+    """Oracle: the same seed gives the same proposals; a proposer that was told of the first ten
+    (a restart) proposes what the other one did, and does not repeat its start-up trials."""
+    whole = finish(Proposer(tiny_space, sampler, seed=1), range(16))
+    assert finish(Proposer(tiny_space, sampler, seed=1), range(16)) == whole
+    if sampler != "grid":
+        assert finish(Proposer(tiny_space, sampler, seed=2), range(16)) != whole
+
+    resumed = Proposer(tiny_space, sampler, seed=1)
+    original = Proposer(tiny_space, sampler, seed=1)
+    for number, params in enumerate(finish(original, range(10))):
+        resumed.reopen(number, params)  # type: ignore[arg-type]
+        resumed.report(number, 1, 1.0)
+        value = original.study.trials[number].value
+        resumed.tell(number, "COMPLETE", value)
+    assert finish(resumed, range(10, 16)) == whole[10:]
+
+
+def test_stopped_trial_is_pruned_with_its_curve(tiny_space: Space) -> None:
+    """Defect 1 of the stock searcher: it tells COMPLETE with the first loss. Oracle: Optuna's own
+    record says PRUNED and holds the intermediate values."""
+    proposer = Proposer(tiny_space)
+    proposer.propose(0)
+    proposer.report(0, 1, 0.5)
+    proposer.report(0, 2, 0.4)
+    proposer.tell(0, "PRUNED", 0.4)
+    trial = proposer.study.trials[0]
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values == {1: 0.5, 2: 0.4}
+
+
+def test_failed_trial_does_not_stay_running(tiny_space: Space) -> None:
+    """Defect 2: a NaN objective leaves the trial RUNNING for ever. Oracle: FAIL in Optuna."""
+    proposer = Proposer(tiny_space)
+    proposer.propose(0)
+    proposer.tell(0, "FAIL", None)
+    assert [trial.state for trial in proposer.study.trials] == [TrialState.FAIL]
+
+
+def test_telling_twice_is_telling_once(tiny_space: Space) -> None:
+    """Defect 3: a restored search dies with UpdateFinishedTrialError. Oracle: the first word
+    stands; epochs repeated after a restart count once."""
+    proposer = Proposer(tiny_space)
+    proposer.propose(0)
+    proposer.report(0, 1, 0.5)
+    proposer.report(0, 1, 0.6)
+    proposer.tell(0, "COMPLETE", 0.3)
+    proposer.tell(0, "FAIL", None)
+    proposer.report(0, 2, 0.1)
+    trial = proposer.study.trials[0]
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.3)
+    assert trial.intermediate_values == {1: 0.5}
+
+
+def test_constraints_are_kept_before_a_trial_is_issued() -> None:
+    """Defect 4: no constraints. Oracle: the latent size of everything proposed; what was refused
+    is FAIL in Optuna, so the sampler neither waits for it nor learns from it."""
+    text = yaml.safe_load(space.load("ex2").text)
+    text["constraints"] = {"latent_size": {"max": 256}}
+    text["points"] = {}
+    proposer = Proposer(space.parse(yaml.safe_dump(text), name="ex2"), "tpe", seed=0)
+    for number in range(12):
+        proposal = proposer.propose(number)
+        assert proposal is not None
+        assert proposer.space.check(proposal.config) is None
+        proposer.tell(number, "COMPLETE", 0.1)
+    states = {trial.state for trial in proposer.study.trials}
+    assert states == {TrialState.COMPLETE, TrialState.FAIL}
+
+
+def test_impossible_constraint_is_refused(tiny_space: Space) -> None:
+    """Oracle: 4 channels at 8 x 8 are the least this space can do, and the message says what was
+    met instead."""
+    content = yaml.safe_load(tiny_space.text)
+    content |= {"constraints": {"latent_size": {"max": 3}}, "points": {}}
+    impossible = space.parse(yaml.safe_dump(content), name="tiny")
+    with pytest.raises(InputError, match=r"constraints: none of 1,000 .* latent_size 1,024 is"):
+        require_possible(impossible)
+    with pytest.raises(InputError, match="constraints: none of 1,000"):
+        Proposer(impossible).propose(0)
+
+
+def test_grid_is_every_combination_once() -> None:
+    """Oracle: the product, written out; momentum only with SGD."""
+    the_space = space.parse(
+        """
+        task: reconstruct
+        params:
+          optimizer: {type: categorical, choices: [adam, sgd]}
+          momentum: {type: float, low: 0.0, high: 0.8, step: 0.4, when: {optimizer: sgd}}
+          latent_channels: {type: int, low: 4, high: 16, log: true}
+          lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+        """,
+        name="small",
+    )
+    walked = [params for params, _ in grid(the_space)]
+    rest = list(itertools.product([4, 8, 16], [1e-4, 1e-3, 1e-2]))
+    expected = [{"optimizer": "adam", "latent_channels": z, "lr": lr} for z, lr in rest]
+    expected += [
+        {"optimizer": "sgd", "latent_channels": z, "lr": lr, "momentum": m}
+        for (z, lr), m in itertools.product(rest, [0.0, 0.4, 0.8])
+    ]
+    assert len(walked) == len(expected) == 36
+    assert all(
+        any(w.keys() == e.keys() and all(w[k] == pytest.approx(e[k]) for k in e) for w in walked)
+        for e in expected
+    )
+    proposer = Proposer(the_space, "grid")
+    numbers = itertools.count()
+    proposals = list(iter(lambda: proposer.propose(next(numbers)), None))
+    assert len(proposals) == 36
+
+
+def test_parallel_proposals_differ(tiny_space: Space) -> None:
+    """Oracle: sixteen trials in flight after twenty that ended are sixteen settings."""
+    proposer = Proposer(tiny_space, "tpe", seed=0)
+    finish(proposer, range(20))
+    flying = [proposer.propose(number) for number in range(20, 36)]
+    assert len({str(p.params) for p in flying if p}) == 16
+
+
+def test_unknown_sampler_is_named(tiny_space: Space) -> None:
+    """Oracle: the allowed ones are listed."""
+    with pytest.raises(InputError, match="--sampler cma: not known; allowed: tpe, random, grid"):
+        Proposer(tiny_space, "cma")

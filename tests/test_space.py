@@ -1,0 +1,252 @@
+"""Search-space files: every shipped one keeps the contract, and every mistake is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import optuna
+import pytest
+import yaml
+from optuna.samplers import RandomSampler
+
+from raycae import space
+from raycae.architecture import architecture
+from raycae.config import resolve
+from raycae.errors import InputError
+from raycae.space import Space
+
+VALID = {
+    "task": "reconstruct",
+    "params": {"lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}},
+}
+
+
+def parse(**changes: object) -> Space:
+    return space.parse(yaml.safe_dump({**VALID, **changes}), name="mine")
+
+
+def draws(the_space: Space, n: int, seed: int = 0) -> list[optuna.Trial]:
+    study = optuna.create_study(sampler=RandomSampler(seed))
+    return [study.ask() for _ in range(n)]
+
+
+@pytest.mark.parametrize("name", space.names())
+def test_shipped_space(name: str) -> None:
+    """Oracle: the contract. It asks a question, names its command, its base is tried first, and
+    whatever is drawn builds and comes back from the configuration as the same parameters."""
+    the_space = space.load(name)
+    assert the_space.question.endswith("?")
+    assert f"raycae search --space {name}" in the_space.text
+    assert next(iter(the_space.points)) == "base"
+    for trial in draws(the_space, 40):
+        config = the_space.draw(trial)
+        assert the_space.params_of(config) == trial.params
+        net = architecture(config)
+        assert net.out_shape == (config.out_channels, config.image_size, config.image_size)
+
+
+@pytest.mark.parametrize("name", space.names())
+def test_shipped_space_follows_the_schema(name: str) -> None:
+    """Oracle: jsonschema, with the schema that editors are given."""
+    schema = json.loads((space.spaces_folder() / "schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(space.load(name).text), schema)
+
+
+def test_shipped_schema_is_current() -> None:
+    """Oracle: the text that the model gives now."""
+    assert (space.spaces_folder() / "schema.json").read_text() == space.json_schema()
+
+
+def test_searched_in_ex2_and_ex3() -> None:
+    """Oracle: the list in the issue that asked for these spaces."""
+    asked = "depth channels kernel downsample upsample activation latent_channels optimizer lr "
+    asked += "weight_decay batch_size momentum"
+    for name in ("ex2", "ex3"):
+        file = space.load(name).file
+        assert set(asked.split()) <= set(file.params)
+        batches = file.params["batch_size"].choices  # type: ignore[union-attr]
+        assert (min(batches), max(batches)) == (1, 512)
+    assert "gammas" in space.load("ex3").file.params
+
+
+def test_conditions_hold() -> None:
+    """Oracle: momentum is drawn exactly with SGD; stages beyond the depth have no parameters."""
+    the_space = space.load("ex2")
+    seen = set()
+    for trial in draws(the_space, 100):
+        config = the_space.draw(trial)
+        assert ("momentum" in trial.params) == (config.optimizer == "sgd")
+        assert ("residual" in trial.params) == (trial.params["convs"] == 2)
+        stages = [name for name in trial.params if name.startswith("channels_")]
+        assert len(stages) == config.depth
+        seen.add(config.depth)
+    assert seen == {1, 2, 3, 4}
+
+
+def test_condition_of_the_same_stage() -> None:
+    """Oracle: by construction, a stage has a factor of its own only where it downsamples."""
+    choices = {"type": "categorical", "per": "stage"}
+    the_space = parse(
+        fixed={"depth": 3, "channels": 4},
+        params={
+            "factor": {**choices, "choices": [2, 4], "when": {"downsample": ["max", "stride"]}},
+            "downsample": {**choices, "choices": ["max", "stride", "none"]},
+        },
+    )
+    for trial in draws(the_space, 30):
+        the_space.draw(trial)
+        for stage in (1, 2, 3):
+            downsamples = trial.params[f"downsample_{stage}"] != "none"
+            assert (f"factor_{stage}" in trial.params) == downsamples
+
+
+def test_point_partly_outside_the_space() -> None:
+    """Oracle: by hand. The base's weight decay of 0 is not on ex2's log scale, the rest is."""
+    the_space = space.load("ex2")
+    params = the_space.params_of(the_space.points["base"])
+    assert "weight_decay" not in params
+    assert (params["channels_1"], params["channels_2"], params["lr"]) == (8, 12, 0.001)
+
+
+def test_defaults_of_a_point_are_the_base_model() -> None:
+    """Oracle: a point that changes nothing is what `resolve` makes of nothing."""
+    assert space.load("ex1").points["base"] == resolve({})
+
+
+def test_list_as_a_choice() -> None:
+    """Oracle: a table shows its JSON text, the configuration holds the numbers."""
+    the_space = space.load("ex3")
+    for trial in draws(the_space, 20):
+        config = the_space.draw(trial)
+        assert tuple(json.loads(trial.params["gammas"])) == config.gammas
+
+
+def test_steps() -> None:
+    """Oracle: arithmetic. Only 4, 8, 12 and 16 can be drawn; 6 is not contained."""
+    the_space = parse(
+        params={"latent_channels": {"type": "int", "low": 4, "high": 16, "step": 4}}
+    )
+    drawn = {the_space.draw(trial).latent_channels for trial in draws(the_space, 60)}
+    assert drawn == {4, 8, 12, 16}
+    assert the_space.params_of(resolve({"latent_channels": 6})) == {}
+
+
+def test_constraints_name_what_is_broken() -> None:
+    """Oracle: the base model's known counts, 1024 and 4,911."""
+    base = resolve({})
+    assert parse(constraints={"latent_size": {"max": 1024}}).check(base) is None
+    tight = parse(constraints={"latent_size": {"max": 1000}})
+    assert tight.check(base) == "latent_size 1,024 is above 1,000"
+    assert parse(constraints={"n_params": {"min": 5000}}).check(base) is not None
+
+
+def test_hash_is_of_the_meaning() -> None:
+    """Oracle: comments and order do not count, values do."""
+    text = space.load("ex2").text
+    spelled = yaml.safe_dump(yaml.safe_load(text), sort_keys=True)
+    same = space.parse("# other comment\n" + spelled, name="ex2")
+    assert same.hash == space.load("ex2").hash
+    assert space.parse(text.replace("2048", "1024"), name="ex2").hash != same.hash
+
+
+LR = {"type": "float", "low": 1e-4, "high": 1e-2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"taks": "reconstruct"}, "mine.yaml: taks: unknown key; did you mean task? allowed:"),
+        ({"task": "paint"}, "mine.yaml: task: 'paint' is not allowed; allowed: 'reconstruct' or"),
+        (
+            {"params": {"lr": {**LR, "low": 0.1}}},
+            "mine.yaml: params.lr: low 0.1 is above high 0.01",
+        ),
+        ({"params": {"lr": {**LR, "low": 0.0, "log": True}}}, "a log scale starts above 0"),
+        ({"params": {"lr": {**LR, "low": "tiny"}}}, "params.lr.low: 'tiny' is not allowed"),
+        ({"params": {"lr": {**LR, "hihg": 1}}}, "params.lr.hihg: unknown key; did you mean"),
+        ({"params": {"lr": {"type": "real"}}}, "params.lr: "),
+        ({"params": {"lr": {**LR, "low": -1.0}}}, "params.lr.low: -1.0 is not allowed"),
+        ({"params": {"kernle": LR}}, "params.kernle: unknown parameter; did you mean kernel?"),
+        (
+            {"params": {"kernel": {"type": "int", "low": 3, "high": 9}}},
+            "params.kernel.high: 9 is not allowed; input should be less than or equal to 7",
+        ),
+        (
+            {"params": {"upsample": {"type": "categorical", "choices": ["cubic"]}}},
+            "params.upsample.choices: 'cubic' is not allowed; allowed: 'nearest'",
+        ),
+        ({"params": {"upsample": {"type": "categorical", "choices": []}}}, "choices: [] is not"),
+        ({"params": {"lr": {**LR, "per": "stage"}}}, "params.lr.per: 'stage' is not allowed here"),
+        ({"params": {"lr": {**LR, "when": {"opt": "adam"}}}}, "params.lr.when: 'opt' is no"),
+        (
+            {"params": {"lr": {**LR, "when": {"optimizer": "adma"}}}},
+            "params.lr.when.optimizer: 'adma' is not allowed; allowed: 'adam'",
+        ),
+        (
+            {
+                "params": {
+                    "lr": {**LR, "when": {"momentum": 0.5}},
+                    "momentum": {"type": "float", "low": 0, "high": 0.9, "when": {"lr": 0.1}},
+                }
+            },
+            "waits for",
+        ),
+        ({"fixed": {"lr": 0.1}}, "params.lr: also stands under fixed"),
+        ({"fixed": {"kernel": 8}}, "fixed.kernel.0: 8 is not allowed"),
+        ({"fixed": {"depth": 2, "channels": [1, 2, 3]}}, "fixed: channels: [1, 2, 3] has 3 "),
+        ({"points": {"a": {"lrr": 1}}}, "points.a.lrr: unknown key; did you mean lr?"),
+        ({"points": {"a": {"depth": 4, "factor": 4}}}, "points.a: stage 3: max-pool 4 on 2 x 2"),
+        (
+            {"points": {"a": {}}, "constraints": {"latent_size": {"max": 10}}},
+            "points.a: latent_size 1,024 is above 10",
+        ),
+        ({"constraints": {"latent": {"max": 10}}}, "constraints.latent: unknown key; did you mean"),
+        ({"constraints": {"flops": {"above": 10}}}, "constraints.flops.above: unknown key"),
+        ({"budget": {"trials": 0}}, "budget.trials: 0 is not allowed"),
+        ({"budget": {"epcohs": 3}}, "budget.epcohs: unknown key; did you mean epochs?"),
+    ],
+)
+def test_mistake_in_a_file(changes: dict[str, object], message: str) -> None:
+    """Oracle: one message with the file, the key, the value and what is allowed."""
+    with pytest.raises(InputError) as caught:
+        parse(**changes)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("mine.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: [reconstruct", "not valid YAML"),
+        ("- 1", "has to be a mapping"),
+        ("", "has to be a mapping"),
+        ("task: reconstruct\ntask: colourise", "the key 'task' stands twice"),
+        ("3: 4", "3: keys are words"),
+        ("data: cifar10", "task: missing"),
+    ],
+)
+def test_no_space_at_all(text: str, message: str) -> None:
+    """Oracle: the message names the file and what is wrong with it."""
+    with pytest.raises(InputError, match="mine.yaml: ") as caught:
+        space.parse(text, name="mine")
+    assert message in str(caught.value)
+
+
+def test_unknown_space_lists_the_known(tmp_path: Path) -> None:
+    """Oracle: the names in the folder, and a close one first."""
+    with pytest.raises(InputError) as caught:
+        space.load("ex22")
+    assert "did you mean ex2?" in str(caught.value)
+    assert "Known: ex1, ex2, ex3, quickstart" in str(caught.value)
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        space.load(str(tmp_path / "none.yaml"))
+
+
+def test_space_from_a_file(tmp_path: Path) -> None:
+    """Oracle: the file's name without its ending is the space's name."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(VALID))
+    assert space.load(str(path)).name == "mine"

@@ -1,0 +1,65 @@
+"""Early stopping as a rule, without Ray and without training."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycae.errors import InputError
+from raycae.stopping import ASHA, NoStopping, rule
+
+
+def test_rungs() -> None:
+    """Oracle: grace times powers of the factor, below the last epoch."""
+    assert ASHA(10).rungs == [1, 3, 9]
+    assert ASHA(9).rungs == [1, 3]
+    assert ASHA(1).rungs == []
+    assert ASHA(20, grace=2, factor=2).rungs == [2, 4, 8, 16]
+
+
+def test_the_best_third_goes_on() -> None:
+    """Oracle: by hand, factor 3. The first two are let go on; of n seen, n // 3 places."""
+    asha = ASHA(9)
+    verdicts = [asha.report(i, 1, v) for i, v in enumerate([5.0, 4.0, 3.0, 6.0, 2.0, 3.5, 1.0])]
+    assert verdicts == [True, True, True, False, True, False, True]
+
+
+def test_between_rungs_nobody_is_stopped() -> None:
+    """Oracle: epochs 2 and 4 to 8 are no rungs."""
+    asha = ASHA(9)
+    assert all(asha.report(i, epoch, 9.0 - i) for i in range(9) for epoch in (2, 4, 8))
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=60))
+def test_the_best_so_far_is_never_stopped(values: list[float]) -> None:
+    """Oracle: an invariant of successive halving, whatever the order of arrival."""
+    asha = ASHA(9)
+    for i, value in enumerate(values):
+        goes_on = asha.report(i, 1, value)
+        if value <= min(values[: i + 1]):
+            assert goes_on
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_a_replay_gives_the_same_verdicts(values: list[float]) -> None:
+    """Oracle: two rules told the same; a ledger read twice leads to the same place."""
+    first, second = ASHA(9), ASHA(9)
+    told = [(first.report(i, 1, v), second.report(i, 1, v)) for i, v in enumerate(values)]
+    assert all(a == b for a, b in told)
+    assert first.report(999, 1, 0.5) == second.report(999, 1, 0.5)
+
+
+def test_a_repeated_report_counts_once() -> None:
+    """Oracle: a trial that repeats an epoch after a restart is one trial at the rung."""
+    asha = ASHA(9)
+    assert [asha.report(0, 1, 1.0) for _ in range(5)] == [True] * 5
+    assert asha.report(1, 1, 2.0)  # still only two have been seen
+
+
+def test_by_name() -> None:
+    """Oracle: the names that the command line offers."""
+    assert isinstance(rule("none", 5), NoStopping)
+    assert rule("none", 5).report(0, 1, 1e9)
+    with pytest.raises(InputError, match="--scheduler pbt: not known; allowed: asha, none"):
+        rule("pbt", 5)

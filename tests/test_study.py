@@ -1,0 +1,292 @@
+"""The life of trials: ledger, records, sampler and stopping in step, also after a restart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import data_facts, measured, run_trial, study_json
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycae import ledger, results
+from raycae.config import Config, resolve
+from raycae.errors import InputError
+from raycae.model import save
+from raycae.results import EPOCH_COLUMNS, TRIAL_COLUMNS, Records, facts, kept_models
+from raycae.space import Space
+from raycae.study import Plan, Study, checkpoint_path, model_folder
+
+
+def restart(study: Study, **changes: object) -> Study:
+    """What a new process finds: the old one is gone without a word."""
+    study._lock.release()
+    return Study.resume(study.folder, replace(study.plan, **changes))  # type: ignore[arg-type]
+
+
+def test_every_trial_is_accounted_for(study: Study) -> None:
+    """Oracle: what was done below, trial by trial."""
+    assert run_trial(study, 0.3, 0.2, 0.1) == 0
+    one = run_trial(study, 0.5)
+    study.failed(one, "diverged: training loss is nan in epoch 2", "Traceback …", host="h")
+    run_trial(study, 0.4, 0.35, 0.36)
+    issue = study.ask()
+    assert issue is not None
+    study.started(issue.number)
+    rows = study.records.trials
+    assert [rows[n]["state"] for n in range(4)] == ["COMPLETE", "FAIL", "COMPLETE", "RUNNING"]
+    assert rows[1]["reason"].startswith("diverged")
+    assert (rows[2]["val_mse"], rows[2]["best_epoch"], rows[2]["epochs_run"]) == (0.35, 2, 3)
+    assert study.records.best() == rows[0]
+    assert rows[0]["point"] == "base"
+    assert rows[0]["n_params"] == 4911
+    assert rows[0]["wall_time_s"] == 3.0
+
+
+def test_as_many_trials_as_asked(study: Study) -> None:
+    """Oracle: the plan says six."""
+    numbers = [run_trial(study, 0.1, 0.1, 0.1) for _ in range(6)]
+    assert numbers == list(range(6))
+    assert study.ask() is None
+
+
+def test_stopped_by_the_rule(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
+    """Oracle: ASHA by hand, factor 3: the third of three errors at epoch 1 is not the best."""
+    plan = replace(plan, scheduler="asha")
+    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts())
+    run_trial(study, 0.1, 0.1, 0.1)
+    run_trial(study, 0.2, 0.2, 0.2)
+    stopped = run_trial(study, 0.3, 0.0, 0.0)
+    row = study.records.trials[stopped]
+    assert (row["state"], row["reason"]) == ("PRUNED", "asha after epoch 1")
+    assert row["epochs_run"] == 1
+    assert study.proposer.study.trials[stopped].intermediate_values == {1: 0.3}
+    study.close()
+
+
+def test_a_restart_stands_where_the_last_process_stood(
+    tmp_path: Path, tiny_space: Space, plan: Plan
+) -> None:
+    """Oracle: a study that was never interrupted, trial for trial the same: proposals, verdicts,
+    tables. The one that was loses its process after every trial."""
+    plan = replace(plan, scheduler="asha", sampler="tpe", trials=20)
+    whole = Study.create(tmp_path / "whole", plan, tiny_space, data_facts())
+    broken = Study.create(tmp_path / "broken", plan, tiny_space, data_facts())
+    for n in range(20):
+        errors = [0.1 + (n * 7 % 20) / 100 - epoch / 100 for epoch in range(3)]
+        run_trial(whole, *errors)
+        run_trial(broken, *errors)
+        broken = restart(broken)
+    drop = ["study", "started_at", "ended_at"]
+    frames = [s.records.trials_table().to_pandas().drop(columns=drop) for s in (whole, broken)]
+    pd.testing.assert_frame_equal(*frames)
+    assert whole.records.epochs_table().equals(broken.records.epochs_table())
+    assert len(frames[0]["params_lr"].unique()) == 20
+    whole.close()
+    broken.close()
+
+
+def test_what_was_running_goes_on(study: Study) -> None:
+    """Oracle: the same number and configuration again, a new attempt, its epochs not repeated;
+    and the total stays what was asked for."""
+    run_trial(study, 0.1, 0.1, 0.1)
+    left = study.ask()
+    assert left is not None
+    study.started(left.number)
+    study.epoch(left.number, measured(1, 0.5))
+    study.interrupted()
+    assert study.records.trials[left.number]["reason"] == "interrupted"
+    resumed = restart(study)
+    again = resumed.ask()
+    assert again == left
+    resumed.started(left.number)
+    resumed.epoch(left.number, measured(2, 0.4))
+    assert not resumed.epoch(left.number, measured(3, 0.3))
+    row = resumed.records.trials[left.number]
+    assert (row["state"], row["reason"], row["attempt"]) == ("COMPLETE", None, 2)
+    assert row["epochs_run"] == 3
+    assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(4)] == [2, 3, 4, 5]
+    assert resumed.ask() is None
+    resumed._lock.release()
+
+
+def test_more_trials_for_a_finished_study(study: Study) -> None:
+    """Oracle: two more than the six that there were."""
+    for _ in range(6):
+        run_trial(study, 0.1, 0.1, 0.1)
+    more = restart(study, trials=8)
+    assert [run_trial(more, 0.1, 0.1, 0.1) for _ in range(2)] == [6, 7]
+    assert more.ask() is None
+    assert study_json(study.folder)["plan"]["trials"] == 8
+    more._lock.release()
+
+
+def test_a_trial_that_ended_stays_ended(study: Study) -> None:
+    """Oracle: the process of a trial may die after its last word; the state is what was recorded
+    first."""
+    number = run_trial(study, 0.1, 0.1, 0.1)
+    study.failed(number, "process lost: killed")
+    assert study.records.trials[number]["state"] == "COMPLETE"
+
+
+def test_events_of_an_older_attempt_are_refused(study: Study) -> None:
+    """Oracle: a machine that comes back after a network cut reports for attempt 1, while attempt 2
+    runs elsewhere."""
+    issue = study.ask()
+    assert issue is not None
+    study.started(issue.number)
+    study.started(issue.number)
+    late = {"event": "epoch", "trial_number": 0, "attempt": 1, **measured(1, 0.001)}
+    study.records.apply(late)
+    assert study.records.trials[0]["val_mse"] is None
+
+
+def test_tables_are_typed_flat_and_the_contracts(study: Study) -> None:
+    """Oracle: the contract's column names; the types that pandas reads back; JSON in `config`."""
+    run_trial(study, 0.3, 0.2, 0.1)
+    run_trial(study, 0.3, 0.2, 0.1)
+    study.close()
+    trials = results.read_trials(study.folder)
+    epochs = results.read_epochs(study.folder)
+    assert set(TRIAL_COLUMNS) <= set(trials.columns)
+    assert list(epochs.columns) == list(EPOCH_COLUMNS)
+    params = [c for c in trials if c.startswith("params_")]
+    assert {"params_lr", "params_channels_1", "params_optimizer"} <= set(params)
+    assert str(trials["params_channels_1"].dtype) == "Int64"
+    assert str(trials["params_lr"].dtype) == "Float64"
+    assert str(trials["test_mse"].dtype) == "Float64"
+    assert trials["test_mse"].isna().all()
+    assert len(epochs) == 6
+    config = Config.model_validate_json(trials["config"][0])
+    assert config == study.space.points["base"]
+    assert trials["n_images"].tolist() == [100, 100]
+
+
+def test_tables_are_the_ledgers(study: Study) -> None:
+    """Oracle: folding the events of the ledger anew gives the tables on disk."""
+    run_trial(study, 0.3, 0.2, 0.1)
+    study.failed(study.ask().number, "x")  # type: ignore[union-attr]
+    study.close()
+    anew = Records("tiny", n_images=100)
+    for event in ledger.read(study.folder / "ledger"):
+        anew.apply(event)
+    table = anew.trials_table().to_pandas(types_mapper=None)
+    pd.testing.assert_frame_equal(table, pd.read_parquet(study.folder / "trials.parquet"))
+
+
+def test_facts_of_the_base_model() -> None:
+    """Oracle: the source report (1024, 4,911) and arithmetic: 3072 / 1024 = 3; colourisation
+    starts from 1024 luma values, whatever the gammas."""
+    known = facts(resolve({}))
+    assert (known["latent_size"], known["n_params"], known["compression_ratio"]) == (1024, 4911, 3)
+    assert (known["latent_channels"], known["latent_height"]) == (16, 8)
+    assert facts(resolve({"task": "colourise"}))["compression_ratio"] == 1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([64, 128, 256, 512]),
+            st.floats(0, 1) | st.none(),
+            st.sampled_from(["COMPLETE", "PRUNED", "FAIL", "RUNNING"]),
+        ),
+        max_size=40,
+    )
+)
+def test_kept_models(rows: list[tuple[int, float | None, str]]) -> None:
+    """Oracle: brute force. The best ten of those that ended well are kept, and for each latent
+    size somebody who has its least error; nobody else."""
+    names = ("latent_size", "val_mse", "state")
+    trials = [
+        {"trial_number": n, **dict(zip(names, row, strict=True))} for n, row in enumerate(rows)
+    ]
+    kept = kept_models(trials)
+    good = [t for t in trials if t["state"] in ("COMPLETE", "PRUNED") and t["val_mse"] is not None]
+    best = sorted(good, key=lambda t: (t["val_mse"], t["trial_number"]))
+    expected = {t["trial_number"] for t in best[:10]}
+    for size in {t["latent_size"] for t in good}:
+        same = [t for t in best if t["latent_size"] == size]
+        expected.add(same[0]["trial_number"])
+    assert kept == expected
+
+
+def test_models_not_worth_keeping_go(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
+    """Oracle: of 14 trials with latent 1024 the best ten keep their models; a running trial keeps
+    model and checkpoint; an ended one has no checkpoint."""
+    study = Study.create(tmp_path / "s", replace(plan, trials=20), tiny_space, data_facts())
+    running = study.ask()
+    assert running is not None
+    study.started(running.number)
+    checkpoints = study.folder / "checkpoints"
+    checkpoints.mkdir()
+    for n in range(1, 15):
+        issue = study.ask()
+        assert issue is not None
+        for number in (issue.number, running.number):
+            save(model_folder(study.folder, number), {}, issue.config)
+            checkpoint_path(study.folder, number).write_bytes(b"state")
+        study.started(issue.number)
+        for epoch in (1, 2, 3):
+            study.epoch(issue.number, measured(epoch, n / 100))
+    left = {int(p.name) for p in (study.folder / "models").iterdir()}
+    assert left == {running.number, *range(1, 11)}
+    assert [p.stem for p in checkpoints.iterdir()] == [str(running.number)]
+    study.close()
+
+
+def test_a_study_is_not_overwritten(study: Study, tiny_space: Space, plan: Plan) -> None:
+    """Oracle: the second `create` is refused, says what to do, and changes no file."""
+    run_trial(study, 0.1, 0.1, 0.1)
+    before = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match="--resume, or give this one another name with --study"):
+        Study.create(study.folder, plan, tiny_space, data_facts())
+    assert {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()} == before
+
+
+def test_one_search_a_folder(study: Study) -> None:
+    """Oracle: the second is refused while the first is open."""
+    with pytest.raises(InputError, match="another process is searching here"):
+        Study.resume(study.folder, study.plan)
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
+    """Oracle: a file where the folder should be; the message names it and the option."""
+    (tmp_path / "results").write_text("not a folder")
+    with pytest.raises(InputError, match="results cannot be written there: .*--results"):
+        Study.create(tmp_path / "results" / "tiny", plan, tiny_space, data_facts())
+
+
+def test_study_json_says_where_results_come_from(study: Study, tiny_space: Space) -> None:
+    """Oracle: the contract of `study.json`."""
+    content = study_json(study.folder)
+    assert content["space"]["text"] == tiny_space.text
+    assert content["data"]["fingerprint"] == "0" * 16
+    assert content["plan"]["seed"] == 0
+    assert {"python", "torch", "ray", "optuna", "raycae"} <= set(content["versions"])
+    assert content["hardware"]["n_cpus"] >= 1
+    assert content["command"]
+    assert "commit" in content
+
+
+def test_find_study(study: Study, tmp_path: Path) -> None:
+    """Oracle: by name under the results folder or by path; else the known ones are listed."""
+    assert results.find_study("tiny", tmp_path) == study.folder
+    assert results.find_study(study.folder) == study.folder
+    with pytest.raises(InputError, match="nope: there is no study .*; there are: tiny"):
+        results.find_study("nope", tmp_path)
+
+
+def test_foreign_table_is_refused(tmp_path: Path) -> None:
+    """Oracle: a Parquet file of something else, and a file that is none: each is named."""
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "trials.parquet")
+    with pytest.raises(InputError, match=r"trials\.parquet: this is no table of raycae; it lacks"):
+        results.read_trials(tmp_path)
+    (tmp_path / "epochs.parquet").write_text("hello")
+    with pytest.raises(InputError, match=r"epochs\.parquet: cannot be read as Parquet"):
+        results.read_epochs(tmp_path)
+    (tmp_path / "study.json").write_text(json.dumps([])[:1])
+    with pytest.raises(InputError, match=r"study\.json: cannot be read"):
+        results.read_study(tmp_path)

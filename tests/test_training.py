@@ -1,0 +1,135 @@
+"""One trial: it learns, it is repeatable, it goes on where it stopped, and it fails honestly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from raycae import data
+from raycae.config import resolve
+from raycae.tasks import Colourise, Reconstruct
+from raycae.training import Diverged, Training, errors, minibatches, on_device
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def photos() -> tuple[Tensor, Tensor]:
+    images = data.load("photos", limit=320)
+    return on_device(images.train, CPU), on_device(images.val, CPU)
+
+
+def train(photos: tuple[Tensor, Tensor], epochs: int, seed: int = 0, **settings: object) -> Training:
+    training = Training(resolve(settings), *photos, seed=seed)
+    for _ in range(epochs):
+        training.run_epoch()
+    return training
+
+
+@pytest.mark.parametrize("task", ["reconstruct", "colourise"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
+def test_it_learns(photos: tuple[Tensor, Tensor], task: str, optimizer: str) -> None:
+    """Oracle: the loss of the third epoch is below that of the first; the best validation error
+    is the least of the three."""
+    lr = 0.5 if optimizer == "sgd" else 0.003
+    training = Training(
+        resolve({"task": task, "optimizer": optimizer, "lr": lr, "momentum": 0.9}), *photos
+    )
+    first, second, third = [training.run_epoch() for _ in range(3)]
+    assert third["train_mse"] < first["train_mse"]
+    assert training.best_val_mse == min(e["val_mse"] for e in (first, second, third))
+
+
+def test_numbers_are_what_they_say(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: the error of the whole validation set in one piece, by torch's own mean."""
+    training = Training(resolve({}), *photos)
+    measured = training.run_epoch()
+    training.model.eval()
+    x = photos[1].permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        expected = F.mse_loss(training.model(x), x)
+    assert measured["val_mse"] == pytest.approx(float(expected), rel=1e-5)
+    assert measured["epoch"] == 1
+    assert measured["images_per_s"] > 0
+    assert 0 < measured["epoch_time_s"] < 60
+
+
+def test_same_seed_same_trial(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: bit-equal weights; another seed differs."""
+    a, b, c = train(photos, 2), train(photos, 2), train(photos, 2, seed=1)
+    for name, tensor in a.model.state_dict().items():
+        assert torch.equal(tensor, b.model.state_dict()[name])
+    assert a.best_val_mse != c.best_val_mse
+
+
+def test_order_of_minibatches() -> None:
+    """Oracle: a permutation, the same for equal (seed, epoch, batch size) and different
+    otherwise; the trial has no part in it."""
+
+    def order(seed: int, epoch: int, batch_size: int) -> list[int]:
+        batches = minibatches(100, batch_size, seed=seed, epoch=epoch, device=CPU)
+        return torch.cat(list(batches)).tolist()
+
+    assert sorted(order(0, 1, 16)) == list(range(100))
+    assert order(0, 1, 16) == order(0, 1, 16)
+    assert len({tuple(order(*key)) for key in [(0, 1, 16), (1, 1, 16), (0, 2, 16), (0, 1, 8)]}) == 4
+    sizes = [len(b) for b in minibatches(100, 16, seed=0, epoch=1, device=CPU)]
+    assert sizes == [16] * 6 + [4]
+
+
+def test_it_goes_on_where_it_stopped(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: four epochs in one go; two, a new process, and two more end in the same bits."""
+    whole = train(photos, 4, optimizer="adamw", norm="batch")
+    half = train(photos, 2, optimizer="adamw", norm="batch")
+    resumed = Training(resolve({"optimizer": "adamw", "norm": "batch"}), *photos, seed=9)
+    resumed.load_state(half.state())
+    assert [resumed.run_epoch()["epoch"] for _ in range(2)] == [3, 4]
+    assert resumed.best_val_mse == whole.best_val_mse
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: a linear output at an absurd learning rate is not finite within an epoch."""
+    training = Training(
+        resolve({"output": "linear", "optimizer": "sgd", "lr": 10.0, "momentum": 0.9}), *photos
+    )
+    with pytest.raises(Diverged, match=r"training loss is (nan|inf) in epoch"):
+        for _ in range(3):
+            training.run_epoch()
+
+
+def test_best_epoch_is_kept(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: the error of the kept weights is the least of all epochs, though the last epoch was
+    made worse on purpose."""
+    training = train(photos, 2)
+    best = training.best_val_mse
+    for group in training.optimizer.param_groups:
+        group["lr"] = 0.3
+    training.run_epoch()
+    assert (training.best_epoch, training.best_val_mse) == (2, best)
+    training.val_ssim()
+    training.model.load_state_dict(training.best_weights)
+    assert errors(training.model.eval(), Reconstruct(), photos[1])[0] == pytest.approx(best)
+
+
+def test_colourise_never_sees_colour(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: pictures of equal luma give equal inputs, whatever their colours."""
+    grey = torch.full((1, 8, 8, 3), 100, dtype=torch.uint8)
+    # 0.299 * 100 + 0.587 * 100 + 0.114 * 100 with red up and green down: luma moves below 1/255.
+    tinted = grey.clone()
+    tinted[..., 0], tinted[..., 1] = 158, 71
+    tinted[..., 2] = 97
+    a, b = (Colourise((1.0, 0.5)).batch(images)[0] for images in (grey, tinted))
+    assert torch.allclose(a, b, atol=2 / 255)
+
+
+def test_images_are_shared_not_copied() -> None:
+    """Oracle: the tensor's memory is the array's, also where the array is read-only as Ray's
+    object store hands it out."""
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    images.flags.writeable = False
+    assert on_device(images, CPU).data_ptr() == images.__array_interface__["data"][0]
