@@ -53,12 +53,14 @@ def has_baselines(folder: Path, fingerprint: str) -> bool:
 
 
 def paint(study_folder: Path, number: int, val: np.ndarray) -> Path:
-    """A sheet of pictures of one trial's model on the first validation images, as PNG.
+    """A sheet of pictures of one trial's model on validation images, as PNG.
 
+    The images are spread over the set, for neighbours may be crops of one photograph.
     Rows: what the network is shown (colourise: grey), its output, the original.
     """
     network, config = model.load(model_folder(study_folder, number))
-    images = torch.from_numpy(np.ascontiguousarray(val[:N_PICTURES]))
+    spread = np.linspace(0, len(val) - 1, N_PICTURES).astype(int)
+    images = torch.from_numpy(val[spread])
     the_task = task(config.task, config.gammas)
     with torch.inference_mode():
         output = the_task.picture(images, network(the_task.batch(images)[0]))

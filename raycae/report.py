@@ -180,8 +180,9 @@ def latent_sentence(latent: LatentError) -> str | None:
         return fall
     below = int((compared["val_mse"] < compared["linear_mse"]).sum())
     return (
-        f"{fall} Of {_number(len(compared), 'trial')} on the frontier, {below or 'none'} "
-        f"{'lies' if below == 1 else 'lie'} below the best linear code of no larger size."
+        f"{fall} Of {_number(len(compared), 'trial')} on the frontier that can be compared with a "
+        f"linear code of no larger size, {below or 'none'} {'has' if below == 1 else 'have'} less "
+        "error than the best such code."
     )
 
 

@@ -9,7 +9,7 @@ without a transposing copy.
 
 Colour space: full-range BT.601, as JFIF (JPEG) stores it, scaled to [0, 1] with chroma centred at
 0.5. It is not the "video range" YCbCr (Y from 16 to 235) of scikit-image's `rgb2ycbcr`.
-Source: T.871 / JFIF 1.02; the constants are derived from the three luma weights, not from the
+Source: ITU-T T.871 (JFIF); the constants are derived from the three luma weights, not from the
 rounded decimals printed there, so that the two directions are each other's inverse.
 """
 
@@ -109,8 +109,8 @@ class Colourise:
         """
         red, green, blue = _planes(images)
         luma = _luma(red, green, blue)
-        chroma = torch.full((*luma.shape, 2), 0.5, device=luma.device)  # (N, H, W, 2)
-        # In place and straight into the channels-last result: a third of the time of `stack`.
+        chroma = luma.new_full((*luma.shape, 2), 0.5)  # (N, H, W, 2)
+        # In place and straight into the channels-last result: a quarter less time than `stack`.
         chroma[..., 0].add_(blue.sub_(luma), alpha=1 / CB_SPAN)
         chroma[..., 1].add_(red.sub_(luma), alpha=1 / CR_SPAN)
         return _powers(luma, self.gammas).permute(0, 3, 1, 2), chroma.permute(0, 3, 1, 2)
@@ -179,7 +179,7 @@ def _channels_last(*planes: Tensor) -> Tensor:
 def _powers(luma: Tensor, gammas: tuple[float, ...]) -> Tensor:
     """Luma (N, H, W) to luma ** gamma (N, H, W, len(gammas)).
 
-    One logarithm and an exponential a gamma: a sixth of the time of `pow` per gamma. Black is
+    One logarithm, and an exponential a gamma: 3 to 6 times as fast as `pow` per gamma. Black is
     log 0 = -inf, and exp(-inf) is 0 again.
     """
     luma = luma.unsqueeze(-1)

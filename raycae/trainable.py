@@ -56,7 +56,13 @@ class AutoencoderTrainable(tune.Trainable):
         return {"measured": {"trial_number": self.number, **where, **measured}}
 
     def _epoch(self) -> dict[str, Any]:
-        training = self.training = self.training or self._begin()
+        if self.training is None:
+            self.training = self._begin()
+            if self.training.measured:
+                # The last process may have died between writing this epoch's checkpoint and
+                # reporting it. Reporting twice is reporting once, so it is always said again.
+                return self.training.measured
+        training = self.training
         measured = training.run_epoch()
         if training.best_epoch == training.epoch:
             model.save(

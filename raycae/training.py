@@ -70,6 +70,8 @@ class Training:
         self.best_epoch = 0
         self.best_val_mse = math.inf
         self.best_weights: dict[str, Tensor] = {}
+        self.measured: dict[str, Any] | None = None
+        """What the last epoch gave, also after `load_state`."""
 
     def run_epoch(self) -> dict[str, Any]:
         """Train for one epoch, then validate.
@@ -90,7 +92,7 @@ class Training:
         if val_mse < self.best_val_mse:
             self.best_val_mse, self.best_epoch = val_mse, self.epoch
             self.best_weights = {k: v.clone() for k, v in self.model.state_dict().items()}
-        return {
+        self.measured = {
             "epoch": self.epoch,
             "train_mse": train_mse,
             "val_mse": val_mse,
@@ -98,6 +100,7 @@ class Training:
             "epoch_time_s": time.perf_counter() - begun,
             "images_per_s": len(self.train) / (trained - begun),
         }
+        return dict(self.measured)
 
     def val_ssim(self) -> float:
         """SSIM of the best epoch's pictures, mean over the validation images."""
@@ -120,6 +123,7 @@ class Training:
                 "best_epoch": self.best_epoch,
                 "best_val_mse": self.best_val_mse,
                 "best_weights": self.best_weights,
+                "measured": self.measured,
             },
             buffer,
         )
@@ -133,6 +137,7 @@ class Training:
         self.epoch = saved["epoch"]
         self.best_epoch, self.best_val_mse = saved["best_epoch"], saved["best_val_mse"]
         self.best_weights = saved["best_weights"]
+        self.measured = saved["measured"]
 
     def _train(self) -> float:
         self.model.train()

@@ -122,9 +122,7 @@ def test_networks_of_the_report(
 ) -> None:
     """Oracle: layers, latent shape and parameters written out by hand above."""
     net = architecture(resolve(point))
-    built = [
-        (c.in_shape[0], c.out_shape[0], c.kernel) for c in net.layers if isinstance(c, Conv)
-    ]
+    built = [(c.in_shape[0], c.out_shape[0], c.kernel) for c in net.layers if isinstance(c, Conv)]
     assert built == convs
     assert net.latent_shape == latent
     assert net.n_params == conv_params(*convs)
@@ -188,6 +186,17 @@ def configs(draw: st.DrawFn) -> Config:
     )
 
 
+def least_size(config: Config) -> float:
+    """The height that the plainest arithmetic leaves of a picture, below 1 where it vanishes."""
+    size, least = float(config.image_size), float(config.image_size)
+    for i in range(config.depth):
+        down = config.factor[i] if config.downsample[i] != "none" else 1
+        lost = config.kernel[i] - 1 if config.padding[i] == "none" else 0
+        least = min(least, (size - config.convs[i] * lost) / down)
+        size = least // 1
+    return least
+
+
 def on_meta(net: Architecture) -> Autoencoder:
     with torch.device("meta"):
         return Autoencoder(net)
@@ -200,8 +209,8 @@ def test_every_sample_is_what_it_says(config: Config) -> None:
     allocates and the FLOPs its counter counts. Only a vanished feature map may be refused."""
     try:
         net = architecture(config)
-    except Infeasible as refusal:
-        assert "pool" in str(refusal) or "stride" in str(refusal) or "kernel" in str(refusal)
+    except Infeasible:
+        assert least_size(config) < 1
         return
     module = on_meta(net)
     x = torch.zeros(2, config.in_channels, config.image_size, config.image_size, device="meta")
@@ -260,8 +269,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
     pairs = list(zip(first.parameters(), again.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
     assert any(
-        not torch.equal(a, b)
-        for a, b in zip(first.parameters(), other.parameters(), strict=True)
+        not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)
     )
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
+import torch
 from PIL import Image
 
 from raycae import baselines as module
@@ -77,7 +78,7 @@ def test_linear_codes_equal_an_svd(
     name: str, side: int, train: Images, val: Images, table: pd.DataFrame
 ) -> None:
     """Oracle: numpy's SVD and explicit projections. On 8 x 8 images one block is the image."""
-    lines = rows(table, name)
+    lines = rows(table, name).iloc[::8]
     n_blocks = (8 // side) ** 2
     counts = [int(size) // n_blocks for size in lines["latent_size"]]
     fit = vectors(train, side)
@@ -89,7 +90,7 @@ def test_linear_codes_equal_an_svd(
 
 @pytest.mark.parametrize("name", ["linear", "linear_8x8", "linear_4x4"])
 def test_linear_codes_fall_to_exactly_nothing(name: str, table: pd.DataFrame) -> None:
-    """Oracle: an orthogonal projection on more axes is nearer to any image, and all axes keep it."""
+    """Oracle: an orthogonal projection on more axes is nearer to any image; all keep it."""
     lines = rows(table, name)
     assert lines["latent_size"].is_monotonic_increasing
     assert lines["latent_size"].is_unique
@@ -141,11 +142,8 @@ def test_the_fit_takes_images_from_the_whole_set(
     alone would have seen black only, and would leave all of the photographs' error."""
     monkeypatch.setattr(module, "FIT_LIMIT", len(train))
     mixed = np.concatenate((np.zeros_like(train), train))
-    lines = rows(baselines("reconstruct", mixed, val), "linear")
-    assert (
-        lines["val_mse"].iloc[15]
-        < 0.1 * rows(baselines("reconstruct", mixed, val), "mean_colour")["val_mse"].iloc[0]
-    )
+    table = baselines("reconstruct", mixed, val).set_index(["baseline", "latent_size"])["val_mse"]
+    assert table["linear", 16] < 0.1 * table["mean_colour"].iloc[0]
 
 
 def test_large_images_keep_their_block_codes_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +154,7 @@ def test_large_images_keep_their_block_codes_only(monkeypatch: pytest.MonkeyPatc
 
 
 def test_sizes_people_ask_for_are_listed() -> None:
-    """Oracle: the list in the contract, for 32 x 32 images with whole-image, 4 x 4 and 8 x 8 codes."""
+    """Oracle: the list in the contract, for the three codes of 32 x 32 images."""
     asked = {64, 128, 256, 384, 512, 1024, 2048, 3072}
     for rank, n_blocks in ((3072, 1), (48, 64), (192, 16)):
         counts = module._component_counts(rank, n_blocks)
@@ -195,7 +193,7 @@ def test_colourise_baselines_by_hand(train: Images, val: Images) -> None:
 
 
 def test_colourise_baselines_know_more_and_err_less(train: Images) -> None:
-    """Oracle: on its own training pixels, a function fitted among more functions cannot be worse."""
+    """Oracle: on the training pixels, the best of more functions cannot be worse."""
     errors = baselines("colourise", train, train)["val_mse"].tolist()
     assert errors == sorted(errors, reverse=True)
 
@@ -233,12 +231,15 @@ def test_images_may_be_read_only(train: Images, recwarn: pytest.WarningsRecorder
     assert not [w for w in recwarn if "writable" in str(w.message)]
 
 
-def test_the_number_of_threads_is_left_as_it_was(table: pd.DataFrame) -> None:
+def test_the_number_of_threads_is_left_as_it_was(train: Images) -> None:
     """Oracle: the setting before. The eigensolver runs on one thread, what follows does not."""
-    before = module.torch.get_num_threads()
-    with module._one_thread():
-        assert module.torch.get_num_threads() == 1
-    assert module.torch.get_num_threads() == before
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        baselines("reconstruct", train[:20], train[:20])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_unknown_task_is_named_in_the_error(train: Images) -> None:

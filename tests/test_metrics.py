@@ -1,6 +1,7 @@
 """Tests of raycae.metrics. Each docstring says what the result is held against."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from torch import Tensor
 from raycae.errors import InputError
 from raycae.metrics import PSNR_CAP_DB, mse, psnr_db, ssim
 
-METRICS = [mse, psnr_db, ssim]
+Metric = Callable[[Tensor, Tensor], Tensor]
+METRICS: list[Metric] = [mse, psnr_db, ssim]
 
 
 def pictures(images: np.ndarray) -> Tensor:
@@ -50,7 +52,7 @@ def degraded(photos: Tensor) -> dict[str, Tensor]:
         "mean": photos.mean(dim=(2, 3), keepdim=True).expand_as(photos),
         "grey": photos.mean(dim=1, keepdim=True).expand_as(photos),
         "negative": 1 - photos,
-        "other": photos.flip(0),
+        "other": photos.roll(1, dims=0),
     }
 
 
@@ -73,16 +75,23 @@ def test_ssim_of_flat_pictures_equals_scikit_image(level: float) -> None:
     np.testing.assert_allclose(ssim(a, b), skimage_ssim(a, b), atol=1e-5, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     images=arrays.arrays(
-        np.uint8, st.tuples(st.just(2), st.integers(7, 16), st.integers(7, 16), st.just(3))
+        np.uint8, st.tuples(st.just(2), st.integers(7, 10), st.integers(7, 10), st.just(3))
     )
 )
 def test_ssim_equals_scikit_image_on_any_picture(images: np.ndarray) -> None:
     """Oracle: scikit-image, down to pictures of a single window and sides that differ."""
     x = pictures(images)
     a, b = x[:1], x[1:]
+    np.testing.assert_allclose(ssim(a, b), skimage_ssim(a, b), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.9, 0.2), (0.03, 0.97), (0.7, 0.65), (1 / 255, 0)])
+def test_ssim_of_different_flat_pictures_equals_scikit_image(first: float, second: float) -> None:
+    """Oracle: scikit-image. Without variance the structure is exactly 1, not 1 and rounding."""
+    a, b = torch.full((1, 3, 16, 16), first), torch.full((1, 3, 16, 16), second)
     np.testing.assert_allclose(ssim(a, b), skimage_ssim(a, b), atol=1e-5, rtol=0)
 
 
@@ -130,7 +139,7 @@ def test_a_mean_psnr_stays_finite_and_the_cap_is_out_of_reach_of_8_bits(photos: 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_metrics_are_per_image_symmetric_and_blind_to_memory_order(
-    metric, photos: Tensor, degraded: dict[str, Tensor]
+    metric: Metric, photos: Tensor, degraded: dict[str, Tensor]
 ) -> None:
     """Oracle: the same metric of one pair at a time, of the pair swapped, and of other strides."""
     a, b = photos.contiguous(), degraded["noise"].contiguous()
@@ -147,7 +156,9 @@ def test_metrics_are_per_image_symmetric_and_blind_to_memory_order(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("metric", METRICS)
-def test_metrics_agree_on_the_gpu(metric, photos: Tensor, degraded: dict[str, Tensor]) -> None:
+def test_metrics_agree_on_the_gpu(
+    metric: Metric, photos: Tensor, degraded: dict[str, Tensor]
+) -> None:
     """Oracle: the same metric on the CPU."""
     a, b = photos, degraded["blur"]
     values = metric(a.cuda(), b.cuda()).cpu()

@@ -224,7 +224,8 @@ def test_a_page_answers_with_the_numbers_of_its_study(tmp_path: Path) -> None:
     assert (
         "From latent size 512 to 1,024 the least error falls from 0.03000 to 0.00100" in page.text
     )
-    assert "Of 2 trials on the frontier, 1 lies below the best linear code" in page.text
+    assert "Of 2 trials on the frontier" in page.text
+    assert "1 has less error than the best such code" in page.text
     assert "still improving when it ended: its last epoch, 4, took 50 % off" in page.text
     assert "1 trial was stopped early, after epoch 1." in page.text
     assert "photos of mine" in page.text

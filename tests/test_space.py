@@ -125,9 +125,7 @@ def test_list_as_a_choice() -> None:
 
 def test_steps() -> None:
     """Oracle: arithmetic. Only 4, 8, 12 and 16 can be drawn; 6 is not contained."""
-    the_space = parse(
-        params={"latent_channels": {"type": "int", "low": 4, "high": 16, "step": 4}}
-    )
+    the_space = parse(params={"latent_channels": {"type": "int", "low": 4, "high": 16, "step": 4}})
     drawn = {the_space.draw(trial).latent_channels for trial in draws(the_space, 60)}
     assert drawn == {4, 8, 12, 16}
     assert the_space.params_of(resolve({"latent_channels": 6})) == {}
@@ -230,7 +228,7 @@ def test_mistake_in_a_file(changes: dict[str, object], message: str) -> None:
 )
 def test_no_space_at_all(text: str, message: str) -> None:
     """Oracle: the message names the file and what is wrong with it."""
-    with pytest.raises(InputError, match="mine.yaml: ") as caught:
+    with pytest.raises(InputError, match=r"mine\.yaml: ") as caught:
         space.parse(text, name="mine")
     assert message in str(caught.value)
 

@@ -255,7 +255,7 @@ def test_one_search_a_folder(study: Study) -> None:
 def test_folder_that_cannot_be_written(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: a file where the folder should be; the message names it and the option."""
     (tmp_path / "results").write_text("not a folder")
-    with pytest.raises(InputError, match="results cannot be written there: .*--results"):
+    with pytest.raises(InputError, match=r"results cannot be written there: .*--results"):
         Study.create(tmp_path / "results" / "tiny", plan, tiny_space, data_facts())
 
 
@@ -275,7 +275,7 @@ def test_find_study(study: Study, tmp_path: Path) -> None:
     """Oracle: by name under the results folder or by path; else the known ones are listed."""
     assert results.find_study("tiny", tmp_path) == study.folder
     assert results.find_study(study.folder) == study.folder
-    with pytest.raises(InputError, match="nope: there is no study .*; there are: tiny"):
+    with pytest.raises(InputError, match=r"nope: there is no study .*; there are: tiny"):
         results.find_study("nope", tmp_path)
 
 

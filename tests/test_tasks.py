@@ -48,14 +48,16 @@ def scaled(images: Tensor) -> Tensor:
 
 
 def test_colour_conversion_agrees_with_pillow(photos: Tensor) -> None:
-    """Oracle: Pillow's JPEG YCbCr, an implementation of its own, which rounds to whole 1/255."""
+    """Oracle: Pillow's JPEG YCbCr, an implementation of its own in whole numbers. It cuts luma off,
+    and chroma too, but around 128 in place of 127.5: which is ours, rounded."""
     ours = rgb_to_ycbcr(scaled(photos)).permute(0, 2, 3, 1).numpy() * 255
     for picture, ycbcr in zip(photos.numpy(), ours, strict=True):
         pillow = np.asarray(Image.fromarray(picture).convert("YCbCr"), dtype=float)
-        # Pillow centres chroma at 128 of 255, full range at 127.5: half a step apart by definition.
-        pillow[..., 1:] -= 0.5
-        assert np.abs(ycbcr - pillow).max() <= 1.0  # truncation in Pillow's fixed point
-        assert np.abs(np.mean(ycbcr - pillow, axis=(0, 1))).max() <= 0.51
+        luma_cut_off = ycbcr[..., 0] - pillow[..., 0]
+        assert (
+            -0.05 <= luma_cut_off.min() <= luma_cut_off.max() <= 1.05
+        )  # 0.05: its table's rounding
+        assert np.abs(ycbcr[..., 1:] - pillow[..., 1:]).max() <= 0.55
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_luma_is_not_rounded() -> None:
 
 
 def test_batches_ignore_the_speed_settings_of_training(photos: Tensor) -> None:
-    """Oracle: the same call in full precision; autocast and bfloat16 products must change nothing."""
+    """Oracle: the same call without autocast and bfloat16 products; nothing may change."""
     x, y = Colourise(GAMMAS).batch(photos)
     before = torch.get_float32_matmul_precision()
     try:
@@ -193,7 +195,7 @@ def test_grey_chroma_paints_the_grey_picture(photos: Tensor) -> None:
 
 @pytest.mark.parametrize("task", TASKS, ids=str)
 def test_any_output_paints_a_picture_in_range(task: Task, photos: Tensor) -> None:
-    """Oracle: [0, 1]. An untrained network's output is anything; half precision comes back whole."""
+    """Oracle: [0, 1]. An untrained network's output is anything, here bfloat16 as well."""
     output = torch.randn(2, task.out_channels, 96, 128, dtype=torch.bfloat16) * 9
     picture = task.picture(photos, output)
     assert picture.dtype == torch.float32
@@ -201,7 +203,7 @@ def test_any_output_paints_a_picture_in_range(task: Task, photos: Tensor) -> Non
 
 
 def test_colourised_picture_keeps_the_true_luma(photos: Tensor) -> None:
-    """Oracle: the luma. Mild wrong chroma changes the colour and, where nothing clamps, only that."""
+    """Oracle: the luma. Wrong chroma changes the colour and, where nothing clamps, only that."""
     colourise = Colourise((1.0,))
     luma, chroma = colourise.batch(photos)
     picture = colourise.picture(photos, chroma + 0.02)

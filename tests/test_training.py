@@ -22,7 +22,9 @@ def photos() -> tuple[Tensor, Tensor]:
     return on_device(images.train, CPU), on_device(images.val, CPU)
 
 
-def train(photos: tuple[Tensor, Tensor], epochs: int, seed: int = 0, **settings: object) -> Training:
+def train(
+    photos: tuple[Tensor, Tensor], epochs: int, seed: int = 0, **settings: object
+) -> Training:
     training = Training(resolve(settings), *photos, seed=seed)
     for _ in range(epochs):
         training.run_epoch()
@@ -97,9 +99,8 @@ def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
     training = Training(
         resolve({"output": "linear", "optimizer": "sgd", "lr": 10.0, "momentum": 0.9}), *photos
     )
-    with pytest.raises(Diverged, match=r"training loss is (nan|inf) in epoch"):
-        for _ in range(3):
-            training.run_epoch()
+    with pytest.raises(Diverged, match=r"training loss is (nan|inf) in epoch 1"):
+        training.run_epoch()
 
 
 def test_best_epoch_is_kept(photos: tuple[Tensor, Tensor]) -> None:

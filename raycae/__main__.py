@@ -1,0 +1,5 @@
+"""`python -m raycae` is `raycae`."""
+
+from raycae.cli import main
+
+main()

@@ -1,0 +1,325 @@
+"""The main job on a real Ray: one small Ray for all tests of this file, started once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import TINY_SPACE, study_json
+
+from raycae import ledger, results
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def small_ray() -> Iterator[dict[str, str]]:
+    """Two cores and two GPUs that exist in Ray's books alone; the environment that leads to it."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    context = ray.init(
+        num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
+    yield {**os.environ, "RAY_ADDRESS": context.address_info["address"]}
+    ray.shutdown()
+
+
+@pytest.fixture
+def space_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_SPACE)
+    return path
+
+
+def command(space_file: Path, results_folder: Path, *more: str) -> list[str]:
+    start = [sys.executable, "-m", "raycae", "search", "--space", str(space_file)]
+    return [*start, "--results", str(results_folder), "--gpus-per-trial", "0", *more]
+
+
+def run(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, env=env, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def trials_of(folder: Path) -> pd.DataFrame:
+    return results.read_trials(folder).sort_values("trial_number")
+
+
+def test_a_search_from_command_to_report(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: the contract. Six trials, each accounted for; plain lines on a pipe and nothing of
+    Ray's; kept models evaluated; tables, study.json, baselines and report where they belong."""
+    done = run(command(space_file, tmp_path / "r"), small_ray)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "r" / "tiny"
+    trials = trials_of(folder)
+    assert len(trials) == 6
+    assert set(trials["state"]) <= {"COMPLETE", "PRUNED", "FAIL"}
+    assert trials["point"][0] == "base"
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("[") for line in lines) == 6
+    assert any(line.startswith("best     trial") for line in lines)
+    assert lines[-1].startswith("report")
+    assert len(lines) == 6 + 4
+    assert done.stderr == ""
+
+    complete = trials[trials["state"] == "COMPLETE"]
+    assert complete["val_ssim"].between(0, 1).all()
+    assert complete["test_mse"].notna().all()
+    for number in complete["trial_number"]:
+        model = folder / "models" / str(number)
+        assert {p.name for p in model.iterdir()} == {"model.safetensors", "config.json"}
+        assert json.loads((model / "config.json").read_text())["trial_number"] == number
+    assert (folder / "report.html").stat().st_size > 1_000_000  # plotly is inside
+    assert set(pd.read_parquet(folder / "baselines.parquet")["baseline"]) >= {"linear"}
+    assert not list((folder / "checkpoints").glob("*.pt"))
+    epochs = results.read_epochs(folder)
+    assert epochs.groupby("trial_number").size().tolist() == trials["epochs_run"].tolist()
+    data = study_json(folder)["data"]
+    assert data["n_train"] + data["n_val"] == 400
+
+    # And again: the name is taken, nothing is touched.
+    again = run(command(space_file, tmp_path / "r"), small_ray)
+    assert again.returncode == 2
+    assert "go on with it with --resume" in again.stderr
+    assert trials_of(folder).equals(trials)
+
+
+def test_one_trial_at_a_time_is_repeatable(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: two searches with `--concurrent 1` and the same seed agree in every proposal and
+    every loss, bit for bit; with another seed they do not."""
+    frames = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        more = ["--concurrent", "1", "--seed", seed, "--study", name, "--trials", "4"]
+        more += ["--epochs", "2", "--limit", "200"]
+        done = run(command(space_file, tmp_path, *more), small_ray)
+        assert done.returncode == 0, done.stderr
+        drop = "study wall_time_s images_per_s started_at ended_at"
+        frames.append(trials_of(tmp_path / name).drop(columns=drop.split()))
+    pd.testing.assert_frame_equal(frames[0], frames[1])
+    assert not frames[0]["params_lr"].equals(frames[2]["params_lr"])
+    assert not frames[0]["val_mse"].equals(frames[2]["val_mse"])
+
+
+def test_interrupted_and_resumed(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: Ctrl-C ends in order with code 130, what is finished is in Parquet, the report is
+    written, the rest is marked; `--resume` repeats nothing that had ended and reaches the total."""
+    folder = tmp_path / "tiny"
+    more = ["--epochs", "40", "--scheduler", "none", "--trials", "4"]
+    process = subprocess.Popen(
+        command(space_file, tmp_path, *more),
+        env=small_ray,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: epochs_so_far(folder) >= 45)  # one trial has ended, others run
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == ""
+    assert f"raycae search --resume --study tiny --results {tmp_path}" in out
+    assert (folder / "report.html").exists()
+    before = trials_of(folder)
+    running = before[before["state"] == "RUNNING"]
+    assert len(running) >= 1
+    assert set(running["reason"]) == {"interrupted"}
+
+    done = run(
+        [
+            *(sys.executable, "-m", "raycae", "search", "--resume", "--study", "tiny"),
+            *("--results", str(tmp_path), "--gpus-per-trial", "0"),
+        ],
+        small_ray,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("resuming tiny: ")
+    after = trials_of(folder)
+    assert (after["state"] == "COMPLETE").all()
+    assert len(after) == 4
+    assert (after["epochs_run"] == 40).all()
+    ended = before[before["state"] == "COMPLETE"].index
+    kept = [c for c in before if c != "test_mse"]
+    pd.testing.assert_frame_equal(before.loc[ended, kept], after.loc[ended, kept])
+    repeated = [e for e in ledger.read(folder / "ledger") if e["event"] == "epoch"]
+    # Of each running trial one epoch is said again, and at most one more was trained again.
+    assert len(repeated) <= 4 * 40 + 2 * len(running)
+
+
+def test_killed_and_resumed(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:
+    """Oracle: kill -9 of the driver; every trial is accounted for once, the total is what was
+    asked, at most one epoch of each running trial is repeated."""
+    folder = tmp_path / "tiny"
+    process = subprocess.Popen(
+        command(space_file, tmp_path, "--epochs", "20", "--trials", "4", "--scheduler", "none"),
+        env=small_ray,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: epochs_so_far(folder) >= 10)
+    process.kill()
+    process.wait()
+    seen = epochs_so_far(folder)
+    done = run(
+        [*command(space_file, tmp_path, "--resume"), "--trials", "5"],
+        small_ray,
+    )
+    assert done.returncode == 0, done.stderr
+    trials = trials_of(folder)
+    assert trials["trial_number"].tolist() == [0, 1, 2, 3, 4]
+    assert (trials["epochs_run"] == 20).all()
+    assert seen <= epochs_so_far(folder) <= 5 * 20 + 2 * 2  # one said again, one repeated
+
+
+def test_a_failing_trial_is_recorded_and_the_search_goes_on(
+    tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: of the two points one diverges at an absurd learning rate; the other completes."""
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "task: reconstruct\ndata: photos\nbudget: {trials: 2, epochs: 2, limit: 200}\n"
+        "points:\n  base: {}\n"
+        "  wild: {output: linear, optimizer: sgd, lr: 10, momentum: 0.9}\n"
+    )
+    done = run(command(path, tmp_path), small_ray)
+    assert done.returncode == 0, done.stderr
+    trials = trials_of(tmp_path / "two").set_index("point")
+    assert trials["state"].to_dict() == {"base": "COMPLETE", "wild": "FAIL"}
+    assert trials["reason"]["wild"].startswith("diverged: training loss is")
+    events = ledger.read(tmp_path / "two" / "ledger")
+    assert any("Diverged" in (e["traceback"] or "") for e in events)
+
+
+def test_a_killed_trial_goes_on(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: kill -9 of a trial's process: the trial begins a second attempt behind its last
+    epoch and completes."""
+    folder = tmp_path / "tiny"
+    process = subprocess.Popen(
+        command(space_file, tmp_path, "--epochs", "30", "--trials", "2", "--scheduler", "none"),
+        env=small_ray,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: epochs_so_far(folder) >= 6)
+    os.kill(a_trainable(), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    trials = trials_of(folder)
+    assert (trials["state"] == "COMPLETE").all()
+    assert sorted(trials["attempt"]) == [1, 2]
+    assert (trials["epochs_run"] == 30).all()
+
+
+def test_two_gpus_two_trials_at_a_time(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: with two (logical) GPUs and no option, each trial holds one of its own; more than
+    any node has is refused at once."""
+    arguments = command(space_file, tmp_path)
+    at = arguments.index("--gpus-per-trial")
+    alone = arguments[:at] + arguments[at + 2 :]
+    more = ["--study", "whole", "--epochs", "60", "--trials", "4", "--scheduler", "none"]
+    done = run([*alone, *more], small_ray)
+    assert done.returncode == 0, done.stderr
+    devices = set(trials_of(tmp_path / "whole")["device"])
+    assert {d[:9] for d in devices} == {"cpu (GPU "}  # this machine's torch sees no GPU
+    assert {d[9] for d in devices} == {"0", "1"}
+
+    refused = run([*alone, "--study", "big", "--gpus-per-trial", "3"], small_ray)
+    assert refused.returncode == 2
+    assert "--gpus-per-trial 3: no node has that much; there is: 2 CPU, 2 GPU" in refused.stderr
+
+
+def test_time_is_up(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:
+    """Oracle: with a thousandth of an hour the search ends in order long before its 500 epochs."""
+    more = ["--epochs", "500", "--trials", "50", "--hours", "0.002"]
+    done = run(command(space_file, tmp_path, *more), small_ray)
+    assert done.returncode == 0, done.stderr
+    trials = trials_of(tmp_path / "tiny")
+    assert (trials["state"] == "RUNNING").any()
+    assert set(trials[trials["state"] == "RUNNING"]["reason"]) == {"interrupted"}
+
+
+def test_as_a_script_from_any_folder(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: `python raycae/search.py` does what `raycae search` does, from elsewhere too."""
+    script = Path(__file__).resolve().parents[1] / "raycae" / "search.py"
+    _, _, _, *arguments = command(space_file, tmp_path / "r", "--epochs", "1", "--trials", "1")
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments[1:]],
+        env=small_ray,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(trials_of(tmp_path / "r" / "tiny")) == 1
+
+
+def test_the_test_images_are_read_last(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a source whose test images cannot be read at all: every trial completes, and only
+    the final evaluation fails, naming the file."""
+    import numpy as np
+    from PIL import Image
+
+    for split, n in (("train", 64), ("test", 3)):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for i in range(n):
+            pixels = np.random.default_rng(i).integers(0, 255, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / split / f"{i}.png")
+    for path in (tmp_path / "images" / "test").iterdir():
+        path.write_bytes(b"no image")
+    more = ["--data", str(tmp_path / "images"), "--trials", "2", "--epochs", "1"]
+    done = run(command(space_file, tmp_path, *more, "--limit", "64"), small_ray)
+    assert done.returncode == 2
+    assert "images/test/0.png" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (trials_of(tmp_path / "tiny")["state"] == "COMPLETE").all()
+
+
+def epochs_so_far(folder: Path) -> int:
+    if not (folder / "ledger").exists():
+        return 0
+    return sum(e["event"] == "epoch" for e in ledger.read(folder / "ledger"))
+
+
+def wait_for(condition: object, seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.05)
+
+
+def a_trainable() -> int:
+    """The process id of a trial actor."""
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            title = status.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if title.startswith("ray::") and "Trainable" in title:
+            return int(status.parent.name)
+    raise AssertionError("no trial process found")
