@@ -39,13 +39,22 @@ StudyArgument = Annotated[
 app.command("search")(search)
 
 
-@app.callback()
-def _raycae(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"raycae {__version__}")
         raise typer.Exit()
+
+
+@app.callback()
+def _raycae(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

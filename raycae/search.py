@@ -40,61 +40,102 @@ MAX_LOSSES = 2
 
 def search(
     space_name: Annotated[
-        str | None, typer.Option("--space", metavar="NAME|FILE", help="What to search.")
+        str | None,
+        typer.Option(
+            "--space",
+            metavar="NAME|FILE",
+            help="A shipped space (see `raycae spaces`) or a file.",
+            show_default="ex3",
+        ),
     ] = None,
     data_source: Annotated[
         str | None,
         typer.Option(
             "--data",
             metavar="SOURCE",
-            help="cifar10, photos, or a folder of Parquet files or images.",
+            help="cifar10, photos, or a folder of Parquet files or of images.",
             show_default="the space's",
         ),
     ] = None,
     trials: Annotated[
         str | None,
         typer.Option(
-            metavar="N|+N", help="Trials of the study in all; +N adds.", show_default="the space's"
+            metavar="N|+N",
+            help="Trials of the study in all; +N adds to them.",
+            show_default="the space's",
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs a trial.", show_default="the space's")
+        int | None,
+        typer.Option(min=1, metavar="E", help="Epochs a trial.", show_default="the space's"),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(min=0.0, help="End the search in order after so long.")
+        float | None,
+        typer.Option(min=0.0, metavar="H", help="End the search in order after so long."),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
-            min=16, metavar="IMAGES", help="Images for training and validation.", show_default="all"
+            min=16,
+            metavar="IMAGES",
+            help="Images for training and validation together.",
+            show_default="all",
         ),
     ] = None,
     results_folder: Annotated[
-        Path, typer.Option("--results", metavar="FOLDER", envvar="RAYCAE_RESULTS")
+        Path,
+        typer.Option(
+            "--results", metavar="FOLDER", envvar="RAYCAE_RESULTS", help="Where studies lie."
+        ),
     ] = Path("results"),
     study_name: Annotated[
-        str | None, typer.Option("--study", metavar="NAME", show_default="the space's name")
+        str | None,
+        typer.Option(
+            "--study",
+            metavar="NAME",
+            help="The folder under the results.",
+            show_default="the space's name",
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of splits, weights and proposals.", show_default="0")
+        int | None,
+        typer.Option(
+            min=0, metavar="S", help="Of splits, weights and proposals.", show_default="0"
+        ),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help=", ".join(SAMPLERS) + ".", show_default="tpe")
+        str | None,
+        typer.Option(metavar="NAME", help=f"{', '.join(SAMPLERS)}.", show_default="tpe"),
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Early stopping: " + ", ".join(SCHEDULERS) + ".", show_default="asha"),
+        typer.Option(
+            metavar="NAME",
+            help=f"Early stopping: {', '.join(SCHEDULERS)}.",
+            show_default="asha",
+        ),
     ] = None,
-    cpus_per_trial: Annotated[int, typer.Option(min=1, help="CPU cores a trial.")] = 1,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")] = 1,
     gpus_per_trial: Annotated[
         float | None,
-        typer.Option(min=0.0, help="GPUs a trial, e.g. 0.25.", show_default="1 if there is one"),
+        typer.Option(
+            min=0.0,
+            metavar="G",
+            help="GPUs a trial, e.g. 0.25 for four on one.",
+            show_default="1 if there is any",
+        ),
     ] = None,
     concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time.", show_default="as many as fit")
+        int | None,
+        typer.Option(min=1, metavar="K", help="Trials at a time.", show_default="as many as fit"),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(metavar="A", help="A running Ray: auto, or its address.")
+        str | None,
+        typer.Option(
+            metavar="A",
+            help="A running Ray: auto, or its address.",
+            show_default="one of this machine's own",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the study where it stands.")

@@ -1,0 +1,35 @@
+# Two commands on a new machine with Python 3.11 or newer:
+#   make search   sets everything up and searches on embedded photographs
+#   make test     sets everything up and runs lint, types and tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STUDY ?= quickstart-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: search test lint clean
+
+search: $(VENV)/raycae
+	$(BIN)/raycae search --space quickstart --study $(STUDY)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/raycae-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch and torchvision are resolved together; constraints.txt holds the versions that the tests
+# last passed with.
+$(VENV)/raycae: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/raycae-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/raycae
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
