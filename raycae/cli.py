@@ -228,12 +228,13 @@ def evaluate(study: StudyArgument = "ex3", results_folder: ResultsOption = Path(
     """
     folder = results.find_study(study, results_folder)
     from raycae import evaluation, report
+    from raycae.progress import described
 
     with _reopened(folder) as opened:
         number = evaluation.evaluate(opened)
         print(f"{number} models evaluated on the test images")
         for kept in opened.kept():
-            print(f"  {evaluation.describe(opened.records.trials[kept])}")
+            print(f"  {described(opened.records.trials[kept])}")
     report.write(folder)
 
 
@@ -250,7 +251,10 @@ def report_command(
     folder = results.find_study(study, results_folder)
     from raycae import report
 
-    _complete_report(folder)
+    if report.lacks_anything(folder):
+        from raycae import evaluation
+
+        evaluation.illustrate(folder)
     print(report.write(folder))
 
 
@@ -282,34 +286,6 @@ def _reopened(folder: Path) -> Any:
     from raycae.study import Plan, Study
 
     return closing(Study.resume(folder, Plan(**results.read_study(folder)["plan"])))
-
-
-def _complete_report(folder: Path) -> None:
-    """Baselines and the best model's pictures, if the study lacks them; else nothing heavy."""
-    study = results.read_study(folder)
-    trials = results.read_trials(folder)
-    done = trials[trials["state"] == "COMPLETE"].sort_values(["val_mse", "trial_number"])
-    if done.empty:
-        return
-    best = int(done["trial_number"].iloc[0])
-    painted = (folder / "pictures" / f"{best}.png").exists()
-    if painted and (folder / "baselines.parquet").exists():
-        return
-    from raycae import data, evaluation
-
-    plan, size = study["plan"], resolve_image_size(study)
-    images = data.load(plan["data"], image_size=size, limit=plan["limit"], seed=plan["seed"])
-    if not painted:
-        evaluation.paint(folder, best, images.val)
-    if not evaluation.has_baselines(folder, images.fingerprint):
-        test = evaluation.load_test(plan["data"], size, plan["seed"])
-        evaluation.write_baselines(folder, study["task"], images, test)
-
-
-def resolve_image_size(study: dict[str, Any]) -> int:
-    """The image size of the study's space."""
-    text = study["space"]["text"]
-    return int(space.parse(text, name=study["space"]["name"]).fixed.get("image_size", 32))
 
 
 def _or_dash(value: Any, form: str) -> str:

@@ -4,9 +4,7 @@ images."""
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raycae import data, model
+from raycae import data, model, results
 from raycae.baselines import baselines
+from raycae.provenance import n_cpus
+from raycae.space import Space, parse
 from raycae.storage import write_whole
-from raycae.study import Study, model_folder
+from raycae.study import Plan, Study, model_folder
 from raycae.tasks import Colourise, task
-from raycae.training import errors, on_device
+from raycae.training import errors, on_device, prepare_cpu
 
 N_PICTURES = 12
 
@@ -30,7 +30,7 @@ def evaluate(study: Study) -> int:
     if not todo:
         return 0
     device = best_device()
-    test = on_device(load_test(study.plan.data, study_image_size(study), study.plan.seed), device)
+    test = on_device(_test_images(study.plan, study.space), device)
     for number in todo:
         network, config = model.load(model_folder(study.folder, number))
         test_mse, _ = errors(network.to(device), task(config.task, config.gammas), test)
@@ -38,21 +38,29 @@ def evaluate(study: Study) -> int:
     return len(todo)
 
 
-def write_baselines(folder: Path, kind: str, images: data.Images, test: np.ndarray) -> None:
-    """`baselines.parquet`: linear codes and doing nothing, on the study's own images."""
-    frame = baselines(kind, images.train, images.val, test)
-    frame.insert(0, "data_fingerprint", images.fingerprint)
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_whole(folder / "baselines.parquet", buffer.getvalue())
+def illustrate(folder: Path, images: data.Images | None = None, *, lines: bool = True) -> None:
+    """What the report shows beside the tables, if the folder lacks it: pictures of the best trial
+    and, with `lines`, `baselines.parquet`. `images`: the study's own, if they are at hand."""
+    content = results.read_study(folder)
+    plan = Plan(**content["plan"])
+    the_space = parse(content["space"]["text"], name=content["space"]["name"])
+    best = results.best_trial(results.read_trials(folder))
+    if best is None:
+        return
+    if images is None:
+        size = the_space.image_size
+        images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
+    if not (folder / "pictures" / f"{best}.png").exists():
+        paint(folder, best, images.val)
+    if lines and not _has_baselines(folder, images.fingerprint):
+        frame = baselines(the_space.task, images.train, images.val, _test_images(plan, the_space))
+        frame.insert(0, "data_fingerprint", images.fingerprint)
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        write_whole(folder / "baselines.parquet", buffer.getvalue())
 
 
-def has_baselines(folder: Path, fingerprint: str) -> bool:
-    path = folder / "baselines.parquet"
-    return path.exists() and fingerprint in set(pd.read_parquet(path)["data_fingerprint"])
-
-
-def paint(study_folder: Path, number: int, val: np.ndarray) -> Path:
+def paint(study_folder: Path, number: int, val: np.ndarray) -> None:
     """A sheet of pictures of one trial's model on validation images, as PNG.
 
     The images are spread over the set, for neighbours may be crops of one photograph.
@@ -70,22 +78,13 @@ def paint(study_folder: Path, number: int, val: np.ndarray) -> Path:
     path = study_folder / "pictures" / f"{number}.png"
     path.parent.mkdir(exist_ok=True)
     write_whole(path, _sheet(rows))
-    return path
-
-
-def load_test(source: str, image_size: int, seed: int) -> np.ndarray:
-    return data.load_test(source, image_size=image_size, seed=seed)
-
-
-def study_image_size(study: Study) -> int:
-    return int(study.space.fixed.get("image_size", 32))
 
 
 def best_device() -> torch.device:
     """A GPU if this process sees one; else the CPU with every core it may use."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    prepare_cpu(n_cpus())
     return torch.device("cpu")
 
 
@@ -109,12 +108,10 @@ def _sheet(rows: list[Tensor], gap: int = 2) -> bytes:
     return buffer.getvalue()
 
 
-def describe(row: dict[str, Any]) -> str:
-    """The best trial in one line."""
-    text = (
-        f"trial {row['trial_number']}: val_mse {row['val_mse']:.5f} ({row['val_psnr_db']:.2f} dB), "
-        f"latent {row['latent_size']}, {row['n_params']:,} parameters"
-    )
-    if row["test_mse"] is not None:
-        text += f", test_mse {row['test_mse']:.5f}"
-    return text
+def _test_images(plan: Plan, the_space: Space) -> np.ndarray:
+    return data.load_test(plan.data, image_size=the_space.image_size, seed=plan.seed)
+
+
+def _has_baselines(folder: Path, fingerprint: str) -> bool:
+    path = folder / "baselines.parquet"
+    return path.exists() and fingerprint in set(pd.read_parquet(path)["data_fingerprint"])

@@ -166,6 +166,15 @@ class Progress:
         return Text(f"{text}  latent {row['latent_size']}", style="cyan")
 
 
+def described(row: Mapping[str, Any]) -> str:
+    """A trial in one line."""
+    text = (
+        f"trial {row['trial_number']}: val_mse {row['val_mse']:.5f} ({row['val_psnr_db']:.2f} dB), "
+        f"latent {row['latent_size']}, {row['n_params']:,} parameters"
+    )
+    return text + (f", test_mse {row['test_mse']:.5f}" if row["test_mse"] is not None else "")
+
+
 def summary(counts: Mapping[str, int]) -> str:
     """`20 COMPLETE, 3 PRUNED, 1 FAIL`"""
     order = (COMPLETE, PRUNED, FAIL, RUNNING)

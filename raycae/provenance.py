@@ -40,14 +40,19 @@ def commit() -> str | None:
     return _output("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
 
 
+def n_cpus() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def hardware() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "system": platform.platform(terse=True),
         "cpu": _cpu_name(),
-        "n_cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "n_cpus": n_cpus(),
         "memory_bytes": _memory_bytes(),
         "gpus": (
             _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""

@@ -92,6 +92,16 @@ def render(folder: Path) -> str:
     )
 
 
+def lacks_anything(folder: Path) -> bool:
+    """Whether the folder holds no pictures of the best trial or no baselines of its images."""
+    best = results.best_trial(_tables(folder)[0])
+    if best is None:
+        return False
+    baselines = _baselines(folder, results.read_study(folder)["data"].get("fingerprint"))
+    unpainted = not (folder / "pictures" / f"{best}.png").exists()
+    return unpainted or baselines is None or baselines.empty
+
+
 def state_counts(trials: pd.DataFrame) -> dict[str, int]:
     """How many trials are in each state, those states only that occur."""
     counts = trials["state"].value_counts()

@@ -193,6 +193,14 @@ def kept_models(trials: Iterable[Mapping[str, Any]], best: int = 10) -> set[int]
     return {t["trial_number"] for t in ranked[:best]} | set(of_size.values())
 
 
+def best_trial(trials: pd.DataFrame) -> int | None:
+    """The number of the COMPLETE trial with the least validation error, or None."""
+    ended = trials[(trials["state"] == COMPLETE) & trials["val_mse"].notna()]
+    if ended.empty:
+        return None
+    return int(ended.sort_values(["val_mse", "trial_number"])["trial_number"].iloc[0])
+
+
 def find_study(path: str | Path, results: str | Path = "results") -> Path:
     """The folder of a study given as a path or as a name under `results`. Raises `InputError`."""
     for folder in (Path(path).expanduser(), Path(results).expanduser() / path):

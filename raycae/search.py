@@ -179,10 +179,13 @@ def run(
     address: str | None = None,
 ) -> int:
     """One search from its images to its report. Returns the exit code: 0, 130 or 143."""
-    from raycae.progress import Progress, summary
+    # All of it now: a package that is updated while a search runs must not end it half old, half
+    # new.
+    from raycae import evaluation, report  # noqa: F401
+    from raycae.progress import Progress, described, summary
 
-    image_size = int(the_space.fixed.get("image_size", 32))
-    images = data.load(plan.data, image_size=image_size, limit=plan.limit, seed=plan.seed)
+    size = the_space.image_size
+    images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
     study = _open(folder, plan, the_space, resume, images, progress)
@@ -197,9 +200,7 @@ def run(
     counts = study.records.counts()
     print(f"{summary(counts)} of {plan.trials} trials")
     if best := study.records.best():
-        from raycae.evaluation import describe
-
-        print(f"best     {describe(best)}")
+        print(f"best     {described(best)}")
     print(f"results  {_short(folder)}")
     print(f"report   {_short(folder / 'report.html')}")
     if received:
@@ -279,22 +280,13 @@ def _finish(study: Study, images: data.Images, progress: Progress, *, quick: boo
     is at hand."""
     from raycae import evaluation, report
 
-    if study.records.best() is None:
-        report.write(study.folder)
-        return
     if not quick:
         progress.say("evaluating the kept models on the test images …")
         evaluation.evaluate(study)
-        if not evaluation.has_baselines(study.folder, images.fingerprint):
-            progress.say("fitting linear codes to the same images …")
-            size = evaluation.study_image_size(study)
-            test = evaluation.load_test(study.plan.data, size, study.plan.seed)
-            evaluation.write_baselines(study.folder, study.space.task, images, test)
+        study.records.write(study.folder)
+        progress.say("fitting linear codes to the same images …")
+    evaluation.illustrate(study.folder, images, lines=not quick)
     progress.say("writing the report …")
-    study.records.write(study.folder)
-    best = study.records.best()
-    if best:
-        evaluation.paint(study.folder, best["trial_number"], images.val)
     report.write(study.folder)
 
 

@@ -215,6 +215,11 @@ class Space:
         return self.file.budget
 
     @property
+    def image_size(self) -> int:
+        """Height and width in pixels that every image is brought to."""
+        return int(self.fixed.get("image_size", Config.model_fields["image_size"].default))
+
+    @property
     def question(self) -> str:
         """The first comment line that is not for an editor."""
         lines = (line.lstrip("# ") for line in self.text.splitlines() if line.startswith("#"))

@@ -16,7 +16,7 @@ from raycae import model
 from raycae.config import Config
 from raycae.storage import write_whole
 from raycae.study import checkpoint_path, model_folder
-from raycae.training import Diverged, Training, on_device
+from raycae.training import Diverged, Training, on_device, prepare_cpu
 
 
 class AutoencoderTrainable(tune.Trainable):
@@ -29,7 +29,7 @@ class AutoencoderTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], train: np.ndarray, val: np.ndarray) -> None:
         self.device = _device()
-        torch.set_num_threads(config["threads"])
+        prepare_cpu(config["threads"])
         self.train_images = on_device(train, self.device)
         self.val_images = on_device(val, self.device)
         self.host = socket.gethostname()

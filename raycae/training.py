@@ -31,6 +31,17 @@ class Diverged(Exception):
     """The loss is no longer a finite number."""
 
 
+def prepare_cpu(threads: int) -> None:
+    """Set this process up for training on `threads` cores; before anything is computed.
+
+    Numbers below 1e-38 become 0. Where weight decay or a saturated sigmoid starves a network its
+    weights and gradients shrink into that range, which CPUs handle in microcode: such a trial ran
+    22 times as long without this, with the same errors to five digits (analysis/FINDINGS.md).
+    """
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(threads)
+
+
 def on_device(images: np.ndarray, device: torch.device) -> Tensor:
     """uint8 images (N, H, W, 3) as a tensor on `device`; on the CPU the memory stays shared."""
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from raycae import data
 from raycae.config import resolve
 from raycae.tasks import Colourise, Reconstruct
-from raycae.training import Diverged, Training, errors, minibatches, on_device
+from raycae.training import Diverged, Training, errors, minibatches, on_device, prepare_cpu
 
 CPU = torch.device("cpu")
 
@@ -126,6 +126,17 @@ def test_colourise_never_sees_colour(photos: tuple[Tensor, Tensor]) -> None:
     tinted[..., 2] = 97
     a, b = (Colourise((1.0, 0.5)).batch(images)[0] for images in (grey, tinted))
     assert torch.allclose(a, b, atol=2 / 255)
+
+
+def test_starved_networks_do_not_crawl() -> None:
+    """Oracle: the smallest float32 above zero, times one, is zero after `prepare_cpu`."""
+    smallest = torch.tensor([1.4e-45])
+    assert float(smallest * 1) > 0
+    try:
+        prepare_cpu(torch.get_num_threads())
+        assert float(smallest * 1) == 0
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_images_are_shared_not_copied() -> None:
