@@ -17,6 +17,7 @@ from raycae.ledger import Event
 from raycae.results import COMPLETE, FAIL, INTERRUPTED, PRUNED, RUNNING, Records
 
 STYLES = {COMPLETE: "green", PRUNED: "yellow", FAIL: "red", RUNNING: "cyan"}
+WORDS = {COMPLETE: "done", RUNNING: "running", PRUNED: "pruned", FAIL: "failed"}
 STARTING = "starting Ray …"
 
 
@@ -57,6 +58,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.note = ""
         if self._live:
             self._live.stop()
 
@@ -99,20 +101,19 @@ class Progress:
     def render(self) -> Group:
         counts = self.records.counts()
         ended = sum(n for state, n in counts.items() if state != RUNNING)
+        running = self._running()
+        # Tune asks for a trial ahead of a free place; what waits is not running.
+        shown = {**counts, RUNNING: len(running)}
         head = Text()
         head.append(f"{self.records.study or 'search'}  ", style="bold")
-        for state, word in (
-            (COMPLETE, "done"),
-            (RUNNING, "running"),
-            (PRUNED, "pruned"),
-            (FAIL, "failed"),
-        ):
-            head.append(
-                f"{counts[state]} {word}  ", style=STYLES[state] if counts[state] else "dim"
-            )
+        for state, word in WORDS.items():
+            n = shown.get(state, 0)
+            head.append(f"{n} {word}  ", style=STYLES[state] if n else "dim")
         facts = Table.grid(padding=(0, 2))
         facts.add_column(style="dim")
         facts.add_column()
+        bar = ProgressBar(total=self.trials, completed=ended, width=40)
+        facts.add_row(f"{ended}/{self.trials}", bar)
         if best := self.records.best():
             facts.add_row(
                 "best",
@@ -121,9 +122,8 @@ class Progress:
                 f"{best['n_params']:,} parameters",
             )
         facts.add_row("pace", self.pace())
-        bar = ProgressBar(total=self.trials, completed=ended, width=40)
-        lines: list[RenderableType] = [head, bar, facts]
-        lines += [self._running_line(row) for row in self._running()]
+        lines: list[RenderableType] = [head, facts]
+        lines += [self._running_line(row) for row in running]
         if self.note:
             lines.append(Text(self.note, style="dim"))
         return Group(*lines)
@@ -157,7 +157,8 @@ class Progress:
 
     def _running(self) -> list[dict[str, Any]]:
         rows = self.records.trials.values()
-        return [row for row in rows if row["state"] == RUNNING and row["reason"] != INTERRUPTED]
+        running = (row for row in rows if row["state"] == RUNNING and row["attempt"])
+        return [row for row in running if row["reason"] != INTERRUPTED]
 
     def _running_line(self, row: Mapping[str, Any]) -> Text:
         done = row["epochs_run"] or 0

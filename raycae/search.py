@@ -11,12 +11,13 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -188,15 +189,16 @@ def run(
     images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
-    study = _open(folder, plan, the_space, resume, images, progress)
-    try:
-        with _signals() as received, progress:
-            _train(study, images, resources, address, received, until)
-            study.interrupted()
-            study.records.write(folder)
-            _finish(study, images, progress, quick=bool(received))
-    finally:
-        study.close()
+    with _signals() as received, progress, ExitStack() as open_study:
+        with _ray(address):
+            # Only now: a cluster that does not answer, or has no room, leaves no study behind.
+            resources = _with_room(resources)
+            study = _open(folder, plan, the_space, resume, images, progress)
+            open_study.enter_context(closing(study))
+            _train(study, images, resources, lambda: bool(received) or _passed(until))
+        study.interrupted()
+        study.records.write(folder)
+        _finish(study, images, progress, quick=bool(received))
     counts = study.records.counts()
     print(f"{summary(counts)} of {plan.trials} trials")
     if best := study.records.best():
@@ -211,68 +213,53 @@ def run(
 
 
 def _train(
-    study: Study,
-    images: data.Images,
-    resources: dict[str, Any],
-    address: str | None,
-    received: list[int],
-    until: float | None,
+    study: Study, images: data.Images, resources: dict[str, Any], over: Callable[[], bool]
 ) -> None:
     """All trials, on Ray."""
-    if not study.running() and len(study.records.trials) >= study.plan.trials:
-        return
-    _quiet()
-    import ray
     from ray import tune
 
     from raycae.bridge import StudyCallback, StudySearcher, StudyStopper
     from raycae.trainable import AutoencoderTrainable
 
-    def over() -> bool:
-        return bool(received) or (until is not None and time.monotonic() >= until)
+    settings = {
+        "order_seed": study.plan.seed,
+        "epochs": study.plan.epochs,
+        "threads": resources["cpus"],
+        "folder": str(study.folder),
+    }
+    trainable = tune.with_resources(
+        tune.with_parameters(AutoencoderTrainable, train=images.train, val=images.val),
+        {"cpu": resources["cpus"], "gpu": resources["gpus"]},
+    )
+    # Tune would ask for one actor at a time and hand trials that end quickly to the first one for
+    # ever; so it asks for all. It asks the searcher for no more trials than run at a time, and each
+    # proposal knows of every trial that has ended.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources["concurrent"])
+    with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=StudySearcher(study, settings),
+                num_samples=-1,
+                max_concurrent_trials=resources["concurrent"],
+                reuse_actors=True,
+                trial_name_creator=lambda trial: str(trial.config["trial_number"]),
+                trial_dirname_creator=lambda trial: str(trial.config["trial_number"]),
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                stop=StudyStopper(study, over),
+                callbacks=[StudyCallback(study)],
+                failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours
+                verbose=0,
+            ),
+        ).fit()
 
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(address)
-    try:
-        gpus = resources["gpus"]
-        if gpus is None:
-            gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        _require_room(resources["cpus"], gpus)
-        settings = {
-            "order_seed": study.plan.seed,
-            "epochs": study.plan.epochs,
-            "threads": resources["cpus"],
-            "folder": str(study.folder),
-        }
-        trainable = tune.with_resources(
-            tune.with_parameters(AutoencoderTrainable, train=images.train, val=images.val),
-            {"cpu": resources["cpus"], "gpu": gpus},
-        )
-        with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
-            tune.Tuner(
-                trainable,
-                tune_config=tune.TuneConfig(
-                    search_alg=StudySearcher(study, settings),
-                    num_samples=-1,
-                    max_concurrent_trials=resources["concurrent"],
-                    reuse_actors=True,
-                    trial_name_creator=lambda trial: str(trial.config["trial_number"]),
-                    trial_dirname_creator=lambda trial: str(trial.config["trial_number"]),
-                ),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=scratch,
-                    stop=StudyStopper(study, over),
-                    callbacks=[StudyCallback(study)],
-                    failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours
-                    verbose=0,
-                ),
-            ).fit()
-    finally:
-        if ours:
-            ray.shutdown()
+
+def _passed(until: float | None) -> bool:
+    return until is not None and time.monotonic() >= until
 
 
 def _finish(study: Study, images: data.Images, progress: Progress, *, quick: bool) -> None:
@@ -382,32 +369,68 @@ def _open(
     return study
 
 
-def _connect(address: str | None) -> None:
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """A connection to Ray: the one there is, the one at `address`, or one of this machine's own."""
+    _quiet()
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
+    _require_answer(address)
     try:
         ray.init(
             address=address,
-            include_dashboard=False if address is None else None,
+            include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            configure_logging=True,
         )
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--address {address}: no Ray answers there: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def _require_room(cpus: int, gpus: float) -> None:
-    """A trial that fits on no node would wait for ever."""
+def _require_answer(address: str | None) -> None:
+    """Ray itself would go on trying for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f"--address {address}: nothing answers there: {error}") from None
+
+
+def _with_room(resources: dict[str, Any]) -> dict[str, Any]:
+    """What a trial asks for (a GPU if there is any and nobody said otherwise), and how many run at
+    a time: as many as fit, if nobody said.
+
+    Raises `InputError` for a trial that fits on no node: it would wait for ever.
+    """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
+    cpus, gpus = resources["cpus"], resources["gpus"]
+    if gpus is None:
+        gpus = 1 if any(node.get("GPU") for node in nodes) else 0
+    places = sum(_places(node, cpus, gpus) for node in nodes)
+    if not places:
         there = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
         raise InputError(
             f"--cpus-per-trial {cpus} --gpus-per-trial {gpus:g}: no node has that much; "
             f"there is: {there}"
         )
+    return {"cpus": cpus, "gpus": gpus, "concurrent": resources["concurrent"] or places}
+
+
+def _places(node: dict[str, float], cpus: int, gpus: float) -> int:
+    """How many trials fit on a node."""
+    places = node.get("CPU", 0) // cpus
+    return int(min(places, node.get("GPU", 0) / gpus + 1e-9) if gpus else places)
 
 
 def _quiet() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import traceback
 from pathlib import Path
@@ -17,6 +18,9 @@ from raycae.config import Config
 from raycae.storage import write_whole
 from raycae.study import checkpoint_path, model_folder
 from raycae.training import Diverged, Training, on_device, prepare_cpu
+
+NO_MEMORY = re.compile("not enough memory|can't allocate memory")
+"""What torch's CPU allocator says, in a plain RuntimeError."""
 
 
 class AutoencoderTrainable(tune.Trainable):
@@ -107,8 +111,10 @@ def _device_name(device: torch.device) -> str:
 
 
 def _reason(fault: Exception) -> str:
+    """One line that says why a trial failed; faults of one kind begin alike."""
+    first_line = (str(fault).splitlines() or ["no more is known"])[0]
     if isinstance(fault, Diverged):
-        return f"diverged: {fault}"
-    if isinstance(fault, torch.OutOfMemoryError | MemoryError):
-        return f"out of memory: {str(fault).splitlines()[0] if str(fault) else 'on the host'}"
-    return f"{type(fault).__name__}: {(str(fault).splitlines() or [''])[0]}"
+        return f"diverged: {first_line}"
+    if isinstance(fault, torch.OutOfMemoryError | MemoryError) or NO_MEMORY.search(first_line):
+        return f"out of memory: {first_line}"
+    return f"{type(fault).__name__}: {first_line}"

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raycae.architecture import Architecture, Conv, Infeasible, architecture
 from raycae.config import Config, resolve
 from raycae.errors import InputError
-from raycae.model import Autoencoder, build, load, save
+from raycae.model import Autoencoder, ConvBlock, UpsampledConv, build, load, save
 
 LINEAR_CODE = {
     "depth": 1,
@@ -229,6 +229,30 @@ def test_config_survives_json(config: Config) -> None:
     """Oracle: round trip; the column `config` gives back the same network."""
     assert Config.model_validate_json(config.to_json()) == config
     assert resolve(config.model_dump()) == config
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(2, 7),
+    st.sampled_from([2, 4]),
+    st.integers(4, 6),
+    st.sampled_from(["none", "batch"]),
+)
+def test_upsampling_and_convolution_at_once(kernel: int, factor: int, size: int, norm: str) -> None:
+    """Oracle: torch's own nearest upsampling and convolution, one after the other: the same
+    output and the same gradients but for rounding."""
+    settings_ = {"depth": 1, "channels": 3, "kernel": kernel, "factor": factor, "norm": norm}
+    net = architecture(resolve({**settings_, "image_size": size * factor, "decoder_convs": 2}))
+    _, joined, _ = build(net, seed=0).double().decoder
+    assert isinstance(joined, UpsampledConv)
+    z = torch.rand(2, 16, size, size, dtype=torch.float64)
+    plain = ConvBlock.forward(joined, torch.nn.functional.interpolate(z, scale_factor=factor))
+    at_once = joined(z)
+    assert torch.allclose(at_once, plain, atol=1e-12)
+    weight = joined.conv.weight
+    loss = torch.rand(plain.shape, dtype=torch.float64)
+    expected = torch.autograd.grad((plain * loss).sum(), weight, retain_graph=True)[0]
+    assert torch.allclose(torch.autograd.grad((at_once * loss).sum(), weight)[0], expected)
 
 
 def test_hash_is_of_the_network() -> None:

@@ -51,7 +51,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("Ray was about to start")
 
-    monkeypatch.setattr(search, "_connect", refuse)
+    monkeypatch.setattr(search, "_ray", refuse)
 
 
 @pytest.fixture
@@ -151,6 +151,15 @@ def test_wrong_options(
     assert message in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_address_where_nothing_answers(run: Run, tmp_path: Path) -> None:
+    """Oracle: a port of this machine that nobody listens at; said at once, no trial begun."""
+    arguments = ["--space", "quickstart", "--results", tmp_path, "--limit", "100"]
+    code, _, err = run("search", *arguments, "--address", "127.0.0.1:9")
+    assert code == 2
+    assert "--address 127.0.0.1:9: nothing answers there: " in err
+    assert not (tmp_path / "quickstart").exists()
 
 
 @pytest.mark.usefixtures("no_ray")

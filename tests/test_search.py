@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -298,6 +298,31 @@ def test_the_test_images_are_read_last(
     assert "images/test/0.png" in done.stderr
     assert "Traceback" not in done.stderr
     assert (trials_of(tmp_path / "tiny")["state"] == "COMPLETE").all()
+
+
+def test_reasons_of_failure() -> None:
+    """Oracle: the faults themselves, raised for real where this machine can: an allocation of a
+    petabyte on the CPU, a batch that is no batch."""
+    import torch
+
+    from raycae.trainable import _reason
+    from raycae.training import Diverged
+
+    def fault(call: Callable[[], object]) -> Exception:
+        try:
+            call()
+        except Exception as caught:
+            return caught
+        raise AssertionError("nothing was raised")
+
+    petabyte = fault(lambda: torch.empty(2**48))
+    assert _reason(petabyte).startswith("out of memory: ")
+    assert _reason(torch.OutOfMemoryError("CUDA out of memory.\nmore")) == (
+        "out of memory: CUDA out of memory."
+    )
+    assert _reason(MemoryError()).startswith("out of memory: ")
+    assert _reason(Diverged("loss is nan")) == "diverged: loss is nan"
+    assert _reason(fault(lambda: torch.zeros(2) + torch.zeros(3))).startswith("RuntimeError: ")
 
 
 def epochs_so_far(folder: Path) -> int:

@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def main() -> None:
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # on purpose
     torch.set_num_threads(1)
     source = arguments.data
     if source not in data.NAMED_SOURCES:
