@@ -30,7 +30,7 @@ from raycae.errors import InputError, told_on_stderr
 from raycae.results import RUNNING
 from raycae.searcher import SAMPLERS, require_possible
 from raycae.stopping import SCHEDULERS
-from raycae.study import Plan, Study, require_absent
+from raycae.study import Plan, Study, require_place
 
 if TYPE_CHECKING:
     from raycae.progress import Progress
@@ -291,7 +291,7 @@ def _planned(
         "scheduler": "asha",
     }
     total = _total(trials, so_far=0) or budget.trials
-    require_absent(folder)
+    require_place(folder)
     require_possible(the_space)
     return Plan(study=folder.name, space=the_space.name, trials=total, **{**defaults, **given})
 

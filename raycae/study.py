@@ -9,6 +9,7 @@ simulation, a test) calls `ask`, `started`, `epoch`, `failed`.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections import deque
@@ -99,7 +100,7 @@ class Study:
 
         Raises `InputError` where there is one already, or the folder cannot be written.
         """
-        require_absent(folder)
+        require_place(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             content = {
@@ -113,10 +114,7 @@ class Study:
             }
             write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
         except OSError as error:
-            raise InputError(
-                f"{folder}: results cannot be written there: {error.strerror}; "
-                "choose another folder with --results"
-            ) from None
+            raise _unwritable(folder, error.strerror) from None
         return cls(folder, plan, space, listener)
 
     @classmethod
@@ -140,41 +138,54 @@ class Study:
         if proposal is None:
             return None
         self._record(
-            number,
-            event="created",
-            point=proposal.point,
-            params=json.dumps(proposal.params),
-            config=proposal.config.to_json(),
-            seed=self.plan.seed,
+            self._event(
+                number,
+                "created",
+                point=proposal.point,
+                params=json.dumps(proposal.params),
+                config=proposal.config.to_json(),
+                seed=self.plan.seed,
+            )
         )
         return Issue(number, proposal.config, self.plan.seed)
 
     def started(self, number: int) -> None:
         """The trial began, or began again: a new attempt."""
-        self._record(number, attempt=self._attempt(number) + 1, event="started")
+        event = self._event(number, "started")
+        self._record({**event, "attempt": event["attempt"] + 1})
 
     def epoch(self, number: int, measured: Mapping[str, Any]) -> bool:
-        """An epoch ended, with what `Training.run_epoch` measured. True: the trial goes on."""
-        self._record(number, event="epoch", **measured)
-        self.proposer.report(number, measured["epoch"], measured["val_mse"])
-        goes_on = self.rule.report(number, measured["epoch"], measured["val_mse"])
-        if measured["epoch"] >= self.plan.epochs:
-            self._end(number, COMPLETE)
+        """An epoch ended, with what `Training.run_epoch` measured. True: the trial goes on.
+
+        The epoch and the verdict that ends a trial are one part of the ledger: a process that dies
+        leaves both or neither.
+        """
+        epoch, value = measured["epoch"], measured["val_mse"]
+        events = [self._event(number, "epoch", **measured)]
+        goes_on = self.rule.report(number, epoch, value)
+        if epoch >= self.plan.epochs:
+            events.append(self._event(number, "ended", state=COMPLETE))
         elif not goes_on:
-            self._end(number, PRUNED, f"{self.plan.scheduler} after epoch {measured['epoch']}")
-        else:
+            reason = f"{self.plan.scheduler} after epoch {epoch}"
+            events.append(self._event(number, "ended", state=PRUNED, reason=reason))
+        self._record(*events)
+        self.proposer.report(number, epoch, value)
+        if len(events) == 1:
             return True
+        self._tell(number)
         return False
 
     def failed(self, number: int, reason: str, traceback: str | None = None, **where: Any) -> None:
         """The trial cannot go on; `reason` is one line, `traceback` the whole of it if any.
         A trial that has ended stays as it ended, whatever becomes of its process."""
         if number in self.running():
-            self._end(number, FAIL, reason, traceback=traceback, **where)
+            why = {"state": FAIL, "reason": reason, "traceback": traceback}
+            self._record(self._event(number, "ended", **why, **where))
+            self._tell(number)
 
     def evaluated(self, number: int, test_mse: float) -> None:
         """The error of a kept model on the test images."""
-        self._record(number, event="evaluated", test_mse=test_mse)
+        self._record(self._event(number, "evaluated", test_mse=test_mse))
 
     def running(self) -> list[int]:
         """The numbers of trials that have not ended."""
@@ -183,7 +194,7 @@ class Study:
     def interrupted(self) -> None:
         """Mark what still runs as interrupted; a resumed search goes on with it."""
         for number in self.running():
-            self._record(number, event="interrupted")
+            self._record(self._event(number, "interrupted"))
 
     def kept(self) -> list[int]:
         """The trials whose models stay, in order of their validation error."""
@@ -196,21 +207,33 @@ class Study:
         self.records.write(self.folder)
         self._lock.release()
 
-    def _end(self, number: int, state: str, reason: str | None = None, **more: Any) -> None:
-        self._record(number, event="ended", state=state, reason=reason, **more)
-        self.proposer.tell(number, state, self.records.trials[number]["val_mse"])
-        self._drop_models()
+    def _event(self, number: int, kind: str, **fields: Any) -> dict[str, Any]:
+        row = self.records.trials.get(number)
+        attempt = row["attempt"] if row else 0
+        return {
+            "event": kind,
+            "at": _now(),
+            "trial_number": number,
+            "attempt": attempt,
+            **fields,
+        }
 
-    def _record(self, number: int, attempt: int | None = None, **fields: Any) -> None:
-        attempt = self._attempt(number) if attempt is None else attempt
-        event = {"at": _now(), "trial_number": number, "attempt": attempt, **fields}
-        self.ledger.append([event])
-        self.records.apply(event)
-        if self._listener:
-            self._listener(event, self.records)
+    def _record(self, *events: Event) -> None:
+        """One part of the ledger; then everybody else hears of it."""
+        self.ledger.append(events)
+        for event in events:
+            self.records.apply(event)
+            if self._listener:
+                self._listener(event, self.records)
         if time.monotonic() - self._tables_at >= TABLES_EVERY_S:
             self.records.write(self.folder)
             self._tables_at = time.monotonic()
+
+    def _tell(self, number: int) -> None:
+        """The sampler hears how a trial ended; models that are no longer worth keeping go."""
+        row = self.records.trials[number]
+        self.proposer.tell(number, row["state"], row["val_mse"])
+        self._drop_models()
 
     def _hear(self, event: Event) -> None:
         """One event of the ledger, while it is replayed."""
@@ -225,10 +248,6 @@ class Study:
             case "ended":
                 value = self.records.trials[number]["val_mse"]
                 self.proposer.tell(number, event["state"], value)
-
-    def _attempt(self, number: int) -> int:
-        row = self.records.trials.get(number)
-        return int(row["attempt"]) if row else 0
 
     def _drop_models(self) -> None:
         """Only models worth keeping stay; what a trial needed to go on goes once it has ended."""
@@ -252,13 +271,22 @@ def checkpoint_path(study: Path, number: int) -> Path:
     return study / "checkpoints" / f"{number}.pt"
 
 
-def require_absent(folder: Path) -> None:
-    """Raise `InputError` where a study lies in `folder` already."""
+def require_place(folder: Path) -> None:
+    """Raise `InputError` where a study lies in `folder` already, or none could be written."""
     if (folder / "study.json").exists() or (folder / "ledger").exists():
         raise InputError(
             f"{folder}: there is a study already; go on with it with --resume, "
             "or give this one another name with --study NAME"
         )
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise _unwritable(folder, f"{nearest} is no folder that may be written")
+
+
+def _unwritable(folder: Path, reason: str | None) -> InputError:
+    return InputError(
+        f"{folder}: results cannot be written there: {reason}; choose another folder with --results"
+    )
 
 
 def _locked(folder: Path) -> FileLock:

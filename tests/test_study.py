@@ -113,6 +113,27 @@ def test_what_was_running_goes_on(study: Study) -> None:
     resumed._lock.release()
 
 
+def test_an_epoch_and_its_verdict_are_one_part(study: Study) -> None:
+    """Oracle: cut the ledger back part by part, as a kill at any moment would leave it: no state of
+    it has a trial whose last epoch is known but not how it ended; and each can be resumed to six
+    trials, each accounted for once."""
+    run_trial(study, 0.3, 0.2, 0.1)
+    number = run_trial(study, 0.3)
+    study.failed(number, "diverged")
+    run_trial(study, 0.2, 0.2, 0.2)
+    study._lock.release()
+    parts = sorted((study.folder / "ledger").iterdir(), reverse=True)
+    for part in parts:
+        part.unlink()
+        resumed = Study.resume(study.folder, study.plan)
+        for row in resumed.records.trials.values():
+            assert row["state"] != "RUNNING" or (row["epochs_run"] or 0) < 3
+        resumed._lock.release()
+    resumed = Study.resume(study.folder, study.plan)
+    assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(6)] == list(range(6))
+    resumed._lock.release()
+
+
 def test_more_trials_for_a_finished_study(study: Study) -> None:
     """Oracle: two more than the six that there were."""
     for _ in range(6):
