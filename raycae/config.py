@@ -188,6 +188,9 @@ def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -
         return f"{prefix}: missing; it has to be there"
     if fault["type"] == "value_error":
         return f"{prefix}: {fault['ctx']['error']!s}"
+    if fault["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        given_type = fault["ctx"].get("tag", "nothing")
+        return f"{prefix}.type: {given_type} is not allowed; allowed: float, int, categorical"
     if fault["type"] == "literal_error":
         return f"{prefix}: {fault['input']!r} is not allowed; allowed: {fault['ctx']['expected']}"
     message = fault["msg"][0].lower() + fault["msg"][1:]

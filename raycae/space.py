@@ -366,7 +366,7 @@ def parse(text: str, *, name: str, where: str | None = None) -> Space:
     except yaml.YAMLError as error:
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{where}: has to be a mapping with the keys {', '.join(_file_keys())}")
+        raise InputError(f"{where}: has to be a mapping with the keys {_file_keys()}")
     try:
         file = SpaceFile(**content)
     except ValidationError as error:
@@ -391,6 +391,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"a key has to be a word ({key.start_mark})")
             if key.value in seen:
                 raise yaml.YAMLError(f"the key {key.value!r} stands twice ({key.start_mark})")
             seen.add(key.value)

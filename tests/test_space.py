@@ -164,7 +164,11 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
         ({"params": {"lr": {**LR, "low": 0.0, "log": True}}}, "a log scale starts above 0"),
         ({"params": {"lr": {**LR, "low": "tiny"}}}, "params.lr.low: 'tiny' is not allowed"),
         ({"params": {"lr": {**LR, "hihg": 1}}}, "params.lr.hihg: unknown key; did you mean"),
-        ({"params": {"lr": {"type": "real"}}}, "params.lr: "),
+        (
+            {"params": {"lr": {"type": "real"}}},
+            "params.lr.type: real is not allowed; allowed",
+        ),
+        ({"params": {"lr": {"low": 1}}}, "params.lr.type: nothing is not allowed; allowed"),
         ({"params": {"lr": {**LR, "low": -1.0}}}, "params.lr.low: -1.0 is not allowed"),
         ({"params": {"kernle": LR}}, "params.kernle: unknown parameter; did you mean kernel?"),
         (
@@ -219,7 +223,9 @@ def test_mistake_in_a_file(changes: dict[str, object], message: str) -> None:
     ("text", "message"),
     [
         ("task: [reconstruct", "not valid YAML"),
-        ("- 1", "has to be a mapping"),
+        ("- 1", "has to be a mapping with the keys task, data, budget, params, fixed, points"),
+        ("? [a]\n: b", "a key has to be a word"),
+        ("!!python/object/apply:os.system ['exit 1']", "not valid YAML"),
         ("", "has to be a mapping"),
         ("task: reconstruct\ntask: colourise", "the key 'task' stands twice"),
         ("3: 4", "3: keys are words"),
