@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ fixed: {batch_size: 32}
 points:
   base: {}
 """
+
+
+@pytest.fixture(autouse=True)
+def _denormals_are_back() -> Iterator[None]:
+    """Commands that train set their process to flush denormals; a process of tests goes on."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture
