@@ -29,7 +29,7 @@ def _as_tuples(value: Any) -> Any:
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Kernel = Annotated[int, Field(ge=2, le=7)]
 Convs = Annotated[int, Field(ge=1, le=4)]
-Gamma = Annotated[float, Field(gt=0, le=10)]
+Gamma = Annotated[float, Field(ge=0.01, le=100)]  # beyond, float32 loses the picture
 Finite = Field(allow_inf_nan=False)
 
 
