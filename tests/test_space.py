@@ -34,11 +34,12 @@ def draws(the_space: Space, n: int, seed: int = 0) -> list[optuna.Trial]:
 
 @pytest.mark.parametrize("name", space.names())
 def test_shipped_space(name: str) -> None:
-    """Oracle: the contract. It asks a question, names its command, its base is tried first, and
-    whatever is drawn builds and comes back from the configuration as the same parameters."""
+    """Oracle: the contract. It asks a question, names its command and cost, its base is tried
+    first, and whatever is drawn builds and comes back from the configuration as the same parameters."""
     the_space = space.load(name)
     assert the_space.question.endswith("?")
     assert f"raycae search --space {name}" in the_space.text
+    assert "# Measured cost: " in the_space.text
     assert next(iter(the_space.points)) == "base"
     for trial in draws(the_space, 40):
         config = the_space.draw(trial)

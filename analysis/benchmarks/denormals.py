@@ -1,6 +1,6 @@
 """What numbers below 1e-38 cost: one starved trial with and without `prepare_cpu`.
 
-    python analysis/benchmarks/denormals.py [--data SOURCE] [--images 2000]
+    python analysis/benchmarks/denormals.py [--data SOURCE] [--images 4000]
 
 A deep pixel-shuffle network under RMSprop with strong weight decay, as a search proposed it: its
 output sticks at the mean colour and its weights decay towards zero. Each side runs two epochs in a
@@ -49,7 +49,7 @@ def side(source: str, images: int, flush: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="photos")
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--side", choices=["flushed", "kept"])
     arguments = parser.parse_args()
     source = arguments.data
