@@ -14,7 +14,7 @@ import typer
 from raycae import __version__, results, space
 from raycae.config import given, parse_setting, resolve
 from raycae.errors import InputError, told_on_stderr
-from raycae.search import search
+from raycae.search import MAX_SEED, search
 
 app = typer.Typer(
     name="raycae",
@@ -81,7 +81,7 @@ def preview(
     space_name: SpaceOption = "ex3",
     number: Annotated[int, typer.Option("-n", min=1, help="How many configurations.")] = 20,
     sampler: Annotated[str, typer.Option(help="tpe, random, grid.")] = "tpe",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
 ) -> None:
     """Print configurations that a search would begin with; nothing is trained.
 
@@ -126,7 +126,7 @@ def trial(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, show_default="the space's")] = None,
     limit: Annotated[int | None, typer.Option(min=16, metavar="IMAGES", show_default="all")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
 ) -> None:
     """Run one trial in this process, without Ray: the door for debugging.
 
@@ -145,6 +145,7 @@ def trial(
     from raycae.training import Diverged, Training, errors, on_device
 
     source = data_source or the_space.file.data
+    limit = limit or the_space.budget.limit
     images = data.load(source, image_size=config.image_size, limit=limit, seed=seed)
     device = evaluation.best_device()
     net = architecture(config)
@@ -274,18 +275,19 @@ def _trial_config(the_space: space.Space, point: str | None, settings: list[str]
         known = ", ".join(the_space.points) or "none"
         raise InputError(f"--point {point}: {the_space.name} has no such point; known: {known}")
     written = given(the_space.file.points[point]) if point else {}
+    changes = dict(map(parse_setting, settings))
     try:
-        return resolve({**the_space.fixed, **written, **dict(map(parse_setting, settings))})
+        return resolve({**the_space.fixed, **written, **changes})
     except InputError as error:
-        raise InputError(f"--set {error}") from None
+        raise InputError(f"--set {error}" if changes else str(error)) from None
 
 
 def _reopened(folder: Path) -> Any:
     from contextlib import closing
 
-    from raycae.study import Plan, Study
+    from raycae.study import Study, plan_of
 
-    return closing(Study.resume(folder, Plan(**results.read_study(folder)["plan"])))
+    return closing(Study.resume(folder, plan_of(results.read_study(folder))))
 
 
 def _or_dash(value: Any, form: str) -> str:

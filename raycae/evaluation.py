@@ -4,6 +4,7 @@ images."""
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +16,39 @@ from torch import Tensor
 from raycae import data, model, results
 from raycae.baselines import baselines
 from raycae.provenance import n_cpus
-from raycae.space import Space, parse
+from raycae.space import Space
 from raycae.storage import write_whole
-from raycae.study import Plan, Study, model_folder
+from raycae.study import Plan, Study, model_folder, plan_of, space_of
 from raycae.tasks import Colourise, task
 from raycae.training import errors, on_device, prepare_cpu
 
 N_PICTURES = 12
 
 
-def evaluate(study: Study) -> int:
-    """Every kept model that has no test error yet, once, on the test images. Returns how many."""
+def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
+    """Every kept model that has no test error yet, once, on the test images, until `over` says
+    stop. Returns how many."""
     todo = [n for n in study.kept() if study.records.trials[n]["test_mse"] is None]
     if not todo:
         return 0
     device = best_device()
     test = on_device(_test_images(study.plan, study.space), device)
+    done = 0
     for number in todo:
+        if over():
+            break
         network, config = model.load(model_folder(study.folder, number))
         test_mse, _ = errors(network.to(device), task(config.task, config.gammas), test)
         study.evaluated(number, test_mse)
-    return len(todo)
+        done += 1
+    return done
 
 
 def illustrate(folder: Path, images: data.Images | None = None, *, lines: bool = True) -> None:
     """What the report shows beside the tables, if the folder lacks it: pictures of the best trial
     and, with `lines`, `baselines.parquet`. `images`: the study's own, if they are at hand."""
     content = results.read_study(folder)
-    plan = Plan(**content["plan"])
-    the_space = parse(content["space"]["text"], name=content["space"]["name"])
+    plan, the_space = plan_of(content), space_of(content)
     best = results.best_trial(results.read_trials(folder))
     if best is None:
         return

@@ -22,10 +22,13 @@ from raycae.storage import write_whole
 
 SCHEMA = pa.schema(
     [
-        ("event", pa.string()),  # created, started, epoch, ended, interrupted, evaluated
+        # begun (once, of the study), created, started, epoch, ended, interrupted, evaluated
+        ("event", pa.string()),
         ("at", pa.timestamp("us", tz="UTC")),
         ("trial_number", pa.int64()),
         ("attempt", pa.int64()),
+        # begun
+        ("study", pa.string()),  # what study.json says, JSON
         # created
         ("point", pa.string()),
         ("params", pa.string()),  # sampled, JSON
@@ -97,14 +100,29 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """All events of the ledger in `folder`, oldest first; also while another process writes it."""
     while True:
         try:
-            parts = [_read_part(folder / f"{a:08d}-{b:08d}.parquet") for a, b in _ranges(folder)]
+            parts = [_read_part(folder / f"{a:08d}-{b:08d}.parquet") for a, b in _whole(folder)]
         except FileNotFoundError:
             continue  # merged away between listing and reading: the wider part is there now
         return [event for part in parts for event in part.to_pylist()]
 
 
+def _whole(folder: Path) -> list[tuple[int, int]]:
+    """The parts to read, which have to follow each other without a gap.
+
+    Raises `InputError` naming the first missing one. A gap may also be a listing taken while
+    parts were merged, so it is looked at again before it counts.
+    """
+    for _ in range(3):
+        ranges = _ranges(folder)
+        starts = [0, *(last + 1 for _, last in ranges)]
+        missing = next((a for a, (b, _) in zip(starts, ranges, strict=False) if a != b), None)
+        if missing is None:
+            return ranges
+    raise InputError(f"{folder}: part {missing:08d} of the ledger is missing")
+
+
 def _ranges(folder: Path) -> list[tuple[int, int]]:
-    """The parts to read, in order: those that no wider part covers."""
+    """The parts that no wider part covers, in order."""
     found = [_NAME.fullmatch(path.name) for path in folder.iterdir()]
     ranges = sorted((int(m[1]), -int(m[2])) for m in found if m)
     kept: list[tuple[int, int]] = []

@@ -83,7 +83,7 @@ class Progress:
 
     def line(self, row: Mapping[str, Any]) -> str:
         """One finished trial in plain words."""
-        ended = sum(n for state, n in self.records.counts().items() if state != RUNNING)
+        ended = self.records.n_ended()
         best = self.records.best()
         parts = [f"[{ended}/{self.trials}] trial {row['trial_number']}", row["state"]]
         if row["val_mse"] is not None:
@@ -100,7 +100,7 @@ class Progress:
 
     def render(self) -> Group:
         counts = self.records.counts()
-        ended = sum(n for state, n in counts.items() if state != RUNNING)
+        ended = self.records.n_ended()
         running = self._running()
         # Tune asks for a trial ahead of a free place; what waits is not running.
         shown = {**counts, RUNNING: len(running)}
@@ -142,8 +142,7 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """From the pace so far: trials to come cost what those that ended cost on average."""
-        counts = self.records.counts()
-        ended = sum(n for state, n in counts.items() if state != RUNNING)
+        ended = self.records.n_ended()
         spent = time.monotonic() - self._begun
         deadline = None if self.until is None else max(self.until - time.monotonic(), 0.0)
         rows = self.records.trials.values()

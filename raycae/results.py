@@ -28,6 +28,7 @@ from raycae.storage import write_whole
 COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
 STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
 INTERRUPTED = "interrupted"
+STUDY_KEYS = {"study", "plan", "space", "task", "data", "created_at"}
 
 TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "study": pa.string(),
@@ -107,6 +108,8 @@ class Records:
         """Fold one event in. Events of an older attempt than the trial's newest are refused:
         a machine that comes back after a network cut still reports."""
         number = event["trial_number"]
+        if number is None:
+            return  # of the study, not of a trial
         row = self.trials.get(number)
         if row is None:
             row = self.trials[number] = dict.fromkeys(TRIAL_COLUMNS)
@@ -119,6 +122,9 @@ class Records:
 
     def counts(self) -> Counter[str]:
         return Counter(row["state"] for row in self.trials.values())
+
+    def n_ended(self) -> int:
+        return sum(n for state, n in self.counts().items() if state != RUNNING)
 
     def best(self) -> dict[str, Any] | None:
         """The row with the least validation error among trials that ended well, or None."""
@@ -163,8 +169,7 @@ class Records:
     def _epoch(self, row: dict[str, Any], event: ledger.Event) -> None:
         curve = self.epochs[row["trial_number"]]
         curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
-        finite = [e for e in curve.values() if e["val_mse"] is not None]
-        best = min(finite, key=lambda e: (e["val_mse"], e["epoch"]))
+        best = min(curve.values(), key=lambda e: (e["val_mse"], e["epoch"]))
         row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
         row["best_epoch"] = best["epoch"]
         row["epochs_run"] = len(curve)
@@ -204,11 +209,18 @@ def best_trial(trials: pd.DataFrame) -> int | None:
 def find_study(path: str | Path, results: str | Path = "results") -> Path:
     """The folder of a study given as a path or as a name under `results`. Raises `InputError`."""
     for folder in (Path(path).expanduser(), Path(results).expanduser() / path):
-        if (folder / "study.json").is_file():
+        if _holds_study(folder):
             return folder.resolve()
     known = sorted(p.parent.name for p in Path(results).expanduser().glob("*/study.json"))
     there = f"there are: {', '.join(known)}" if known else f"there are none in {results}"
     raise InputError(f"{path}: there is no study of this name or at this path; {there}")
+
+
+def _holds_study(folder: Path) -> bool:
+    try:
+        return (folder / "study.json").is_file()
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def read_trials(folder: Path) -> pd.DataFrame:
@@ -225,9 +237,13 @@ def read_study(folder: Path) -> dict[str, Any]:
     """What was searched, with what, by which command: the content of `study.json`."""
     path = folder / "study.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict) or not content.keys() >= STUDY_KEYS:
+        raise InputError(
+            f"{path}: this is no study of raycae; it needs {', '.join(sorted(STUDY_KEYS))}"
+        )
     return content
 
 

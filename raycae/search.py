@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -25,16 +26,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raycae import data, results, space
+from raycae import data, space
 from raycae.errors import InputError, told_on_stderr
-from raycae.results import RUNNING
 from raycae.searcher import SAMPLERS, require_possible
 from raycae.stopping import SCHEDULERS
-from raycae.study import Plan, Study, require_place
+from raycae.study import Plan, Study, plan_of, read_content, require_place, space_of
 
 if TYPE_CHECKING:
     from raycae.progress import Progress
 
+MAX_SEED = 2**32 - 1  # what numpy and torch both take
+MAX_HOURS = 100_000
 MAX_LOSSES = 2
 """A trial whose process dies begins again so many times; then it is a FAIL."""
 
@@ -72,7 +74,7 @@ def search(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(min=0.0, metavar="H", help="End the search in order after so long."),
+        typer.Option(metavar="H", help="End the search in order after so long."),
     ] = None,
     limit: Annotated[
         int | None,
@@ -101,7 +103,11 @@ def search(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="S", help="Of splits, weights and proposals.", show_default="0"
+            min=0,
+            max=MAX_SEED,
+            metavar="S",
+            help="Of splits, weights and proposals.",
+            show_default="0",
         ),
     ] = None,
     sampler: Annotated[
@@ -164,6 +170,8 @@ def search(
         the_space = space.load(space_name or "ex3")
         plan = _planned(folder, the_space, trials, given)
     data.check(plan.data)
+    if hours is not None and not 0 <= hours <= MAX_HOURS:
+        raise InputError(f"--hours {hours:g}: has to be a number from 0 to {MAX_HOURS:,}")
     hours = hours if hours is not None else the_space.budget.hours
     resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
     raise typer.Exit(run(folder, plan, the_space, resume, resources, hours=hours, address=address))
@@ -198,7 +206,7 @@ def run(
             _train(study, images, resources, lambda: bool(received) or _passed(until))
         study.interrupted()
         study.records.write(folder)
-        _finish(study, images, progress, quick=bool(received))
+        _finish(study, images, progress, lambda: bool(received))
     counts = study.records.counts()
     print(f"{summary(counts)} of {plan.trials} trials")
     if best := study.records.best():
@@ -206,7 +214,11 @@ def run(
     print(f"results  {_short(folder)}")
     print(f"report   {_short(folder / 'report.html')}")
     if received:
-        where = "" if folder.parent == Path("results").resolve() else f" --results {folder.parent}"
+        where = (
+            ""
+            if folder.parent == Path("results").resolve()
+            else f" --results {shlex.quote(str(folder.parent))}"
+        )
         print(f"Interrupted; go on with: raycae search --resume --study {plan.study}{where}")
         return 128 + received[0]
     return 0
@@ -262,17 +274,19 @@ def _passed(until: float | None) -> bool:
     return until is not None and time.monotonic() >= until
 
 
-def _finish(study: Study, images: data.Images, progress: Progress, *, quick: bool) -> None:
-    """Test errors, baselines, pictures, report. `quick`: an interrupted person waits; only what
-    is at hand."""
+def _finish(
+    study: Study, images: data.Images, progress: Progress, over: Callable[[], bool]
+) -> None:
+    """Test errors, baselines, pictures, report. Once `over`, a person waits: only what is at
+    hand."""
     from raycae import evaluation, report
 
-    if not quick:
+    if not over():
         progress.say("evaluating the kept models on the test images …")
-        evaluation.evaluate(study)
+        evaluation.evaluate(study, over)
         study.records.write(study.folder)
         progress.say("fitting linear codes to the same images …")
-    evaluation.illustrate(study.folder, images, lines=not quick)
+    evaluation.illustrate(study.folder, images, lines=not over())
     progress.say("writing the report …")
     report.write(study.folder)
 
@@ -292,7 +306,7 @@ def _planned(
     }
     total = _total(trials, so_far=0) or budget.trials
     require_place(folder)
-    require_possible(the_space)
+    require_possible(the_space, total)
     return Plan(study=folder.name, space=the_space.name, trials=total, **{**defaults, **given})
 
 
@@ -300,17 +314,17 @@ def _resumed(
     folder: Path, trials: str | None, given: dict[str, Any], space_name: str | None
 ) -> tuple[Plan, space.Space]:
     """What the study was begun with; only its number of trials may change."""
-    if not (folder / "study.json").exists():
+    if not (folder / "study.json").exists() and not (folder / "ledger").is_dir():
         raise InputError(f"--resume: {folder} holds no study; leave --resume out to begin one")
-    content = results.read_study(folder)
-    plan = Plan(**content["plan"])
+    content = read_content(folder)
+    plan = plan_of(content)
     for name, value in given.items():
         if value != getattr(plan, name):
             raise InputError(
                 f"--{name} {value}: this study was begun with {getattr(plan, name)}; "
                 "leave the option out, or begin another study with --study NAME"
             )
-    the_space = space.parse(content["space"]["text"], name=content["space"]["name"])
+    the_space = space_of(content)
     if space_name and space.load(space_name).hash != the_space.hash:
         raise InputError(
             f"--space {space_name}: this study was begun with a space of other content; "
@@ -351,7 +365,7 @@ def _open(
         study = Study.create(folder, plan, the_space, described, progress.listen)
         progress.resumed(study.records)
         return study
-    fingerprint = results.read_study(folder)["data"]["fingerprint"]
+    fingerprint = read_content(folder)["data"]["fingerprint"]
     if fingerprint != images.fingerprint:
         raise InputError(
             f"{plan.data}: these are not the images this study was begun with "
@@ -359,11 +373,10 @@ def _open(
         )
     study = Study.resume(folder, plan, progress.listen)
     progress.resumed(study.records)
-    counts = study.records.counts()
-    ended = sum(n for state, n in counts.items() if state != RUNNING)
     to_come = max(plan.trials - len(study.records.trials), 0)
     print(
-        f"resuming {plan.study}: {ended} trials have ended, {counts[RUNNING]} go on, "
+        f"resuming {plan.study}: {study.records.n_ended()} trials have ended, "
+        f"{len(study.running())} go on, "
         f"{to_come} are to come"
     )
     return study
@@ -417,6 +430,8 @@ def _with_room(resources: dict[str, Any]) -> dict[str, Any]:
     cpus, gpus = resources["cpus"], resources["gpus"]
     if gpus is None:
         gpus = 1 if any(node.get("GPU") for node in nodes) else 0
+    if gpus > 1 and gpus != int(gpus):
+        raise InputError(f"--gpus-per-trial {gpus:g}: a share of one, or a whole number of them")
     places = sum(_places(node, cpus, gpus) for node in nodes)
     if not places:
         there = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
@@ -430,7 +445,10 @@ def _with_room(resources: dict[str, Any]) -> dict[str, Any]:
 def _places(node: dict[str, float], cpus: int, gpus: float) -> int:
     """How many trials fit on a node."""
     places = node.get("CPU", 0) // cpus
-    return int(min(places, node.get("GPU", 0) / gpus + 1e-9) if gpus else places)
+    if not gpus:
+        return int(places)
+    n_gpus = node.get("GPU", 0)  # a share of a GPU lies on one; 0.4 fits twice on each
+    return int(min(places, n_gpus // gpus if gpus >= 1 else n_gpus * (1 // gpus)))
 
 
 def _quiet() -> None:
@@ -474,7 +492,7 @@ def _total(trials: str | None, *, so_far: int) -> int | None:
     if trials is None:
         return None
     digits = trials.removeprefix("+")
-    if not digits.isdecimal() or int(digits) < 1:
+    if not re.fullmatch("[0-9]{1,9}", digits) or int(digits) < 1:
         raise InputError(f"--trials {trials}: has to be a whole number from 1, or +N to add N")
     return int(digits) + (so_far if trials.startswith("+") else 0)
 

@@ -25,10 +25,10 @@ from raycae.config import Config
 from raycae.errors import InputError
 from raycae.space import Space, Value
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
 TRIES = 1000
 """So many proposals in a row may be infeasible before a space counts as impossible."""
+GRID_TRIES = 100_000
+"""The same for a grid, which is walked in order and may have long stretches that are refused."""
 PATIENCE = 50
 """So many of the sampler's own proposals are refused before random ones are drawn instead."""
 
@@ -140,19 +140,25 @@ class Proposer:
             self.space.parameters[name].suggest(trial, name)
 
     def _next_of_grid(self, number: int) -> Proposal | None:
+        refused = []
         for params, config in self._grid:
-            if self.space.check(config) is None:
+            refusal = self.space.check(config)
+            if refusal is None:
                 self._lay_down(number, params)
                 return Proposal(config, params)
+            refused.append(refusal)
+            if len(refused) >= GRID_TRIES:
+                raise InputError(_impossible(self.space, refused))
         return None
 
     def _pass_in_grid(self, params: dict[str, Value]) -> None:
         next((None for walked, _ in self._grid if walked == params), None)
 
 
-def require_possible(space: Space, seed: int = 0) -> None:
-    """Raise `InputError` where no random configuration of `space` meets its constraints."""
-    if space.points:
+def require_possible(space: Space, trials: int, seed: int = 0) -> None:
+    """Raise `InputError` where `trials` of `space` need more than its points, and no random
+    configuration meets its constraints."""
+    if trials <= len(space.points):
         return
     study = optuna.create_study(sampler=RandomSampler(seed))
     refused = []

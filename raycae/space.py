@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
 
+import optuna
 import yaml
 from optuna.distributions import (
     BaseDistribution,
@@ -36,6 +37,8 @@ from raycae.config import (
     resolve,
 )
 from raycae.errors import InputError
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # raycae says what there is to say
 
 Value = bool | int | float | str
 
@@ -72,7 +75,7 @@ class FloatParameter(_Parameter):
     low: float = Field(allow_inf_nan=False)
     high: float = Field(allow_inf_nan=False)
     log: bool = False
-    step: float | None = Field(default=None, gt=0)
+    step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -161,8 +164,8 @@ Parameter = Annotated[
 class Bounds(_Strict):
     """What a trial may have at least and at most; both ends included."""
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class Constraints(_Strict):
@@ -180,7 +183,7 @@ class Budget(_Strict):
     epochs: int = Field(default=10, ge=1)
     limit: int | None = Field(default=None, ge=16)
     """Images for training and validation together; all of them if not given."""
-    hours: float | None = Field(default=None, gt=0)
+    hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class SpaceFile(_Strict):
@@ -228,7 +231,7 @@ class Space:
     @property
     def hash(self) -> str:
         """Of what the file means: comments and order of keys do not count."""
-        plain = json.dumps(yaml.safe_load(self.text), sort_keys=True)
+        plain = json.dumps(self.file.model_dump(mode="json", exclude_unset=True), sort_keys=True)
         return hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
 
     @cached_property
@@ -255,7 +258,7 @@ class Space:
 
     def draw(self, trial: Suggest) -> Config:
         """A configuration with every open setting suggested by `trial`, conditions heeded."""
-        values = dict(self.fixed)
+        values = {"depth": self._depth, **self.fixed}
         for name, parameter in self._in_order:
             if parameter.per is None:
                 if _holds(parameter.when, values, None):
@@ -266,7 +269,7 @@ class Space:
                 parameter.value(parameter.suggest(trial, f"{name}_{stage + 1}"))
                 if _holds(parameter.when, values, stage)
                 else default
-                for stage in range(_setting("depth", values, None))
+                for stage in range(values["depth"])
             ]
         return resolve(values)
 
@@ -307,8 +310,13 @@ class Space:
         if isinstance(depth, IntParameter):
             return depth.high
         if isinstance(depth, CategoricalParameter):
-            return max(depth.choices)
-        return int(_setting("depth", self.fixed, None))
+            return int(max(depth.choices))
+        return self._depth
+
+    @cached_property
+    def _depth(self) -> int:
+        """How many stages there are where nobody searches for that."""
+        return resolve(self.fixed).depth
 
     @cached_property
     def _in_order(self) -> list[tuple[str, Any]]:
@@ -341,7 +349,7 @@ def names() -> list[str]:
 def load(space: str) -> Space:
     """A shipped space by name, or a file by path. Raises `InputError`."""
     path = Path(space).expanduser()
-    if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1 and not path.is_file():
+    if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1 and not _is_file(path):
         if space not in names():
             close = difflib.get_close_matches(space, names(), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
@@ -358,12 +366,19 @@ def load(space: str) -> Space:
     return parse(text, name=path.stem, where=path.name)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file system takes
+        return False
+
+
 def parse(text: str, *, name: str, where: str | None = None) -> Space:
     """A space from the text of its file. `where` stands in front of error messages."""
     where = where or f"{name}.yaml"
     try:
         content = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{where}: has to be a mapping with the keys {_file_keys()}")
@@ -377,6 +392,7 @@ def parse(text: str, *, name: str, where: str | None = None) -> Space:
     space = Space(name, text, file)
     _check_params(space, where)
     _check_points(space, where)
+    _check_draws(space, where)
     return space
 
 
@@ -402,10 +418,10 @@ class _UniqueKeys(yaml.SafeLoader):
 def _check_range(parameter: Any) -> Any:
     low, high = parameter.low, parameter.high
     if low > high:
-        raise ValueError(f"low {low:g} is above high {high:g}; low has to be at most high")
+        raise ValueError(f"low {low} is above high {high}; low has to be at most high")
     if parameter.log and low <= 0:
-        raise ValueError(f"low {low:g} with log: true; a log scale starts above 0")
-    if parameter.log and parameter.step not in (None, 1):
+        raise ValueError(f"low {low} with log: true; a log scale starts above 0")
+    if parameter.log and parameter.step not in (None, 1 if parameter.type == "int" else None):
         raise ValueError("log and step together are not possible; choose one")
     return parameter
 
@@ -432,10 +448,20 @@ def _check_params(space: Space, where: str) -> None:
             )
         for key, value in _extremes(parameter):
             try:
-                Settings(**{name: value})
+                meant = _entry(name, getattr(Settings(**{name: value}), name), None)
             except ValidationError as error:
                 message = explain(error).partition(": ")[2]
                 raise InputError(f"{at}.{key}: {message}") from None
+            if not isinstance(value, list) and type(meant) is not type(value) and meant is not None:
+                kind = "int" if isinstance(meant, int) else type(meant).__name__
+                if not (kind == "float" and isinstance(value, int)):
+                    raise InputError(f"{at}.{key}: {value!r} is not allowed; it has to be {kind}")
+        if isinstance(parameter, CategoricalParameter):
+            labels = parameter.labels
+            if len(set(map(repr, labels))) < len(labels):
+                raise InputError(f"{at}.choices: {parameter.choices}: a choice stands there twice")
+        if name == "depth" and parameter.when:
+            raise InputError(f"{at}.when: depth is drawn first; it cannot wait for another setting")
         for key, values in parameter.when.items():
             if key not in SEARCHABLE:
                 allowed = ", ".join(SEARCHABLE)
@@ -446,8 +472,13 @@ def _check_params(space: Space, where: str) -> None:
                     f"{at}.when: {key} differs from stage to stage; add `per: stage` to {name}"
                 )
             try:
-                for value in values if isinstance(values, list) else [values]:
-                    Settings(**{key: value})
+                wanted = values if isinstance(values, list) else [values]
+                for value in wanted:
+                    meant = _entry(key, getattr(Settings(**{key: value}), key), None)
+                    if meant != value:
+                        raise InputError(f"{at}.when.{key}: {value!r}: write {meant!r}")
+                if not wanted:
+                    raise InputError(f"{at}.when.{key}: [] is never the case; name a value")
             except ValidationError as error:
                 message = explain(error).partition(": ")[2]
                 raise InputError(f"{at}.when.{key}: {message}") from None
@@ -461,13 +492,28 @@ def _check_points(space: Space, where: str) -> None:
         resolve(space.fixed)
     except InputError as error:
         raise InputError(f"{where}: fixed: {error}") from None
+    if "task" in given(space.file.fixed):
+        raise InputError(f"{where}: fixed.task: the task stands at the top of the file, once")
     for name, point in space.file.points.items():
+        for key in given(point).keys() & {"task", "image_size"}:
+            raise InputError(f"{where}: points.{name}.{key}: is the same for the whole space")
         try:
             config = resolve({**space.fixed, **given(point)})
         except InputError as error:
             raise InputError(f"{where}: points.{name}: {error}") from None
         if reason := space.check(config):
             raise InputError(f"{where}: points.{name}: {reason}")
+
+
+def _check_draws(space: Space, where: str) -> None:
+    """What no rule above foresees shows when configurations are drawn; cheap, so some are."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30 if space.file.params else 0):
+        trial = study.ask()
+        try:
+            space.draw(trial)
+        except InputError as error:
+            raise InputError(f"{where}: params: {trial.params} cannot be: {error}") from None
 
 
 def _extremes(parameter: Any) -> list[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from raycae import results
+from raycae import ledger, results
 from raycae.config import Config
 from raycae.errors import InputError
 from raycae.ledger import Event, Ledger
@@ -68,15 +68,17 @@ class Study:
     Made by `Study.create` or `Study.resume`; `close` it.
     """
 
-    def __init__(self, folder: Path, plan: Plan, space: Space, listener: Listener | None) -> None:
+    def __init__(
+        self, folder: Path, content: Mapping[str, Any], lock: FileLock, listener: Listener | None
+    ) -> None:
         self.folder = folder
-        self.plan = plan
-        self.space = space
+        self.plan = plan = plan_of(content)
+        self.space = space = space_of(content)
         self._listener = listener
-        self._lock = _locked(folder)
+        self._lock = lock
         try:
             self.ledger = Ledger(folder / "ledger")
-            self.records = Records(plan.study, _n_images(folder))
+            self.records = Records(plan.study, content["data"].get("n_train"))
             self.proposer = Proposer(space, plan.sampler, plan.seed)
             self.rule = rule(plan.scheduler, plan.epochs)
             for event in self.ledger.read():
@@ -84,7 +86,8 @@ class Study:
         except BaseException:
             self._lock.release()
             raise
-        self._to_go_on = deque(n for n, t in self.records.trials.items() if t["state"] == RUNNING)
+        self._to_go_on = deque(self.running())
+        self._drop_models()  # what a process that died had not come to
         self._tables_at = -TABLES_EVERY_S
 
     @classmethod
@@ -101,31 +104,39 @@ class Study:
         Raises `InputError` where there is one already, or the folder cannot be written.
         """
         require_place(folder)
+        content = {
+            "study": plan.study,
+            "plan": asdict(plan),
+            "space": {"name": space.name, "hash": space.hash, "text": space.text},
+            "task": space.task,
+            "data": dict(data),
+            "created_at": _now().isoformat(),
+            **provenance(),
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            content = {
-                "study": plan.study,
-                "plan": asdict(plan),
-                "space": {"name": space.name, "hash": space.hash, "text": space.text},
-                "task": space.task,
-                "data": dict(data),
-                "created_at": _now().isoformat(),
-                **provenance(),
-            }
-            write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
+            lock = _locked(folder)
+            require_place(folder)  # nobody else made one before the lock was ours
+            _write_content(folder, content)
+            begun = {"event": "begun", "at": _now(), "study": json.dumps(content)}
+            Ledger(folder / "ledger").append([begun])
         except OSError as error:
             raise _unwritable(folder, error.strerror) from None
-        return cls(folder, plan, space, listener)
+        return cls(folder, content, lock, listener)
 
     @classmethod
     def resume(cls, folder: Path, plan: Plan, listener: Listener | None = None) -> Study:
         """The study of an earlier search, where its ledger stands, with `plan` from now on."""
-        content = results.read_study(folder)
-        space = parse(content["space"]["text"], name=content["space"]["name"])
-        if plan != Plan(**content["plan"]):
-            content["plan"] = asdict(plan)
-            write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
-        return cls(folder, plan, space, listener)
+        lock = _locked(folder)
+        try:
+            content = read_content(folder)
+            if content["plan"] != asdict(plan) or not (folder / "study.json").exists():
+                content = {**content, "plan": asdict(plan)}
+                _write_content(folder, content)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(folder, content, lock, listener)
 
     def ask(self) -> Issue | None:
         """The next trial: first those that an interruption left, then new ones. None: no more."""
@@ -162,7 +173,9 @@ class Study:
         """
         epoch, value = measured["epoch"], measured["val_mse"]
         events = [self._event(number, "epoch", **measured)]
-        goes_on = self.rule.report(number, epoch, value)
+        # An epoch said again after a restart was judged when it was said first.
+        said_before = epoch in self.records.epochs[number]
+        goes_on = said_before or self.rule.report(number, epoch, value)
         if epoch >= self.plan.epochs:
             events.append(self._event(number, "ended", state=COMPLETE))
         elif not goes_on:
@@ -261,6 +274,37 @@ class Study:
                 path.unlink(missing_ok=True)
 
 
+def read_content(folder: Path) -> dict[str, Any]:
+    """What `study.json` says; where it is gone, what the ledger's first event says it said."""
+    if not (folder / "study.json").exists() and (folder / "ledger").is_dir():
+        for event in ledger.read(folder / "ledger"):
+            if event["event"] == "begun":
+                content: dict[str, Any] = json.loads(event["study"])
+                return content
+    return results.read_study(folder)
+
+
+def plan_of(content: Mapping[str, Any]) -> Plan:
+    """The plan in the content of a `study.json`. Raises `InputError`."""
+    try:
+        return Plan(**content["plan"])
+    except TypeError as error:
+        raise InputError(f"study.json: plan: {error}") from None
+
+
+def space_of(content: Mapping[str, Any]) -> Space:
+    """The space in the content of a `study.json`. Raises `InputError`."""
+    try:
+        name, text = content["space"]["name"], content["space"]["text"]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"study.json: space: lacks {error}") from None
+    return parse(text, name=name)
+
+
+def _write_content(folder: Path, content: Mapping[str, Any]) -> None:
+    write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
+
+
 def model_folder(study: Path, number: int) -> Path:
     """Where the best epoch's model of a trial lies."""
     return study / "models" / str(number)
@@ -300,10 +344,6 @@ def _locked(folder: Path) -> FileLock:
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
     return lock
-
-
-def _n_images(folder: Path) -> int | None:
-    return results.read_study(folder)["data"].get("n_train")
 
 
 def _now() -> datetime:

@@ -64,24 +64,30 @@ class AutoencoderTrainable(tune.Trainable):
             self.training = self._begin()
             if self.training.measured:
                 # The last process may have died between writing this epoch's checkpoint and
-                # reporting it. Reporting twice is reporting once, so it is always said again.
+                # reporting it. Reporting twice is reporting once, so it is always said again; and
+                # it may have saved the model of an epoch that is not in the checkpoint.
+                self._save_best()
                 return self.training.measured
         training = self.training
         measured = training.run_epoch()
         if training.best_epoch == training.epoch:
-            model.save(
-                model_folder(self.folder, self.number),
-                training.best_weights,
-                training.config,
-                trial_number=self.number,
-                epoch=training.epoch,
-                val_mse=measured["val_mse"],
-            )
+            self._save_best()
         if training.epoch < self.issue["epochs"]:
             write_whole(checkpoint_path(self.folder, self.number), training.state())
         else:
             measured["val_ssim"] = training.val_ssim()
         return measured
+
+    def _save_best(self) -> None:
+        assert self.training is not None
+        model.save(
+            model_folder(self.folder, self.number),
+            self.training.best_weights,
+            self.training.config,
+            trial_number=self.number,
+            epoch=self.training.best_epoch,
+            val_mse=self.training.best_val_mse,
+        )
 
     def _begin(self) -> Training:
         training = Training(

@@ -90,7 +90,10 @@ UP = {"type": "categorical", "choices": ["cubic"]}
     ("changes", "message"),
     [
         ({"taks": "reconstruct"}, "mine.yaml: taks: unknown key; did you mean task?"),
-        ({"params": {"lr": {**LR, "low": 1.0}}}, "mine.yaml: params.lr: low 1 is above high 0.01"),
+        (
+            {"params": {"lr": {**LR, "low": 1.0}}},
+            "mine.yaml: params.lr: low 1.0 is above high",
+        ),
         ({"params": {"upsample": UP}}, "mine.yaml: params.upsample.choices: 'cubic' is not"),
         (
             {"constraints": {"latent_size": {"max": 3}}, "points": {}},

@@ -122,7 +122,7 @@ def test_impossible_constraint_is_refused(tiny_space: Space) -> None:
     content |= {"constraints": {"latent_size": {"max": 3}}, "points": {}}
     impossible = space.parse(yaml.safe_dump(content), name="tiny")
     with pytest.raises(InputError, match=r"constraints: none of 1,000 .* latent_size 1,024 is"):
-        require_possible(impossible)
+        require_possible(impossible, 5)
     with pytest.raises(InputError, match="constraints: none of 1,000"):
         Proposer(impossible).propose(0)
 

@@ -35,7 +35,7 @@ def draws(the_space: Space, n: int, seed: int = 0) -> list[optuna.Trial]:
 @pytest.mark.parametrize("name", space.names())
 def test_shipped_space(name: str) -> None:
     """Oracle: the contract. It asks a question, names its command and cost, its base is tried
-    first, and whatever is drawn builds and comes back from the configuration as the same parameters."""
+    first; whatever is drawn builds and comes back from the configuration as its parameters."""
     the_space = space.load(name)
     assert the_space.question.endswith("?")
     assert f"raycae search --space {name}" in the_space.text
