@@ -163,11 +163,11 @@ def search(
         "scheduler": scheduler,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    folder = _study_folder(results_folder, study_name or _name_of(space_name or "ex3"))
+    the_space = space.load(space_name or "ex3")
+    folder = _study_folder(results_folder, study_name or the_space.name)
     if resume:
-        plan, the_space = _resumed(folder, trials, given, space_name)
+        plan, the_space = _resumed(folder, trials, given, the_space if space_name else None)
     else:
-        the_space = space.load(space_name or "ex3")
         plan = _planned(folder, the_space, trials, given)
     data.check(plan.data)
     if hours is not None and not 0 <= hours <= MAX_HOURS:
@@ -311,7 +311,7 @@ def _planned(
 
 
 def _resumed(
-    folder: Path, trials: str | None, given: dict[str, Any], space_name: str | None
+    folder: Path, trials: str | None, given: dict[str, Any], wanted: space.Space | None
 ) -> tuple[Plan, space.Space]:
     """What the study was begun with; only its number of trials may change."""
     if not (folder / "study.json").exists() and not (folder / "ledger").is_dir():
@@ -325,9 +325,9 @@ def _resumed(
                 "leave the option out, or begin another study with --study NAME"
             )
     the_space = space_of(content)
-    if space_name and space.load(space_name).hash != the_space.hash:
+    if wanted and wanted.hash != the_space.hash:
         raise InputError(
-            f"--space {space_name}: this study was begun with a space of other content; "
+            f"--space {wanted.name}: this study was begun with a space of other content; "
             "--study NAME alone goes on with that one; or begin another study"
         )
     return replace(plan, trials=_total(trials, so_far=plan.trials) or plan.trials), the_space
@@ -340,11 +340,6 @@ def _study_folder(results_folder: Path, name: str) -> Path:
             "the first one a letter, a digit or '_'"
         )
     return results_folder.expanduser().resolve() / name
-
-
-def _name_of(space_name: str) -> str:
-    """A study is called like its space, if nobody says otherwise."""
-    return Path(space_name).stem
 
 
 def _open(

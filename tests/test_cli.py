@@ -123,6 +123,11 @@ def test_mistakes_in_a_space(
         (["--space", "no/such/file.yaml"], "cannot be read: No such file or directory"),
         (["--trials", "0"], "--trials 0: has to be a whole number from 1, or +N"),
         (["--trials", "many"], "--trials many: has to be a whole number"),
+        (["--trials", "9" * 5000], "has to be a whole number"),
+        (["--hours", "nan"], "--hours nan: has to be a number from 0"),
+        (["--hours", "inf"], "--hours inf: has to be a number from 0"),
+        (["--seed", "5000000000"], "'--seed'"),
+        (["--space", "x" * 300], "there is no such space"),
         (["--epochs", "0"], "'--epochs'"),
         (["--data", "nowhere/at/all"], "nowhere/at/all"),
         (["--data", "cifar"], "cifar10"),
@@ -222,6 +227,29 @@ def test_show(run: Run, trained: Path) -> None:
     code, _, err = run("show", "other", "--results", trained)
     assert code == 2
     assert "other: there is no study" in err
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"plan": 3}'])
+def test_study_json_of_something_else(run: Run, tmp_path: Path, content: str) -> None:
+    """Oracle: every command that reads it names the file."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "study.json").write_text(content)
+    for command in ("report", "evaluate"):
+        code, _, err = run(command, tmp_path / "s")
+        assert code == 2
+        assert "study.json: " in err
+    code, _, err = run("search", "--resume", "--study", "s", "--results", tmp_path)
+    assert code == 2
+    assert "study.json: " in err
+    assert run("show", "x" * 300, "--results", tmp_path)[0] == 2
+
+
+def test_places_on_a_node() -> None:
+    """Oracle: by hand. A share of a GPU lies on one GPU; cores bound the rest."""
+    node = {"CPU": 8.0, "GPU": 2.0}
+    shares = {0: 8, 1: 2, 2: 1, 0.5: 4, 0.4: 4, 0.25: 8, 0.1: 8}
+    assert {gpus: search._places(node, 1, gpus) for gpus in shares} == shares
+    assert search._places(node, 3, 0.25) == 2
 
 
 def test_evaluate_and_report(run: Run, trained: Path) -> None:

@@ -106,6 +106,16 @@ def test_damaged_part_is_named(tmp_path: Path, damage: bytes | None) -> None:
         ledger.read(tmp_path)
 
 
+def test_missing_part_is_named(tmp_path: Path) -> None:
+    """Oracle: the second of three parts is gone; the ledger is not read as if it had never been."""
+    written = Ledger(tmp_path)
+    for number in range(3):
+        written.append([event(number)])
+    (tmp_path / "00000001-00000001.parquet").unlink()
+    with pytest.raises(InputError, match="part 00000001 of the ledger is missing"):
+        ledger.read(tmp_path)
+
+
 def test_write_whole_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: a disk that refuses leaves the old content and no temporary file."""
     path = tmp_path / "file"

@@ -132,6 +132,19 @@ def test_steps() -> None:
     assert the_space.params_of(resolve({"latent_channels": 6})) == {}
 
 
+def test_stages_of_a_fixed_list() -> None:
+    """Oracle: three fixed channels are three stages, so three kernels are drawn."""
+    the_space = parse(
+        fixed={"channels": [8, 12, 16]},
+        params={"kernel": {"type": "categorical", "choices": [3, 5], "per": "stage"}},
+        points={"base": {}},
+    )
+    (trial,) = draws(the_space, 1)
+    config = the_space.draw(trial)
+    assert set(trial.params) == set(the_space.parameters) == {"kernel_1", "kernel_2", "kernel_3"}
+    assert the_space.params_of(config) == trial.params
+
+
 def test_constraints_name_what_is_broken() -> None:
     """Oracle: the base model's known counts, 1024 and 4,911."""
     base = resolve({})
@@ -208,6 +221,34 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
         ({"constraints": {"latent": {"max": 10}}}, "constraints.latent: unknown key; did you mean"),
         ({"constraints": {"flops": {"above": 10}}}, "constraints.flops.above: unknown key"),
         ({"budget": {"trials": 0}}, "budget.trials: 0 is not allowed"),
+        ({"budget": {"hours": float("inf")}}, "budget.hours: inf is not allowed"),
+        ({"constraints": {"flops": {"max": float("nan")}}}, "flops.max: nan is not allowed"),
+        ({"fixed": {"task": "colourise"}}, "fixed.task: the task stands at the top"),
+        ({"points": {"a": {"image_size": 64}}}, "points.a.image_size: is the same for the whole"),
+        (
+            {"params": {"depth": {"type": "categorical", "choices": ["2"]}}},
+            "params.depth.choices: '2' is not allowed; it has to be int",
+        ),
+        (
+            {"params": {"channels": {"type": "float", "low": 4.0, "high": 64.0}}},
+            "params.channels.low: 4.0 is not allowed; it has to be int",
+        ),
+        ({"params": {"factor": {"type": "int", "low": 2, "high": 4}}}, "'factor': 3} cannot be"),
+        (
+            {
+                "params": {"depth": {"type": "int", "low": 1, "high": 4}},
+                "fixed": {"channels": [8, 12]},
+            },
+            "cannot be: channels: [8, 12] has 2 entries",
+        ),
+        ({"params": {"lr": {**LR, "log": True, "step": 1.0}}}, "log and step together"),
+        ({"params": {"lr": {**LR, "step": float("inf")}}}, "params.lr.step: inf is not allowed"),
+        ({"params": {"lr": {**LR, "when": {"depth": "2"}}}}, "when.depth: '2': write 2"),
+        ({"params": {"lr": {**LR, "when": {"optimizer": []}}}}, "[] is never the case"),
+        (
+            {"params": {"norm": {"type": "categorical", "choices": ["batch", "batch"]}}},
+            "a choice stands there twice",
+        ),
         ({"budget": {"epcohs": 3}}, "budget.epcohs: unknown key; did you mean epochs?"),
     ],
 )
@@ -231,6 +272,8 @@ def test_mistake_in_a_file(changes: dict[str, object], message: str) -> None:
         ("task: reconstruct\ntask: colourise", "the key 'task' stands twice"),
         ("3: 4", "3: keys are words"),
         ("data: cifar10", "task: missing"),
+        ("data: 2020-13-45", "not valid YAML"),
+        ("[" * 3000, "not valid YAML"),
     ],
 )
 def test_no_space_at_all(text: str, message: str) -> None:

@@ -18,7 +18,7 @@ from raycae.errors import InputError
 from raycae.model import save
 from raycae.results import EPOCH_COLUMNS, TRIAL_COLUMNS, Records, facts, kept_models
 from raycae.space import Space
-from raycae.study import Plan, Study, checkpoint_path, model_folder
+from raycae.study import Plan, Study, checkpoint_path, model_folder, read_content
 
 
 def restart(study: Study, **changes: object) -> Study:
@@ -271,6 +271,60 @@ def test_one_search_a_folder(study: Study) -> None:
     """Oracle: the second is refused while the first is open."""
     with pytest.raises(InputError, match="another process is searching here"):
         Study.resume(study.folder, study.plan)
+
+
+def test_a_refused_resume_changes_nothing(study: Study) -> None:
+    """Oracle: `study.json` still says six trials after somebody else asked for 24 in vain."""
+    with pytest.raises(InputError, match="another process is searching here"):
+        Study.resume(study.folder, replace(study.plan, trials=24))
+    assert study_json(study.folder)["plan"]["trials"] == 6
+
+
+def test_the_ledger_alone_is_enough(study: Study) -> None:
+    """Oracle: everything but the ledger is deleted; the study goes on where it stood, and
+    `study.json` is there again."""
+    run_trial(study, 0.3, 0.2, 0.1)
+    before = study_json(study.folder)
+    study._lock.release()
+    for name in ("study.json", "trials.parquet", "epochs.parquet"):
+        (study.folder / name).unlink()
+    content = read_content(study.folder)
+    assert content == before
+    resumed = Study.resume(study.folder, study.plan)
+    assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(5)] == [1, 2, 3, 4, 5]
+    resumed.close()
+    assert study_json(study.folder) == before
+    assert len(results.read_trials(study.folder)) == 6
+
+
+def test_an_epoch_said_again_is_not_judged_again(
+    tmp_path: Path, tiny_space: Space, plan: Plan
+) -> None:
+    """Oracle: trial 0 passed the rung when it was first there; better ones came after it. Saying
+    its epoch again, as a resumed trial does, does not stop it."""
+    study = Study.create(tmp_path / "s", replace(plan, scheduler="asha"), tiny_space, data_facts())
+    first = study.ask()
+    assert first is not None
+    study.started(first.number)
+    assert study.epoch(first.number, measured(1, 0.5))
+    for _ in range(3):
+        run_trial(study, 0.1, 0.1, 0.1)
+    resumed = restart(study)
+    resumed.started(first.number)
+    assert resumed.epoch(first.number, measured(1, 0.5))
+    assert resumed.records.trials[first.number]["state"] == "RUNNING"
+    resumed._lock.release()
+
+
+def test_what_a_dead_process_left_behind_goes(study: Study) -> None:
+    """Oracle: a checkpoint of a trial that has ended, as a kill before the clean-up leaves it."""
+    number = run_trial(study, 0.1, 0.1, 0.1)
+    path = checkpoint_path(study.folder, number)
+    path.parent.mkdir()
+    path.write_bytes(b"state")
+    resumed = restart(study)
+    assert not path.exists()
+    resumed._lock.release()
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
