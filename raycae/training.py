@@ -36,7 +36,7 @@ def prepare_cpu(threads: int) -> None:
 
     Numbers below 1e-38 become 0. Where weight decay or a saturated sigmoid starves a network its
     weights and gradients shrink into that range, which CPUs handle in microcode: such a trial ran
-    22 times as long without this, with the same errors to five digits (analysis/FINDINGS.md).
+    20 times as long without this, with the same errors to five digits (analysis/FINDINGS.md).
     """
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
