@@ -228,8 +228,9 @@ class _Walker:
 
 def _impossible(space: Space, refused: list[str]) -> str:
     common = Counter(reason.split()[0] for reason in refused).most_common(1)[0][0]
-    examples = sorted({reason for reason in refused if reason.startswith(common)})
+    met = sorted({reason for reason in refused if reason.startswith(common)})
+    examples = "; ".join(dict.fromkeys((met[0], met[-1])))
     return (
         f"{space.name}: constraints: none of {len(refused):,} proposals meets them "
-        f"(e.g. {examples[0]}; {examples[-1]}); widen the constraint or the parameters"
+        f"(e.g. {examples}); widen the constraint or the parameters"
     )
