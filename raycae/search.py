@@ -197,8 +197,10 @@ def run(
     images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
-    with _signals() as received, progress, ExitStack() as open_study:
-        with _ray(address):
+    received: list[int] = []
+    with _signals(received), progress, ExitStack() as open_study:
+        # Twice, because Ray takes SIGTERM for itself when it starts.
+        with _ray(address), _signals(received):
             # Only now: a cluster that does not answer, or has no room, leaves no study behind.
             resources = _with_room(resources)
             study = _open(folder, plan, the_space, resume, images, progress)
@@ -459,12 +461,11 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def _signals(received: list[int]) -> Iterator[None]:
     """Collects the first SIGINT or SIGTERM, which ends the search in order; the second one ends
     the process at once."""
-    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield
         return
     before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
@@ -476,7 +477,7 @@ def _signals() -> Iterator[list[int]]:
     for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         before[number] = signal.signal(number, note)
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
