@@ -161,6 +161,24 @@ def test_interrupted_and_resumed(
     assert len(repeated) <= 4 * 40 + 2 * len(running)
 
 
+def test_terminated(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:
+    """Oracle: SIGTERM, as a batch system sends it, ends in order with code 143 and a report,
+    though Ray takes the signal for itself when it starts."""
+    process = subprocess.Popen(
+        command(space_file, tmp_path, "--epochs", "200", "--scheduler", "none"),
+        env=small_ray,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: epochs_so_far(tmp_path / "tiny") >= 4)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "raycae search --resume --study tiny" in out
+    assert (tmp_path / "tiny" / "report.html").exists()
+
+
 def test_killed_and_resumed(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:
     """Oracle: kill -9 of the driver; every trial is accounted for once, the total is what was
     asked, at most one epoch of each running trial is repeated."""
