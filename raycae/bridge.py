@@ -1,18 +1,119 @@
 """Ray Tune's interfaces onto a `Study`: who proposes, who stops, who is told of losses.
 
-Tune pickles what it is given into a snapshot of its own. raycae needs none of it (the ledger is
-enough to go on), so these objects pickle as nothing.
+One attempt at a trial is one trial of Tune's. Tune's own retries are not used: they know neither
+attempts nor why a process was lost. Tune pickles what it is given into a snapshot of its own;
+raycae needs none of it (the ledger is enough to go on), so these objects pickle as nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
+import ray
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
+from raycae.errors import InputError, StorageError
+from raycae.results import HUNG, MACHINE, PROCESS
 from raycae.study import Study
+
+GRACE_S = 8.0
+"""A search that is to end gives its trials so long to reach the end of their epoch."""
+
+MACHINE_GONE = re.compile(r"node (has died|.*(dead|preempt|removed|drain))|unavailable", re.I)
+MEMORY_GONE = re.compile(r"running low on memory|OutOfMemory|OOM", re.I)
+"""What Ray says of an actor that is lost, in a text for people."""
+
+
+class Run:
+    """What Tune's three interfaces know together: the attempts under way, and whether the search
+    is to end, because `over` says so, all trials fail alike, or the storage is gone."""
+
+    def __init__(self, study: Study, over: Callable[[], bool], say: Callable[[str], None]) -> None:
+        self.study = study
+        self.fault: StorageError | InputError | None = None
+        self.live: dict[int, Any] = {}
+        """Tune's trial of each attempt that a process has taken, by trial number."""
+        self.hung: dict[tuple[int, int], str] = {}
+        self._over, self._say = over, say
+        self._ends_at: float | None = None
+
+    def ending(self) -> bool:
+        if self._ends_at is None and (self.fault or self.study.hopeless or self._over()):
+            self._ends_at = time.monotonic() + GRACE_S
+        return self._ends_at is not None
+
+    def ended(self) -> bool:
+        """Whether every attempt has come to the end of its epoch, or its time is up."""
+        if not self.ending():
+            self._kill_overdue()
+            return False
+        assert self._ends_at is not None
+        if self.live and time.monotonic() < self._ends_at:
+            return False
+        for trial in self.live.values():
+            _kill(trial)
+        return True
+
+    def heard(self, said: dict[str, Any]) -> bool:
+        """What an attempt says after a step. True: it goes on."""
+        number, attempt = said.pop("trial_number"), said.pop("attempt")
+        for damage in said.pop("damaged"):
+            self._say(f"trial {number}: {damage}; goes on from what is whole")
+        if "storage" in said:
+            self.fault = StorageError(said["storage"])
+            return False
+        if "failed" in said:
+            self.study.failed(number, attempt, said.pop("failed"), **said)
+            return False
+        return self.study.epoch(number, attempt, said) and not self.ending()
+
+    def lost(self, trial: Any) -> None:
+        """An actor is gone, with what it trained."""
+        number, attempt = trial.config["trial_number"], trial.config["attempt"]
+        self.forget(number, attempt)
+        words = str(trial.get_error() or "nothing is known").strip()
+        reason = f"process lost: {words.splitlines()[-1].strip()}"
+        if self._ends_at is not None:
+            return  # killed for it; it goes on when the search does
+        if hung := self.hung.pop((number, attempt), None):
+            self.study.lost(number, attempt, HUNG, hung)
+        elif MEMORY_GONE.search(words):
+            memory = "out of memory: its process was ended for want of the host's"
+            self.study.failed(number, attempt, memory, out_of_memory=True)
+        else:
+            cause = MACHINE if MACHINE_GONE.search(words) else PROCESS
+            self.study.lost(number, attempt, cause, reason)
+
+    def forget(self, number: int, attempt: int) -> None:
+        """The attempt is over; a newer one may be under way."""
+        if number in self.live and self.live[number].config["attempt"] == attempt:
+            del self.live[number]
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Tune would wrap what is raised inside it, and go on: it is kept for whoever runs Tune."""
+        try:
+            yield
+        except (StorageError, InputError) as fault:
+            self.fault = self.fault or fault
+
+    def _kill_overdue(self) -> None:
+        for number, attempt, reason in self.study.overdue():
+            if number in self.live and (number, attempt) not in self.hung:
+                self.hung[number, attempt] = reason
+                _kill(self.live[number])
+
+
+def _kill(trial: Any) -> None:
+    """End an attempt's process, whatever it does; a stopped one too."""
+    if actor := trial.temporary_state.ray_actor:
+        ray.kill(actor)
 
 
 class _NotPickled:
@@ -21,23 +122,24 @@ class _NotPickled:
 
 
 class StudySearcher(_NotPickled, Searcher):
-    """Hands the study's trials to Tune. How they end reaches the study by the other two."""
+    """Hands the study's attempts to Tune. How they end reaches the study by the other two."""
 
-    def __init__(self, study: Study, settings: dict[str, Any]) -> None:
+    def __init__(self, run: Run, settings: dict[str, Any]) -> None:
         super().__init__()
-        self._study = study
+        self._run = run
         self._settings = settings
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        issue = self._study.ask()
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        issue = None
+        if not self._run.ending():
+            with self._run.guarded():
+                issue = self._run.study.ask()
         if issue is None:
-            return Searcher.FINISHED
-        return {
-            "trial_number": issue.number,
-            "config": issue.config.to_json(),
-            "seed": issue.seed,
-            **self._settings,
-        }
+            # One that runs may be lost yet, and is then handed out again.
+            over = self._run.ending() or not self._run.study.running()
+            return Searcher.FINISHED if over else None
+        fields = asdict(issue) | {"config": issue.config.to_json()}
+        return {"trial_number": fields.pop("number"), **fields, **self._settings}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -52,36 +154,43 @@ class StudySearcher(_NotPickled, Searcher):
 
 
 class StudyStopper(_NotPickled, Stopper):
-    """Brings each epoch to the study and takes its verdict back; ends all when `over` says so.
+    """Brings each epoch to the study and takes its verdict back; ends all when the run has ended.
 
     The stopper is what Tune asks first of all, so the ledger has an epoch before Tune acts on it.
     """
 
-    def __init__(self, study: Study, over: Callable[[], bool]) -> None:
-        self._study = study
-        self._over = over
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        measured = dict(result["measured"])
-        number = measured.pop("trial_number")
-        if "failed" in measured:
-            self._study.failed(number, measured.pop("failed"), **measured)
-            return True
-        return not self._study.epoch(number, measured)
+        goes_on = False
+        said = dict(result["said"])
+        number, attempt = said["trial_number"], said["attempt"]
+        with self._run.guarded():
+            goes_on = self._run.heard(said)
+        if not goes_on:
+            self._run.forget(number, attempt)
+        return not goes_on
 
     def stop_all(self) -> bool:
-        return self._over()
+        ended = False
+        with self._run.guarded():
+            ended = self._run.ended()
+        return ended
 
 
 class StudyCallback(_NotPickled, Callback):
-    """Tells the study of starts, and of trials whose process was lost for good."""
+    """Tells the study of starts, and of attempts whose process was lost."""
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._study.started(trial.config["trial_number"])
+        number, attempt = trial.config["trial_number"], trial.config["attempt"]
+        self._run.live[number] = trial
+        with self._run.guarded():
+            self._run.study.started(number, attempt)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        lost = str(trial.get_error() or "its process was lost").strip().splitlines()
-        self._study.failed(trial.config["trial_number"], f"process lost: {lost[-1]}")
+        with self._run.guarded():
+            self._run.lost(trial)

@@ -1,4 +1,4 @@
-"""The one exception that means "the person asked for something that cannot be done"."""
+"""The two exceptions that are a message to a person, not a fault of raycae."""
 
 import sys
 from collections.abc import Iterator
@@ -12,12 +12,19 @@ class InputError(Exception):
     """
 
 
+class StorageError(Exception):
+    """Results cannot be written or read now: a full disk, a store that does not answer.
+
+    What has been written is whole; once the storage is back, `--resume` goes on.
+    """
+
+
 @contextmanager
 def told_on_stderr() -> Iterator[None]:
-    """An `InputError` inside ends the process: its message on standard error, exit code 2, no
-    traceback. Everything else keeps its traceback."""
+    """An `InputError` inside ends the process with exit code 2, a `StorageError` with 1: their
+    message on standard error, no traceback. Everything else keeps its traceback."""
     try:
         yield
-    except InputError as error:
+    except (InputError, StorageError) as error:
         print(f"raycae: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from raycae import data, model, results
 from raycae.baselines import baselines
+from raycae.errors import InputError
 from raycae.provenance import n_cpus
 from raycae.space import Space
-from raycae.storage import write_whole
+from raycae.storage import Place, write_whole
 from raycae.study import Plan, Study, model_folder, plan_of, space_of
 from raycae.tasks import Colourise, task
 from raycae.training import errors, on_device, prepare_cpu
@@ -37,14 +37,18 @@ def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
     for number in todo:
         if over():
             break
-        network, config = model.load(model_folder(study.folder, number))
+        try:
+            network, config = model.load(model_folder(study.folder, number))
+        except InputError as error:
+            study.notes.append(f"{error}; not evaluated")
+            continue
         test_mse, _ = errors(network.to(device), task(config.task, config.gammas), test)
         study.evaluated(number, test_mse)
         done += 1
     return done
 
 
-def illustrate(folder: Path, images: data.Images | None = None, *, lines: bool = True) -> None:
+def illustrate(folder: Place, images: data.Images | None = None, *, lines: bool = True) -> None:
     """What the report shows beside the tables, if the folder lacks it: pictures of the best trial
     and, with `lines`, `baselines.parquet`. `images`: the study's own, if they are at hand."""
     content = results.read_study(folder)
@@ -55,7 +59,8 @@ def illustrate(folder: Path, images: data.Images | None = None, *, lines: bool =
     if images is None:
         size = the_space.image_size
         images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
-    if not (folder / "pictures" / f"{best}.png").exists():
+    has_model = (model_folder(folder, best) / "config.json").exists()
+    if has_model and not (folder / "pictures" / f"{best}.png").exists():
         paint(folder, best, images.val)
     if lines and not _has_baselines(folder, images.fingerprint):
         frame = baselines(the_space.task, images.train, images.val, _test_images(plan, the_space))
@@ -65,7 +70,7 @@ def illustrate(folder: Path, images: data.Images | None = None, *, lines: bool =
         write_whole(folder / "baselines.parquet", buffer.getvalue())
 
 
-def paint(study_folder: Path, number: int, val: np.ndarray) -> None:
+def paint(study_folder: Place, number: int, val: np.ndarray) -> None:
     """A sheet of pictures of one trial's model on validation images, as PNG.
 
     The images are spread over the set, for neighbours may be crops of one photograph.
@@ -117,6 +122,8 @@ def _test_images(plan: Plan, the_space: Space) -> np.ndarray:
     return data.load_test(plan.data, image_size=the_space.image_size, seed=plan.seed)
 
 
-def _has_baselines(folder: Path, fingerprint: str) -> bool:
+def _has_baselines(folder: Place, fingerprint: str) -> bool:
     path = folder / "baselines.parquet"
-    return path.exists() and fingerprint in set(pd.read_parquet(path)["data_fingerprint"])
+    if not path.exists():
+        return False
+    return fingerprint in set(pd.read_parquet(io.BytesIO(path.read_bytes()))["data_fingerprint"])

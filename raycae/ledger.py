@@ -1,9 +1,9 @@
 """The ledger: what happened in a study, event by event, in append-only Parquet parts.
 
 A part is written whole and never changed. Its name is the range of sequence numbers that it
-covers, `00000007-00000007.parquet` for one and `00000000-00000255.parquet` for a part into which
-256 were merged; a reader passes over what a wider part covers, so merging can be cut off at any
-point. One process writes (a study is locked), any number read.
+covers, `00000007-00000007.parquet` for one and `00000000-00000063.parquet` for a part into which
+64 were merged; a reader passes over what a wider part covers, so merging can be cut off at any
+point. One process writes (a study is leased), any number read.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycae.errors import InputError
-from raycae.storage import write_whole
+from raycae.storage import Place, set_aside, write_whole
 
 SCHEMA = pa.schema(
     [
-        # begun (once, of the study), created, started, epoch, ended, interrupted, evaluated
+        # begun, resumed (of the study); created, started, epoch, lost, ended, interrupted,
+        # evaluated (of a trial)
         ("event", pa.string()),
         ("at", pa.timestamp("us", tz="UTC")),
         ("trial_number", pa.int64()),
         ("attempt", pa.int64()),
-        # begun
-        ("study", pa.string()),  # what study.json says, JSON
+        # begun, resumed
+        ("study", pa.string()),  # what study.json says from now on, JSON
         # created
         ("point", pa.string()),
         ("params", pa.string()),  # sampled, JSON
         ("config", pa.string()),  # resolved, JSON
         ("seed", pa.int64()),
-        # started
+        # epoch, ended
         ("host", pa.string()),
         ("device", pa.string()),
         # epoch
@@ -45,9 +45,15 @@ SCHEMA = pa.schema(
         ("val_ssim", pa.float64()),
         ("epoch_time_s", pa.float64()),
         ("images_per_s", pa.float64()),
+        ("checkpoint", pa.string()),  # digest of what it takes to go on from here
+        ("model", pa.string()),  # digest of the model, where this epoch is the best so far
+        # lost: one of study.CAUSES, and the images that go through the network at a time from now
+        ("cause", pa.string()),
+        ("micro_batch", pa.int64()),
+        # lost, ended
+        ("reason", pa.string()),
         # ended
         ("state", pa.string()),
-        ("reason", pa.string()),
         ("traceback", pa.string()),
         # evaluated
         ("test_mse", pa.float64()),
@@ -55,58 +61,108 @@ SCHEMA = pa.schema(
 )
 Event = Mapping[str, Any]
 
-MERGE_AT = 256
-"""So many single parts are merged into one: a folder stays short however long the study."""
+FAN = 64
+"""So many parts of one width are merged into one: a folder holds a few times this many files,
+however long the study."""
 
 _NAME = re.compile(r"(\d{8})-(\d{8})\.parquet")
+Range = tuple[int, int]
 
 
 class Ledger:
-    """The parts in `folder`, which is made if it is missing."""
+    """The parts in `folder`, which is made if it is missing; for the one process that writes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        ranges = _ranges(folder)
-        self._next = max((last for _, last in ranges), default=-1) + 1
-        self._single = [first for first, last in ranges if first == last]
+        self._parts = _ranges(folder)
 
     def append(self, events: Iterable[Event]) -> None:
         """One new part that holds `events` in their order; on disk when this returns."""
-        write_whole(self._path(self._next, self._next), _encode(events))
-        self._single.append(self._next)
-        self._next += 1
-        if len(self._single) >= MERGE_AT:
-            self._merge()
+        number = self._parts[-1][1] + 1 if self._parts else 0
+        self._write((number, number), _encode(events))
+        self._parts.append((number, number))
+        while self._merge():
+            pass
 
     def read(self) -> list[dict[str, Any]]:
         """All events, oldest first. Raises `InputError` naming a part that cannot be read."""
         return read(self.folder)
 
-    def _merge(self) -> None:
-        first, last = self._single[0], self._single[-1]
-        parts = [self._path(number, number) for number in self._single]
-        merged = pa.concat_tables(_read_part(part) for part in parts)
-        write_whole(self._path(first, last), _to_bytes(merged))
-        for part in parts:
-            part.unlink()
-        self._single = []
+    def gaps(self) -> tuple[list[Range], list[str]]:
+        """The ranges that no readable part covers, and what is wrong, in words.
 
-    def _path(self, first: int, last: int) -> Path:
-        return self.folder / f"{first:08d}-{last:08d}.parquet"
+        A damaged part is set aside, never deleted. A last part that is gone leaves no gap.
+        """
+        words = []
+        damaged: list[Range] = []
+        readable: set[Range] = set()
+        while unread := [part for part in _ranges(self.folder) if part not in readable]:
+            path = self.folder / _name(*unread[0])
+            try:
+                _read_part(path)
+                readable.add(unread[0])
+            except InputError as error:
+                # What a merge had not deleted yet may lie under it.
+                damaged.append(unread[0])
+                words.append(f"{error}; set aside in {set_aside(path).parent}")
+        self._parts = _ranges(self.folder)
+        starts = [0, *(last + 1 for _, last in self._parts)]
+        gaps = [(a, b - 1) for a, (b, _) in zip(starts, self._parts, strict=False) if a < b]
+        words += [
+            f"{self.folder}: part {a:08d} of the ledger is missing"
+            for a, b in gaps
+            if not any(first <= a and b <= last for first, last in damaged)
+        ]
+        return gaps, words
+
+    def fill(self, gap: Range, events: Iterable[Event]) -> None:
+        """Put `events` in the place of parts that are lost."""
+        self._write(gap, _encode(events))
+        self._parts = sorted([*self._parts, gap])
+
+    def _merge(self) -> bool:
+        """Merge the last parts into one where there are `FAN` of the same width."""
+        tail = self._parts[-FAN:]
+        widths = {last - first for first, last in tail}
+        if len(tail) < FAN or len(widths) > 1:
+            return False
+        paths = [self.folder / _name(*part) for part in tail]
+        whole = (tail[0][0], tail[-1][1])
+        merged = pa.concat_tables(_read_part(path) for path in paths)
+        self._write(whole, _to_bytes(merged))
+        self._parts[-FAN:] = [whole]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return True
+
+    def _write(self, part: Range, content: bytes) -> None:
+        write_whole(self.folder / _name(*part), content)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """All events of the ledger in `folder`, oldest first; also while another process writes it."""
+def read(folder: Place) -> list[dict[str, Any]]:
+    """All events of the ledger in `folder`, oldest first; also while another process writes it.
+    Raises `InputError` naming a part that is damaged or missing."""
     while True:
         try:
-            parts = [_read_part(folder / f"{a:08d}-{b:08d}.parquet") for a, b in _whole(folder)]
+            parts = [_read_part(folder / _name(*part)) for part in _whole(folder)]
         except FileNotFoundError:
             continue  # merged away between listing and reading: the wider part is there now
         return [event for part in parts for event in part.to_pylist()]
 
 
-def _whole(folder: Path) -> list[tuple[int, int]]:
+def readable(folder: Place) -> list[dict[str, Any]]:
+    """The events of the parts that can be read, oldest first; the rest may be missing."""
+    events: list[dict[str, Any]] = []
+    for part in _ranges(folder):
+        try:
+            events += _read_part(folder / _name(*part)).to_pylist()
+        except (InputError, FileNotFoundError):
+            continue
+    return events
+
+
+def _whole(folder: Place) -> list[Range]:
     """The parts to read, which have to follow each other without a gap.
 
     Raises `InputError` naming the first missing one. A gap may also be a listing taken while
@@ -121,15 +177,19 @@ def _whole(folder: Path) -> list[tuple[int, int]]:
     raise InputError(f"{folder}: part {missing:08d} of the ledger is missing")
 
 
-def _ranges(folder: Path) -> list[tuple[int, int]]:
+def _ranges(folder: Place) -> list[Range]:
     """The parts that no wider part covers, in order."""
     found = [_NAME.fullmatch(path.name) for path in folder.iterdir()]
     ranges = sorted((int(m[1]), -int(m[2])) for m in found if m)
-    kept: list[tuple[int, int]] = []
+    kept: list[Range] = []
     for first, minus_last in ranges:
         if not kept or first > kept[-1][1]:
             kept.append((first, -minus_last))
     return kept
+
+
+def _name(first: int, last: int) -> str:
+    return f"{first:08d}-{last:08d}.parquet"
 
 
 def _encode(events: Iterable[Event]) -> bytes:
@@ -142,12 +202,22 @@ def _to_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _read_part(path: Path) -> pa.Table:
+def _read_part(path: Place) -> pa.Table:
+    """Columns that an older version did not write are null. Raises `InputError` naming a part that
+    is damaged, `FileNotFoundError` for one that is gone."""
     try:
-        return pq.read_table(
-            pa.BufferReader(path.read_bytes()), page_checksum_verification=True
-        ).cast(SCHEMA)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise InputError(f"{path}: this part of the ledger is damaged: {error}") from None
+        table = pq.read_table(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        table["event"], table["trial_number"]
+        return pa.table(
+            {
+                name: table[name].cast(kind)
+                if name in table.column_names
+                else pa.nulls(len(table), kind)
+                for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True)
+            }
+        )
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: this part of the ledger is damaged: {reason}") from None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import safetensors.torch
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from raycae.architecture import Architecture, Conv, Layer, Pool, Resize, architecture
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.storage import write_whole
+from raycae.storage import Place, digest
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -169,24 +168,30 @@ def build(architecture: Architecture, *, seed: int) -> Autoencoder:
         return Autoencoder(architecture)
 
 
-def save(folder: Path, weights: Mapping[str, Tensor], config: Config, **facts: Any) -> None:
-    """Write `model.safetensors` and `config.json` (the configuration, and `facts` beside it)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"config": config.model_dump(mode="json"), **facts}
-    write_whole(folder / CONFIG, json.dumps(content, indent=1).encode())
+def to_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    """What a `model.safetensors` holds."""
     plain = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
-    write_whole(folder / WEIGHTS, safetensors.torch.save(plain))
+    content: bytes = safetensors.torch.save(plain)
+    return content
 
 
-def load(folder: Path) -> tuple[Autoencoder, Config]:
-    """The model that `save` wrote, in eval mode on the CPU. Raises `InputError` naming the file."""
+def load(folder: Place) -> tuple[Autoencoder, Config]:
+    """The model of a trial, in eval mode on the CPU.
+
+    `folder` holds `model.safetensors` and `config.json`, which says the configuration and the
+    digest of the weights. Raises `InputError` naming what is missing, damaged or no model.
+    """
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        content = json.loads((folder / CONFIG).read_bytes())
         config = Config(**content["config"])
+        weights = (folder / WEIGHTS).read_bytes()
+        if content["weights"] != digest(weights):
+            raise ValueError(f"{WEIGHTS} is not what was written")
         model = Autoencoder(architecture(config))
-        model.load_state_dict(safetensors.torch.load((folder / WEIGHTS).read_bytes()))
+        model.load_state_dict(safetensors.torch.load(weights))
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: this is no model; {error.filename} is missing") from None
+        missing = error.filename or (str(error).splitlines() or [CONFIG])[0]
+        raise InputError(f"{folder}: this is no model; {missing} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: this model cannot be read: {error}") from None
     return model.to(memory_format=torch.channels_last).eval(), config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -37,6 +39,7 @@ class Progress:
         self.trials, self.epochs, self.until = trials, epochs, until
         self.records = Records()
         self.note = STARTING
+        self._waited = ""
         self._begun = time.monotonic()
         self._epochs_before = 0
         self._epochs_now = 0
@@ -65,6 +68,23 @@ class Progress:
     def say(self, note: str) -> None:
         """What goes on beside the trials, in the last line of the live view."""
         self.note = note
+
+    def warn(self, text: str) -> None:
+        """What a person should know even later: a line of its own, above the live view."""
+        if self._live:
+            self._live.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def wait(self, text: str) -> None:
+        """What is waited for, said again and again: in the last line of the live view, on a pipe
+        once."""
+        said = re.sub(r"\d+", "", text)
+        if self._live:
+            self.note = text
+        elif said != self._waited:
+            print(text, file=sys.stderr, flush=True)
+        self._waited = said
 
     def resumed(self, records: Records) -> None:
         """What an earlier process had done; it does not count for this one's pace."""

@@ -20,7 +20,7 @@ def provenance() -> dict[str, Any]:
     """What `study.json` says about this process and machine. Nothing heavy is imported for it."""
     return {
         "command": command(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "commit": commit(),
         "hardware": hardware(),
     }
@@ -60,8 +60,9 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

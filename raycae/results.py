@@ -23,11 +23,16 @@ from raycae import ledger
 from raycae.architecture import architecture
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.storage import write_whole
+from raycae.storage import Place, write_whole
 
 COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
 STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
 INTERRUPTED = "interrupted"
+CAUSES = PROCESS, HUNG, MACHINE, MEMORY = "process", "hung", "machine", "memory"
+"""Why an attempt was lost: its process died, gave no sign of life, its machine went, or the model
+did not fit into memory."""
+COUNTED = (PROCESS, HUNG)
+"""The losses that may be the trial's own fault."""
 STUDY_KEYS = {"study", "plan", "space", "task", "data", "created_at"}
 
 TRIAL_COLUMNS: dict[str, pa.DataType] = {
@@ -57,6 +62,8 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "n_images": pa.int64(),
     "seed": pa.int64(),
     "attempt": pa.int64(),
+    "losses": pa.int64(),
+    "micro_batch": pa.int64(),
     "device": pa.string(),
     "host": pa.string(),
     "started_at": pa.timestamp("us", tz="UTC"),
@@ -72,7 +79,10 @@ EPOCH_COLUMNS: dict[str, pa.DataType] = {
     "epoch_time_s": pa.float64(),
     "test_mse": pa.float64(),
 }
-_PER_EPOCH = ("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s")
+_PER_EPOCH = (
+    *("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s"),
+    *("attempt", "checkpoint", "model"),
+)
 _FACTS = (
     "latent_size",
     "latent_channels",
@@ -96,40 +106,61 @@ def facts(config: Config) -> dict[str, Any]:
 
 
 class Records:
-    """How a study stands: the events so far, folded."""
+    """How a study stands: the events so far, folded. What is asked after every event costs the
+    same at the ten thousandth trial as at the first."""
 
     def __init__(self, study: str = "", n_images: int | None = None) -> None:
         self.study = study
         self.n_images = n_images
         self.trials: dict[int, dict[str, Any]] = {}
         self.epochs: dict[int, dict[int, dict[str, Any]]] = {}
+        self.kept: set[int] = set()
+        """The trials whose models stay, as `kept_models` has it."""
+        self.orphans = 0
+        """Events of trials whose beginning is lost; nothing can be made of them."""
+        self._counts: Counter[str] = Counter()
+        self._running: dict[int, None] = {}
+        self._best: dict[str, Any] | None = None
 
     def apply(self, event: ledger.Event) -> None:
         """Fold one event in. Events of an older attempt than the trial's newest are refused:
-        a machine that comes back after a network cut still reports."""
-        number = event["trial_number"]
+        a machine that comes back after a network cut still reports. So are events of a trial that
+        has ended, but for its evaluation."""
+        number, kind = event["trial_number"], event["event"]
         if number is None:
             return  # of the study, not of a trial
         row = self.trials.get(number)
         if row is None:
+            if kind != "created":
+                self.orphans += 1
+                return
             row = self.trials[number] = dict.fromkeys(TRIAL_COLUMNS)
             row |= {"study": self.study, "trial_number": number, "state": RUNNING, "attempt": 0}
-            row["n_images"] = self.n_images
+            row |= {"n_images": self.n_images, "losses": 0}
             self.epochs[number] = {}
-        elif (event.get("attempt") or 0) < row["attempt"]:
+            self._counts[RUNNING] += 1
+            self._running[number] = None
+        elif (
+            kind == "created"
+            or (event.get("attempt") or 0) < row["attempt"]
+            or (row["state"] != RUNNING and kind != "evaluated")
+        ):
             return
-        getattr(self, f"_{event['event']}")(row, event)
+        getattr(self, f"_{kind}")(row, event)
 
     def counts(self) -> Counter[str]:
-        return Counter(row["state"] for row in self.trials.values())
+        return Counter(self._counts)
+
+    def running(self) -> list[int]:
+        """The trials that have not ended, in the order in which they began."""
+        return list(self._running)
 
     def n_ended(self) -> int:
-        return sum(n for state, n in self.counts().items() if state != RUNNING)
+        return len(self.trials) - len(self._running)
 
     def best(self) -> dict[str, Any] | None:
         """The row with the least validation error among trials that ended well, or None."""
-        ended = [t for t in self.trials.values() if t["state"] == COMPLETE]
-        return min(ended, key=lambda t: (t["val_mse"], t["trial_number"]), default=None)
+        return self._best
 
     def trials_table(self) -> pa.Table:
         rows = [self.trials[number] for number in sorted(self.trials)]
@@ -151,7 +182,7 @@ class Records:
         ]
         return pa.Table.from_pylist(rows, schema=pa.schema(list(EPOCH_COLUMNS.items())))
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Both tables into the study's folder, each replaced whole."""
         for name, table in (("epochs", self.epochs_table()), ("trials", self.trials_table())):
             buffer = io.BytesIO()
@@ -163,7 +194,7 @@ class Records:
         row |= facts(Config.model_validate_json(event["config"]))
 
     def _started(self, row: dict[str, Any], event: ledger.Event) -> None:
-        row |= {"attempt": event["attempt"], "state": RUNNING, "reason": None}
+        row |= {"attempt": event["attempt"], "reason": None}
         row["started_at"] = row["started_at"] or event["at"]
 
     def _epoch(self, row: dict[str, Any], event: ledger.Event) -> None:
@@ -178,15 +209,63 @@ class Records:
         row["images_per_s"] = event.get("images_per_s")
         row |= {name: event[name] for name in ("host", "device") if event.get(name)}
 
+    def _lost(self, row: dict[str, Any], event: ledger.Event) -> None:
+        row["reason"] = event["reason"]
+        row["losses"] += event["cause"] in COUNTED
+        row["micro_batch"] = event.get("micro_batch") or row["micro_batch"]
+
     def _ended(self, row: dict[str, Any], event: ledger.Event) -> None:
+        number = row["trial_number"]
         row |= {"state": event["state"], "reason": event.get("reason"), "ended_at": event["at"]}
         row |= {name: event[name] for name in ("host", "device") if event.get(name)}
+        del self._running[number]
+        self._counts[RUNNING] -= 1
+        self._counts[row["state"]] += 1
+        # A trial that has fallen out never comes back: others only join.
+        self.kept = kept_models(self.trials[n] for n in self.kept | {number})
+        order = (row["val_mse"], number)
+        if row["state"] == COMPLETE and (
+            self._best is None or order < (self._best["val_mse"], self._best["trial_number"])
+        ):
+            self._best = row
 
     def _interrupted(self, row: dict[str, Any], event: ledger.Event) -> None:
         row["reason"] = INTERRUPTED
 
     def _evaluated(self, row: dict[str, Any], event: ledger.Event) -> None:
         row["test_mse"] = event["test_mse"]
+
+
+def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> list[dict[str, Any]]:
+    """What the two tables tell of trials that `known` lacks: events that bring it to where they
+    stand. For a ledger that has lost parts; the tables are at most seconds behind it."""
+    curves = dict(list(epochs.sort_values("epoch").groupby("trial_number")))
+    found: list[dict[str, Any]] = []
+    for row in trials.sort_values("trial_number").to_dict("records"):
+        row = {name: None if pd.isna(value) else value for name, value in row.items()}
+        number, attempt = int(row["trial_number"]), int(row["attempt"] or 0)
+        event = {"trial_number": number, "attempt": attempt, "at": row["started_at"]}
+        have = known.trials.get(number)
+        if have is not None and have["state"] != RUNNING:
+            if row["test_mse"] is not None and have["test_mse"] is None:
+                found.append({**event, "event": "evaluated", "test_mse": row["test_mse"]})
+            continue
+        if have is None:
+            made = {name: row[name] for name in ("point", "config", "seed")}
+            found.append({**event, "attempt": 0, "event": "created", "params": "{}", **made})
+        if attempt > (have["attempt"] if have else 0):
+            found.append({**event, "event": "started"})
+        where = {name: row[name] for name in ("host", "device", "images_per_s", "val_ssim")}
+        for epoch in curves[number].to_dict("records") if number in curves else ():
+            if epoch["epoch"] not in known.epochs.get(number, {}):
+                measured = {name: epoch[name] for name in EPOCH_COLUMNS if name != "test_mse"}
+                found.append({**event, "event": "epoch", **where, **measured})
+        if row["state"] != RUNNING:
+            how = {"state": row["state"], "reason": row["reason"], "at": row["ended_at"]}
+            found.append({**event, "event": "ended", **how})
+        if row["test_mse"] is not None:
+            found.append({**event, "event": "evaluated", "test_mse": row["test_mse"]})
+    return found
 
 
 def kept_models(trials: Iterable[Mapping[str, Any]], best: int = 10) -> set[int]:

@@ -28,8 +28,10 @@ import typer
 
 from raycae import data, space
 from raycae.errors import InputError, told_on_stderr
-from raycae.searcher import SAMPLERS, require_possible
+from raycae.provenance import versions
+from raycae.searcher import SAMPLERS, require_database, require_possible
 from raycae.stopping import SCHEDULERS
+from raycae.storage import Place, patience, place
 from raycae.study import Plan, Study, plan_of, read_content, require_place, space_of
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32 - 1  # what numpy and torch both take
 MAX_HOURS = 100_000
-MAX_LOSSES = 2
-"""A trial whose process dies begins again so many times; then it is a FAIL."""
+DECISIVE = ("raycae", "torch")
+"""Another minor version of these may train or measure otherwise."""
 
 
 def search(
@@ -86,11 +88,14 @@ def search(
         ),
     ] = None,
     results_folder: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--results", metavar="FOLDER", envvar="RAYCAE_RESULTS", help="Where studies lie."
+            "--results",
+            metavar="FOLDER|URI",
+            envvar="RAYCAE_RESULTS",
+            help="Where studies lie: a folder, s3://BUCKET/PATH, gs://…",
         ),
-    ] = Path("results"),
+    ] = "results",
     study_name: Annotated[
         str | None,
         typer.Option(
@@ -144,8 +149,23 @@ def search(
             show_default="one of this machine's own",
         ),
     ] = None,
+    storage_url: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="A database that shows the Optuna study: sqlite:///FILE, postgresql://…",
+            show_default="none",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the study where it stands.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="With --resume: go on though versions or the space have changed."
+        ),
     ] = False,
 ) -> None:
     """Search a space: Optuna proposes, Ray trains, results go into Parquet and a report.
@@ -165,8 +185,11 @@ def search(
     given = {name: value for name, value in asked.items() if value is not None}
     the_space = space.load(space_name or "ex3")
     folder = _study_folder(results_folder, study_name or the_space.name)
+    if storage_url is not None:
+        require_database(storage_url)
     if resume:
-        plan, the_space = _resumed(folder, trials, given, the_space if space_name else None)
+        wanted = the_space if space_name else None
+        plan, the_space = _resumed(folder, trials, given, wanted, force)
     else:
         plan = _planned(folder, the_space, trials, given)
     data.check(plan.data)
@@ -174,11 +197,21 @@ def search(
         raise InputError(f"--hours {hours:g}: has to be a number from 0 to {MAX_HOURS:,}")
     hours = hours if hours is not None else the_space.budget.hours
     resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
-    raise typer.Exit(run(folder, plan, the_space, resume, resources, hours=hours, address=address))
+    code = run(
+        folder,
+        plan,
+        the_space,
+        resume,
+        resources,
+        hours=hours,
+        address=address,
+        database=storage_url,
+    )
+    raise typer.Exit(code)
 
 
 def run(
-    folder: Path,
+    folder: Place,
     plan: Plan,
     the_space: space.Space,
     resume: bool,
@@ -186,53 +219,68 @@ def run(
     *,
     hours: float | None = None,
     address: str | None = None,
+    database: str | None = None,
 ) -> int:
-    """One search from its images to its report. Returns the exit code: 0, 130 or 143."""
+    """One search from its images to its report. Returns the exit code: 0, 130 or 143; 1 where it
+    stopped because every trial failed for the same reason. Raises `StorageError`."""
     # All of it now: a package that is updated while a search runs must not end it half old, half
     # new.
     from raycae import evaluation, report  # noqa: F401
     from raycae.progress import Progress, described, summary
 
     size = the_space.image_size
-    images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
     received: list[int] = []
+    patience.say = progress.wait
+    patience.over = lambda: bool(received)
     with _signals(received), progress, ExitStack() as open_study:
+        images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
         # Twice, because Ray takes SIGTERM for itself when it starts.
         with _ray(address), _signals(received):
             # Only now: a cluster that does not answer, or has no room, leaves no study behind.
             resources = _with_room(resources)
-            study = _open(folder, plan, the_space, resume, images, progress)
+            study = _open(folder, plan, the_space, resume, images, progress, database)
             open_study.enter_context(closing(study))
-            _train(study, images, resources, lambda: bool(received) or _passed(until))
+            _train(study, images, resources, lambda: bool(received) or _passed(until), progress)
         study.interrupted()
         study.records.write(folder)
         _finish(study, images, progress, lambda: bool(received))
+    for note in study.notes:
+        print(f"note     {note}")
     counts = study.records.counts()
     print(f"{summary(counts)} of {plan.trials} trials")
     if best := study.records.best():
         print(f"best     {described(best)}")
     print(f"results  {_short(folder)}")
     print(f"report   {_short(folder / 'report.html')}")
+    go_on = f"raycae search --resume --study {plan.study}{_results_option(folder)}"
     if received:
-        where = (
-            ""
-            if folder.parent == Path("results").resolve()
-            else f" --results {shlex.quote(str(folder.parent))}"
-        )
-        print(f"Interrupted; go on with: raycae search --resume --study {plan.study}{where}")
+        print(f"Interrupted; go on with: {go_on}")
         return 128 + received[0]
+    if study.hopeless:
+        print(f"raycae: {study.hopeless}; once that is mended: {go_on}", file=sys.stderr)
+        return 1
     return 0
 
 
+def _results_option(folder: Place) -> str:
+    if folder.parent == place("results"):
+        return ""
+    return f" --results {shlex.quote(str(folder.parent))}"
+
+
 def _train(
-    study: Study, images: data.Images, resources: dict[str, Any], over: Callable[[], bool]
+    study: Study,
+    images: data.Images,
+    resources: dict[str, Any],
+    over: Callable[[], bool],
+    progress: Progress,
 ) -> None:
-    """All trials, on Ray."""
+    """All trials, on Ray. Raises `StorageError` where results can no longer be written."""
     from ray import tune
 
-    from raycae.bridge import StudyCallback, StudySearcher, StudyStopper
+    from raycae.bridge import Run, StudyCallback, StudySearcher, StudyStopper
     from raycae.trainable import AutoencoderTrainable
 
     settings = {
@@ -249,27 +297,34 @@ def _train(
     # ever; so it asks for all. It asks the searcher for no more trials than run at a time, and each
     # proposal knows of every trial that has ended.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources["concurrent"])
+    run = Run(study, over, progress.warn)
     with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(study, settings),
+                search_alg=StudySearcher(run, settings),
                 num_samples=-1,
                 max_concurrent_trials=resources["concurrent"],
                 reuse_actors=True,
-                trial_name_creator=lambda trial: str(trial.config["trial_number"]),
-                trial_dirname_creator=lambda trial: str(trial.config["trial_number"]),
+                trial_name_creator=_attempt_name,
+                trial_dirname_creator=_attempt_name,
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
-                stop=StudyStopper(study, over),
-                callbacks=[StudyCallback(study)],
-                failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
+                stop=StudyStopper(run),
+                callbacks=[StudyCallback(run)],
+                failure_config=tune.FailureConfig(max_failures=0),  # attempts are the study's
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours
                 verbose=0,
             ),
         ).fit()
+    if run.fault:
+        raise run.fault
+
+
+def _attempt_name(trial: Any) -> str:
+    return f"{trial.config['trial_number']}-{trial.config['attempt']}"
 
 
 def _passed(until: float | None) -> bool:
@@ -294,7 +349,7 @@ def _finish(
 
 
 def _planned(
-    folder: Path, the_space: space.Space, trials: str | None, given: dict[str, Any]
+    folder: Place, the_space: space.Space, trials: str | None, given: dict[str, Any]
 ) -> Plan:
     """A new study, checked before anything heavy is imported or written."""
     budget = the_space.budget
@@ -313,9 +368,14 @@ def _planned(
 
 
 def _resumed(
-    folder: Path, trials: str | None, given: dict[str, Any], wanted: space.Space | None
+    folder: Place,
+    trials: str | None,
+    given: dict[str, Any],
+    wanted: space.Space | None,
+    force: bool,
 ) -> tuple[Plan, space.Space]:
-    """What the study was begun with; only its number of trials may change."""
+    """What the study was begun with; only its number of trials may change, and by `force` the text
+    of its space."""
     if not (folder / "study.json").exists() and not (folder / "ledger").is_dir():
         raise InputError(f"--resume: {folder} holds no study; leave --resume out to begin one")
     content = read_content(folder)
@@ -327,30 +387,66 @@ def _resumed(
                 "leave the option out, or begin another study with --study NAME"
             )
     the_space = space_of(content)
+    _require_comparable(content.get("versions") or {}, force)
     if wanted and wanted.hash != the_space.hash:
+        if not force:
+            raise InputError(
+                f"--space {wanted.name}: this study was begun with a space of other content; "
+                "--study NAME alone goes on with that one; --force goes on with this one; "
+                "or begin another study"
+            )
+        if (wanted.task, wanted.image_size) != (the_space.task, the_space.image_size):
+            raise InputError(
+                f"--space {wanted.name}: {wanted.task} at {wanted.image_size} pixels cannot be "
+                f"compared with this study's {the_space.task} at {the_space.image_size}; "
+                "begin another study"
+            )
+        the_space = wanted
+    total = _total(trials, so_far=plan.trials) or plan.trials
+    return replace(plan, trials=total, space=the_space.name), the_space
+
+
+def _require_comparable(before: dict[str, str], force: bool) -> None:
+    """Say which packages have changed since the study was begun. Raises `InputError` where errors
+    measured then and now would not be comparable, unless `force`."""
+    now = versions()
+    changed = [
+        f"{name} {before[name]} → {now[name]}"
+        for name in now
+        if before.get(name, now[name]) != now[name]
+    ]
+    if not changed:
+        return
+    print(f"versions have changed since this study was begun: {', '.join(changed)}", flush=True)
+    decisive = [
+        name
+        for name in DECISIVE
+        if name in before and before[name].split(".")[:2] != now.get(name, "").split(".")[:2]
+    ]
+    if decisive and not force:
         raise InputError(
-            f"--space {wanted.name}: this study was begun with a space of other content; "
-            "--study NAME alone goes on with that one; or begin another study"
+            f"--resume: errors of this study were measured with another {' and '.join(decisive)}; "
+            "install that again, begin another study, or take them as comparable with --force"
         )
-    return replace(plan, trials=_total(trials, so_far=plan.trials) or plan.trials), the_space
 
 
-def _study_folder(results_folder: Path, name: str) -> Path:
+def _study_folder(results_folder: str, name: str) -> Place:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise InputError(
             f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, at most 100, "
             "the first one a letter, a digit or '_'"
         )
-    return results_folder.expanduser().resolve() / name
+    return place(results_folder) / name
 
 
 def _open(
-    folder: Path,
+    folder: Place,
     plan: Plan,
     the_space: space.Space,
     resume: bool,
     images: data.Images,
     progress: Progress,
+    database: str | None,
 ) -> Study:
     if not resume:
         described = {
@@ -359,7 +455,7 @@ def _open(
             "n_train": len(images.train),
             "n_val": len(images.val),
         }
-        study = Study.create(folder, plan, the_space, described, progress.listen)
+        study = Study.create(folder, plan, the_space, described, progress.listen, database)
         progress.resumed(study.records)
         return study
     fingerprint = read_content(folder)["data"]["fingerprint"]
@@ -368,13 +464,17 @@ def _open(
             f"{plan.data}: these are not the images this study was begun with "
             f"(fingerprint {images.fingerprint}, then {fingerprint}); begin another study"
         )
-    study = Study.resume(folder, plan, progress.listen)
+    study = Study.resume(folder, plan, progress.listen, space=the_space, database=database)
     progress.resumed(study.records)
+    for note in study.notes:
+        progress.warn(note)
+    study.notes.clear()
     to_come = max(plan.trials - len(study.records.trials), 0)
     print(
         f"resuming {plan.study}: {study.records.n_ended()} trials have ended, "
         f"{len(study.running())} go on, "
-        f"{to_come} are to come"
+        f"{to_come} are to come",
+        flush=True,
     )
     return study
 
@@ -383,6 +483,9 @@ def _open(
 def _ray(address: str | None) -> Iterator[None]:
     """A connection to Ray: the one there is, the one at `address`, or one of this machine's own."""
     _quiet()
+    if address is None:
+        # Ray would listen on every interface; nobody else is meant to reach this machine's own.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if ray.is_initialized():
@@ -454,6 +557,7 @@ def _quiet() -> None:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # raycae ends the search in order
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # its snapshot is not needed
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "1")  # what still runs has had its time
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is searched here
     for name in ("ray", "ray.tune", "ray.train", "ray.air"):
@@ -505,8 +609,10 @@ def _absolute(source: str | None) -> str | None:
     return str(Path(source).expanduser().resolve())
 
 
-def _short(path: Path) -> str:
+def _short(path: Place) -> str:
     """Relative to where the person stands, if that is shorter."""
+    if not isinstance(path, Path):
+        return str(path)
     here = os.path.relpath(path)
     return here if len(here) < len(str(path)) else str(path)
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import sqlite3
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -24,7 +28,9 @@ from optuna.trial import Trial, TrialState
 from raycae.config import Config
 from raycae.errors import InputError
 from raycae.space import Space, Value
+from raycae.storage import set_aside
 
+T = TypeVar("T")
 TRIES = 1000
 """So many proposals in a row may be infeasible before a space counts as impossible."""
 GRID_TRIES = 100_000
@@ -62,28 +68,39 @@ class Proposer:
 
     The named points of the space come first, as trials 0, 1, …; then the sampler's proposals,
     each checked against the space's constraints before it is returned.
+
+    `database`: a URL where the Optuna study lies for others to look at, under `name`. It is a
+    cache: what is there is thrown away and made anew.
     """
 
-    def __init__(self, space: Space, sampler: str = "tpe", seed: int = 0) -> None:
+    def __init__(
+        self,
+        space: Space,
+        sampler: str = "tpe",
+        seed: int = 0,
+        *,
+        database: str | None = None,
+        name: str | None = None,
+    ) -> None:
         if sampler not in SAMPLERS:
             raise InputError(f"--sampler {sampler}: not known; allowed: {', '.join(SAMPLERS)}")
         self.space = space
         self.seed = seed
         self.sampler = sampler
-        self.study = optuna.create_study(direction="minimize", sampler=RandomSampler(seed))
+        self.study = _study(database, name, RandomSampler(seed))
         self._open: dict[int, Trial] = {}
         self._told: set[int] = set()
         self._reported: set[tuple[int, int]] = set()
-        self._points = list(space.points.items())
+        self._points = dict(space.points)
         self._grid = grid(space)
 
     def propose(self, number: int) -> Proposal | None:
         """What trial `number` tries; None once a grid is exhausted. Raises `InputError` where
         the constraints leave nothing."""
-        if number < len(self._points):
-            name, config = self._points[number]
+        if self._points:
+            name, config = next(iter(self._points.items()))
             proposal = Proposal(config, self.space.params_of(config), name)
-            self.reopen(number, proposal.params)
+            self.reopen(number, proposal.params, name)
             return proposal
         if self.sampler == "grid":
             return self._next_of_grid(number)
@@ -99,10 +116,11 @@ class Proposer:
             self.study.tell(trial, state=TrialState.FAIL)
         raise InputError(_impossible(self.space, refused))
 
-    def reopen(self, number: int, params: dict[str, Value]) -> None:
+    def reopen(self, number: int, params: dict[str, Value], point: str | None = None) -> None:
         """Take trial `number`, whose parameters are known, as running: a named point, or a trial
         of the ledger."""
-        if self.sampler == "grid" and number >= len(self._points):
+        self._points.pop(point or "", None)
+        if self.sampler == "grid" and point is None:
             self._pass_in_grid(params)
         self._lay_down(number, params)
 
@@ -153,6 +171,61 @@ class Proposer:
 
     def _pass_in_grid(self, params: dict[str, Value]) -> None:
         next((None for walked, _ in self._grid if walked == params), None)
+
+
+def require_database(url: str) -> None:
+    """Raise `InputError` where no study can be laid into the database at `url`."""
+    if not _is_sqlite(url):
+        _within(url, lambda: optuna.storages.get_storage(url))
+
+
+def _study(database: str | None, name: str | None, sampler: BaseSampler) -> optuna.Study:
+    if database is None:
+        return optuna.create_study(direction="minimize", sampler=sampler)
+    path = Path(database.removeprefix("sqlite:///"))
+    if _is_sqlite(database) and path.is_file() and (fault := _damage(path)):
+        # Whatever it held can be made again from the ledger.
+        print(f"{path}: {fault}; set aside in {set_aside(path).parent}, made anew", flush=True)
+    return _fresh(database, name, sampler)
+
+
+def _damage(path: Path) -> str | None:
+    """What SQLite finds wrong with its file."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return None if found == "ok" else str(found).splitlines()[-1]
+
+
+def _fresh(database: str, name: str | None, sampler: BaseSampler) -> optuna.Study:
+    def make() -> optuna.Study:
+        storage = optuna.storages.get_storage(database)
+        if name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=name or "", storage=storage)
+        return optuna.create_study(
+            direction="minimize", sampler=sampler, storage=storage, study_name=name
+        )
+
+    return make() if _is_sqlite(database) else _within(database, make)
+
+
+def _within(url: str, action: Callable[[], T]) -> T:
+    """Do `action` in the database at `url`. The message does not repeat its password."""
+    try:
+        return action()
+    except Exception as error:
+        shown = re.sub("//[^/@]*@", "//", url)
+        raise InputError(f"--storage {shown}: {_first_line(error)}") from None
+
+
+def _is_sqlite(url: str) -> bool:
+    return url.startswith("sqlite:///")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
 
 
 def require_possible(space: Space, trials: int, seed: int = 0) -> None:

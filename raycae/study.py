@@ -3,14 +3,14 @@
 Every event is written to the ledger first; only then do the tables' records, the sampler and the
 stopping rule hear of it. All three are functions of the ledger, so opening a study replays it and
 stands where the last process stood. Neither Ray nor torch: whoever runs trials (Tune, a
-simulation, a test) calls `ask`, `started`, `epoch`, `failed`.
+simulation, a test) calls `ask`, `started`, `epoch`, `failed`, `lost`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,21 +19,41 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+import pandas as pd
 
 from raycae import ledger, results
 from raycae.config import Config
-from raycae.errors import InputError
+from raycae.errors import InputError, StorageError
+from raycae.lease import Lease
 from raycae.ledger import Event, Ledger
 from raycae.provenance import provenance
-from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING, Records
+from raycae.results import COMPLETE, COUNTED, FAIL, MEMORY, PRUNED, RUNNING, Records, events_of
 from raycae.searcher import Proposer
 from raycae.space import Space, parse
 from raycae.stopping import rule
-from raycae.storage import write_whole
+from raycae.storage import Place, digest, remove_tree, set_aside, write_whole
 
 TABLES_EVERY_S = 3.0
 """The two tables are rewritten at most so often while a search runs; the ledger is always whole."""
+TABLES_SHARE = 0.05
+"""And they cost at most this share of its time, however long they have grown."""
+
+MAX_LOSSES = 3
+"""The loss of a trial's process that makes it a FAIL. Machines that vanish do not count."""
+SHRINK = 4
+"""By how much fewer images go through the network at a time where memory was not enough."""
+ALIKE = {"diverged": 20}
+"""So many failures in a row for one reason end a search; divergence is what a wide space has."""
+ALIKE_ELSE = 5
+
+QUIET_FACTOR = 10.0
+"""An epoch may last so many times the slowest one of its trial, or, while it has none, what the
+study's slowest predicts for it."""
+QUIET_LEAST_S = 60.0
+QUIET_FIRST_S = 300.0
+"""On top for a first epoch: a process starts, images travel."""
+QUIET_UNKNOWN_S = 3600.0
+"""For a study's very first epochs, of which nothing is known."""
 
 Listener = Callable[[Event, Records], None]
 
@@ -55,11 +75,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Issue:
-    """A trial to run: its number, what to train, and the seed of its weights."""
+    """An attempt at a trial: what to train, from the seed of its weights or from the newest of
+    `checkpoints` that is whole, `micro_batch` images at a time (None: the whole minibatch)."""
 
     number: int
+    attempt: int
     config: Config
     seed: int
+    micro_batch: int | None = None
+    checkpoints: tuple[tuple[int, int, str], ...] = ()
+    """(epoch, attempt, digest), the newest first."""
 
 
 class Study:
@@ -69,35 +94,51 @@ class Study:
     """
 
     def __init__(
-        self, folder: Path, content: Mapping[str, Any], lock: FileLock, listener: Listener | None
+        self,
+        folder: Place,
+        content: Mapping[str, Any],
+        lease: Lease,
+        listener: Listener | None,
+        database: str | None = None,
     ) -> None:
         self.folder = folder
         self.plan = plan = plan_of(content)
         self.space = space = space_of(content)
+        self.notes: list[str] = []
+        """What was found damaged when the study was opened, and what became of it."""
         self._listener = listener
-        self._lock = lock
+        self._lease = lease
+        self._streak: tuple[str, int] = ("", 0)
+        self._issued: dict[int, int] = {}
+        self._heard: dict[int, float] = {}
+        self._slowest_s_per_flop = 0.0
+        self._slowest_s: dict[int, float] = {}
+        self._tables_at = -TABLES_EVERY_S
+        self._tables_took_s = 0.0
         try:
             self.ledger = Ledger(folder / "ledger")
+            self._mend()
             self.records = Records(plan.study, content["data"].get("n_train"))
-            self.proposer = Proposer(space, plan.sampler, plan.seed)
+            self.proposer = Proposer(
+                space, plan.sampler, plan.seed, database=database, name=plan.study
+            )
             self.rule = rule(plan.scheduler, plan.epochs)
-            for event in self.ledger.read():
-                self._hear(event)
+            self._replay()
         except BaseException:
-            self._lock.release()
+            self._lease.release()
             raise
         self._to_go_on = deque(self.running())
-        self._drop_models()  # what a process that died had not come to
-        self._tables_at = -TABLES_EVERY_S
+        self._tidy()
 
     @classmethod
     def create(
         cls,
-        folder: Path,
+        folder: Place,
         plan: Plan,
         space: Space,
         data: Mapping[str, Any],
         listener: Listener | None = None,
+        database: str | None = None,
     ) -> Study:
         """A new study. `data`: the source, its fingerprint, `n_train` and `n_val`.
 
@@ -107,7 +148,7 @@ class Study:
         content = {
             "study": plan.study,
             "plan": asdict(plan),
-            "space": {"name": space.name, "hash": space.hash, "text": space.text},
+            "space": _described(space),
             "task": space.task,
             "data": dict(data),
             "created_at": _now().isoformat(),
@@ -115,36 +156,66 @@ class Study:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _locked(folder)
-            require_place(folder)  # nobody else made one before the lock was ours
-            _write_content(folder, content)
-            begun = {"event": "begun", "at": _now(), "study": json.dumps(content)}
-            Ledger(folder / "ledger").append([begun])
+            lease = Lease.take(folder)
         except OSError as error:
             raise _unwritable(folder, error.strerror) from None
-        return cls(folder, content, lock, listener)
+        try:
+            require_place(folder)  # nobody else made one before the lease was ours
+            # The ledger first: what it holds can be written anew, and without it there is no study.
+            begun = {"event": "begun", "at": _now(), "study": json.dumps(content)}
+            Ledger(folder / "ledger").append([begun])
+            _write_content(folder, content)
+        except BaseException:
+            lease.release()
+            raise
+        return cls(folder, content, lease, listener, database)
 
     @classmethod
-    def resume(cls, folder: Path, plan: Plan, listener: Listener | None = None) -> Study:
-        """The study of an earlier search, where its ledger stands, with `plan` from now on."""
-        lock = _locked(folder)
+    def resume(
+        cls,
+        folder: Place,
+        plan: Plan,
+        listener: Listener | None = None,
+        *,
+        space: Space | None = None,
+        database: str | None = None,
+    ) -> Study:
+        """The study of an earlier search, where its ledger stands, with `plan` (and `space`) from
+        now on. `notes` says what had to be mended for it."""
+        lease = Lease.take(folder)
         try:
-            content = read_content(folder)
-            if content["plan"] != asdict(plan) or not (folder / "study.json").exists():
-                content = {**content, "plan": asdict(plan)}
+            before, notes = recover_content(folder)
+            changes: dict[str, Any] = {"plan": asdict(plan)}
+            if space:
+                changes["space"] = _described(space)
+            origin = provenance()
+            if before.get("versions") != origin["versions"]:
+                changes["versions"] = origin["versions"]
+            content = {**before, **changes}
+            study = cls(folder, content, lease, listener, database)
+        except BaseException:
+            lease.release()
+            raise
+        study.notes[:0] = notes
+        try:
+            if content != before:
+                text = json.dumps(content)
+                study.ledger.append([{"event": "resumed", "at": _now(), "study": text}])
+            if content != before or notes or not (folder / "study.json").exists():
                 _write_content(folder, content)
         except BaseException:
-            lock.release()
+            lease.release()
             raise
-        return cls(folder, content, lock, listener)
+        return study
 
     def ask(self) -> Issue | None:
-        """The next trial: first those that an interruption left, then new ones. None: no more."""
-        if self._to_go_on:
-            row = self.records.trials[self._to_go_on.popleft()]
-            config = Config.model_validate_json(row["config"])
-            return Issue(row["trial_number"], config, row["seed"])
-        number = len(self.records.trials)
+        """The next attempt: first at trials that an interruption or a loss left, then at new ones.
+        None: nothing to begin now; `finished` says whether there ever will be."""
+        while self._to_go_on:
+            number = self._to_go_on.popleft()
+            if self._runs(number):
+                return self._issue(number)
+        number = self._next_number()
         proposal = self.proposer.propose(number) if number < self.plan.trials else None
         if proposal is None:
             return None
@@ -158,22 +229,25 @@ class Study:
                 seed=self.plan.seed,
             )
         )
-        return Issue(number, proposal.config, self.plan.seed)
+        return self._issue(number)
 
-    def started(self, number: int) -> None:
-        """The trial began, or began again: a new attempt."""
-        event = self._event(number, "started")
-        self._record({**event, "attempt": event["attempt"] + 1})
+    def started(self, number: int, attempt: int) -> None:
+        """A process has taken the attempt."""
+        self._heard[number] = time.monotonic()
+        self._record({**self._event(number, "started"), "attempt": attempt})
 
-    def epoch(self, number: int, measured: Mapping[str, Any]) -> bool:
+    def epoch(self, number: int, attempt: int, measured: Mapping[str, Any]) -> bool:
         """An epoch ended, with what `Training.run_epoch` measured. True: the trial goes on.
 
         The epoch and the verdict that ends a trial are one part of the ledger: a process that dies
-        leaves both or neither.
+        leaves both or neither. What an older attempt still says is refused.
         """
+        if not self._runs(number, attempt):
+            return False
         epoch, value = measured["epoch"], measured["val_mse"]
+        self._note_pace(number, measured["epoch_time_s"])
         events = [self._event(number, "epoch", **measured)]
-        # An epoch said again after a restart was judged when it was said first.
+        # An epoch said again (its checkpoint was damaged) was judged when it was said first.
         said_before = epoch in self.records.epochs[number]
         goes_on = said_before or self.rule.report(number, epoch, value)
         if epoch >= self.plan.epochs:
@@ -181,20 +255,68 @@ class Study:
         elif not goes_on:
             reason = f"{self.plan.scheduler} after epoch {epoch}"
             events.append(self._event(number, "ended", state=PRUNED, reason=reason))
+        best_before = self._best_model(number)
         self._record(*events)
         self.proposer.report(number, epoch, value)
         if len(events) == 1:
+            self._drop_old_files(number, best_before)
             return True
-        self._tell(number)
+        self._settle(number)
         return False
 
-    def failed(self, number: int, reason: str, traceback: str | None = None, **where: Any) -> None:
-        """The trial cannot go on; `reason` is one line, `traceback` the whole of it if any.
-        A trial that has ended stays as it ended, whatever becomes of its process."""
-        if number in self.running():
-            why = {"state": FAIL, "reason": reason, "traceback": traceback}
-            self._record(self._event(number, "ended", **why, **where))
-            self._tell(number)
+    def failed(
+        self,
+        number: int,
+        attempt: int,
+        reason: str,
+        traceback: str | None = None,
+        *,
+        out_of_memory: bool = False,
+        **where: Any,
+    ) -> None:
+        """The attempt cannot go on; `reason` is one line, `traceback` the whole of it if any.
+
+        Where memory was not enough the same minibatches are tried again in smaller pieces, unless
+        that would be another model: batch norm looks at a piece at a time. A trial that has ended
+        stays as it ended, whatever becomes of its process.
+        """
+        if not self._runs(number, attempt):
+            return
+        if out_of_memory and (piece := self._smaller_piece(number)):
+            self._lose(number, MEMORY, reason, micro_batch=piece)
+        else:
+            self._fail(number, reason, traceback, **where)
+
+    def lost(self, number: int, attempt: int, cause: str, reason: str) -> None:
+        """The attempt's process is gone (`cause`: one of `results.CAUSES`). The trial goes on from
+        its last epoch in another process; its third loss is a FAIL, but for a machine's."""
+        if not self._runs(number, attempt):
+            return
+        losses = self.records.trials[number]["losses"] + (cause in COUNTED)
+        self._lose(number, cause, reason)
+        if losses >= MAX_LOSSES:
+            self._fail(number, f"lost {losses} times; the last time: {reason}")
+
+    def overdue(self) -> list[tuple[int, int, str]]:
+        """Attempts that have given no sign of life for longer than their pace explains: number,
+        attempt, and why, in words."""
+        now = time.monotonic()
+        return [
+            (number, self.records.trials[number]["attempt"], f"hung: no epoch in {limit:.0f} s")
+            for number, heard in self._heard.items()
+            if self._runs(number) and now - heard > (limit := self._patience_s(number))
+        ]
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why it makes no sense to go on: all trials fail, one after the other, for one reason."""
+        cause, n = self._streak
+        if n < ALIKE.get(cause.split(":")[0], ALIKE_ELSE):
+            return None
+        reason = next(
+            row["reason"] for row in reversed(self.records.trials.values()) if row["state"] == FAIL
+        )
+        return f"{n} trials in a row failed alike: {reason}"
 
     def evaluated(self, number: int, test_mse: float) -> None:
         """The error of a kept model on the test images."""
@@ -202,23 +324,72 @@ class Study:
 
     def running(self) -> list[int]:
         """The numbers of trials that have not ended."""
-        return [n for n, row in self.records.trials.items() if row["state"] == RUNNING]
+        return self.records.running()
 
     def interrupted(self) -> None:
         """Mark what still runs as interrupted; a resumed search goes on with it."""
-        for number in self.running():
-            self._record(self._event(number, "interrupted"))
+        if events := [self._event(number, "interrupted") for number in self.running()]:
+            self._record(*events)
 
     def kept(self) -> list[int]:
         """The trials whose models stay, in order of their validation error."""
         trials = self.records.trials
-        kept = results.kept_models(trials.values())
-        return sorted(kept, key=lambda number: (trials[number]["val_mse"], number))
+        return sorted(self.records.kept, key=lambda number: (trials[number]["val_mse"], number))
 
     def close(self) -> None:
         """Write both tables a last time and let the folder go."""
-        self.records.write(self.folder)
-        self._lock.release()
+        try:
+            self.records.write(self.folder)
+        finally:
+            self._lease.release()
+
+    def _issue(self, number: int) -> Issue:
+        row = self.records.trials[number]
+        curve = self.records.epochs[number]
+        newest = [curve[epoch] for epoch in sorted(curve, reverse=True)[:2]]
+        self._issued[number] = row["attempt"] + 1
+        return Issue(
+            number,
+            self._issued[number],
+            Config.model_validate_json(row["config"]),
+            row["seed"],
+            row["micro_batch"],
+            tuple((e["epoch"], e["attempt"], e["checkpoint"] or "") for e in newest),
+        )
+
+    def _next_number(self) -> int:
+        """The least that no trial has: where the beginning of one is lost it begins again."""
+        number = len(self.records.trials)
+        if number - 1 in self.records.trials or not number:
+            return number
+        return next(n for n in range(number) if n not in self.records.trials)
+
+    def _runs(self, number: int, attempt: int | None = None) -> bool:
+        """Whether the trial has not ended, and `attempt` is the one that it was handed out for."""
+        row = self.records.trials.get(number)
+        return (
+            row is not None
+            and row["state"] == RUNNING
+            and (attempt is None or self._issued.get(number) == attempt)
+        )
+
+    def _smaller_piece(self, number: int) -> int | None:
+        """How many images may go through the network at a time after memory was not enough."""
+        row = self.records.trials[number]
+        config = Config.model_validate_json(row["config"])
+        piece = row["micro_batch"] or config.batch_size
+        return None if piece == 1 or config.norm == "batch" else max(piece // SHRINK, 1)
+
+    def _lose(self, number: int, cause: str, reason: str, micro_batch: int | None = None) -> None:
+        self._heard.pop(number, None)
+        fields = {"cause": cause, "reason": reason, "micro_batch": micro_batch}
+        self._record(self._event(number, "lost", **fields))
+        self._to_go_on.append(number)
+
+    def _fail(self, number: int, reason: str, traceback: str | None = None, **where: Any) -> None:
+        why = {"state": FAIL, "reason": reason, "traceback": traceback}
+        self._record(self._event(number, "ended", **why, **where))
+        self._settle(number)
 
     def _event(self, number: int, kind: str, **fields: Any) -> dict[str, Any]:
         row = self.records.trials.get(number)
@@ -233,55 +404,246 @@ class Study:
 
     def _record(self, *events: Event) -> None:
         """One part of the ledger; then everybody else hears of it."""
+        if self._lease.lost:
+            raise StorageError(
+                f"{self.folder}: another process has taken this study over, for this one had not "
+                "been heard of; nothing more is written here"
+            )
+        begun = time.monotonic()
         self.ledger.append(events)
+        self._forgive(time.monotonic() - begun)
         for event in events:
             self.records.apply(event)
             if self._listener:
                 self._listener(event, self.records)
-        if time.monotonic() - self._tables_at >= TABLES_EVERY_S:
+        now = time.monotonic()
+        if now - self._tables_at >= max(TABLES_EVERY_S, self._tables_took_s / TABLES_SHARE):
             self.records.write(self.folder)
             self._tables_at = time.monotonic()
+            self._tables_took_s = self._tables_at - now
 
-    def _tell(self, number: int) -> None:
-        """The sampler hears how a trial ended; models that are no longer worth keeping go."""
+    def _settle(self, number: int) -> None:
+        """A trial has ended: the sampler hears how, its model is kept or goes, and what it would
+        have needed to go on goes too."""
         row = self.records.trials[number]
+        self._heard.pop(number, None)
         self.proposer.tell(number, row["state"], row["val_mse"])
-        self._drop_models()
+        self._note_failure(row)
+        if number in self.records.kept:
+            self._keep_model(number)
+        for other in self._models - self.records.kept:
+            remove_tree(model_folder(self.folder, other))
+        self._models &= self.records.kept
+        remove_tree(checkpoint_folder(self.folder, number))
 
-    def _hear(self, event: Event) -> None:
-        """One event of the ledger, while it is replayed."""
-        number = event["trial_number"]
-        self.records.apply(event)
-        match event["event"]:
-            case "created":
-                self.proposer.reopen(number, json.loads(event["params"]))
-            case "epoch":
-                self.proposer.report(number, event["epoch"], event["val_mse"])
-                self.rule.report(number, event["epoch"], event["val_mse"])
-            case "ended":
-                value = self.records.trials[number]["val_mse"]
-                self.proposer.tell(number, event["state"], value)
+    def _note_failure(self, row: Mapping[str, Any]) -> None:
+        if row["state"] != FAIL:
+            self._streak = ("", 0)
+            return
+        cause = re.sub(r"\d+", "", row["reason"])
+        before, n = self._streak
+        self._streak = (cause, n + 1 if cause == before else 1)
 
-    def _drop_models(self) -> None:
-        """Only models worth keeping stay; what a trial needed to go on goes once it has ended."""
-        needed = {*results.kept_models(self.records.trials.values()), *self.running()}
-        for folder in (self.folder / "models").glob("*"):
-            if folder.name.isdigit() and int(folder.name) not in needed:
-                shutil.rmtree(folder, ignore_errors=True)
-        running = set(self.running())
-        for path in (self.folder / "checkpoints").glob("*.pt"):
-            if path.stem.isdigit() and int(path.stem) not in running:
-                path.unlink(missing_ok=True)
+    def _keep_model(self, number: int) -> None:
+        """The best epoch's model, from where its process laid it, to where people look for it."""
+        row = self.records.trials[number]
+        best = self._best_model(number)
+        if best is None:
+            return  # told by tables that do not know it
+        epoch, attempt, expected = best
+        source = checkpoint_folder(self.folder, number) / f"{epoch}-{attempt}.safetensors"
+        try:
+            weights = source.read_bytes()
+        except OSError as error:
+            self.notes.append(f"{source}: {error.strerror or error}; this model is lost")
+            return
+        if digest(weights) != expected:
+            self.notes.append(f"{set_aside(source)}: damaged; this model is lost")
+            return
+        write_model(
+            model_folder(self.folder, number),
+            weights,
+            json.loads(row["config"]),
+            trial_number=number,
+            epoch=epoch,
+            val_mse=row["val_mse"],
+        )
+        self._models.add(number)
+
+    def _best_model(self, number: int) -> tuple[int, int, str] | None:
+        """(epoch, attempt, digest) of the best epoch's model."""
+        best = self.records.epochs[number].get(self.records.trials[number]["best_epoch"])
+        return (best["epoch"], best["attempt"], best["model"]) if best and best["model"] else None
+
+    def _drop_old_files(self, number: int, best_before: tuple[int, int, str] | None) -> None:
+        """Two checkpoints stay, for one may be damaged, and the best model. What is older goes, now
+        that the ledger has what is newer."""
+        folder = checkpoint_folder(self.folder, number)
+        curve = self.records.epochs[number]
+        for epoch in sorted(curve)[:-2][-1:]:
+            (folder / f"{epoch}-{curve[epoch]['attempt']}.pt").unlink(missing_ok=True)
+        if best_before and best_before != self._best_model(number):
+            epoch, attempt, _ = best_before
+            (folder / f"{epoch}-{attempt}.safetensors").unlink(missing_ok=True)
+
+    def _note_pace(self, number: int, seconds: float) -> None:
+        self._heard[number] = time.monotonic()
+        self._slowest_s[number] = max(seconds, self._slowest_s.get(number, 0.0))
+        per_flop = seconds / (self.records.trials[number]["flops"] or 1)
+        self._slowest_s_per_flop = max(self._slowest_s_per_flop, per_flop)
+
+    def _patience_s(self, number: int) -> float:
+        if own := self._slowest_s.get(number):
+            return QUIET_LEAST_S + QUIET_FACTOR * own
+        if not self._slowest_s_per_flop:
+            return QUIET_UNKNOWN_S
+        expected = self._slowest_s_per_flop * (self.records.trials[number]["flops"] or 1)
+        return QUIET_LEAST_S + QUIET_FIRST_S + QUIET_FACTOR * expected
+
+    def _forgive(self, waited_s: float) -> None:
+        """While this process waited for its storage it heard nobody."""
+        if waited_s > 1.0:
+            self._heard = {number: heard + waited_s for number, heard in self._heard.items()}
+
+    def _replay(self) -> None:
+        """Bring records, sampler and rule to where the ledger stands."""
+        space = ""
+        for event in ledger.read(self.folder / "ledger"):
+            number = event["trial_number"]
+            known = number in self.records.trials
+            self.records.apply(event)
+            match event["event"]:
+                case "begun" | "resumed":
+                    space = json.loads(event["study"])["space"]["hash"]
+                case "created" if not known:
+                    params = json.loads(event["params"])
+                    if space != self.space.hash or not params:
+                        # Drawn from another space, or told by the tables: what this one would
+                        # have had to draw.
+                        config = Config.model_validate_json(event["config"])
+                        params = self.space.params_of(config)
+                    self.proposer.reopen(number, params, event["point"])
+                case "epoch" if known:
+                    self.proposer.report(number, event["epoch"], event["val_mse"])
+                    self.rule.report(number, event["epoch"], event["val_mse"])
+                case "ended" if known:
+                    row = self.records.trials[number]
+                    self.proposer.tell(number, row["state"], row["val_mse"])
+        if self.records.orphans:
+            self.notes.append(
+                f"{self.folder}: {self.records.orphans} events of trials whose beginning is lost "
+                "are left out; those trials begin again"
+            )
+
+    def _mend(self) -> None:
+        """Make a ledger that has lost parts whole again: the tables, which were made from it, are
+        at most seconds behind. What they do not know either is run again."""
+        gaps, words = self.ledger.gaps()
+        trials, epochs = (self._table(name) for name in ("trials", "epochs"))
+        recovered = 0
+        if trials is not None and epochs is not None:
+            created = [
+                event
+                for event in events_of(
+                    trials, epochs, self._fold(ledger.readable(self.folder / "ledger"))
+                )
+                if event["event"] == "created"
+            ]
+        else:
+            created = []
+        for i, gap in enumerate(gaps):
+            self.ledger.fill(gap, [] if i else created)
+        if created and not gaps:
+            self.ledger.append(created)
+        if trials is not None and epochs is not None:
+            rest = events_of(trials, epochs, self._fold(ledger.read(self.folder / "ledger")))
+            if rest:
+                self.ledger.append(rest)
+            recovered = len(created) + len(rest)
+        self.notes += words
+        if words or recovered:
+            self.notes.append(
+                f"{self.folder}: {recovered} events that the ledger lacks are known from "
+                "trials.parquet and epochs.parquet"
+            )
+
+    def _fold(self, events: list[dict[str, Any]]) -> Records:
+        records = Records(self.plan.study)
+        for event in events:
+            records.apply(event)
+        return records
+
+    def _table(self, name: str) -> pd.DataFrame | None:
+        """A table as the last process left it; None where there is none, or it cannot be read and
+        is set aside."""
+        path = self.folder / f"{name}.parquet"
+        if not path.exists():
+            return None
+        try:
+            read = results.read_trials if name == "trials" else results.read_epochs
+            return read(self.folder)
+        except InputError as error:
+            self.notes.append(f"{error}; set aside in {set_aside(path).parent}, made anew")
+            return None
+
+    def _tidy(self) -> None:
+        """What the last process had not come to: models to keep, files that nobody needs."""
+        folders = (self.folder / "models", self.folder / "checkpoints")
+        models, checkpoints = (
+            {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
+            if folder.exists()
+            else set()
+            for folder in folders
+        )
+        self._models: set[int] = models
+        for number in (self.records.kept & checkpoints) - models:
+            self._keep_model(number)
+        for number in models - self.records.kept - set(self.running()):
+            remove_tree(model_folder(self.folder, number))
+        self._models &= self.records.kept
+        for number in checkpoints - set(self.running()):
+            remove_tree(checkpoint_folder(self.folder, number))
+        for folder in (self.folder, self.folder / "ledger"):
+            if isinstance(folder, Path):
+                for path in folder.glob(".*.????????"):
+                    path.unlink(missing_ok=True)  # a writer died before the rename
 
 
-def read_content(folder: Path) -> dict[str, Any]:
-    """What `study.json` says; where it is gone, what the ledger's first event says it said."""
-    if not (folder / "study.json").exists() and (folder / "ledger").is_dir():
-        for event in ledger.read(folder / "ledger"):
-            if event["event"] == "begun":
-                content: dict[str, Any] = json.loads(event["study"])
-                return content
-    return results.read_study(folder)
+def read_content(folder: Place) -> dict[str, Any]:
+    """What `study.json` says; where it is gone or damaged, what the ledger says it said."""
+    try:
+        return results.read_study(folder)
+    except InputError:
+        if content := _content_in_ledger(folder):
+            return content
+        raise
+
+
+def recover_content(folder: Place) -> tuple[dict[str, Any], list[str]]:
+    """The same for the process that writes the study: what the ledger says counts, and a
+    `study.json` that is damaged is set aside; the notes say so."""
+    path = folder / "study.json"
+    content = _content_in_ledger(folder)
+    try:
+        written = results.read_study(folder)
+    except InputError as error:
+        if content is None:
+            raise
+        if not path.exists():
+            return content, [f"{path}: missing; made anew from the ledger"]
+        aside = set_aside(path)
+        return content, [f"{error}; set aside in {aside.parent}, made anew from the ledger"]
+    return content or written, []
+
+
+def _content_in_ledger(folder: Place) -> dict[str, Any] | None:
+    if not (folder / "ledger").is_dir():
+        return None
+    content = None
+    for event in ledger.readable(folder / "ledger"):
+        if event["event"] in ("begun", "resumed"):
+            content = json.loads(event["study"])
+    return content
 
 
 def plan_of(content: Mapping[str, Any]) -> Plan:
@@ -301,49 +663,52 @@ def space_of(content: Mapping[str, Any]) -> Space:
     return parse(text, name=name)
 
 
-def _write_content(folder: Path, content: Mapping[str, Any]) -> None:
-    write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
-
-
-def model_folder(study: Path, number: int) -> Path:
-    """Where the best epoch's model of a trial lies."""
+def model_folder(study: Place, number: int) -> Place:
+    """Where the best epoch's model of a kept trial lies."""
     return study / "models" / str(number)
 
 
-def checkpoint_path(study: Path, number: int) -> Path:
-    """What a trial under way needs to go on after its last epoch."""
-    return study / "checkpoints" / f"{number}.pt"
+def write_model(folder: Place, weights: bytes, config: Mapping[str, Any], **facts: Any) -> None:
+    """`model.safetensors` and `config.json`: the configuration, the digest of the weights, and
+    `facts` beside them. `model.load` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "model.safetensors", weights)
+    content = {"config": config, **facts, "weights": digest(weights)}
+    write_whole(folder / "config.json", json.dumps(content, indent=1).encode())
 
 
-def require_place(folder: Path) -> None:
+def checkpoint_folder(study: Place, number: int) -> Place:
+    """What a trial under way needs to go on: for an epoch and the attempt that ran it
+    `EPOCH-ATTEMPT.pt` and, where it is the best so far, `EPOCH-ATTEMPT.safetensors`. An attempt
+    writes no file of another's."""
+    return study / "checkpoints" / str(number)
+
+
+def require_place(folder: Place) -> None:
     """Raise `InputError` where a study lies in `folder` already, or none could be written."""
     if (folder / "study.json").exists() or (folder / "ledger").exists():
         raise InputError(
             f"{folder}: there is a study already; go on with it with --resume, "
             "or give this one another name with --study NAME"
         )
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise _unwritable(folder, f"{nearest} is no folder that may be written")
+    if isinstance(folder, Path):
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise _unwritable(folder, f"{nearest} is no folder that may be written")
 
 
-def _unwritable(folder: Path, reason: str | None) -> InputError:
+def _described(space: Space) -> dict[str, str]:
+    return {"name": space.name, "hash": space.hash, "text": space.text}
+
+
+def _write_content(folder: Place, content: Mapping[str, Any]) -> None:
+    write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
+
+
+def _unwritable(folder: Place, reason: str | None) -> InputError:
     return InputError(
         f"{folder}: results cannot be written there: {reason}; choose another folder with --results"
     )
-
-
-def _locked(folder: Path) -> FileLock:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{folder}: another process is searching here; wait for it, or choose another --study"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-    return lock
 
 
 def _now() -> datetime:

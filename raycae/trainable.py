@@ -1,11 +1,10 @@
-"""One trial as a Ray Tune trainable; an actor trains many, one after the other."""
+"""One attempt at a trial as a Ray Tune trainable; an actor trains many, one after the other."""
 
 from __future__ import annotations
 
 import re
 import socket
 import traceback
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from ray import tune
 
 from raycae import model
 from raycae.config import Config
-from raycae.storage import write_whole
-from raycae.study import checkpoint_path, model_folder
+from raycae.errors import StorageError
+from raycae.storage import digest, place, write_whole
+from raycae.study import checkpoint_folder
 from raycae.training import Diverged, Training, on_device, prepare_cpu
 
 NO_MEMORY = re.compile("not enough memory|can't allocate memory")
@@ -26,9 +26,10 @@ NO_MEMORY = re.compile("not enough memory|can't allocate memory")
 class AutoencoderTrainable(tune.Trainable):
     """Trains what `config` says, an epoch a step, on images that every actor of a node shares.
 
-    `config`: `trial_number`, `config` (resolved, JSON), `seed`, `order_seed`, `epochs`, `threads`,
-    `folder` (the study's). A step returns `measured`, a dict: what `Training.run_epoch` measured,
-    or `failed` with the reason and `traceback`. A fault ends the trial, not the actor.
+    `config`: the fields of `study.Issue` (`config` as JSON), `order_seed`, `epochs`, `threads`,
+    `folder` (the study's). A step returns a dict under `said`: `trial_number`, `attempt`, and what
+    `Training.run_epoch` measured, or `failed` with the reason, or `storage` where the storage
+    failed and not the trial. A fault ends the attempt, not the actor.
     """
 
     def setup(self, config: dict[str, Any], train: np.ndarray, val: np.ndarray) -> None:
@@ -41,67 +42,82 @@ class AutoencoderTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.issue = new_config
-        self.number: int = new_config["trial_number"]
-        self.folder = Path(new_config["folder"])
+        self.folder = checkpoint_folder(place(new_config["folder"]), new_config["trial_number"])
         self.training: Training | None = None  # built in the first step, where faults are caught
+        self.damaged: list[str] = []
         return True
 
     def step(self) -> dict[str, Any]:
+        who = {"trial_number": self.issue["trial_number"], "attempt": self.issue["attempt"]}
         where = {"host": self.host, "device": _device_name(self.device)}
         try:
-            measured = self._epoch()
+            said = {**where, **self._epoch()}
+        except StorageError as fault:
+            said = {"storage": str(fault)}
         except Exception as fault:
             # Whatever a configuration does to torch (memory, shapes, a driver's complaint) is this
-            # trial's end and no other's; the whole traceback goes into the ledger.
-            measured = {"failed": _reason(fault), "traceback": traceback.format_exc()}
+            # attempt's end and no other's; the whole traceback goes into the ledger.
             self.training = None
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return {"measured": {"trial_number": self.number, **where, **measured}}
+            said = {
+                **where,
+                "failed": _reason(fault),
+                "traceback": traceback.format_exc(),
+                "out_of_memory": _is_memory(fault),
+            }
+        said["damaged"], self.damaged = self.damaged, []
+        return {"said": {**who, **said}}
 
     def _epoch(self) -> dict[str, Any]:
         if self.training is None:
             self.training = self._begin()
-            if self.training.measured:
-                # The last process may have died between writing this epoch's checkpoint and
-                # reporting it. Reporting twice is reporting once, so it is always said again; and
-                # it may have saved the model of an epoch that is not in the checkpoint.
-                self._save_best()
-                return self.training.measured
         training = self.training
         measured = training.run_epoch()
         if training.best_epoch == training.epoch:
-            self._save_best()
+            weights = model.to_bytes(training.best_weights)
+            measured["model"] = self._write("safetensors", weights)
         if training.epoch < self.issue["epochs"]:
-            write_whole(checkpoint_path(self.folder, self.number), training.state())
+            measured["checkpoint"] = self._write("pt", training.state())
         else:
             measured["val_ssim"] = training.val_ssim()
         return measured
 
-    def _save_best(self) -> None:
+    def _write(self, kind: str, content: bytes) -> str:
+        """A file of this epoch and this attempt. Returns its digest, for the ledger."""
         assert self.training is not None
-        model.save(
-            model_folder(self.folder, self.number),
-            self.training.best_weights,
-            self.training.config,
-            trial_number=self.number,
-            epoch=self.training.best_epoch,
-            val_mse=self.training.best_val_mse,
-        )
+        name = f"{self.training.epoch}-{self.issue['attempt']}.{kind}"
+        write_whole(self.folder / name, content)
+        return digest(content)
 
     def _begin(self) -> Training:
-        training = Training(
+        """The trial where its newest whole checkpoint stands."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for epoch, attempt, expected in self.issue["checkpoints"]:
+            path = self.folder / f"{epoch}-{attempt}.pt"
+            training = self._fresh()
+            try:
+                content = path.read_bytes()
+                if expected and digest(content) != expected:
+                    raise ValueError("damaged")
+                training.load_state(content)
+                return training
+            except StorageError:
+                raise
+            except Exception as fault:  # torch raises a dozen kinds for a file that is no state
+                reason = "missing" if isinstance(fault, FileNotFoundError) else "damaged"
+                self.damaged.append(f"{path}: {reason}")
+        return self._fresh()
+
+    def _fresh(self) -> Training:
+        return Training(
             Config.model_validate_json(self.issue["config"]),
             self.train_images,
             self.val_images,
             seed=self.issue["seed"],
             order_seed=self.issue["order_seed"],
+            micro_batch=self.issue["micro_batch"],
         )
-        checkpoint = checkpoint_path(self.folder, self.number)
-        checkpoint.parent.mkdir(exist_ok=True)
-        if checkpoint.exists():
-            training.load_state(checkpoint.read_bytes())
-        return training
 
 
 def _device() -> torch.device:
@@ -116,11 +132,20 @@ def _device_name(device: torch.device) -> str:
     return f"cpu (GPU {gpus} unused: this torch sees none)" if gpus else "cpu"
 
 
+def _is_memory(fault: Exception) -> bool:
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(fault, kinds) or bool(NO_MEMORY.search(_first_line(fault)))
+
+
 def _reason(fault: Exception) -> str:
-    """One line that says why a trial failed; faults of one kind begin alike."""
-    first_line = (str(fault).splitlines() or ["no more is known"])[0]
+    """One line that says why an attempt failed; faults of one kind begin alike."""
+    first_line = _first_line(fault)
     if isinstance(fault, Diverged):
         return f"diverged: {first_line}"
-    if isinstance(fault, torch.OutOfMemoryError | MemoryError) or NO_MEMORY.search(first_line):
+    if _is_memory(fault):
         return f"out of memory: {first_line}"
     return f"{type(fault).__name__}: {first_line}"
+
+
+def _first_line(fault: Exception) -> str:
+    return (str(fault).splitlines() or ["no more is known"])[0]

@@ -25,10 +25,12 @@ from raycae.model import Autoencoder, build
 from raycae.tasks import Task, task
 
 VALIDATION_BATCH = 500
+EXPLODED = 1000.0
+"""Pictures lie in [0, 1]: an output that is 0 everywhere has an error below 1."""
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number."""
+    """The loss is no longer a finite number, or beyond everything that training comes back from."""
 
 
 def prepare_cpu(threads: int) -> None:
@@ -63,17 +65,26 @@ class Training:
     """A trial under way: model, optimizer, and the best epoch so far.
 
     `train` and `val` are uint8 (N, H, W, 3) on the device. `seed` draws the weights,
-    `order_seed` (the study's) the minibatches.
+    `order_seed` (the study's) the minibatches. With `micro_batch` a minibatch goes through the
+    network so many images at a time; its gradient, and so the trial, is the same up to rounding.
     """
 
     def __init__(
-        self, config: Config, train: Tensor, val: Tensor, *, seed: int = 0, order_seed: int = 0
+        self,
+        config: Config,
+        train: Tensor,
+        val: Tensor,
+        *,
+        seed: int = 0,
+        order_seed: int = 0,
+        micro_batch: int | None = None,
     ) -> None:
         self.config = config
         self.task: Task = task(config.task, config.gammas)
         self.train, self.val = train, val
         self.device = train.device
         self.order_seed = order_seed
+        self.micro_batch = micro_batch
         model = build(architecture(config), seed=seed).to(self.device)
         self.model: Autoencoder = model.to(memory_format=torch.channels_last)
         self.optimizer = optimizer(self.model, config)
@@ -81,29 +92,28 @@ class Training:
         self.best_epoch = 0
         self.best_val_mse = math.inf
         self.best_weights: dict[str, Tensor] = {}
-        self.measured: dict[str, Any] | None = None
-        """What the last epoch gave, also after `load_state`."""
 
     def run_epoch(self) -> dict[str, Any]:
         """Train for one epoch, then validate.
 
         Returns `epoch` (from 1), `train_mse` (mean over the epoch's images while the weights
         moved), `val_mse`, `val_psnr_db` (mean over images), `epoch_time_s` (all of it) and
-        `images_per_s` (training alone). Raises `Diverged` where a loss is not finite.
+        `images_per_s` (training alone). Raises `Diverged` where a loss is not finite or beyond
+        `EXPLODED`.
         """
         begun = time.perf_counter()
         self.epoch += 1
         train_mse = self._train()
         trained = time.perf_counter()
-        if not math.isfinite(train_mse):
-            raise Diverged(f"training loss is {train_mse} in epoch {self.epoch}")
+        if not train_mse < EXPLODED:
+            raise Diverged(f"training loss is {train_mse:.3g} in epoch {self.epoch}")
         val_mse, val_psnr_db = self._validate()
-        if not math.isfinite(val_mse):
-            raise Diverged(f"validation loss is {val_mse} after epoch {self.epoch}")
+        if not val_mse < EXPLODED:
+            raise Diverged(f"validation loss is {val_mse:.3g} after epoch {self.epoch}")
         if val_mse < self.best_val_mse:
             self.best_val_mse, self.best_epoch = val_mse, self.epoch
             self.best_weights = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.measured = {
+        return {
             "epoch": self.epoch,
             "train_mse": train_mse,
             "val_mse": val_mse,
@@ -111,7 +121,6 @@ class Training:
             "epoch_time_s": time.perf_counter() - begun,
             "images_per_s": len(self.train) / (trained - begun),
         }
-        return dict(self.measured)
 
     def val_ssim(self) -> float:
         """SSIM of the best epoch's pictures, mean over the validation images."""
@@ -134,7 +143,6 @@ class Training:
                 "best_epoch": self.best_epoch,
                 "best_val_mse": self.best_val_mse,
                 "best_weights": self.best_weights,
-                "measured": self.measured,
             },
             buffer,
         )
@@ -148,7 +156,6 @@ class Training:
         self.epoch = saved["epoch"]
         self.best_epoch, self.best_val_mse = saved["best_epoch"], saved["best_val_mse"]
         self.best_weights = saved["best_weights"]
-        self.measured = saved["measured"]
 
     def _train(self) -> float:
         self.model.train()
@@ -160,23 +167,29 @@ class Training:
             epoch=self.epoch,
             device=self.device,
         ):
-            x, y = self.task.batch(self.train[rows])
-            loss = F.mse_loss(self.model(x), y)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            for part in rows.split(self.micro_batch or len(rows)):
+                x, y = self.task.batch(self.train[part])
+                loss = F.mse_loss(self.model(x), y)
+                if len(part) < len(rows):
+                    loss = loss * (len(part) / len(rows))
+                loss.backward()
+                total += loss.detach() * len(rows)  # stays on the device: no wait in the epoch
             self.optimizer.step()
-            total += loss.detach() * len(rows)  # stays on the device: no wait inside the epoch
         return float(total) / len(self.train)
 
     @torch.inference_mode()
     def _validate(self) -> tuple[float, float]:
         self.model.eval()
-        return errors(self.model, self.task, self.val)
+        return errors(self.model, self.task, self.val, at_once=self._at_once())
+
+    def _at_once(self) -> int:
+        return min(self.micro_batch or VALIDATION_BATCH, VALIDATION_BATCH)
 
     @torch.inference_mode()
     def _mean_ssim(self) -> float:
         self.model.eval()
-        truth = Reference(self.val)
+        truth = Reference(self.val, self._at_once())
         total = sum(
             metrics.ssim(
                 self.task.picture(images, self.model(self.task.batch(images)[0])), rgb
@@ -189,21 +202,24 @@ class Training:
 class Reference:
     """Images in batches together with themselves as RGB floats (N, 3, H, W) in [0, 1]."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+    def __init__(self, images: Tensor, at_once: int = VALIDATION_BATCH) -> None:
+        self.images, self.at_once = images, at_once
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images in self.images.split(VALIDATION_BATCH):
+        for images in self.images.split(self.at_once):
             yield images, images.permute(0, 3, 1, 2).float() / 255
 
 
 @torch.inference_mode()
-def errors(model: nn.Module, task: Task, images: Tensor) -> tuple[float, float]:
+def errors(
+    model: nn.Module, task: Task, images: Tensor, *, at_once: int = VALIDATION_BATCH
+) -> tuple[float, float]:
     """The task's MSE and the PSNR (dB) of the RGB pictures, each the mean over `images`
-    (uint8, (N, H, W, 3)). `model` has to be in eval mode."""
+    (uint8, (N, H, W, 3)), `at_once` of which go through the network at a time. `model` has to be
+    in eval mode."""
     mse = torch.zeros((), device=images.device, dtype=torch.float64)
     psnr_db = torch.zeros_like(mse)
-    for batch, rgb in Reference(images):
+    for batch, rgb in Reference(images, at_once):
         x, y = task.batch(batch)
         output = model(x)
         mse += metrics.mse(output, y).sum()

@@ -12,7 +12,7 @@ import pytest
 
 from raycae import space
 from raycae.space import Space
-from raycae.study import Plan, Study
+from raycae.study import Issue, Plan, Study
 
 JPEG_SET = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg"
 
@@ -91,15 +91,26 @@ def measured(epoch: int, val_mse: float) -> dict[str, Any]:
     }
 
 
-def run_trial(study: Study, *errors: float) -> int:
-    """Ask for a trial and give it these errors by epoch, as far as it is let. Its number."""
+def begin(study: Study) -> Issue:
+    """Ask for an attempt and start it."""
     issue = study.ask()
     assert issue is not None
-    study.started(issue.number)
+    study.started(issue.number, issue.attempt)
+    return issue
+
+
+def run_trial(study: Study, *errors: float) -> int:
+    """Begin a trial and give it these errors by epoch, as far as it is let. Its number."""
+    issue = begin(study)
     for epoch, error in enumerate(errors, 1):
-        if not study.epoch(issue.number, measured(epoch, error)):
+        if not study.epoch(issue.number, issue.attempt, measured(epoch, error)):
             break
     return issue.number
+
+
+def die(study: Study) -> None:
+    """What a killed process leaves: everything as it is, but nobody holds the lease."""
+    study._lease.release()
 
 
 def study_json(folder: Path) -> dict[str, Any]:

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY_SPACE, measured, run_trial
+from conftest import TINY_SPACE, begin, measured, run_trial
 from PIL import Image
 from rich.console import Console
 
 from raycae import cli, data, model, results, search
 from raycae.progress import Progress
 from raycae.space import Space
-from raycae.study import Plan, Study, model_folder
+from raycae.study import Plan, Study, model_folder, write_model
 from raycae.training import Training, on_device
 
 Run = Callable[..., tuple[int, str, str]]
@@ -63,14 +63,15 @@ def trained(tmp_path: Path, tiny_space: Space, plan: Plan) -> Path:
     study = Study.create(tmp_path / "tiny", short, tiny_space, facts)
     cpu = torch.device("cpu")
     while issue := study.ask():
-        study.started(issue.number)
+        study.started(issue.number, issue.attempt)
         training = Training(
             issue.config, on_device(images.train, cpu), on_device(images.val, cpu), seed=0
         )
         measured_now = training.run_epoch()
         folder = model_folder(study.folder, issue.number)
-        model.save(folder, training.best_weights, issue.config)
-        study.epoch(issue.number, {**measured_now, "val_ssim": training.val_ssim()})
+        weights = model.to_bytes(training.best_weights)
+        write_model(folder, weights, issue.config.model_dump(mode="json"))
+        study.epoch(issue.number, issue.attempt, {**measured_now, "val_ssim": training.val_ssim()})
     study.close()
     return tmp_path
 
@@ -336,11 +337,10 @@ def test_live_view(study: Study) -> None:
     progress = Progress(trials=6, epochs=3, console=console)
     study._listener = progress.listen
     run_trial(study, 0.3, 0.2, 0.1)
-    study.failed(study.ask().number, "diverged")  # type: ignore[union-attr]
-    running = study.ask()
-    assert running is not None
-    study.started(running.number)
-    study.epoch(running.number, measured(1, 0.5))
+    failing = begin(study)
+    study.failed(failing.number, failing.attempt, "diverged")
+    running = begin(study)
+    study.epoch(running.number, running.attempt, measured(1, 0.5))
     console.print(progress.render())
     shown = text.getvalue()
     plain = Console(file=io.StringIO(), width=100)
@@ -364,7 +364,8 @@ def test_plain_lines_on_a_pipe(study: Study, capsys: pytest.CaptureFixture[str])
     study._listener = progress.listen
     with progress:
         run_trial(study, 0.3, 0.2, 0.1)
-        study.failed(study.ask().number, "diverged: loss is nan")  # type: ignore[union-attr]
+        failing = begin(study)
+        study.failed(failing.number, failing.attempt, "diverged: loss is nan")
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("[1/6] trial 0  COMPLETE  val_mse 0.10000  latent 1024  4,911 params")
     assert first.endswith("best so far")

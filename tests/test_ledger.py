@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raycae import ledger, storage
-from raycae.errors import InputError
+from raycae.errors import InputError, StorageError
 from raycae.ledger import Ledger
 
 
@@ -41,7 +41,7 @@ def test_parts_are_merged_and_nothing_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: the events before and after; the folder stays short."""
-    monkeypatch.setattr(ledger, "MERGE_AT", 8)
+    monkeypatch.setattr(ledger, "FAN", 8)
     written = Ledger(tmp_path)
     for number in range(50):
         written.append([event(number)])
@@ -54,7 +54,7 @@ def test_parts_are_merged_and_nothing_changes(
 def test_merging_cut_off_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the wider part is written and some single ones are still there, as after a kill:
     every event is read once, and writing goes on."""
-    monkeypatch.setattr(ledger, "MERGE_AT", 8)
+    monkeypatch.setattr(ledger, "FAN", 8)
     kept = {}
     written = Ledger(tmp_path)
     for number in range(7):
@@ -71,7 +71,7 @@ def test_merging_cut_off_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_reading_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: whatever a reader sees is a beginning of what is written, also across merges."""
-    monkeypatch.setattr(ledger, "MERGE_AT", 8)
+    monkeypatch.setattr(ledger, "FAN", 8)
     written = Ledger(tmp_path)
 
     def write() -> None:
@@ -125,7 +125,7 @@ def test_write_whole_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"writing .*/file: No space left"):
         storage.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

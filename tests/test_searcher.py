@@ -56,7 +56,7 @@ def test_proposals_are_a_function_of_seed_and_history(sampler: str, tiny_space: 
     resumed = Proposer(tiny_space, sampler, seed=1)
     original = Proposer(tiny_space, sampler, seed=1)
     for number, params in enumerate(finish(original, range(10))):
-        resumed.reopen(number, params)  # type: ignore[arg-type]
+        resumed.reopen(number, params, None if number else "base")  # type: ignore[arg-type]
         resumed.report(number, 1, 1.0)
         value = original.study.trials[number].value
         resumed.tell(number, "COMPLETE", value)

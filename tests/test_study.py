@@ -8,34 +8,50 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import data_facts, measured, run_trial, study_json
+from conftest import begin, data_facts, die, measured, run_trial, study_json
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycae import ledger, results
 from raycae.config import Config, resolve
 from raycae.errors import InputError
-from raycae.model import save
 from raycae.results import EPOCH_COLUMNS, TRIAL_COLUMNS, Records, facts, kept_models
 from raycae.space import Space
-from raycae.study import Plan, Study, checkpoint_path, model_folder, read_content
+from raycae.storage import digest
+from raycae.study import (
+    Issue,
+    Plan,
+    Study,
+    checkpoint_folder,
+    read_content,
+)
 
 
 def restart(study: Study, **changes: object) -> Study:
     """What a new process finds: the old one is gone without a word."""
-    study._lock.release()
+    die(study)
     return Study.resume(study.folder, replace(study.plan, **changes))  # type: ignore[arg-type]
+
+
+def write_epoch(study: Study, issue: Issue, epoch: int) -> dict[str, str]:
+    """The files of an epoch as a trial's process lays them down; what it says of them."""
+    folder = checkpoint_folder(study.folder, issue.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    said = {}
+    for name, kind in (("checkpoint", "pt"), ("model", "safetensors")):
+        content = f"{kind} of {issue.number} after {epoch}".encode()
+        (folder / f"{epoch}-{issue.attempt}.{kind}").write_bytes(content)
+        said[name] = digest(content)
+    return said
 
 
 def test_every_trial_is_accounted_for(study: Study) -> None:
     """Oracle: what was done below, trial by trial."""
     assert run_trial(study, 0.3, 0.2, 0.1) == 0
     one = run_trial(study, 0.5)
-    study.failed(one, "diverged: training loss is nan in epoch 2", "Traceback …", host="h")
+    study.failed(one, 1, "diverged: training loss is nan in epoch 2", "Traceback …", host="h")
     run_trial(study, 0.4, 0.35, 0.36)
-    issue = study.ask()
-    assert issue is not None
-    study.started(issue.number)
+    begin(study)
     rows = study.records.trials
     assert [rows[n]["state"] for n in range(4)] == ["COMPLETE", "FAIL", "COMPLETE", "RUNNING"]
     assert rows[1]["reason"].startswith("diverged")
@@ -93,24 +109,25 @@ def test_what_was_running_goes_on(study: Study) -> None:
     """Oracle: the same number and configuration again, a new attempt, its epochs not repeated;
     and the total stays what was asked for."""
     run_trial(study, 0.1, 0.1, 0.1)
-    left = study.ask()
-    assert left is not None
-    study.started(left.number)
-    study.epoch(left.number, measured(1, 0.5))
+    left = begin(study)
+    study.epoch(left.number, left.attempt, measured(1, 0.5))
     study.interrupted()
     assert study.records.trials[left.number]["reason"] == "interrupted"
     resumed = restart(study)
     again = resumed.ask()
-    assert again == left
-    resumed.started(left.number)
-    resumed.epoch(left.number, measured(2, 0.4))
-    assert not resumed.epoch(left.number, measured(3, 0.3))
+    assert again is not None
+    assert (again.number, again.config, again.seed) == (left.number, left.config, left.seed)
+    assert again.attempt == 2
+    assert again.checkpoints == ((1, 1, ""),)
+    resumed.started(again.number, again.attempt)
+    assert resumed.epoch(again.number, again.attempt, measured(2, 0.4))
+    assert not resumed.epoch(again.number, again.attempt, measured(3, 0.3))
     row = resumed.records.trials[left.number]
     assert (row["state"], row["reason"], row["attempt"]) == ("COMPLETE", None, 2)
     assert row["epochs_run"] == 3
     assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(4)] == [2, 3, 4, 5]
     assert resumed.ask() is None
-    resumed._lock.release()
+    die(resumed)
 
 
 def test_an_epoch_and_its_verdict_are_one_part(study: Study) -> None:
@@ -119,19 +136,19 @@ def test_an_epoch_and_its_verdict_are_one_part(study: Study) -> None:
     trials, each accounted for once."""
     run_trial(study, 0.3, 0.2, 0.1)
     number = run_trial(study, 0.3)
-    study.failed(number, "diverged")
+    study.failed(number, 1, "diverged")
     run_trial(study, 0.2, 0.2, 0.2)
-    study._lock.release()
+    die(study)
     parts = sorted((study.folder / "ledger").iterdir(), reverse=True)
     for part in parts:
         part.unlink()
         resumed = Study.resume(study.folder, study.plan)
         for row in resumed.records.trials.values():
             assert row["state"] != "RUNNING" or (row["epochs_run"] or 0) < 3
-        resumed._lock.release()
+        die(resumed)
     resumed = Study.resume(study.folder, study.plan)
     assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(6)] == list(range(6))
-    resumed._lock.release()
+    die(resumed)
 
 
 def test_more_trials_for_a_finished_study(study: Study) -> None:
@@ -142,24 +159,22 @@ def test_more_trials_for_a_finished_study(study: Study) -> None:
     assert [run_trial(more, 0.1, 0.1, 0.1) for _ in range(2)] == [6, 7]
     assert more.ask() is None
     assert study_json(study.folder)["plan"]["trials"] == 8
-    more._lock.release()
+    die(more)
 
 
 def test_a_trial_that_ended_stays_ended(study: Study) -> None:
     """Oracle: the process of a trial may die after its last word; the state is what was recorded
     first."""
     number = run_trial(study, 0.1, 0.1, 0.1)
-    study.failed(number, "process lost: killed")
+    study.lost(number, 1, "process", "process lost: killed")
     assert study.records.trials[number]["state"] == "COMPLETE"
 
 
 def test_events_of_an_older_attempt_are_refused(study: Study) -> None:
     """Oracle: a machine that comes back after a network cut reports for attempt 1, while attempt 2
     runs elsewhere."""
-    issue = study.ask()
-    assert issue is not None
-    study.started(issue.number)
-    study.started(issue.number)
+    issue = begin(study)
+    study.started(issue.number, issue.attempt + 1)
     late = {"event": "epoch", "trial_number": 0, "attempt": 1, **measured(1, 0.001)}
     study.records.apply(late)
     assert study.records.trials[0]["val_mse"] is None
@@ -189,7 +204,8 @@ def test_tables_are_typed_flat_and_the_contracts(study: Study) -> None:
 def test_tables_are_the_ledgers(study: Study) -> None:
     """Oracle: folding the events of the ledger anew gives the tables on disk."""
     run_trial(study, 0.3, 0.2, 0.1)
-    study.failed(study.ask().number, "x")  # type: ignore[union-attr]
+    issue = begin(study)
+    study.failed(issue.number, issue.attempt, "x")
     study.close()
     anew = Records("tiny", n_images=100)
     for event in ledger.read(study.folder / "ledger"):
@@ -236,25 +252,21 @@ def test_kept_models(rows: list[tuple[int, float | None, str]]) -> None:
 
 def test_models_not_worth_keeping_go(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: of 14 trials with latent 1024 the best ten keep their models; a running trial keeps
-    model and checkpoint; an ended one has no checkpoint."""
+    its files; an ended one has none."""
     study = Study.create(tmp_path / "s", replace(plan, trials=20), tiny_space, data_facts())
-    running = study.ask()
-    assert running is not None
-    study.started(running.number)
+    running = begin(study)
     checkpoints = study.folder / "checkpoints"
-    checkpoints.mkdir()
+    write_epoch(study, running, 1)
     for n in range(1, 15):
         issue = study.ask()
         assert issue is not None
-        for number in (issue.number, running.number):
-            save(model_folder(study.folder, number), {}, issue.config)
-            checkpoint_path(study.folder, number).write_bytes(b"state")
-        study.started(issue.number)
+        study.started(issue.number, issue.attempt)
         for epoch in (1, 2, 3):
-            study.epoch(issue.number, measured(epoch, n / 100))
+            files = write_epoch(study, issue, epoch)
+            study.epoch(issue.number, issue.attempt, {**measured(epoch, n / 100), **files})
     left = {int(p.name) for p in (study.folder / "models").iterdir()}
-    assert left == {running.number, *range(1, 11)}
-    assert [p.stem for p in checkpoints.iterdir()] == [str(running.number)]
+    assert left == set(range(1, 11))
+    assert [p.name for p in checkpoints.iterdir()] == [str(running.number)]
     study.close()
 
 
@@ -285,7 +297,7 @@ def test_the_ledger_alone_is_enough(study: Study) -> None:
     `study.json` is there again."""
     run_trial(study, 0.3, 0.2, 0.1)
     before = study_json(study.folder)
-    study._lock.release()
+    die(study)
     for name in ("study.json", "trials.parquet", "epochs.parquet"):
         (study.folder / name).unlink()
     content = read_content(study.folder)
@@ -303,28 +315,27 @@ def test_an_epoch_said_again_is_not_judged_again(
     """Oracle: trial 0 passed the rung when it was first there; better ones came after it. Saying
     its epoch again, as a resumed trial does, does not stop it."""
     study = Study.create(tmp_path / "s", replace(plan, scheduler="asha"), tiny_space, data_facts())
-    first = study.ask()
-    assert first is not None
-    study.started(first.number)
-    assert study.epoch(first.number, measured(1, 0.5))
+    first = begin(study)
+    assert study.epoch(first.number, first.attempt, measured(1, 0.5))
     for _ in range(3):
         run_trial(study, 0.1, 0.1, 0.1)
     resumed = restart(study)
-    resumed.started(first.number)
-    assert resumed.epoch(first.number, measured(1, 0.5))
+    again = begin(resumed)
+    assert (again.number, again.attempt) == (first.number, 2)
+    assert resumed.epoch(again.number, again.attempt, measured(1, 0.5))
     assert resumed.records.trials[first.number]["state"] == "RUNNING"
-    resumed._lock.release()
+    die(resumed)
 
 
 def test_what_a_dead_process_left_behind_goes(study: Study) -> None:
     """Oracle: a checkpoint of a trial that has ended, as a kill before the clean-up leaves it."""
     number = run_trial(study, 0.1, 0.1, 0.1)
-    path = checkpoint_path(study.folder, number)
-    path.parent.mkdir()
+    path = checkpoint_folder(study.folder, number) / "2-1.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"state")
     resumed = restart(study)
     assert not path.exists()
-    resumed._lock.release()
+    die(resumed)
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
