@@ -1,9 +1,11 @@
 """The ledger: what happened in a study, event by event, in append-only Parquet parts.
 
 A part is written whole and never changed. Its name is the range of sequence numbers that it
-covers, `00000007-00000007.parquet` for one and `00000000-00000063.parquet` for a part into which
-64 were merged; a reader passes over what a wider part covers, so merging can be cut off at any
-point. One process writes (a study is leased), any number read.
+covers and the digest of what is in it, `00000007-00000007-DIGEST.parquet` for one and
+`00000000-00000063-DIGEST.parquet` for a part into which 64 were merged: a single flipped bit is
+found, also where Parquet's own page checksums do not look. A reader passes over what a wider part
+covers, so merging can be cut off at any point. One process writes (a study is leased), any number
+read.
 """
 
 from __future__ import annotations
@@ -11,13 +13,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycae.errors import InputError
-from raycae.storage import Place, set_aside, write_whole
+from raycae.storage import Place, digest, set_aside, write_whole
 
 SCHEMA = pa.schema(
     [
@@ -65,8 +67,16 @@ FAN = 64
 """So many parts of one width are merged into one: a folder holds a few times this many files,
 however long the study."""
 
-_NAME = re.compile(r"(\d{8})-(\d{8})\.parquet")
+_NAME = re.compile(r"(\d{8})-(\d{8})(?:-([0-9a-f]{32}))?\.parquet")
 Range = tuple[int, int]
+
+
+class Part(NamedTuple):
+    """A part's file; `first` and `last` are the sequence numbers that it covers."""
+
+    first: int
+    last: int
+    name: str
 
 
 class Ledger:
@@ -75,13 +85,12 @@ class Ledger:
     def __init__(self, folder: Place) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._parts = _ranges(folder)
+        self._parts = _parts(folder)
 
     def append(self, events: Iterable[Event]) -> None:
         """One new part that holds `events` in their order; on disk when this returns."""
-        number = self._parts[-1][1] + 1 if self._parts else 0
-        self._write((number, number), _encode(events))
-        self._parts.append((number, number))
+        number = self._parts[-1].last + 1 if self._parts else 0
+        self._parts.append(self._write((number, number), _encode(events)))
         while self._merge():
             pass
 
@@ -95,10 +104,10 @@ class Ledger:
         A damaged part is set aside, never deleted. A last part that is gone leaves no gap.
         """
         words = []
-        damaged: list[Range] = []
-        readable: set[Range] = set()
-        while unread := [part for part in _ranges(self.folder) if part not in readable]:
-            path = self.folder / _name(*unread[0])
+        damaged: list[Part] = []
+        readable: set[Part] = set()
+        while unread := [part for part in _parts(self.folder) if part not in readable]:
+            path = self.folder / unread[0].name
             try:
                 _read_part(path)
                 readable.add(unread[0])
@@ -106,38 +115,40 @@ class Ledger:
                 # What a merge had not deleted yet may lie under it.
                 damaged.append(unread[0])
                 words.append(f"{error}; set aside in {set_aside(path).parent}")
-        self._parts = _ranges(self.folder)
-        starts = [0, *(last + 1 for _, last in self._parts)]
-        gaps = [(a, b - 1) for a, (b, _) in zip(starts, self._parts, strict=False) if a < b]
+        self._parts = _parts(self.folder)
+        starts = [0, *(part.last + 1 for part in self._parts)]
+        gaps = [(a, part.first - 1) for a, part in zip(starts, self._parts, strict=False)]
+        gaps = [(a, b) for a, b in gaps if a <= b]
         words += [
             f"{self.folder}: part {a:08d} of the ledger is missing"
             for a, b in gaps
-            if not any(first <= a and b <= last for first, last in damaged)
+            if not any(part.first <= a and b <= part.last for part in damaged)
         ]
         return gaps, words
 
     def fill(self, gap: Range, events: Iterable[Event]) -> None:
         """Put `events` in the place of parts that are lost."""
-        self._write(gap, _encode(events))
-        self._parts = sorted([*self._parts, gap])
+        self._parts = sorted([*self._parts, self._write(gap, _encode(events))])
 
     def _merge(self) -> bool:
         """Merge the last parts into one where there are `FAN` of the same width."""
         tail = self._parts[-FAN:]
-        widths = {last - first for first, last in tail}
+        widths = {part.last - part.first for part in tail}
         if len(tail) < FAN or len(widths) > 1:
             return False
-        paths = [self.folder / _name(*part) for part in tail]
-        whole = (tail[0][0], tail[-1][1])
+        paths = [self.folder / part.name for part in tail]
         merged = pa.concat_tables(_read_part(path) for path in paths)
-        self._write(whole, _to_bytes(merged))
+        whole = self._write((tail[0].first, tail[-1].last), _to_bytes(merged))
         self._parts[-FAN:] = [whole]
         for path in paths:
             path.unlink(missing_ok=True)
         return True
 
-    def _write(self, part: Range, content: bytes) -> None:
-        write_whole(self.folder / _name(*part), content)
+    def _write(self, covered: Range, content: bytes) -> Part:
+        first, last = covered
+        part = Part(first, last, f"{first:08d}-{last:08d}-{digest(content)}.parquet")
+        write_whole(self.folder / part.name, content)
+        return part
 
 
 def read(folder: Place) -> list[dict[str, Any]]:
@@ -145,7 +156,7 @@ def read(folder: Place) -> list[dict[str, Any]]:
     Raises `InputError` naming a part that is damaged or missing."""
     while True:
         try:
-            parts = [_read_part(folder / _name(*part)) for part in _whole(folder)]
+            parts = [_read_part(folder / part.name) for part in _whole(folder)]
         except FileNotFoundError:
             continue  # merged away between listing and reading: the wider part is there now
         return [event for part in parts for event in part.to_pylist()]
@@ -154,42 +165,38 @@ def read(folder: Place) -> list[dict[str, Any]]:
 def readable(folder: Place) -> list[dict[str, Any]]:
     """The events of the parts that can be read, oldest first; the rest may be missing."""
     events: list[dict[str, Any]] = []
-    for part in _ranges(folder):
+    for part in _parts(folder):
         try:
-            events += _read_part(folder / _name(*part)).to_pylist()
+            events += _read_part(folder / part.name).to_pylist()
         except (InputError, FileNotFoundError):
             continue
     return events
 
 
-def _whole(folder: Place) -> list[Range]:
+def _whole(folder: Place) -> list[Part]:
     """The parts to read, which have to follow each other without a gap.
 
     Raises `InputError` naming the first missing one. A gap may also be a listing taken while
     parts were merged, so it is looked at again before it counts.
     """
     for _ in range(3):
-        ranges = _ranges(folder)
-        starts = [0, *(last + 1 for _, last in ranges)]
-        missing = next((a for a, (b, _) in zip(starts, ranges, strict=False) if a != b), None)
+        parts = _parts(folder)
+        starts = [0, *(part.last + 1 for part in parts)]
+        missing = next((a for a, part in zip(starts, parts, strict=False) if a != part.first), None)
         if missing is None:
-            return ranges
+            return parts
     raise InputError(f"{folder}: part {missing:08d} of the ledger is missing")
 
 
-def _ranges(folder: Place) -> list[Range]:
+def _parts(folder: Place) -> list[Part]:
     """The parts that no wider part covers, in order."""
-    found = [_NAME.fullmatch(path.name) for path in folder.iterdir()]
-    ranges = sorted((int(m[1]), -int(m[2])) for m in found if m)
-    kept: list[Range] = []
-    for first, minus_last in ranges:
-        if not kept or first > kept[-1][1]:
-            kept.append((first, -minus_last))
+    names = [match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    found = sorted((int(m[1]), -int(m[2]), m[0]) for m in names)
+    kept: list[Part] = []
+    for first, minus_last, name in found:
+        if not kept or first > kept[-1].last:
+            kept.append(Part(first, -minus_last, name))
     return kept
-
-
-def _name(first: int, last: int) -> str:
-    return f"{first:08d}-{last:08d}.parquet"
 
 
 def _encode(events: Iterable[Event]) -> bytes:
@@ -205,8 +212,12 @@ def _to_bytes(table: pa.Table) -> bytes:
 def _read_part(path: Place) -> pa.Table:
     """Columns that an older version did not write are null. Raises `InputError` naming a part that
     is damaged, `FileNotFoundError` for one that is gone."""
+    name = _NAME.fullmatch(path.name)
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        content = path.read_bytes()
+        if name and name[3] and name[3] != digest(content):
+            raise ValueError("its content is not what its name says")
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         table["event"], table["trial_number"]
         return pa.table(
             {

@@ -109,6 +109,7 @@ class Study:
         self._listener = listener
         self._lease = lease
         self._streak: tuple[str, int] = ("", 0)
+        self._next = 0
         self._issued: dict[int, int] = {}
         self._heard: dict[int, float] = {}
         self._slowest_s_per_flop = 0.0
@@ -359,10 +360,9 @@ class Study:
 
     def _next_number(self) -> int:
         """The least that no trial has: where the beginning of one is lost it begins again."""
-        number = len(self.records.trials)
-        if number - 1 in self.records.trials or not number:
-            return number
-        return next(n for n in range(number) if n not in self.records.trials)
+        while self._next in self.records.trials:
+            self._next += 1
+        return self._next
 
     def _runs(self, number: int, attempt: int | None = None) -> bool:
         """Whether the trial has not ended, and `attempt` is the one that it was handed out for."""
@@ -517,11 +517,8 @@ class Study:
                     space = json.loads(event["study"])["space"]["hash"]
                 case "created" if not known:
                     params = json.loads(event["params"])
-                    if space != self.space.hash or not params:
-                        # Drawn from another space, or told by the tables: what this one would
-                        # have had to draw.
-                        config = Config.model_validate_json(event["config"])
-                        params = self.space.params_of(config)
+                    if space != self.space.hash:  # drawn from another one
+                        params = json.loads(self._drawn(event["config"]))
                     self.proposer.reopen(number, params, event["point"])
                 case "epoch" if known:
                     self.proposer.report(number, event["epoch"], event["val_mse"])
@@ -529,7 +526,7 @@ class Study:
                 case "ended" if known:
                     row = self.records.trials[number]
                     self.proposer.tell(number, row["state"], row["val_mse"])
-        if self.records.orphans:
+        if self.records.orphans and self.notes:  # not again when the damage was told long ago
             self.notes.append(
                 f"{self.folder}: {self.records.orphans} events of trials whose beginning is lost "
                 "are left out; those trials begin again"
@@ -540,10 +537,12 @@ class Study:
         at most seconds behind. What they do not know either is run again."""
         gaps, words = self.ledger.gaps()
         trials, epochs = (self._table(name) for name in ("trials", "epochs"))
+        if trials is not None:
+            trials = trials[trials["study"] == self.plan.study]
         recovered = 0
         if trials is not None and epochs is not None:
             created = [
-                event
+                {**event, "params": self._drawn(event["config"])}
                 for event in events_of(
                     trials, epochs, self._fold(ledger.readable(self.folder / "ledger"))
                 )
@@ -566,6 +565,10 @@ class Study:
                 f"{self.folder}: {recovered} events that the ledger lacks are known from "
                 "trials.parquet and epochs.parquet"
             )
+
+    def _drawn(self, config: str) -> str:
+        """What the sampler would have had to draw for `config`, JSON."""
+        return json.dumps(self.space.params_of(Config.model_validate_json(config)))
 
     def _fold(self, events: list[dict[str, Any]]) -> Records:
         records = Records(self.plan.study)
@@ -621,7 +624,7 @@ def read_content(folder: Place) -> dict[str, Any]:
 
 def recover_content(folder: Place) -> tuple[dict[str, Any], list[str]]:
     """The same for the process that writes the study: what the ledger says counts, and a
-    `study.json` that is damaged is set aside; the notes say so."""
+    `study.json` that is damaged, or says otherwise, is set aside; the notes say so."""
     path = folder / "study.json"
     content = _content_in_ledger(folder)
     try:
@@ -633,7 +636,12 @@ def recover_content(folder: Place) -> tuple[dict[str, Any], list[str]]:
             return content, [f"{path}: missing; made anew from the ledger"]
         aside = set_aside(path)
         return content, [f"{error}; set aside in {aside.parent}, made anew from the ledger"]
-    return content or written, []
+    if content is None or content == written:
+        return written, []
+    aside = set_aside(path)
+    return content, [
+        f"{path}: not what the ledger says of this study; set aside in {aside.parent}, made anew"
+    ]
 
 
 def _content_in_ledger(folder: Place) -> dict[str, Any] | None:

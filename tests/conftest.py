@@ -12,7 +12,8 @@ import pytest
 
 from raycae import space
 from raycae.space import Space
-from raycae.study import Issue, Plan, Study
+from raycae.storage import digest
+from raycae.study import Issue, Plan, Study, checkpoint_folder
 
 JPEG_SET = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg"
 
@@ -106,6 +107,18 @@ def run_trial(study: Study, *errors: float) -> int:
         if not study.epoch(issue.number, issue.attempt, measured(epoch, error)):
             break
     return issue.number
+
+
+def write_epoch(study: Study, issue: Issue, epoch: int) -> dict[str, str]:
+    """The files of an epoch as a trial's process lays them down; what it says of them."""
+    folder = checkpoint_folder(study.folder, issue.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    said = {}
+    for name, kind in (("checkpoint", "pt"), ("model", "safetensors")):
+        content = f"{kind} of {issue.number} after {epoch}".encode()
+        (folder / f"{epoch}-{issue.attempt}.{kind}").write_bytes(content)
+        said[name] = digest(content)
+    return said
 
 
 def die(study: Study) -> None:

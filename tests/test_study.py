@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import begin, data_facts, die, measured, run_trial, study_json
+from conftest import begin, data_facts, die, measured, run_trial, study_json, write_epoch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,9 +17,7 @@ from raycae.config import Config, resolve
 from raycae.errors import InputError
 from raycae.results import EPOCH_COLUMNS, TRIAL_COLUMNS, Records, facts, kept_models
 from raycae.space import Space
-from raycae.storage import digest
 from raycae.study import (
-    Issue,
     Plan,
     Study,
     checkpoint_folder,
@@ -31,18 +29,6 @@ def restart(study: Study, **changes: object) -> Study:
     """What a new process finds: the old one is gone without a word."""
     die(study)
     return Study.resume(study.folder, replace(study.plan, **changes))  # type: ignore[arg-type]
-
-
-def write_epoch(study: Study, issue: Issue, epoch: int) -> dict[str, str]:
-    """The files of an epoch as a trial's process lays them down; what it says of them."""
-    folder = checkpoint_folder(study.folder, issue.number)
-    folder.mkdir(parents=True, exist_ok=True)
-    said = {}
-    for name, kind in (("checkpoint", "pt"), ("model", "safetensors")):
-        content = f"{kind} of {issue.number} after {epoch}".encode()
-        (folder / f"{epoch}-{issue.attempt}.{kind}").write_bytes(content)
-        said[name] = digest(content)
-    return said
 
 
 def test_every_trial_is_accounted_for(study: Study) -> None:
