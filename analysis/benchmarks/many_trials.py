@@ -1,0 +1,79 @@
+"""What thousands of trials in one study cost the process that keeps its books.
+
+Training is simulated and takes no time; proposing, judging, the ledger with its fsyncs, the tables
+are real. One line per tenth of the study: trials a second, resident memory, files of the ledger,
+and the last line is the ratio of the last tenth's pace to the first one's.
+
+    python analysis/benchmarks/many_trials.py [TRIALS] [SAMPLER]
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import optuna
+import pyarrow
+
+from raycae import space
+from raycae.study import Plan, Study
+
+
+def main(trials: int = 5000, sampler: str = "random") -> None:
+    print(f"{trials} trials, 3 epochs, ASHA, {sampler}, space ex2")
+    print(f"optuna {optuna.__version__}, pyarrow {pyarrow.__version__}, {platform.machine()}")
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Plan("s", "ex2", "photos", trials, 3, None, 0, sampler, "asha")
+        data = {"source": "photos", "fingerprint": "0", "n_train": 1, "n_val": 1}
+        study = Study.create(Path(folder) / "s", plan, space.load("ex2"), data)
+        paces = []
+        for tenth in range(10):
+            begun = time.perf_counter()
+            for number in range(trials // 10 * tenth, trials // 10 * (tenth + 1)):
+                run(study, number)
+            paces.append(trials / 10 / (time.perf_counter() - begun))
+            files = len(list((study.folder / "ledger").iterdir()))
+            print(
+                f"{trials // 10 * (tenth + 1):7}  {paces[-1]:6.1f} trials/s  "
+                f"{resident_mb():6.0f} MB  {files:4} files",
+                flush=True,
+            )
+        begun = time.perf_counter()
+        study.close()
+        print(f"closed in {time.perf_counter() - begun:.1f} s")
+        begun = time.perf_counter()
+        Study.resume(Path(folder) / "s", plan).close()
+        print(f"resumed and closed in {time.perf_counter() - begun:.1f} s")
+        print(f"pace, last tenth / first tenth: {paces[-1] / paces[0]:.2f}")
+
+
+def run(study: Study, number: int) -> None:
+    """One trial with errors made up from its number."""
+    issue = study.ask()
+    assert issue is not None
+    study.started(issue.number, issue.attempt)
+    for epoch in (1, 2, 3):
+        error = 0.1 + (number * 7919 % 10007) / 100_000 - epoch / 1000
+        measured = {
+            "epoch": epoch,
+            "train_mse": error,
+            "val_mse": error,
+            "val_psnr_db": 20.0,
+            "epoch_time_s": 1.0,
+            "images_per_s": 100.0,
+        }
+        if not study.epoch(issue.number, issue.attempt, measured):
+            return
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+if __name__ == "__main__":
+    count, *name = sys.argv[1:] or ["5000"]
+    main(int(count), *name)
