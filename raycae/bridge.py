@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,29 +20,38 @@ from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from raycae.errors import InputError, StorageError
+from raycae.progress import Progress
 from raycae.results import HUNG, MACHINE, PROCESS
 from raycae.study import Study
 
-GRACE_S = 8.0
+GRACE_S = 6.0
 """A search that is to end gives its trials so long to reach the end of their epoch."""
 
-MACHINE_GONE = re.compile(r"node (has died|.*(dead|preempt|removed|drain))|unavailable", re.I)
-MEMORY_GONE = re.compile(r"running low on memory|OutOfMemory|OOM", re.I)
-"""What Ray says of an actor that is lost, in a text for people."""
+IDLE_S = 30.0
+"""A search in which nothing has run for so long says so."""
+
+MACHINE_GONE = re.compile("its node has died|actor's node was|node .* is dead|is unavailable")
+"""What Ray says, in a text for people, of an actor whose machine went, or that it cannot reach. Of
+one whose process died alone it is told by the machine, within a second."""
+MEMORY_GONE = re.compile("node running low on memory")
+WORDY = re.compile(" [0-9a-f]{20,}| The task may or may not .*| Some common causes .*")
+"""What says nothing of this loss: ids, and what is always said."""
+NOTHING = "nothing is known"
 
 
 class Run:
     """What Tune's three interfaces know together: the attempts under way, and whether the search
     is to end, because `over` says so, all trials fail alike, or the storage is gone."""
 
-    def __init__(self, study: Study, over: Callable[[], bool], say: Callable[[str], None]) -> None:
+    def __init__(self, study: Study, over: Callable[[], bool], progress: Progress) -> None:
         self.study = study
         self.fault: StorageError | InputError | None = None
         self.live: dict[int, Any] = {}
         """Tune's trial of each attempt that a process has taken, by trial number."""
         self.hung: dict[tuple[int, int], str] = {}
-        self._over, self._say = over, say
+        self._over, self._progress = over, progress
         self._ends_at: float | None = None
+        self._idle_since = time.monotonic()
 
     def ending(self) -> bool:
         if self._ends_at is None and (self.fault or self.study.hopeless or self._over()):
@@ -52,6 +62,7 @@ class Run:
         """Whether every attempt has come to the end of its epoch, or its time is up."""
         if not self.ending():
             self._kill_overdue()
+            self._tell_idle()
             return False
         assert self._ends_at is not None
         if self.live and time.monotonic() < self._ends_at:
@@ -64,7 +75,7 @@ class Run:
         """What an attempt says after a step. True: it goes on."""
         number, attempt = said.pop("trial_number"), said.pop("attempt")
         for damage in said.pop("damaged"):
-            self._say(f"trial {number}: {damage}; goes on from what is whole")
+            self._progress.warn(f"trial {number}: {damage}; goes on from what is whole")
         if "storage" in said:
             self.fault = StorageError(said["storage"])
             return False
@@ -77,8 +88,7 @@ class Run:
         """An actor is gone, with what it trained."""
         number, attempt = trial.config["trial_number"], trial.config["attempt"]
         self.forget(number, attempt)
-        words = str(trial.get_error() or "nothing is known").strip()
-        reason = f"process lost: {words.splitlines()[-1].strip()}"
+        words = _words(trial)
         if self._ends_at is not None:
             return  # killed for it; it goes on when the search does
         if hung := self.hung.pop((number, attempt), None):
@@ -88,7 +98,8 @@ class Run:
             self.study.failed(number, attempt, memory, out_of_memory=True)
         else:
             cause = MACHINE if MACHINE_GONE.search(words) else PROCESS
-            self.study.lost(number, attempt, cause, reason)
+            last = WORDY.sub("", words.splitlines()[-1].strip())
+            self.study.lost(number, attempt, cause, f"{cause} lost: {last}")
 
     def forget(self, number: int, attempt: int) -> None:
         """The attempt is over; a newer one may be under way."""
@@ -103,6 +114,15 @@ class Run:
         except (StorageError, InputError) as fault:
             self.fault = self.fault or fault
 
+    def _tell_idle(self) -> None:
+        """Where machines are gone, or have not come yet, Ray waits in silence."""
+        now = time.monotonic()
+        if self.live:
+            self._idle_since = now
+        elif now - self._idle_since > IDLE_S:
+            idle = now - self._idle_since
+            self._progress.wait(f"waiting for a machine: no trial has run for {idle:.0f} s")
+
     def _kill_overdue(self) -> None:
         for number, attempt, reason in self.study.overdue():
             if number in self.live and (number, attempt) not in self.hung:
@@ -114,6 +134,14 @@ def _kill(trial: Any) -> None:
     """End an attempt's process, whatever it does; a stopped one too."""
     if actor := trial.temporary_state.ray_actor:
         ray.kill(actor)
+
+
+def _words(trial: Any) -> str:
+    """What Ray says of a lost attempt. Tune writes it here, and not yet where `get_error` looks."""
+    try:
+        return Path(trial.error_file).read_text().strip() or NOTHING
+    except (OSError, TypeError):
+        return NOTHING
 
 
 class _NotPickled:

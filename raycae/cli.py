@@ -6,15 +6,15 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from raycae import __version__, results, space
 from raycae.config import given, parse_setting, resolve
-from raycae.errors import InputError, told_on_stderr
+from raycae.errors import InputError, printable, told_on_stderr
 from raycae.search import MAX_SEED, search
+from raycae.storage import Place
 
 app = typer.Typer(
     name="raycae",
@@ -29,11 +29,13 @@ SpaceOption = Annotated[
     str, typer.Option("--space", metavar="NAME|FILE", help="A shipped space or a file.")
 ]
 ResultsOption = Annotated[
-    Path,
-    typer.Option("--results", metavar="FOLDER", envvar="RAYCAE_RESULTS", help="Where studies lie."),
+    str,
+    typer.Option(
+        "--results", metavar="FOLDER|URI", envvar="RAYCAE_RESULTS", help="Where studies lie."
+    ),
 ]
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study's name, or the path of its folder.")
+    str, typer.Argument(metavar="STUDY", help="A study's name, or its folder or URI.")
 ]
 
 app.command("search")(search)
@@ -103,14 +105,14 @@ def preview(
         net, config = architecture(proposal.config), proposal.config
         channels, height, width = net.latent_shape
         table.add_row(
-            proposal.point or str(trial_number),
+            printable(proposal.point or str(trial_number)),
             f"{net.latent_size} ({channels}x{height}x{width})",
             f"{net.n_params:,}",
             f"{net.flops / 1e6:.2f}",
             f"{net}, {config.activation}",
             f"{config.optimizer} {config.lr:.1e}, batch {config.batch_size}",
         )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
 
 
 @app.command()
@@ -184,7 +186,7 @@ def trial(
 @app.command()
 def show(
     study: StudyArgument = "ex3",
-    results_folder: ResultsOption = Path("results"),
+    results_folder: ResultsOption = "results",
     number: Annotated[int, typer.Option("-n", min=1, help="How many trials.")] = 20,
 ) -> None:
     """Print the leaderboard of a study, also while it runs.
@@ -200,7 +202,7 @@ def show(
 
     folder = results.find_study(study, results_folder)
     trials = results.read_trials(folder)
-    print(f"{folder.name}: {summary(Counter(trials['state']))}")
+    print(f"{printable(folder.name)}: {summary(Counter(trials['state']))}")
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
         table.add_column(name, justify="left" if name in ("", "network") else "right")
@@ -216,13 +218,13 @@ def show(
             str(row["latent_size"]),
             f"{row['n_params']:,}",
             str(row["epochs_run"]),
-            f"{_or_dash(row['point'], '[{}] ')}{architecture(config)}".removeprefix("-"),
+            printable(f"{_or_dash(row['point'], '[{}] ')}{architecture(config)}".removeprefix("-")),
         )
-    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
 
 
 @app.command()
-def evaluate(study: StudyArgument = "ex3", results_folder: ResultsOption = Path("results")) -> None:
+def evaluate(study: StudyArgument = "ex3", results_folder: ResultsOption = "results") -> None:
     """Evaluate the kept models that have no test error yet on the test images.
 
     Example: raycae evaluate ex3
@@ -236,12 +238,14 @@ def evaluate(study: StudyArgument = "ex3", results_folder: ResultsOption = Path(
         print(f"{number} models evaluated on the test images")
         for kept in opened.kept():
             print(f"  {described(opened.records.trials[kept])}")
+        for note in opened.notes:
+            print(f"note: {note}")
     report.write(folder)
 
 
 @app.command("report")
 def report_command(
-    study: StudyArgument = "ex3", results_folder: ResultsOption = Path("results")
+    study: StudyArgument = "ex3", results_folder: ResultsOption = "results"
 ) -> None:
     """Write the report of a study: one HTML page that works offline.
 
@@ -256,7 +260,7 @@ def report_command(
         from raycae import evaluation
 
         evaluation.illustrate(folder)
-    print(report.write(folder))
+    print(printable(str(report.write(folder))))
 
 
 def main() -> None:
@@ -282,12 +286,12 @@ def _trial_config(the_space: space.Space, point: str | None, settings: list[str]
         raise InputError(f"--set {error}" if changes else str(error)) from None
 
 
-def _reopened(folder: Path) -> Any:
+def _reopened(folder: Place) -> Any:
     from contextlib import closing
 
-    from raycae.study import Study, plan_of
+    from raycae.study import Study, plan_of, read_content
 
-    return closing(Study.resume(folder, plan_of(results.read_study(folder))))
+    return closing(Study.resume(folder, plan_of(read_content(folder))))
 
 
 def _or_dash(value: Any, form: str) -> str:

@@ -22,15 +22,12 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuple(entry) for entry in _as_tuple(value))
-
-
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Kernel = Annotated[int, Field(ge=2, le=7)]
 Convs = Annotated[int, Field(ge=1, le=4)]
 Gamma = Annotated[float, Field(ge=0.01, le=100)]  # beyond, float32 loses the picture
 Finite = Field(allow_inf_nan=False)
+PerStage = Field(max_length=4), BeforeValidator(_as_tuple)
 
 
 class Config(BaseModel):
@@ -45,37 +42,34 @@ class Config(BaseModel):
     task: Literal["reconstruct", "colourise"] = "reconstruct"
     image_size: Annotated[int, Field(ge=8, le=512)] = 32
     gammas: Annotated[
-        tuple[Gamma, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=16)
+        tuple[Gamma, ...], Field(min_length=1, max_length=16), BeforeValidator(_as_tuple)
     ] = (0.1, 0.5, 1.5, 3.0)
     """Colourise: one input channel, luma ** gamma, for each. `[1]` is the plain grey picture."""
 
     depth: Annotated[int, Field(ge=1, le=4)] = 2
-    channels: Annotated[tuple[Channels, ...], BeforeValidator(_as_tuple)] = (8, 12)
-    kernel: Annotated[tuple[Kernel, ...], BeforeValidator(_as_tuple)] = (3,)
-    padding: Annotated[tuple[Literal["same", "none"], ...], BeforeValidator(_as_tuple)] = ("same",)
-    convs: Annotated[tuple[Convs, ...], BeforeValidator(_as_tuple)] = (1,)
-    downsample: Annotated[
-        tuple[Literal["max", "average", "stride", "none"], ...], BeforeValidator(_as_tuple)
-    ] = ("max",)
+    channels: Annotated[tuple[Channels, ...], *PerStage] = (8, 12)
+    kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
+    padding: Annotated[tuple[Literal["same", "none"], ...], *PerStage] = ("same",)
+    convs: Annotated[tuple[Convs, ...], *PerStage] = (1,)
+    downsample: Annotated[tuple[Literal["max", "average", "stride", "none"], ...], *PerStage] = (
+        "max",
+    )
     """How a stage ends: a pooling layer, stride in its last convolution, or not at all."""
-    factor: Annotated[tuple[Literal[2, 4], ...], BeforeValidator(_as_tuple)] = (2,)
+    factor: Annotated[tuple[Literal[2, 4], ...], *PerStage] = (2,)
 
     latent_channels: Annotated[int, Field(ge=0, le=4096)] = 16
     """Channels of the convolution that makes the latent; 0: the last stage's output is it."""
     latent_kernel: Kernel = 3
     latent_convs: Convs = 1
 
-    decoder_channels: Annotated[tuple[tuple[Channels, ...], ...], BeforeValidator(_as_tuples)] = (
-        (12,),
-        (),
-    )
+    decoder_channels: Annotated[
+        tuple[Annotated[tuple[Channels, ...], *PerStage], ...], *PerStage
+    ] = ((12,), ())
     """Per stage one number for every convolution, or a list; the last one makes the picture and
     has no number of its own."""
-    decoder_kernel: Annotated[tuple[Kernel, ...], BeforeValidator(_as_tuple)] = (3,)
-    decoder_convs: Annotated[tuple[Convs, ...], BeforeValidator(_as_tuple)] = (1,)
-    decoder_kind: Annotated[
-        tuple[Literal["conv", "transposed"], ...], BeforeValidator(_as_tuple)
-    ] = ("conv",)
+    decoder_kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
+    decoder_convs: Annotated[tuple[Convs, ...], *PerStage] = (1,)
+    decoder_kind: Annotated[tuple[Literal["conv", "transposed"], ...], *PerStage] = ("conv",)
     upsample: Literal["nearest", "bilinear", "transposed", "pixel_shuffle"] = "nearest"
 
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "none"] = "leaky_relu"
@@ -164,8 +158,20 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {text}: write NAME=VALUE, e.g. --set lr=0.001")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
+
+
+def from_json(text: str) -> Config:
+    """What `Config.to_json` wrote, checked anew: files come from elsewhere, too. Raises
+    `InputError` naming the setting."""
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{_shown(settings)} is no configuration; it has to be a JSON object")
+    return resolve(settings)
 
 
 def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -> str:
@@ -179,6 +185,7 @@ def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -
     fault = faults[0]
     path = ".".join(str(part) for i, part in enumerate(fault["loc"]) if not _is_tag(fault, i))
     prefix = f"{where}: {path}" if where else path
+    value = _shown(fault["input"])
     if fault["type"] == "extra_forbidden":
         allowed = sorted(keys)
         close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
@@ -192,9 +199,18 @@ def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -
         given_type = fault["ctx"].get("tag", "nothing")
         return f"{prefix}.type: {given_type} is not allowed; allowed: float, int, categorical"
     if fault["type"] == "literal_error":
-        return f"{prefix}: {fault['input']!r} is not allowed; allowed: {fault['ctx']['expected']}"
+        return f"{prefix}: {value} is not allowed; allowed: {fault['ctx']['expected']}"
     message = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{prefix}: {fault['input']!r} is not allowed; {message}"
+    return f"{prefix}: {value} is not allowed; {message}"
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it; beginning and end of a long one."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"this {type(value).__name__} without end"
+    return text if len(text) <= 200 else f"{text[:150]} … {text[-50:]}"
 
 
 def _is_tag(fault: Mapping[str, Any], i: int) -> bool:

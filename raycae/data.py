@@ -25,14 +25,16 @@ import io
 import os
 import re
 import shutil
+import stat
 import sys
 import tarfile
 import tempfile
+import threading
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPException
@@ -51,6 +53,8 @@ Indices = NDArray[np.int64]
 
 NAMED_SOURCES = ("cifar10", "photos")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called. Pillow knows more, and would have PostScript run."""
 LEAST_IMAGES = 16
 """The fewest images that training and validation together can be made of."""
 
@@ -63,6 +67,8 @@ _SPLIT_NAMES = {
 }
 _NETWORK_TIMEOUT = 30.0  # seconds without an answer, or without another byte
 _CHUNK = 256  # images a thread decodes before it asks for more
+_LARGE = 1 << 24  # pixels; above, images are decoded one at a time, for each may take a gigabyte
+_one_large = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -219,9 +225,13 @@ def _open(source: str) -> _Pools:
         return _Pools(_Cifar10(train=True), None, _Cifar10(train=False))
     if source == "photos":
         return _Pools(_PhotoCrops("train"), _PhotoCrops("validation"), _PhotoCrops("test"))
-    folder = Path(source).expanduser()
-    if not source or not folder.is_dir():  # an empty name would be the current folder
-        raise InputError(_unknown(source, folder))
+    folder = Path(source)
+    is_folder = is_file = False
+    with suppress(OSError, RuntimeError):  # a name that no file system takes, ~nobody
+        folder = folder.expanduser()
+        is_folder, is_file = folder.is_dir(), folder.is_file()
+    if not source or not is_folder:  # an empty name would be the current folder
+        raise InputError(_unknown(source, is_file))
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
@@ -230,8 +240,8 @@ def _open(source: str) -> _Pools:
     return _open_parquet(folder, parquet) if parquet else _open_images(folder)
 
 
-def _unknown(source: str, folder: Path) -> str:
-    what = "a file, not a folder" if source and folder.exists() else "no known source and no folder"
+def _unknown(source: str, is_file: bool) -> str:
+    what = "a file, not a folder" if is_file else "no known source and no folder"
     close = difflib.get_close_matches(source.lower(), NAMED_SOURCES, n=1)
     return (
         f"source {source!r} is {what}; allowed are {', '.join(NAMED_SOURCES)}, "
@@ -317,13 +327,26 @@ class _ImageFiles:
         def fill(slot: int) -> None:
             file = self._files[indices[slot]]
             try:
-                data = file.read_bytes()
+                n_bytes = _n_bytes(file)
+                with _alone_if(n_bytes > _LARGE):
+                    out[slot] = _decode(file.read_bytes(), str(file), size)
             except OSError as error:
                 raise InputError(f"image {file}: cannot be read: {error.strerror}") from error
-            out[slot] = _decode(data, str(file), size)
 
         _in_threads(fill, len(indices))
         return out
+
+
+def _n_bytes(file: Path) -> int:
+    """The size of an image file; `InputError` for what cannot be one. A pipe would be waited for,
+    and a device has no end."""
+    about = file.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise InputError(f"image {file}: a device, a pipe or a socket; it has to be a file")
+    assert Image.MAX_IMAGE_PIXELS is not None  # nobody sets it
+    if about.st_size > (most := 8 * Image.MAX_IMAGE_PIXELS):  # four channels of 16 bits
+        raise InputError(f"image {file}: {about.st_size:,} bytes; at most {most:,} are read")
+    return about.st_size
 
 
 class _ParquetRows:
@@ -391,7 +414,13 @@ def _parquet(file: Path) -> Any:
     import pyarrow.parquet as pq
 
     with _readable(file):
-        return pq.ParquetFile(file)
+        if not file.is_file():
+            raise InputError(f"Parquet file {file}: is no file")  # a pipe would be waited for
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        n_rows, n_bytes = parquet.metadata.num_rows, file.stat().st_size
+        if n_rows > n_bytes:
+            raise InputError(f"Parquet file {file}: damaged: {n_rows:,} rows in {n_bytes:,} bytes")
+        return parquet
 
 
 def _image_column(file: Path) -> str:
@@ -402,9 +431,8 @@ def _image_column(file: Path) -> str:
     for field in schema:
         if pa.types.is_struct(field.type):
             inner = {part.name: part.type for part in field.type.fields}
-            if pa.types.is_binary(inner.get("bytes")) or pa.types.is_large_binary(
-                inner.get("bytes")
-            ):
+            kind = inner.get("bytes", pa.null())
+            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
                 return str(field.name)
     raise InputError(
         f"Parquet file {file}: has no image column, a struct with binary 'bytes'; "
@@ -418,7 +446,7 @@ def _readable(file: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, LookupError, ValueError) as error:
         raise InputError(f"Parquet file {file}: cannot be read: {error}") from error
 
 
@@ -642,28 +670,39 @@ def _decode(data: bytes, name: str, size: int) -> Pixels:
             # wrong), was built without libjpeg, or is gone: it is deprecated since 0.29.
             with suppress(ImportError, RuntimeError):
                 return _decode_plain_jpeg(data)
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8: much faster for photographs, and enough left
             # for the resize to smooth. Other formats ignore this.
             image.draft(None, (2 * size, 2 * size))
-            return np.asarray(_fit(_to_rgb(image), size))
+            with _alone_if(image.width * image.height > _LARGE):
+                return np.asarray(_fit(_to_rgb(image), size))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
             f"image {name}: refused, more than {Image.MAX_IMAGE_PIXELS:,} pixels"
         ) from error
     except UnidentifiedImageError as error:  # its own text would name a buffer in memory
-        raise InputError(f"image {name}: damaged, or no image format that is known") from error
+        raise InputError(
+            f"image {name}: damaged, or of another format than {', '.join(FORMATS)}"
+        ) from error
     except Exception as error:  # decoders raise a dozen types on damaged data, none of them ours
         raise InputError(f"image {name}: damaged or not supported: {error}") from error
 
 
+def _alone_if(large: bool) -> AbstractContextManager[Any]:
+    return _one_large if large else nullcontext()
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB, turned as its EXIF says, transparent parts over white, 16 bits scaled to 8."""
+    """8-bit RGB, turned as its EXIF says, 16 bits scaled to 8. Transparent parts are laid over
+    white, except for a colour of 16-bit grey that is to be transparent: it is seen."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range, save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # Pillow's modes for 16-bit grey; 65535 / 257 = 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode.startswith("I"):  # Pillow's modes for 16-bit grey, and for 32 bits
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("32-bit pixels have no agreed range, save it with 8 or 16 bits")
+        image = Image.fromarray((grey // 257).astype(np.uint8))  # 65535 / 257 = 255
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -4,15 +4,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST = 2000
+"""Characters of a message; of a longer one, which quotes half a file, the middle is left out."""
 
-class InputError(Exception):
+
+class _Message(Exception):
+    """One line that any terminal can take, whatever it quotes."""
+
+    def __init__(self, message: str) -> None:
+        line = printable(" ".join(part.strip() for part in message.splitlines()))
+        if len(line) > LONGEST:
+            line = f"{line[: LONGEST * 3 // 4]} … {line[-LONGEST // 4 :]}"
+        super().__init__(line)
+
+
+class InputError(_Message):
     """Wrong use or wrong input.
 
     The message stands alone: it names the thing, the value and what is allowed.
     """
 
 
-class StorageError(Exception):
+class StorageError(_Message):
     """Results cannot be written or read now: a full disk, a store that does not answer.
 
     What has been written is whole; once the storage is back, `--resume` goes on.
@@ -28,3 +41,9 @@ def told_on_stderr() -> Iterator[None]:
     except (InputError, StorageError) as error:
         print(f"raycae: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, line ends and the like as Python writes them: a name from a
+    file may hold what would steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

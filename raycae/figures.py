@@ -279,9 +279,10 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def _drawable(errors: pd.Series[float]) -> pd.Series[bool]:
-    """True where there is an error that a logarithmic axis can show."""
+    """True where there is an error that a logarithmic axis can show: above 0, and not so near to it
+    that ratios overflow, which no network reaches."""
     values = errors.to_numpy(dtype=float, na_value=math.nan)
-    return pd.Series(np.isfinite(values) & (values > 0), index=errors.index)
+    return pd.Series(np.isfinite(values) & (values > 1e-100), index=errors.index)
 
 
 def _codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame, dict[str, float]]:

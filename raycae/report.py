@@ -11,7 +11,6 @@ import base64
 import math
 import shlex
 import statistics
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,14 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from raycae import figures, results
+from raycae.errors import InputError
 from raycae.figures import EXACT, LatentError, LearningCurves, baseline_name, error
 from raycae.results import COMPLETE, PRUNED, STATES, Records
-from raycae.storage import write_whole
+from raycae.storage import Place, write_whole
 
 MOST_ROWS = 200
 PICTURES_WIDTH_PX = 812  # 12 images of 32 pixels and the gaps between them, doubled
+PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 NOTHING = {"mean_colour", "mean_chroma"}
 """The baselines that do nothing: the same answer for every image."""
 
@@ -35,7 +36,7 @@ Row = dict[str, Any]
 """One trial; what the table lacks is None."""
 
 
-def write(folder: Path) -> Path:
+def write(folder: Place) -> Place:
     """Write `report.html` into a study's folder, from what lies there. Returns its path.
 
     Raises `InputError` where the folder holds no readable study.
@@ -46,7 +47,7 @@ def write(folder: Path) -> Path:
     return path
 
 
-def render(folder: Path) -> str:
+def render(folder: Place) -> str:
     """The page. Raises `InputError` where the folder holds no readable study."""
     study = results.read_study(folder)
     trials, epochs = _tables(folder)
@@ -54,7 +55,7 @@ def render(folder: Path) -> str:
     ranked = [_row(record) for record in figures.ranking(trials).to_dict("records")]
     scored = (row for row in ranked if row["state"] == COMPLETE and row["val_mse"] is not None)
     best = next(scored, None)
-    latent = figures.latent_error(trials, _baselines(folder, study["data"].get("fingerprint")))
+    latent = figures.latent_error(trials, _baselines(folder, study["data"]["fingerprint"]))
     curves = figures.learning_curves(trials, epochs)
     plots = {}
     if not latent.points.empty:
@@ -92,12 +93,12 @@ def render(folder: Path) -> str:
     )
 
 
-def lacks_anything(folder: Path) -> bool:
+def lacks_anything(folder: Place) -> bool:
     """Whether the folder holds no pictures of the best trial or no baselines of its images."""
     best = results.best_trial(_tables(folder)[0])
     if best is None:
         return False
-    baselines = _baselines(folder, results.read_study(folder)["data"].get("fingerprint"))
+    baselines = _baselines(folder, results.read_study(folder)["data"]["fingerprint"])
     unpainted = not (folder / "pictures" / f"{best}.png").exists()
     return unpainted or baselines is None or baselines.empty
 
@@ -250,13 +251,18 @@ class Pictures:
     rows: tuple[str, ...]
 
 
-def pictures(folder: Path, best: Row, task: str) -> Pictures | None:
+def pictures(folder: Place, best: Row, task: str) -> Pictures | None:
     """The best trial's sheet; None where it has not been painted."""
-    try:
-        png = (folder / "pictures" / f"{best['trial_number']}.png").read_bytes()
-    except FileNotFoundError:
+    path = folder / "pictures" / f"{best['trial_number']}.png"
+    if not path.exists():
         return None
-    (width,) = struct.unpack(">I", png[16:20])  # the first field of a PNG's header chunk
+    try:
+        png = path.read_bytes() if path.is_file() else b""  # a pipe would be waited for
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    width = int.from_bytes(png[16:20], "big")  # the first field of the header, the first chunk
+    if not png.startswith(PNG_HEADER) or not width:
+        raise InputError(f"{path}: this is no PNG; without it, raycae report paints it anew")
     rows = ("Output", "Original") if task == "reconstruct" else ("Grey", "Output", "Original")
     uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     # Whole multiples: every pixel is the same size on the screen.
@@ -335,7 +341,7 @@ def ratio(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _tables(folder: Place) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables; empty ones where the search was cut off before its first trial."""
     if not (folder / "trials.parquet").exists():
         none = Records()
@@ -343,13 +349,10 @@ def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return results.read_trials(folder), results.read_epochs(folder)
 
 
-def _baselines(folder: Path, fingerprint: str | None) -> pd.DataFrame | None:
+def _baselines(folder: Place, fingerprint: str) -> pd.DataFrame | None:
     """Those that were measured on this study's own images; None where there are none."""
-    path = folder / "baselines.parquet"
-    if not path.exists():
-        return None
-    frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
-    return frame[frame["data_fingerprint"] == fingerprint]
+    frame = results.read_baselines(folder)
+    return None if frame is None else frame[frame["data_fingerprint"] == fingerprint]
 
 
 def _row(record: dict[Any, Any]) -> Row:

@@ -12,18 +12,20 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raycae import ledger
-from raycae.architecture import architecture
-from raycae.config import Config
+from raycae import ledger, tables
+from raycae.architecture import Infeasible, architecture
+from raycae.config import Config, explain, from_json
 from raycae.errors import InputError
-from raycae.storage import Place, write_whole
+from raycae.storage import Place, place, write_whole
 
 COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
 STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
@@ -33,7 +35,12 @@ CAUSES = PROCESS, HUNG, MACHINE, MEMORY = "process", "hung", "machine", "memory"
 did not fit into memory."""
 COUNTED = (PROCESS, HUNG)
 """The losses that may be the trial's own fault."""
-STUDY_KEYS = {"study", "plan", "space", "task", "data", "created_at"}
+MOST_ERROR = 3.5e38
+"""Networks compute in float32."""
+MOST_BYTES = 1 << 24
+"""Of `study.json`; they are a few thousand."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "study": pa.string(),
@@ -79,6 +86,13 @@ EPOCH_COLUMNS: dict[str, pa.DataType] = {
     "epoch_time_s": pa.float64(),
     "test_mse": pa.float64(),
 }
+BASELINE_COLUMNS: dict[str, pa.DataType] = {
+    "data_fingerprint": pa.string(),
+    "baseline": pa.string(),
+    "latent_size": pa.int64(),
+    "val_mse": pa.float64(),
+    "test_mse": pa.float64(),
+}
 _PER_EPOCH = (
     *("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s"),
     *("attempt", "checkpoint", "model"),
@@ -93,6 +107,62 @@ _FACTS = (
     "flops",
     "arch_hash",
 )
+_CREATED = (
+    *("trial_number", "state", "config", "n_params"),
+    *("latent_size", "latent_channels", "latent_height", "latent_width"),
+)
+"""What a row has from its first event on."""
+
+
+class _Part(BaseModel):
+    """A part of `study.json` as it is read; there may be more in it."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Plan(_Part):
+    study: str
+    space: str
+    data: str
+    trials: Count
+    epochs: Count
+    limit: Count | None
+    seed: Count
+    sampler: str
+    scheduler: str
+
+
+class _SpaceText(_Part):
+    name: str
+    hash: str
+    text: str
+
+
+class _Data(_Part):
+    source: str
+    fingerprint: str
+    n_train: Count
+    n_val: Count
+
+
+class _Hardware(_Part):
+    system: str
+    cpu: str
+    n_cpus: Count
+    gpus: list[str]
+
+
+class _StudyFile(_Part):
+    study: str
+    plan: _Plan
+    space: _SpaceText
+    task: Literal["reconstruct", "colourise"]
+    data: _Data
+    created_at: str
+    command: str
+    versions: dict[str, str]
+    commit: str | None
+    hardware: _Hardware
 
 
 def facts(config: Config) -> dict[str, Any]:
@@ -146,6 +216,7 @@ class Records:
             or (row["state"] != RUNNING and kind != "evaluated")
         ):
             return
+        row["attempt"] = max(row["attempt"], event.get("attempt") or 0)
         getattr(self, f"_{kind}")(row, event)
 
     def counts(self) -> Counter[str]:
@@ -194,7 +265,7 @@ class Records:
         row |= facts(Config.model_validate_json(event["config"]))
 
     def _started(self, row: dict[str, Any], event: ledger.Event) -> None:
-        row |= {"attempt": event["attempt"], "reason": None}
+        row["reason"] = None
         row["started_at"] = row["started_at"] or event["at"]
 
     def _epoch(self, row: dict[str, Any], event: ledger.Event) -> None:
@@ -238,7 +309,8 @@ class Records:
 
 def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> list[dict[str, Any]]:
     """What the two tables tell of trials that `known` lacks: events that bring it to where they
-    stand. For a ledger that has lost parts; the tables are at most seconds behind it."""
+    stand, all but the `params` of `created`. For a ledger that has lost parts; the tables are at
+    most seconds behind it."""
     curves = dict(list(epochs.sort_values("epoch").groupby("trial_number")))
     found: list[dict[str, Any]] = []
     for row in trials.sort_values("trial_number").to_dict("records"):
@@ -252,7 +324,7 @@ def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> lis
             continue
         if have is None:
             made = {name: row[name] for name in ("point", "config", "seed")}
-            found.append({**event, "attempt": 0, "event": "created", "params": "{}", **made})
+            found.append({**event, "attempt": 0, "event": "created", **made})
         if attempt > (have["attempt"] if have else 0):
             found.append({**event, "event": "started"})
         where = {name: row[name] for name in ("host", "device", "images_per_s", "val_ssim")}
@@ -285,57 +357,91 @@ def best_trial(trials: pd.DataFrame) -> int | None:
     return int(ended.sort_values(["val_mse", "trial_number"])["trial_number"].iloc[0])
 
 
-def find_study(path: str | Path, results: str | Path = "results") -> Path:
-    """The folder of a study given as a path or as a name under `results`. Raises `InputError`."""
-    for folder in (Path(path).expanduser(), Path(results).expanduser() / path):
-        if _holds_study(folder):
-            return folder.resolve()
-    known = sorted(p.parent.name for p in Path(results).expanduser().glob("*/study.json"))
+def find_study(path: str | Path, results: str | Path = "results") -> Place:
+    """The folder of a study given as a path, a URI, or a name under `results` (a folder or a URI).
+    Raises `InputError`."""
+    known: list[str] = []
+    under = place(results)
+    with suppress(OSError, RuntimeError):  # a name that no file system takes, ~nobody
+        for folder in (place(path), under / str(path)):
+            if (folder / "study.json").is_file():
+                return folder
+    with suppress(OSError, RuntimeError):
+        known = sorted(p.name for p in under.iterdir() if (p / "study.json").is_file())
     there = f"there are: {', '.join(known)}" if known else f"there are none in {results}"
     raise InputError(f"{path}: there is no study of this name or at this path; {there}")
 
 
-def _holds_study(folder: Path) -> bool:
-    try:
-        return (folder / "study.json").is_file()
-    except OSError:  # a name that no file system takes
-        return False
+def read_trials(folder: Place) -> pd.DataFrame:
+    """One row a trial, its newest state. Raises `InputError` where there is no such table, or its
+    rows are no trials."""
+    path = folder / "trials.parquet"
+    trials = tables.read(path, TRIAL_COLUMNS, filled=_CREATED, key=["trial_number"])
+    _check_errors(path, trials)
+    scored = trials["val_mse"].notna()
+    if trials.loc[scored, ["val_psnr_db", "epochs_run"]].isna().to_numpy().any():
+        raise InputError(f"{path}: where val_mse is, val_psnr_db and epochs_run have to be")
+    if (bad := trials.loc[trials["latent_size"] < 1, "latent_size"]).size:
+        raise InputError(f"{path}: latent_size: {bad.iloc[0]} is not allowed; it is from 1 on")
+    for number, state, config in zip(
+        *(trials[name].tolist() for name in ("trial_number", "state", "config")), strict=True
+    ):
+        if state not in STATES:
+            allowed = ", ".join(STATES)
+            raise InputError(f"{path}: trial {number}: state: {state!r}; allowed: {allowed}")
+        try:
+            architecture(from_json(config))
+        except (InputError, Infeasible) as error:
+            raise InputError(f"{path}: trial {number}: config: {error}") from None
+    return trials
 
 
-def read_trials(folder: Path) -> pd.DataFrame:
-    """One row a trial, its newest state. Raises `InputError` where there is no such table."""
-    return _read(folder / "trials.parquet", TRIAL_COLUMNS)
+def read_epochs(folder: Place) -> pd.DataFrame:
+    """One row an epoch. Raises `InputError` where there is no such table, or its rows are no
+    epochs."""
+    path, key = folder / "epochs.parquet", ["trial_number", "epoch"]
+    epochs = tables.read(path, EPOCH_COLUMNS, filled=key, key=key)
+    _check_errors(path, epochs)
+    return epochs
 
 
-def read_epochs(folder: Path) -> pd.DataFrame:
-    """One row an epoch. Raises `InputError` where there is no such table."""
-    return _read(folder / "epochs.parquet", EPOCH_COLUMNS)
+def read_baselines(folder: Place) -> pd.DataFrame | None:
+    """One row a baseline and its size; None where they have not been measured. Raises `InputError`
+    where there is something else."""
+    path = folder / "baselines.parquet"
+    if not path.exists():
+        return None
+    baselines = tables.read(path, BASELINE_COLUMNS, filled=["baseline", "val_mse"])
+    _check_errors(path, baselines)
+    return baselines
 
 
-def read_study(folder: Path) -> dict[str, Any]:
-    """What was searched, with what, by which command: the content of `study.json`."""
+def read_study(folder: Place) -> dict[str, Any]:
+    """What was searched, with what, by which command: the content of `study.json`. Raises
+    `InputError` where it lacks anything, or has it otherwise."""
     path = folder / "study.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: there is no such file")
+        with tables.opened(path) as file:
+            text = file.read(MOST_BYTES + 1)
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("it has to be a JSON object")
+        _StudyFile.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: this is no study of raycae: {explain(error)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict) or not content.keys() >= STUDY_KEYS:
-        raise InputError(
-            f"{path}: this is no study of raycae; it needs {', '.join(sorted(STUDY_KEYS))}"
-        )
     return content
 
 
-def _read(path: Path, columns: Mapping[str, pa.DataType]) -> pd.DataFrame:
-    try:
-        frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such table; has the search begun?") from None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read as Parquet: {error}") from None
-    if missing := [name for name in columns if name not in frame]:
-        raise InputError(f"{path}: this is no table of raycae; it lacks {', '.join(missing)}")
-    return frame
+def _check_errors(path: Place, table: pd.DataFrame) -> None:
+    errors = table["val_mse"].dropna()
+    if (bad := errors[(errors < 0) | (errors > MOST_ERROR)]).size:
+        raise InputError(
+            f"{path}: val_mse: {bad.iloc[0]} is not allowed; it is from 0 to {MOST_ERROR:g}"
+        )
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raycae import data, space
-from raycae.errors import InputError, told_on_stderr
+from raycae.errors import InputError, StorageError, told_on_stderr
 from raycae.provenance import versions
 from raycae.searcher import SAMPLERS, require_database, require_possible
 from raycae.stopping import SCHEDULERS
 from raycae.storage import Place, patience, place
-from raycae.study import Plan, Study, plan_of, read_content, require_place, space_of
+from raycae.study import Plan, Study, n_begun, plan_of, read_content, require_place, space_of
 
 if TYPE_CHECKING:
     from raycae.progress import Progress
@@ -193,8 +193,8 @@ def search(
     else:
         plan = _planned(folder, the_space, trials, given)
     data.check(plan.data)
-    if hours is not None and not 0 <= hours <= MAX_HOURS:
-        raise InputError(f"--hours {hours:g}: has to be a number from 0 to {MAX_HOURS:,}")
+    if hours is not None and not 0 < hours <= MAX_HOURS:
+        raise InputError(f"--hours {hours:g}: has to be above 0 and at most {MAX_HOURS:,}")
     hours = hours if hours is not None else the_space.budget.hours
     resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
     code = run(
@@ -232,16 +232,18 @@ def run(
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
     received: list[int] = []
+    begun: list[Study] = []
     patience.say = progress.wait
     patience.over = lambda: bool(received)
-    with _signals(received), progress, ExitStack() as open_study:
+    with _signals(received, begun), progress, ExitStack() as open_study:
         images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
         # Twice, because Ray takes SIGTERM for itself when it starts.
-        with _ray(address), _signals(received):
+        with _ray(address), _signals(received, begun):
             # Only now: a cluster that does not answer, or has no room, leaves no study behind.
             resources = _with_room(resources)
             study = _open(folder, plan, the_space, resume, images, progress, database)
             open_study.enter_context(closing(study))
+            begun.append(study)
             _train(study, images, resources, lambda: bool(received) or _passed(until), progress)
         study.interrupted()
         study.records.write(folder)
@@ -258,6 +260,8 @@ def run(
     if received:
         print(f"Interrupted; go on with: {go_on}")
         return 128 + received[0]
+    if _passed(until) and len(study.records.trials) < plan.trials:
+        print(f"Time is up; go on with: {go_on}")
     if study.hopeless:
         print(f"raycae: {study.hopeless}; once that is mended: {go_on}", file=sys.stderr)
         return 1
@@ -297,7 +301,7 @@ def _train(
     # ever; so it asks for all. It asks the searcher for no more trials than run at a time, and each
     # proposal knows of every trial that has ended.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources["concurrent"])
-    run = Run(study, over, progress.warn)
+    run = Run(study, over, progress)
     with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
         tune.Tuner(
             trainable,
@@ -319,7 +323,10 @@ def _train(
                 verbose=0,
             ),
         ).fit()
+    if isinstance(run.fault, StorageError):
+        study.broken = True
     if run.fault:
+        study.interrupted()
         raise run.fault
 
 
@@ -403,6 +410,11 @@ def _resumed(
             )
         the_space = wanted
     total = _total(trials, so_far=plan.trials) or plan.trials
+    if total < (there := n_begun(folder)):
+        raise InputError(
+            f"--trials {trials}: {there} trials have been begun already; "
+            f"the study's total has to be at least that, or +N"
+        )
     return replace(plan, trials=total, space=the_space.name), the_space
 
 
@@ -565,9 +577,9 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _signals(received: list[int]) -> Iterator[None]:
-    """Collects the first SIGINT or SIGTERM, which ends the search in order; the second one ends
-    the process at once."""
+def _signals(received: list[int], begun: list[Study]) -> Iterator[None]:
+    """Collects the first SIGINT or SIGTERM, which ends the search in order, or at once where none
+    has `begun`; the second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -577,6 +589,8 @@ def _signals(received: list[int]) -> Iterator[None]:
         if received:
             os._exit(128 + number)
         received.append(number)
+        if not begun:
+            raise SystemExit(128 + number)
 
     for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         before[number] = signal.signal(number, note)

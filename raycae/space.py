@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +43,12 @@ from raycae.errors import InputError
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # raycae says what there is to say
 
 Value = bool | int | float | str
+
+MOST_CHARACTERS = 100_000
+MOST_VALUES = 100_000
+"""A space is a small file, also once its aliases are written out: nine lines of YAML can stand for
+a billion values."""
+MOST_STEPS = 1e9
 
 
 class Suggest(Protocol):
@@ -348,21 +356,27 @@ def names() -> list[str]:
 
 def load(space: str) -> Space:
     """A shipped space by name, or a file by path. Raises `InputError`."""
-    path = Path(space).expanduser()
+    path = Path(space)
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1 and not _is_file(path):
         if space not in names():
             close = difflib.get_close_matches(space, names(), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = f"; did you mean {close[0]}?" if close else "."
             raise InputError(
                 f"--space {space}: there is no such space{hint} "
                 f"Known: {', '.join(names())}; or give the path of a .yaml file."
             )
         path = spaces_folder() / f"{space}.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.expanduser().open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--space {space}: {path} cannot be read: {reason}") from None
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(
+            f"--space {space}: {path} is larger than {MOST_CHARACTERS:,} characters; "
+            "a space is a small YAML file"
+        )
     return parse(text, name=path.stem, where=path.name)
 
 
@@ -402,7 +416,26 @@ def json_schema() -> str:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML as it is, except that a key given twice is a fault instead of the last one winning."""
+    """YAML as it is, except that a key given twice is a fault instead of the last one winning, and
+    so are aliases that unfold to more than anybody means."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node and _unfolded(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES:,} values")
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, ValueError):
+            # What PyYAML says of `2020-13-45`, and of `!!bool maybe`, names neither.
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.YAMLError(f"{node.value!r} is no {kind} ({node.start_mark})") from None
+        if isinstance(value, int) and value.bit_length() > 64:
+            # With more digits yet, Python refuses to print it.
+            raise yaml.YAMLError(f"{node.value!r} is larger than anything here ({node.start_mark})")
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -415,6 +448,18 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for with its aliases written out; no end of them where it
+    holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is known: asked for again before, it holds itself
+        inner = node.value if not isinstance(node, yaml.ScalarNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            inner = itertools.chain.from_iterable(node.value)
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in inner)
+    return known[id(node)]
+
+
 def _check_range(parameter: Any) -> Any:
     low, high = parameter.low, parameter.high
     if low > high:
@@ -423,6 +468,8 @@ def _check_range(parameter: Any) -> Any:
         raise ValueError(f"low {low} with log: true; a log scale starts above 0")
     if parameter.log and parameter.step not in (None, 1 if parameter.type == "int" else None):
         raise ValueError("log and step together are not possible; choose one")
+    if parameter.type == "float" and parameter.step and high - low > MOST_STEPS * parameter.step:
+        raise ValueError(f"step {parameter.step} is too fine; at most {MOST_STEPS:,.0f} steps")
     return parameter
 
 

@@ -106,6 +106,8 @@ class Study:
         self.space = space = space_of(content)
         self.notes: list[str] = []
         """What was found damaged when the study was opened, and what became of it."""
+        self.broken = False
+        """The storage has failed for good: nothing more is tried on it."""
         self._listener = listener
         self._lease = lease
         self._streak: tuple[str, int] = ("", 0)
@@ -329,6 +331,8 @@ class Study:
 
     def interrupted(self) -> None:
         """Mark what still runs as interrupted; a resumed search goes on with it."""
+        if self.broken:
+            return  # the ledger tells it as well: those trials have not ended
         if events := [self._event(number, "interrupted") for number in self.running()]:
             self._record(*events)
 
@@ -340,7 +344,8 @@ class Study:
     def close(self) -> None:
         """Write both tables a last time and let the folder go."""
         try:
-            self.records.write(self.folder)
+            if not self.broken:
+                self.records.write(self.folder)
         finally:
             self._lease.release()
 
@@ -652,6 +657,12 @@ def _content_in_ledger(folder: Place) -> dict[str, Any] | None:
         if event["event"] in ("begun", "resumed"):
             content = json.loads(event["study"])
     return content
+
+
+def n_begun(folder: Place) -> int:
+    """How many trials the ledger of the study in `folder` knows."""
+    events = ledger.readable(folder / "ledger") if (folder / "ledger").is_dir() else []
+    return len({event["trial_number"] for event in events} - {None})
 
 
 def plan_of(content: Mapping[str, Any]) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from searches import SmallRay
 
 from raycae import space
 from raycae.space import Space
@@ -39,6 +40,20 @@ def _denormals_are_back() -> Iterator[None]:
     yield
     if torch := sys.modules.get("torch"):
         torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def small_ray() -> Iterator[dict[str, str]]:
+    """The environment that leads to it."""
+    with SmallRay() as env:
+        yield env
+
+
+@pytest.fixture
+def space_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_SPACE)
+    return path
 
 
 @pytest.fixture

@@ -261,7 +261,7 @@ ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
 until = time.monotonic() + 30
 while True:
     alive = sorted(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
-    if len(alive) >= int(sys.argv[2]) or time.monotonic() > until:
+    if alive == sorted({*alive, *sys.argv[2:]}) or time.monotonic() > until:
         break
     time.sleep(0.1)
 print(*alive)
@@ -277,21 +277,44 @@ def start_ray(
 ) -> str:
     """Ray on these hosts, one CPU each and what `resources` says (host, then kind: "gpus" …); the
     address for `ray.init` or RAY_ADDRESS on any of them. `env` comes on top of RAY_ENV."""
+    how = ["--head", "--port", "6379", "--include-dashboard", "false"]
+    _start_node(hosts, head, how, resources, env)
+    return join_ray(hosts, head, workers, resources, env)
+
+
+def join_ray(
+    hosts: Hosts,
+    head: str,
+    workers: Sequence[str],
+    resources: Mapping[str, Mapping[str, int]] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """These hosts, on which no Ray runs, join the Ray of `head`, whose address is returned."""
     address = f"{hosts.address(head)}:6379"
 
-    def start(host: str, *how: str) -> None:
-        options = ["--node-ip-address", hosts.address(host), "--object-store-memory", "200000000"]
-        for kind, number in {"cpus": 1, **(resources or {}).get(host, {})}.items():
-            options += [f"--num-{kind}", str(number)]
-        hosts.run(host, ["ray", "start", *how, *options], env={**RAY_ENV, **(env or {})})
+    def join(worker: str) -> None:
+        _start_node(hosts, worker, ["--address", address], resources, env)
 
-    start(head, "--head", "--port", "6379", "--include-dashboard", "false")
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda worker: start(worker, "--address", address), workers))
-    asked = [sys.executable, "-c", ALIVE, address, str(1 + len(workers))]
+        list(pool.map(join, workers))
+    joined = [hosts.address(worker) for worker in workers]
+    asked = [sys.executable, "-c", ALIVE, address, *joined]
     alive = hosts.run(head, asked, env={**RAY_ENV, **(env or {})}).stdout.split()
-    assert sorted(map(hosts.address, [head, *workers])) == alive, f"only {alive} joined"
+    assert alive == sorted({*alive, *joined}), f"{joined} join, but these are there: {alive}"
     return address
+
+
+def _start_node(
+    hosts: Hosts,
+    host: str,
+    how: Sequence[str],
+    resources: Mapping[str, Mapping[str, int]] | None,
+    env: Mapping[str, str] | None,
+) -> None:
+    options = ["--node-ip-address", hosts.address(host), "--object-store-memory", "200000000"]
+    for kind, number in {"cpus": 1, **(resources or {}).get(host, {})}.items():
+        options += [f"--num-{kind}", str(number)]
+    hosts.run(host, ["ray", "start", *how, *options], env={**RAY_ENV, **(env or {})})
 
 
 def _said(file: IO[str]) -> str:

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from raycae.architecture import Architecture, Conv, Infeasible, architecture
 from raycae.config import Config, resolve
 from raycae.errors import InputError
-from raycae.model import Autoencoder, ConvBlock, UpsampledConv, build, load, save
+from raycae.model import Autoencoder, ConvBlock, UpsampledConv, build, load, to_bytes
+from raycae.study import write_model
 
 LINEAR_CODE = {
     "depth": 1,
@@ -303,11 +304,17 @@ def test_saved_model_comes_back(tmp_path: Any) -> None:
     config = resolve({"norm": "batch"})
     network = build(architecture(config), seed=3).eval()
     network = network.to(memory_format=torch.channels_last)
-    save(tmp_path / "7", network.state_dict(), config, trial_number=7)
+    weights = to_bytes(network.state_dict())
+    write_model(tmp_path / "7", weights, config.model_dump(mode="json"), trial_number=7)
     loaded, loaded_config = load(tmp_path / "7")
     x = torch.rand(4, 3, 32, 32).to(memory_format=torch.channels_last)
     assert loaded_config == config
     assert torch.equal(loaded(x), network(x))
+    damaged = bytearray(weights)
+    damaged[-1] ^= 1
+    (tmp_path / "7" / "model.safetensors").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"model\.safetensors is not what was written"):
+        load(tmp_path / "7")
     (tmp_path / "7" / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"model\.safetensors is missing"):
         load(tmp_path / "7")

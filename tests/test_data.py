@@ -609,6 +609,9 @@ def test_a_parquet_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "img": [b"plain binary"]}), file)
     with pytest.raises(InputError, match=r"train-0\.parquet: has no image column.*text, img"):
         data.check(str(tmp_path))
+    pq.write_table(pa.table({"img": [{"path": "a"}]}), file)
+    with pytest.raises(InputError, match="has no image column"):
+        data.check(str(tmp_path))
     file.write_bytes(b"PAR1 is not enough")
     with pytest.raises(InputError, match=r"train-0\.parquet: cannot be read"):
         data.check(str(tmp_path))

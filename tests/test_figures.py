@@ -63,6 +63,7 @@ def test_latent_error_keeps_trials_that_ended_with_an_error() -> None:
         (COMPLETE, 2048, 0.005),
         (COMPLETE, 32, math.inf),
         (COMPLETE, 32, 0.0),
+        (COMPLETE, 32, 5e-324),
     )
     data = figures.latent_error(trials, BASELINES)
     assert data.points["trial_number"].tolist() == [0, 1, 5]

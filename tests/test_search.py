@@ -1,4 +1,4 @@
-"""The main job on a real Ray: one small Ray for all tests of this file, started once."""
+"""The main job on a real Ray, the small one that all tests share."""
 
 from __future__ import annotations
 
@@ -7,52 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import TINY_SPACE, study_json
+from conftest import study_json
+from searches import a_trainable, command, epochs_so_far, run, trials_of, wait_for
 
 from raycae import ledger, results
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(scope="module")
-def small_ray() -> Iterator[dict[str, str]]:
-    """Two cores and two GPUs that exist in Ray's books alone; the environment that leads to it."""
-    import ray
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    context = ray.init(
-        num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-    )
-    yield {**os.environ, "RAY_ADDRESS": context.address_info["address"]}
-    ray.shutdown()
-
-
-@pytest.fixture
-def space_file(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY_SPACE)
-    return path
-
-
-def command(space_file: Path, results_folder: Path, *more: str) -> list[str]:
-    start = [sys.executable, "-m", "raycae", "search", "--space", str(space_file)]
-    return [*start, "--results", str(results_folder), "--gpus-per-trial", "0", *more]
-
-
-def run(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments, env=env, capture_output=True, text=True, timeout=200, check=False
-    )
-
-
-def trials_of(folder: Path) -> pd.DataFrame:
-    return results.read_trials(folder).sort_values("trial_number")
 
 
 def test_a_search_from_command_to_report(
@@ -341,28 +306,3 @@ def test_reasons_of_failure() -> None:
     assert _reason(MemoryError()).startswith("out of memory: ")
     assert _reason(Diverged("loss is nan")) == "diverged: loss is nan"
     assert _reason(fault(lambda: torch.zeros(2) + torch.zeros(3))).startswith("RuntimeError: ")
-
-
-def epochs_so_far(folder: Path) -> int:
-    if not (folder / "ledger").exists():
-        return 0
-    return sum(e["event"] == "epoch" for e in ledger.read(folder / "ledger"))
-
-
-def wait_for(condition: object, seconds: float = 90) -> None:
-    until = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.05)
-
-
-def a_trainable() -> int:
-    """The process id of a trial actor."""
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            title = status.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if title.startswith("ray::") and "Trainable" in title:
-            return int(status.parent.name)
-    raise AssertionError("no trial process found")
