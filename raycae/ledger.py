@@ -162,6 +162,11 @@ def read(folder: Place) -> list[dict[str, Any]]:
         return [event for part in parts for event in part.to_pylist()]
 
 
+def is_begun(folder: Place) -> bool:
+    """Whether any part lies in `folder`."""
+    return folder.exists() and bool(_parts(folder))
+
+
 def readable(folder: Place) -> list[dict[str, Any]]:
     """The events of the parts that can be read, oldest first; the rest may be missing."""
     events: list[dict[str, Any]] = []

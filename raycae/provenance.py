@@ -27,8 +27,9 @@ def provenance() -> dict[str, Any]:
 
 
 def command() -> str:
-    """As it could be typed again."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """As it could be typed again, but for what stands before a URL's @: it may be a password."""
+    words = [re.sub("//[^/@]*@", "//…@", word) for word in sys.argv[1:]]
+    return shlex.join([Path(sys.argv[0]).name, *words])
 
 
 def commit() -> str | None:

@@ -32,7 +32,16 @@ from raycae.provenance import versions
 from raycae.searcher import SAMPLERS, require_database, require_possible
 from raycae.stopping import SCHEDULERS
 from raycae.storage import Place, patience, place
-from raycae.study import Plan, Study, n_begun, plan_of, read_content, require_place, space_of
+from raycae.study import (
+    Plan,
+    Study,
+    holds_study,
+    n_begun,
+    plan_of,
+    read_content,
+    require_place,
+    space_of,
+)
 
 if TYPE_CHECKING:
     from raycae.progress import Progress
@@ -383,7 +392,7 @@ def _resumed(
 ) -> tuple[Plan, space.Space]:
     """What the study was begun with; only its number of trials may change, and by `force` the text
     of its space."""
-    if not (folder / "study.json").exists() and not (folder / "ledger").is_dir():
+    if not holds_study(folder):
         raise InputError(f"--resume: {folder} holds no study; leave --resume out to begin one")
     content = read_content(folder)
     plan = plan_of(content)

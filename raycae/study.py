@@ -26,7 +26,7 @@ from raycae.config import Config
 from raycae.errors import InputError, StorageError
 from raycae.lease import Lease
 from raycae.ledger import Event, Ledger
-from raycae.provenance import provenance
+from raycae.provenance import provenance, versions
 from raycae.results import COMPLETE, COUNTED, FAIL, MEMORY, PRUNED, RUNNING, Records, events_of
 from raycae.searcher import Proposer
 from raycae.space import Space, parse
@@ -183,18 +183,14 @@ class Study:
         space: Space | None = None,
         database: str | None = None,
     ) -> Study:
-        """The study of an earlier search, where its ledger stands, with `plan` (and `space`) from
-        now on. `notes` says what had to be mended for it."""
+        """The study of an earlier search, where its ledger stands, with `plan` from now on; to
+        search on, with `space` and this process's versions. `notes` says what had to be mended."""
         lease = Lease.take(folder)
         try:
             before, notes = recover_content(folder)
-            changes: dict[str, Any] = {"plan": asdict(plan)}
+            content = {**before, "plan": asdict(plan)}
             if space:
-                changes["space"] = _described(space)
-            origin = provenance()
-            if before.get("versions") != origin["versions"]:
-                changes["versions"] = origin["versions"]
-            content = {**before, **changes}
+                content |= {"space": _described(space), "versions": versions()}
             study = cls(folder, content, lease, listener, database)
         except BaseException:
             lease.release()
@@ -703,9 +699,14 @@ def checkpoint_folder(study: Place, number: int) -> Place:
     return study / "checkpoints" / str(number)
 
 
+def holds_study(folder: Place) -> bool:
+    """Whether a study was begun in `folder`; a process may have died just before."""
+    return (folder / "study.json").exists() or ledger.is_begun(folder / "ledger")
+
+
 def require_place(folder: Place) -> None:
     """Raise `InputError` where a study lies in `folder` already, or none could be written."""
-    if (folder / "study.json").exists() or (folder / "ledger").exists():
+    if holds_study(folder):
         raise InputError(
             f"{folder}: there is a study already; go on with it with --resume, "
             "or give this one another name with --study NAME"

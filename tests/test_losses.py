@@ -239,7 +239,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "n", [300, pytest.param(5000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
+    "n", [120, pytest.param(5000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
 )
 def test_thousands_of_trials(tmp_path: Path, tiny_space: Space, plan: Plan, n: int) -> None:
     """Oracle: simulated training, everything else real. The folder of the ledger stays a few times

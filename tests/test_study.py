@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from raycae import ledger, results
 from raycae.config import Config, resolve
 from raycae.errors import InputError
+from raycae.provenance import command
 from raycae.results import EPOCH_COLUMNS, TRIAL_COLUMNS, Records, facts, kept_models
 from raycae.space import Space
 from raycae.study import (
@@ -341,6 +342,25 @@ def test_study_json_says_where_results_come_from(study: Study, tiny_space: Space
     assert content["hardware"]["n_cpus"] >= 1
     assert content["command"]
     assert "commit" in content
+
+
+def test_no_password_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the command as typed, without what stands before the @."""
+    url = "postgresql+psycopg://me:secret@db:5432/studies"
+    monkeypatch.setattr("sys.argv", ["/usr/bin/raycae", "search", "--storage", url])
+    assert command() == "raycae search --storage 'postgresql+psycopg://…@db:5432/studies'"
+
+
+def test_a_process_that_died_before_the_first_part(
+    tmp_path: Path, tiny_space: Space, plan: Plan
+) -> None:
+    """Oracle: a folder with an empty ledger and a lease of nobody: no study, and room for one."""
+    folder = tmp_path / "tiny"
+    (folder / "ledger").mkdir(parents=True)
+    (folder / "lease.json").write_text("{}")
+    study = Study.create(folder, plan, tiny_space, data_facts())
+    assert begin(study).number == 0
+    study.close()
 
 
 def test_find_study(study: Study, tmp_path: Path) -> None:

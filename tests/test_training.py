@@ -103,6 +103,33 @@ def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
         training.run_epoch()
 
 
+def test_exploding_is_said(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: an output of a thousand where pictures lie in [0, 1] costs a million: finite, and
+    beyond everything that training comes back from."""
+    training = Training(resolve({"output": "linear", "lr": 1e-9}), *photos)
+    bias = [p for n, p in training.model.named_parameters() if n.endswith("bias")][-1]
+    torch.nn.init.constant_(bias, 1000.0)
+    with pytest.raises(Diverged, match=r"training loss is 9\.99e\+05 in epoch 1"):
+        training.run_epoch()
+
+
+@pytest.mark.parametrize("micro_batch", [5, 32, 100])
+def test_a_minibatch_in_pieces(photos: tuple[Tensor, Tensor], micro_batch: int) -> None:
+    """Oracle: the same minibatches whole. Losses, errors and weights agree up to rounding, also
+    where the last piece and the last minibatch are smaller."""
+    settings = resolve({"batch_size": 32, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9})
+    whole = Training(settings, *photos)
+    pieces = Training(settings, *photos, micro_batch=micro_batch)
+    for _ in range(2):
+        expected, measured = whole.run_epoch(), pieces.run_epoch()
+        for name in ("train_mse", "val_mse", "val_psnr_db"):
+            assert measured[name] == pytest.approx(expected[name], rel=1e-4)
+    assert pieces.val_ssim() == pytest.approx(whole.val_ssim(), rel=1e-4)
+    state = whole.model.state_dict()
+    for name, tensor in pieces.model.state_dict().items():
+        torch.testing.assert_close(tensor, state[name], rtol=1e-3, atol=1e-5)
+
+
 def test_best_epoch_is_kept(photos: tuple[Tensor, Tensor]) -> None:
     """Oracle: the error of the kept weights is the least of all epochs, though the last epoch was
     made worse on purpose."""
