@@ -167,6 +167,15 @@ def is_begun(folder: Place) -> bool:
     return folder.exists() and bool(_parts(folder))
 
 
+def is_whole(folder: Place) -> bool:
+    """Whether every part can be read and none is missing, as far as one can see."""
+    try:
+        read(folder)
+    except InputError:
+        return False
+    return True
+
+
 def readable(folder: Place) -> list[dict[str, Any]]:
     """The events of the parts that can be read, oldest first; the rest may be missing."""
     events: list[dict[str, Any]] = []

@@ -118,18 +118,12 @@ class Study:
         self._slowest_s: dict[int, float] = {}
         self._tables_at = -TABLES_EVERY_S
         self._tables_took_s = 0.0
-        try:
-            self.ledger = Ledger(folder / "ledger")
-            self._mend()
-            self.records = Records(plan.study, content["data"].get("n_train"))
-            self.proposer = Proposer(
-                space, plan.sampler, plan.seed, database=database, name=plan.study
-            )
-            self.rule = rule(plan.scheduler, plan.epochs)
-            self._replay()
-        except BaseException:
-            self._lease.release()
-            raise
+        self.ledger = Ledger(folder / "ledger")
+        self._mend()
+        self.records = Records(plan.study, content["data"].get("n_train"))
+        self.proposer = Proposer(space, plan.sampler, plan.seed, database=database, name=plan.study)
+        self.rule = rule(plan.scheduler, plan.epochs)
+        self._replay()
         self._to_go_on = deque(self.running())
         self._tidy()
 
@@ -168,10 +162,10 @@ class Study:
             begun = {"event": "begun", "at": _now(), "study": json.dumps(content)}
             Ledger(folder / "ledger").append([begun])
             _write_content(folder, content)
+            return cls(folder, content, lease, listener, database)
         except BaseException:
             lease.release()
             raise
-        return cls(folder, content, lease, listener, database)
 
     @classmethod
     def resume(
@@ -192,12 +186,8 @@ class Study:
             if space:
                 content |= {"space": _described(space), "versions": versions()}
             study = cls(folder, content, lease, listener, database)
-        except BaseException:
-            lease.release()
-            raise
-        study.notes[:0] = notes
-        try:
-            if content != before:
+            study.notes[:0] = notes
+            if content != _content_in_ledger(folder):
                 text = json.dumps(content)
                 study.ledger.append([{"event": "resumed", "at": _now(), "study": text}])
             if content != before or notes or not (folder / "study.json").exists():
@@ -209,7 +199,7 @@ class Study:
 
     def ask(self) -> Issue | None:
         """The next attempt: first at trials that an interruption or a loss left, then at new ones.
-        None: nothing to begin now; `finished` says whether there ever will be."""
+        None: nothing to begin now; but what still runs may be lost yet, and come back."""
         while self._to_go_on:
             number = self._to_go_on.popleft()
             if self._runs(number):
@@ -624,24 +614,23 @@ def read_content(folder: Place) -> dict[str, Any]:
 
 
 def recover_content(folder: Place) -> tuple[dict[str, Any], list[str]]:
-    """The same for the process that writes the study: what the ledger says counts, and a
+    """The same for the process that writes the study: what a whole ledger says counts, and a
     `study.json` that is damaged, or says otherwise, is set aside; the notes say so."""
     path = folder / "study.json"
-    content = _content_in_ledger(folder)
+    told = _content_in_ledger(folder)
     try:
         written = results.read_study(folder)
     except InputError as error:
-        if content is None:
+        if told is None:
             raise
         if not path.exists():
-            return content, [f"{path}: missing; made anew from the ledger"]
-        aside = set_aside(path)
-        return content, [f"{error}; set aside in {aside.parent}, made anew from the ledger"]
-    if content is None or content == written:
+            return told, [f"{path}: missing; made anew from the ledger"]
+        return told, [f"{error}; set aside in {set_aside(path).parent}, made anew from the ledger"]
+    if told is None or told == written or not ledger.is_whole(folder / "ledger"):
         return written, []
-    aside = set_aside(path)
-    return content, [
-        f"{path}: not what the ledger says of this study; set aside in {aside.parent}, made anew"
+    return told, [
+        f"{path}: not what the ledger says of this study; "
+        f"set aside in {set_aside(path).parent}, made anew"
     ]
 
 

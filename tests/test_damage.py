@@ -372,6 +372,19 @@ def test_a_plan_that_grew_is_in_the_ledger(killed: Path) -> None:
     assert read_content(killed)["plan"]["trials"] == 12
 
 
+def test_a_plan_that_grew_and_whose_event_is_damaged(killed: Path) -> None:
+    """Oracle: --trials +4, then a bit of just that part flips: `study.json` knows."""
+    plan = Plan(**read_content(killed)["plan"])
+    die(Study.resume(killed, replace(plan, trials=12)))
+    damage(killed / "ledger" / parts(killed)[-1], "one bit")
+    study = resume(killed)
+    assert study.plan.trials == 12
+    die(study)
+    again = resume(killed)
+    assert (again.plan.trials, again.notes) == (12, [])
+    die(again)
+
+
 def test_foreign_tables_teach_nothing(killed: Path, tmp_path: Path, tiny_space: Space) -> None:
     """Oracle: the five trials that there were, though tables of another study lie in the folder."""
     plan = replace(Plan(**read_content(killed)["plan"]), study="other")

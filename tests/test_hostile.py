@@ -1116,10 +1116,8 @@ def test_no_call_in_the_package_executes_what_it_reads() -> None:
                 loader = getattr(
                     importlib.import_module(f"raycae.{path.stem}"), options.get("Loader", ""), None
                 )
-                safe = (
-                    (called == "torch.load" and options.get("weights_only") == "True")
-                    or (called == "yaml.load" and loader and issubclass(loader, yaml.SafeLoader))
-                    or called == "re.compile"
+                safe = (called == "torch.load" and options.get("weights_only") == "True") or (
+                    called == "yaml.load" and loader and issubclass(loader, yaml.SafeLoader)
                 )
                 found += [] if safe else [f"{path.name}:{node.lineno}: {called}"]
     assert found == []
