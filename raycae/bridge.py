@@ -60,6 +60,7 @@ class Run:
 
     def ended(self) -> bool:
         """Whether every attempt has come to the end of its epoch, or its time is up."""
+        self.fault = self.fault or self.study.fault
         if not self.ending():
             self._kill_overdue()
             self._tell_idle()

@@ -244,9 +244,7 @@ def evaluate(study: StudyArgument = "ex3", results_folder: ResultsOption = "resu
 
 
 @app.command("report")
-def report_command(
-    study: StudyArgument = "ex3", results_folder: ResultsOption = "results"
-) -> None:
+def report_command(study: StudyArgument = "ex3", results_folder: ResultsOption = "results") -> None:
     """Write the report of a study: one HTML page that works offline.
 
     Lines and pictures that an interrupted search left out are made now.

@@ -17,7 +17,7 @@ from raycae.baselines import baselines
 from raycae.errors import InputError
 from raycae.provenance import n_cpus
 from raycae.space import Space
-from raycae.storage import Place, write_whole
+from raycae.storage import Place, make_folder, write_whole
 from raycae.study import Plan, Study, model_folder, plan_of, space_of
 from raycae.tasks import Colourise, task
 from raycae.training import errors, on_device, prepare_cpu
@@ -86,7 +86,7 @@ def paint(study_folder: Place, number: int, val: np.ndarray) -> None:
     if isinstance(the_task, Colourise):
         rows.insert(0, _to_rgb8(the_task.grey(images)))
     path = study_folder / "pictures" / f"{number}.png"
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent, within=study_folder)
     write_whole(path, _sheet(rows))
 
 

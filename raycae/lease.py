@@ -2,24 +2,29 @@
 
 On a file system the kernel's lock decides between processes of one machine. Beside it, and alone
 on an object store, stands a file that the holder renews: whoever finds it from another machine
-watches it for a while, on his own clock, and takes the study over where nothing moves.
+watches it for a while, on his own clock, and takes the study over where nothing moves. A holder
+that was not able to renew it for a while looks whether it is still his before it writes again.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from raycae.errors import InputError, StorageError
-from raycae.storage import Place, write_whole
+from raycae.storage import Place, patiently, write_whole
+
+if sys.platform != "win32":
+    import fcntl
 
 BEAT_S = 5.0
 """How often a holder renews its lease."""
@@ -29,6 +34,7 @@ SETTLE_S = 2.0
 """After writing a lease into an object store so long passes before it counts: of two that write
 at once, the later one stands."""
 NAME = "lease.json"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class Lease:
@@ -39,9 +45,13 @@ class Lease:
         self._path = folder / NAME
         self._content = {"token": uuid.uuid4().hex, "folder": str(folder), **_self()}
         self._beats = 0
+        self._renewed_at = self._beating_since = time.monotonic()
+        self._beating = threading.Lock()
         self._released = threading.Event()
+        self._lost = False
         self._lock = _kernel_lock(folder) if isinstance(folder, Path) else None
-        self.lost = False
+        self.fault: StorageError | None = None
+        """Why the storage cannot take the lease. It would not take anything else."""
 
     @classmethod
     def take(cls, folder: Place) -> Lease:
@@ -49,9 +59,13 @@ class Lease:
         lease = cls(folder)
         try:
             lease._wait_for_holder()
+            begun = time.monotonic()
             lease._renew()
             if lease._lock is None:
-                time.sleep(SETTLE_S)
+                # A write that took its time may have come after another one's settling: that one
+                # has to hear of it.
+                late = time.monotonic() - begun > SETTLE_S / 2
+                time.sleep(SETTLE_S + (BEAT_S if late else 0.0))
                 if (holder := lease._holder()) and holder["token"] != lease._content["token"]:
                     raise _held(folder, holder)
         except BaseException:
@@ -60,11 +74,24 @@ class Lease:
         threading.Thread(target=lease._keep, daemon=True).start()
         return lease
 
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the study over; then nothing may be written."""
+        if time.monotonic() - self._renewed_at > WATCH_S / 2:
+            self._beat()
+        return self._lost
+
+    @property
+    def waiting_s(self) -> float:
+        """For how long the storage has not answered the holder; about 0 where it does."""
+        return time.monotonic() - self._beating_since if self._beating.locked() else 0.0
+
     def release(self) -> None:
         """Also where the storage is gone: the lease runs out by itself."""
         self._released.set()
         try:
-            if not self.lost:
+            holder = None if self._lost else self._holder()
+            if holder and holder["token"] == self._content["token"]:
                 self._path.unlink(missing_ok=True)
         except (OSError, StorageError):
             pass
@@ -87,59 +114,98 @@ class Lease:
                     return
                 if now != found:
                     raise _held(self._folder, now)
+            print(f"{self._folder}: it does not; taking over", flush=True)
             return
         raise _held(self._folder, found)
 
     def _holder(self) -> dict[str, Any] | None:
-        """Who holds the lease of this folder. One that was copied with its folder, or cannot be
-        read, is nobody's."""
-        try:
-            content = json.loads(self._path.read_bytes())
-            names = ("token", "folder", "host", "boot", "pid", "started", "beat")
-            found = {name: content[name] for name in names}
-            found["pid"] = int(found["pid"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return found if found["folder"] == str(self._folder) else None
+        return _read(self._folder)
 
     def _renew(self) -> None:
         self._beats += 1
         content = {**self._content, "beat": self._beats}
         write_whole(self._path, json.dumps(content, indent=1).encode())
+        self._renewed_at = time.monotonic()
 
     def _keep(self) -> None:
-        while not self._released.wait(BEAT_S):
+        while not self._released.wait(BEAT_S) and not self._lost:
+            self._beat()
+
+    def _beat(self) -> None:
+        since = time.monotonic()
+        with self._beating:
+            if self._lost or self._renewed_at > since:
+                return  # another thread has just done it
+            self._beating_since = since
             try:
                 holder = self._holder()
                 if holder and holder["token"] != self._content["token"]:
-                    self.lost = True
-                    return
-                self._renew()
-            except StorageError:
-                continue  # the ledger's writer waits for the same storage, and tells
+                    self._lost = True
+                elif not self._released.is_set():
+                    self._renew()
+                self.fault = None
+            except StorageError as fault:
+                self.fault = fault
 
     def _unlock(self) -> None:
-        if self._lock:
-            self._lock.release()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with suppress(OSError, StorageError):
+                patiently(f"unlocking {self._folder}", lambda: os.close(lock))
 
 
-def _kernel_lock(folder: Path) -> FileLock:
-    lock = FileLock(folder / ".lock")
+def _read(folder: Place) -> dict[str, Any] | None:
+    """Who holds the lease of this folder. One that was copied with its folder, or cannot be read,
+    is nobody's."""
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{folder}: another process is searching here; wait for it, or choose another --study"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-    return lock
+        content = json.loads((folder / NAME).read_bytes())
+        names = ("token", "folder", "host", "boot", "pid", "started", "beat")
+        found = {name: content[name] for name in names}
+        found["pid"] = int(found["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found["folder"] == str(folder) else None
 
 
-def _held(folder: Place, holder: dict[str, Any]) -> InputError:
+def _living(folder: Path) -> dict[str, Any] | None:
+    """Who holds the lease of a folder that is locked. He writes it just after he locks."""
+    for _ in range(10):
+        if (holder := _read(folder)) and not _is_gone(holder):
+            return holder
+        time.sleep(0.1)
+    return None
+
+
+def _kernel_lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock as long as it is open. None where there are no such locks:
+    the lease decides alone."""
+    if sys.platform == "win32":
+        return None
+
+    def lock() -> int | OSError | None:
+        try:
+            descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            return error  # not to be tried again
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            return None if error.errno in NO_LOCKS else error
+        return descriptor
+
+    found = patiently(f"locking {folder}", lock)
+    if isinstance(found, BlockingIOError):
+        raise _held(folder, _living(folder))
+    if isinstance(found, OSError):
+        raise InputError(f"{folder}: cannot be written: {found.strerror}")
+    return found
+
+
+def _held(folder: Place, holder: dict[str, Any] | None) -> InputError:
+    who = f" ({_named(holder)})" if holder else ""
     return InputError(
-        f"{folder}: another process is searching here ({_named(holder)}); wait for it, "
-        "or choose another --study"
+        f"{folder}: another process is searching here{who}; wait for it, or choose another --study"
     )
 
 
@@ -157,13 +223,21 @@ def _is_gone(holder: dict[str, Any]) -> bool | None:
 
 def _self() -> dict[str, Any]:
     pid = os.getpid()
-    boot = Path("/proc/sys/kernel/random/boot_id")
     return {
         "host": platform.node(),
-        "boot": boot.read_text().strip() if boot.exists() else None,
+        "boot": _boot(),
         "pid": pid,
         "started": _started(pid),
     }
+
+
+def _boot() -> str | None:
+    """What a process id is unique in: a start of the machine, and a container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
 
 
 def _started(pid: int) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from raycae.results import COMPLETE, FAIL, INTERRUPTED, PRUNED, RUNNING, Records
 STYLES = {COMPLETE: "green", PRUNED: "yellow", FAIL: "red", RUNNING: "cyan"}
 WORDS = {COMPLETE: "done", RUNNING: "running", PRUNED: "pruned", FAIL: "failed"}
 STARTING = "starting Ray …"
+AGAIN_S = 60.0
 
 
 class Progress:
@@ -39,7 +39,7 @@ class Progress:
         self.trials, self.epochs, self.until = trials, epochs, until
         self.records = Records()
         self.note = STARTING
-        self._waited = ""
+        self._waited: dict[str, float] = {}
         self._begun = time.monotonic()
         self._epochs_before = 0
         self._epochs_now = 0
@@ -78,13 +78,13 @@ class Progress:
 
     def wait(self, text: str) -> None:
         """What is waited for, said again and again: in the last line of the live view, on a pipe
-        once."""
-        said = re.sub(r"\d+", "", text)
+        once a minute."""
+        kind, now = text.partition(":")[0], time.monotonic()
         if self._live:
             self.note = text
-        elif said != self._waited:
+        elif now - self._waited.get(kind, -AGAIN_S) >= AGAIN_S:
             print(text, file=sys.stderr, flush=True)
-        self._waited = said
+            self._waited[kind] = now
 
     def resumed(self, records: Records) -> None:
         """What an earlier process had done; it does not count for this one's pace."""

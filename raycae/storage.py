@@ -1,36 +1,54 @@
 """Where results lie: a folder, or a URI of an object store. What raycae writes there is whole or
 absent, and a storage that fails for a while is waited for.
 
-A local place is a `pathlib.Path`; a `StorePath` has as much of its interface as a study needs.
+A local place is a `pathlib.Path` whose calls come back, a `LocalPath`; a `StorePath` has as much of
+its interface as a study needs.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import queue
+import random
 import re
 import shutil
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
 
 from pyarrow import ArrowException
-from pyarrow.fs import FileSelector, FileSystem, FileType, S3FileSystem
+from pyarrow.fs import (
+    AwsStandardS3RetryStrategy,
+    FileSelector,
+    FileSystem,
+    FileType,
+    S3FileSystem,
+)
 
 from raycae.errors import InputError, StorageError
+
+if sys.platform == "win32":
+    from pathlib import WindowsPath as _LocalPath
+else:
+    from pathlib import PosixPath as _LocalPath
 
 T = TypeVar("T")
 
 SILENT_S = 10.0
 """A storage that has not answered for so long is waited for aloud."""
-LONGEST_PAUSE_S = 30.0
+ALOUD_S = 1.0
+"""One that has failed for so long too: what passes by itself in a moment is nobody's business."""
+LONGEST_PAUSE_S = 5.0
 LOST_FOR_GOOD = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -41,22 +59,49 @@ LOST_FOR_GOOD = {
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.EFBIG,
+    errno.EEXIST,
 }
 """Waiting does not help: somebody has to make room, or give leave."""
 REFUSED_FOR_GOOD = re.compile(
-    "ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|HTTP status 40[0134]"
+    "ACCESS_DENIED|NO_SUCH_BUCKET|Bucket '.*' not found|INVALID_ACCESS_KEY|"
+    "SIGNATURE_DOES_NOT_MATCH|HTTP status 40[0134]"
 )
 """The same in the words of object stores, which pyarrow hands on as plain `OSError`s."""
+
+
+def _on_stderr(note: str, said: list[str] = []) -> None:  # noqa: B006 - what was said last
+    if said != [plain := re.sub(r"\d+", "", note)]:
+        print(note, file=sys.stderr, flush=True)
+        said[:] = [plain]
 
 
 @dataclass
 class Patience:
     """How a process waits for its storage: at most `limit_s` for one thing, and not for long once
-    somebody wants the process to end (`over`), saying through `say` what it waits for."""
+    somebody wants the process to end (`over`), saying through `say` what it waits for. After one
+    thing was waited for in vain the next ones are not waited for as long again."""
 
     limit_s: float = 600.0
-    say: Callable[[str], None] = lambda note: None
+    say: Callable[[str], None] = _on_stderr
     over: Callable[[], bool] = lambda: False
+    spent: bool = False
+    speaker: int | None = None
+    """Of many threads that wait, one says so."""
+
+    def limit(self) -> float:
+        return min(SILENT_S, self.limit_s) if self.spent or self.over() else self.limit_s
+
+    def tell(self, note: str) -> None:
+        me = threading.get_ident()
+        if self.speaker in (None, me):
+            self.speaker = me
+            self.say(f"waiting for the storage: {note}")
+
+    def ends(self, *, spent: bool) -> None:
+        """A thread has its answer, or has waited in vain."""
+        self.spent = spent
+        if self.speaker == threading.get_ident():
+            self.speaker = None
 
 
 patience = Patience()
@@ -71,21 +116,30 @@ def patiently(what: str, action: Callable[[], T]) -> T:
     """
     begun = time.monotonic()
     pause = 0.5
-    while True:
-        try:
-            return _answer(what, action, begun)
-        except (FileNotFoundError, _NoAnswer):
-            raise
-        except OSError as error:
-            reason = _words(error)
-            if error.errno in LOST_FOR_GOOD or REFUSED_FOR_GOOD.search(str(error)):
-                raise StorageError(f"{what}: {reason}") from None
-        waited = time.monotonic() - begun
-        if waited + pause > _limit_s():
-            raise StorageError(f"{what}: {reason}; waited for {waited:.0f} s")
-        patience.say(f"waiting for the storage: {what}: {reason}")
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_S)
+    spent = False
+    try:
+        while True:
+            try:
+                return _answer(what, action, begun)
+            except FileNotFoundError:
+                raise
+            except _NoAnswer:
+                spent = True
+                raise
+            except OSError as error:
+                reason = _words(error)
+                if error.errno in LOST_FOR_GOOD or REFUSED_FOR_GOOD.search(str(error)):
+                    raise StorageError(f"{what}: {reason}") from None
+            waited = time.monotonic() - begun
+            if waited + pause > patience.limit():
+                spent = True
+                raise StorageError(f"{what}: {reason}; waited for {waited:.0f} s")
+            if waited >= ALOUD_S:
+                patience.tell(f"{what}: {reason}")
+            time.sleep(pause * random.uniform(0.7, 1.0))  # or all trials would knock at once
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+    finally:
+        patience.ends(spent=spent)
 
 
 class _NoAnswer(StorageError):
@@ -110,39 +164,64 @@ def _answer(what: str, action: Callable[[], T], begun: float) -> T:
             value, error = outcome.get(timeout=1.0)
         except queue.Empty:
             silent = time.monotonic() - at_once
-            if silent > SILENT_S:
-                patience.say(f"waiting for the storage: {what}: no answer for {silent:.0f} s")
-            if time.monotonic() - begun > _limit_s():
+            if time.monotonic() - begun > patience.limit():
                 raise _NoAnswer(
                     f"{what}: the storage has not answered for {silent:.0f} s"
                 ) from None
+            if silent > SILENT_S:
+                patience.tell(f"{what}: no answer for {silent:.0f} s")
             continue
         if error is not None:
             raise error
         return value  # type: ignore[return-value]
 
 
-def _limit_s() -> float:
-    return min(SILENT_S, patience.limit_s) if patience.over() else patience.limit_s
-
-
 def _words(error: OSError) -> str:
-    return error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+    """The cause. Object stores' clients begin with what was asked, which is known here."""
+    line = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+    line = line.partition(": AWS Error ")[2] or line
+    return re.split(r" \(Request ID: |; Details: |\. Detail: ", line)[0]
+
+
+class LocalPath(_LocalPath):
+    """A path on a file system, which may be one whose server has gone: no call into it blocks for
+    ever, and each says what it waits for."""
+
+    def read_bytes(self) -> bytes:
+        return patiently(f"reading {self}", super().read_bytes)
+
+    def exists(self, **how: bool) -> bool:
+        return patiently(f"looking for {self}", lambda: super(LocalPath, self).exists(**how))
+
+    def is_file(self, **how: bool) -> bool:
+        return patiently(f"looking for {self}", lambda: super(LocalPath, self).is_file(**how))
+
+    def is_dir(self, **how: bool) -> bool:
+        return patiently(f"looking for {self}", lambda: super(LocalPath, self).is_dir(**how))
+
+    def iterdir(self) -> Generator[LocalPath, None, None]:
+        found = patiently(f"listing {self}", lambda: list(Path(self).iterdir()))
+        return (LocalPath(path) for path in found)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        patiently(f"deleting {self}", lambda: super(LocalPath, self).unlink(missing_ok))
 
 
 class StorePath:
     """A path in an object store, e.g. `s3://bucket/results/ex3?endpoint_override=127.0.0.1:9000`.
 
-    Writing is one PUT: a reader sees all of it or nothing.
+    Writing is one PUT: a reader sees all of it or nothing. Doing it twice, because the answer to
+    the first was lost, is doing it once.
     """
 
-    def __init__(self, filesystem: FileSystem, scheme: str, path: str, query: str) -> None:
-        self._filesystem, self._scheme, self._query = filesystem, scheme, query
+    def __init__(self, filesystem: FileSystem, uri: str, path: str, query: str) -> None:
+        """`path`: what the file system calls `uri`, which stands here without its query."""
+        self._filesystem, self._uri, self._query = filesystem, uri, query
         self._path = PurePosixPath(path)
         self.name = self._path.name
 
     def __str__(self) -> str:
-        return f"{self._scheme}://{self._path}" + (f"?{self._query}" if self._query else "")
+        return self._uri + (f"?{self._query}" if self._query else "")
 
     def __repr__(self) -> str:
         return f"StorePath({str(self)!r})"
@@ -154,11 +233,13 @@ class StorePath:
         return hash(str(self))
 
     def __truediv__(self, name: str) -> StorePath:
-        return StorePath(self._filesystem, self._scheme, str(self._path / name), self._query)
+        path = str(self._path / name)
+        return StorePath(self._filesystem, f"{self._uri}/{name}", path, self._query)
 
     @property
     def parent(self) -> StorePath:
-        return StorePath(self._filesystem, self._scheme, str(self._path.parent), self._query)
+        uri, path = self._uri.rpartition("/")[0], str(self._path.parent)
+        return StorePath(self._filesystem, uri, path, self._query)
 
     @property
     def stem(self) -> str:
@@ -228,38 +309,75 @@ def place(where: str | Path | StorePath) -> Place:
     """
     if isinstance(where, StorePath):
         return where
-    parts = urlsplit(str(where))
-    if not re.match("[a-z][a-z0-9+]+://", str(where)):
-        return Path(where).expanduser().resolve()
+    text = str(where)
+    if isinstance(where, Path) or not re.match("[A-Za-z][A-Za-z0-9+]+:/", text):
+        return LocalPath(_resolved(text))
+    parts = urlsplit(text)
     if parts.scheme == "file":
-        return Path(parts.path).resolve()
+        return LocalPath(_resolved(parts.path))
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-    if "@" in parts.netloc or re.search("(access|secret)_key", parts.query):
+    if not text.lower().startswith(f"{parts.scheme}://") or not parts.netloc:
+        raise InputError(f"{text}: this is neither a folder nor a URI such as s3://BUCKET/PATH")
+    if CREDENTIALS.search(parts.query) or _carries_credentials(parts):
         raise InputError(
             f"{shown}: leave credentials out of the URI; "
             "the environment and the usual profile files are asked"
         )
+    bare = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    filesystem, path = _client(bare, parts.query, shown)
+    return StorePath(filesystem, bare, path, parts.query)
+
+
+CREDENTIALS = re.compile("(access|secret|account)_key|token|password", re.I)
+
+
+def _carries_credentials(parts: SplitResult) -> bool:
+    # Azure's containers stand before the @.
+    return parts.password is not None or ("@" in parts.netloc and parts.scheme in ("s3", "gs"))
+
+
+def _resolved(path: str) -> Path:
     try:
-        filesystem, path = FileSystem.from_uri(str(where))
+        return patiently(f"looking for {path}", lambda: Path(path).expanduser().resolve())
+    except RuntimeError as error:  # nobody of that name, links in a circle
+        raise InputError(f"{path}: {error}") from None
+
+
+def _client(bare: str, query: str, shown: str) -> tuple[FileSystem, str]:
+    """Who speaks with the store, and what he calls the place. Raises `InputError`."""
+    scheme = bare.partition(":")[0]
+    options = {key: values[-1] for key, values in parse_qs(query).items()}
+    if scheme in ("gs", "gcs"):
+        options.setdefault("retry_limit_seconds", "10")  # `patiently` does the waiting
+    uri = bare + (f"?{urlencode(options)}" if options else "")
+    try:
+        if scheme == "s3" and not options.keys() & {"region", "endpoint_override"}:
+            # Amazon is asked where the bucket is.
+            filesystem, path = patiently(f"asking for {shown}", lambda: FileSystem.from_uri(uri))
+        else:
+            filesystem, path = FileSystem.from_uri(uri)
     except (ArrowException, OSError, ValueError) as error:
         raise InputError(
-            f"{shown}: a folder, or a URI of a file system that pyarrow knows: {error}"
+            f"{shown}: a folder, or a URI of a file system that pyarrow knows: {str(error)[:200]}"
         ) from None
     if isinstance(filesystem, S3FileSystem):
-        filesystem = _s3(filesystem, parts.query)
-    return StorePath(filesystem, parts.scheme, path, parts.query)
+        scheme, endpoint = options.get("scheme", "https"), options.get("endpoint_override")
+        filesystem = _s3(filesystem.region, endpoint, scheme)
+    return filesystem, path
 
 
-def _s3(found: S3FileSystem, query: str) -> S3FileSystem:
-    """The same store, with a small file as one PUT and requests that end: a URI has no words for
-    either."""
-    options = {key: values[-1] for key, values in parse_qs(query).items()}
+@functools.cache
+def _s3(region: str, endpoint: str | None, scheme: str) -> S3FileSystem:
+    """With a small file as one PUT, and requests that end soon: a URI has no words for either, and
+    by default a PUT that nobody answers takes minutes. A request is asked twice, for to delete
+    something takes several, of which a store that is busy may refuse one each time."""
     return S3FileSystem(
-        region=found.region,
-        endpoint_override=options.get("endpoint_override"),
-        scheme=options.get("scheme", "https"),
+        region=region,
+        endpoint_override=endpoint,
+        scheme=scheme,
         connect_timeout=5,
-        request_timeout=20,
+        request_timeout=10,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=2),
         allow_delayed_open=True,
     )
 
@@ -286,24 +404,44 @@ def write_whole(path: Place, content: bytes) -> None:
     patiently(f"writing {path}", write)
 
 
+def make_folder(folder: Place, within: Place) -> None:
+    """Make `folder` and what is missing between it and `within`, which has to be there: an empty
+    folder is where a mount has been, and nothing is to be written below it. Raises
+    `StorageError`."""
+    if isinstance(folder, StorePath) or isinstance(within, StorePath):
+        return
+
+    def make() -> None:
+        try:
+            next(Path(within).iterdir())
+            for step in reversed((folder, *folder.relative_to(within).parents)):
+                (within / step).mkdir(exist_ok=True)
+        except (FileNotFoundError, StopIteration) as error:
+            raise OSError(f"the folder {within} is gone") from error
+
+    patiently(f"writing {folder}", make)
+
+
 def remove_tree(folder: Place) -> None:
     """Delete what lies in `folder`, and itself. What cannot be deleted stays."""
     if isinstance(folder, StorePath):
         folder.remove_tree()
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        tree = folder
+        patiently(f"deleting {tree}", lambda: shutil.rmtree(tree, ignore_errors=True))
 
 
 def set_aside(path: Place) -> Place:
     """Move a file that cannot be read out of the way, into `damaged/` beside it, for a person to
     look at. Returns where it is now."""
     to = path.parent / "damaged" / f"{path.name}.{uuid.uuid4().hex[:4]}"
-    to.parent.mkdir(exist_ok=True)
+    make_folder(to.parent, path.parent)
     if isinstance(path, StorePath):
         write_whole(to, path.read_bytes())
         path.unlink(missing_ok=True)
     else:
-        path.rename(str(to))
+        file = path
+        patiently(f"moving {path}", lambda: file.rename(str(to)))
     return to
 
 
@@ -321,7 +459,8 @@ def _write_aside(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(aside)  # noqa: PTH108 - not LocalPath's, which waits
         raise
     _sync_folder(path.parent)
 

@@ -31,7 +31,7 @@ from raycae.results import COMPLETE, COUNTED, FAIL, MEMORY, PRUNED, RUNNING, Rec
 from raycae.searcher import Proposer
 from raycae.space import Space, parse
 from raycae.stopping import rule
-from raycae.storage import Place, digest, remove_tree, set_aside, write_whole
+from raycae.storage import Place, digest, make_folder, remove_tree, set_aside, write_whole
 
 TABLES_EVERY_S = 3.0
 """The two tables are rewritten at most so often while a search runs; the ledger is always whole."""
@@ -54,6 +54,8 @@ QUIET_FIRST_S = 300.0
 """On top for a first epoch: a process starts, images travel."""
 QUIET_UNKNOWN_S = 3600.0
 """For a study's very first epochs, of which nothing is known."""
+DEAF_S = 10.0
+"""Whoever has not looked for so long has heard nobody meanwhile."""
 
 Listener = Callable[[Event, Records], None]
 
@@ -114,6 +116,7 @@ class Study:
         self._next = 0
         self._issued: dict[int, int] = {}
         self._heard: dict[int, float] = {}
+        self._listened = time.monotonic()
         self._slowest_s_per_flop = 0.0
         self._slowest_s: dict[int, float] = {}
         self._tables_at = -TABLES_EVERY_S
@@ -290,11 +293,18 @@ class Study:
         """Attempts that have given no sign of life for longer than their pace explains: number,
         attempt, and why, in words."""
         now = time.monotonic()
+        self._forgive(now)
         return [
             (number, self.records.trials[number]["attempt"], f"hung: no epoch in {limit:.0f} s")
             for number, heard in self._heard.items()
             if self._runs(number) and now - heard > (limit := self._patience_s(number))
         ]
+
+    @property
+    def fault(self) -> StorageError | None:
+        """Why the storage takes nothing, where the lease has met it; trials that wait for the same
+        storage say nothing."""
+        return self._lease.fault
 
     @property
     def hopeless(self) -> str | None:
@@ -400,9 +410,7 @@ class Study:
                 f"{self.folder}: another process has taken this study over, for this one had not "
                 "been heard of; nothing more is written here"
             )
-        begun = time.monotonic()
         self.ledger.append(events)
-        self._forgive(time.monotonic() - begun)
         for event in events:
             self.records.apply(event)
             if self._listener:
@@ -451,6 +459,7 @@ class Study:
         if digest(weights) != expected:
             self.notes.append(f"{set_aside(source)}: damaged; this model is lost")
             return
+        make_folder(model_folder(self.folder, number), within=self.folder)
         write_model(
             model_folder(self.folder, number),
             weights,
@@ -491,10 +500,15 @@ class Study:
         expected = self._slowest_s_per_flop * (self.records.trials[number]["flops"] or 1)
         return QUIET_LEAST_S + QUIET_FIRST_S + QUIET_FACTOR * expected
 
-    def _forgive(self, waited_s: float) -> None:
-        """While this process waited for its storage it heard nobody."""
-        if waited_s > 1.0:
-            self._heard = {number: heard + waited_s for number, heard in self._heard.items()}
+    def _forgive(self, now: float) -> None:
+        """While this process waited for its storage it heard nobody, and while the storage is away
+        trials wait for it too."""
+        away = now - self._listened
+        if self._lease.waiting_s > DEAF_S:
+            self._heard = dict.fromkeys(self._heard, now)
+        elif away > DEAF_S:
+            self._heard = {number: heard + away for number, heard in self._heard.items()}
+        self._listened = now
 
     def _replay(self) -> None:
         """Bring records, sampler and rule to where the ledger stands."""

@@ -15,7 +15,7 @@ from ray import tune
 from raycae import model
 from raycae.config import Config
 from raycae.errors import StorageError
-from raycae.storage import digest, place, write_whole
+from raycae.storage import digest, make_folder, place, write_whole
 from raycae.study import checkpoint_folder
 from raycae.training import Diverged, Training, on_device, prepare_cpu
 
@@ -42,7 +42,8 @@ class AutoencoderTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.issue = new_config
-        self.folder = checkpoint_folder(place(new_config["folder"]), new_config["trial_number"])
+        self.study = place(new_config["folder"])
+        self.folder = checkpoint_folder(self.study, new_config["trial_number"])
         self.training: Training | None = None  # built in the first step, where faults are caught
         self.damaged: list[str] = []
         return True
@@ -92,7 +93,7 @@ class AutoencoderTrainable(tune.Trainable):
 
     def _begin(self) -> Training:
         """The trial where its newest whole checkpoint stands."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, within=self.study)
         for epoch, attempt, expected in self.issue["checkpoints"]:
             path = self.folder / f"{epoch}-{attempt}.pt"
             training = self._fresh()

@@ -251,7 +251,7 @@ class Hosts:
 
 RAY_ENV = {
     "RAY_health_check_period_ms": "1000",  # a lost node is noticed in seconds, not in a minute
-    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_USAGE_STATS_ENABLED": "0",
 }

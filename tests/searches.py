@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import pandas as pd
+from object_store import ObjectStore
 
 from raycae import ledger, results
 from raycae.storage import Place, place
@@ -34,8 +35,9 @@ class SmallRay:
 
     def __enter__(self) -> dict[str, str]:
         """The environment that leads to it."""
-        # With the token that Ray makes for itself.
-        env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+        # With the token that Ray makes for itself, and what its workers need for an object store.
+        env = {**os.environ, **ObjectStore().env}
+        env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", START_RAY],
             env=env,

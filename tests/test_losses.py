@@ -3,6 +3,7 @@ here; tests/test_faults.py does it to real ones."""
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -136,23 +137,17 @@ def test_out_of_memory_with_batch_norm(tmp_path: Path, tiny_space: Space, plan: 
 def test_a_trial_that_gives_no_sign_of_life(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: by hand. An epoch took 2 s: after 60 + 10 x 2 s the trial is overdue. A first epoch
     has the start on top, and is predicted from FLOPs. Nothing is known: an hour."""
-    now = [1000.0]
-    monkeypatch.setattr(study_module.time, "monotonic", lambda: now[0])
+    clock = Clock(monkeypatch)
     first = begin(study)
-    now[0] += 3599
-    assert study.overdue() == []
+    assert clock.passes(study, 3595) == []
     study.epoch(0, first.attempt, {**measured(1, 0.2), "epoch_time_s": 2.0})
     second = begin(study)
-    now[0] += 79
-    assert study.overdue() == []
-    now[0] += 2
-    assert study.overdue() == [(0, 1, "hung: no epoch in 80 s")]
+    assert clock.passes(study, 75) == []
+    assert clock.passes(study, 10) == [(0, 1, "hung: no epoch in 80 s")]
     flops = [study.records.trials[n]["flops"] for n in (0, 1)]
     limit = 360 + 20 * flops[1] / flops[0]
-    now[0] += limit - 81.5
-    assert [number for number, *_ in study.overdue()] == [0]
-    now[0] += 1
-    assert study.overdue()[1] == (1, second.attempt, f"hung: no epoch in {limit:.0f} s")
+    assert [number for number, *_ in clock.passes(study, limit - 90)] == [0]
+    assert clock.passes(study, 10)[1] == (1, second.attempt, f"hung: no epoch in {limit:.0f} s")
     study.lost(0, 1, HUNG, "hung: no epoch in 80 s")
     assert [number for number, *_ in study.overdue()] == [1]
 
@@ -162,18 +157,33 @@ def test_waiting_for_the_storage_is_nobodys_silence(
 ) -> None:
     """Oracle: the driver stands for two hours before a store that does not answer, so it hears
     nobody; no trial is overdue for it."""
-    now = [1000.0]
-    monkeypatch.setattr(study_module.time, "monotonic", lambda: now[0])
+    clock = Clock(monkeypatch)
     begin(study)
     append = study.ledger.append
 
     def slow(events: object) -> None:
-        now[0] += 7200
+        clock.now += 7200
         append(events)  # type: ignore[arg-type]
 
     monkeypatch.setattr(study.ledger, "append", slow)
     begin(study)
     assert study.overdue() == []
+
+
+class Clock:
+    """The monotonic clock, moved by the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        monkeypatch.setattr(study_module.time, "monotonic", lambda: self.now)
+
+    def passes(self, study: Study, seconds: float) -> list[tuple[int, int, str]]:
+        """A search looks every few seconds. Who is overdue in the end."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(self.now + 5, until)
+            study.overdue()
+        return study.overdue()
 
 
 def fail(study: Study, reason: str) -> None:
