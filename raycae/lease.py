@@ -121,6 +121,18 @@ class Lease:
     def _holder(self) -> dict[str, Any] | None:
         return _read(self._folder)
 
+    def _is_anothers(self) -> bool:
+        """Also where another one took it over, after so long, and has let it go since. A folder
+        that is empty, or not there, is one whose mount has gone."""
+        if holder := self._holder():
+            return bool(holder["token"] != self._content["token"])
+        if time.monotonic() - self._renewed_at < WATCH_S:
+            return False
+        try:
+            return any(path.name != NAME for path in self._folder.iterdir())
+        except OSError:
+            return False
+
     def _renew(self) -> None:
         self._beats += 1
         content = {**self._content, "beat": self._beats}
@@ -138,8 +150,7 @@ class Lease:
                 return  # another thread has just done it
             self._beating_since = since
             try:
-                holder = self._holder()
-                if holder and holder["token"] != self._content["token"]:
+                if self._is_anothers():
                     self._lost = True
                 elif not self._released.is_set():
                     self._renew()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -93,10 +93,11 @@ class Running:
     ) -> None:
         if self._process.poll() is None:
             self._process.kill()
-            self._process.send_signal(signal.SIGCONT)
-            out, err = self._process.communicate()
+            said = "nothing that could be read: it cannot be ended"
+            with suppress(subprocess.TimeoutExpired):
+                said = "\n".join(self._process.communicate(timeout=20))
             if error is not None:
-                error.add_note(f"it had said:\n{out}\n{err}")
+                error.add_note(f"it had said: {said}")
 
     def send(self, number: int) -> None:
         self._process.send_signal(number)

@@ -123,7 +123,7 @@ class Search:
         return where
 
     def end(self, seconds: float = 100) -> str:
-        """What it said until it ended in order."""
+        """What it said until it ended in order; nothing of Ray's."""
         try:
             self.driver.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -131,6 +131,7 @@ class Search:
         said = self._said()
         assert self.driver.returncode == 0, said
         assert "Traceback" not in said
+        assert "(raylet)" not in said
         return said
 
     def _said(self) -> str:
@@ -295,24 +296,31 @@ def check_model(study: Path, number: int, epochs: list[Event]) -> None:
     assert digest(model) == best["model"]
 
 
+def hold(cluster: Cluster, search: Search, host: str, until: float) -> None:
+    """Nothing is trained on the host until then, but for an epoch now and then: that they hang is
+    not what is asked here."""
+    while (left := until - time.time()) > 0:
+        trainables(cluster, host, "-STOP")
+        time.sleep(min(left, 30))
+        known = len(search.events("epoch"))
+        trainables(cluster, host, "-CONT")
+        search.wait_for(lambda known=known: len(search.events("epoch")) > known)
+
+
 @pytest.mark.parametrize(
-    ("cut_s", "epochs"),
-    [
-        (20, 150),
-        pytest.param(90, 1200, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
-    ],
+    "cut_s", [20, pytest.param(90, marks=[pytest.mark.long, pytest.mark.timeout(400)])]
 )
-def test_the_network_is_cut_and_healed(
-    cluster: Cluster, begin: Begin, cut_s: int, epochs: int
-) -> None:
+def test_the_network_is_cut_and_healed(cluster: Cluster, begin: Begin, cut_s: int) -> None:
     """Oracle: the ledger, the files, the digests. A worker is cut off in the middle of an epoch,
-    which it ends, and lays down, only when the trial has been begun again elsewhere: those files
-    bear the older attempt's number and are never used, nothing it says is in the ledger; when the
-    network is healed the search goes on as if nobody had come back, and ends in order with every
-    trial COMPLETE, its kept model the one of the attempt that the ledger names."""
+    which it ends, and lays down, only when the trial has been begun again elsewhere, within 15 s:
+    those files bear the older attempt's number and are never used, nothing it says is in the
+    ledger. When the network is healed the search goes on as if nobody had come back, and ends in
+    order with every trial COMPLETE, its kept model the one that the ledger names."""
+    epochs = 120
     search = begin(*new(cluster, epochs))
     where = search.running()
     host = where[0]
+    (other,) = {*WORKERS} - {host}
     moved = {number for number, there in where.items() if there == host}
     cluster.broken.add(host)
     folder = cluster.shared / "results" / search.study / "checkpoints" / "0"
@@ -322,6 +330,7 @@ def test_the_network_is_cut_and_healed(
     again_at = began_again(search, moved)
     print(f"\ncut: trains again on another machine after {again_at - cut_at:.1f} s")
     assert again_at - cut_at < MOVED_S
+    trainables(cluster, other, "-STOP")
     trainables(cluster, host, "-CONT")
 
     def late() -> list[Path]:
@@ -329,11 +338,11 @@ def test_the_network_is_cut_and_healed(
 
     found = search.wait_for(late, 20)
     print(f"what the lost machine wrote later: {sorted(path.name for path in found)}")
-    time.sleep(max(cut_s - (time.time() - cut_at), 0))
+    hold(cluster, search, other, until=cut_at + cut_s)
     cluster.hosts.heal(host)
-    healed_at = time.time()
-    search.wait_for(lambda: search.events("epoch")[-1]["at"] > healed_at)
-    search.end(600 if cut_s > 20 else 100)
+    known = len(search.events("epoch"))
+    search.wait_for(lambda: len(search.events("epoch")) > known)
+    search.end()
     check_whole(search, epochs, moved)
     check_lost(search, moved)
     for number in moved:
@@ -345,7 +354,7 @@ def test_the_head_vanishes(cluster: Cluster, begin: Begin) -> None:
     Ray knew; a search on another machine, with a Ray of its own, waits until the dead one's lease
     has run out, takes the study over and ends in order: every trial once and COMPLETE, no epoch
     that the ledger had is trained again."""
-    epochs = 60
+    epochs = 25
     made = cluster.hosts
     popen = functools.partial(made.popen, "store")
     with ObjectStore(address=made.address("store"), popen=popen) as store:

@@ -15,13 +15,16 @@ from pathlib import Path
 import mounts
 import pyarrow.parquet as pq
 import pytest
+from conftest import begin, data_facts, die, measured, run_trial, write_epoch
 from mounts import Freezable, Served, Tmpfs
 from object_store import ObjectStore
 from safetensors.numpy import load_file
 from searches import Running, command, epochs_so_far, events_of, run, trials_of, wait_for
 
 from raycae import ledger
-from raycae.storage import digest, place
+from raycae.space import Space
+from raycae.storage import digest, place, write_whole
+from raycae.study import Plan, Study, read_content
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -424,11 +427,12 @@ def test_one_that_was_away_is_replaced(
     when that one has ended: it writes nothing any more, says why, exit code 1."""
     where = store.uri("away")
     folder = place(where) / "tiny"
-    more = ("--trials", "2", "--epochs", "30", "--scheduler", "none")
+    # One core each: the first one does not give its own back.
+    more = ("--trials", "2", "--epochs", "12", "--scheduler", "none", "--concurrent", "1")
     with Running(command(space_file, where, *more, setup=QUICK), small_ray) as search:
         wait_for(lambda: epochs_so_far(folder) >= 4)
         search.send(signal.SIGSTOP)
-        second = run(resume(where, QUICK + ELSEWHERE), small_ray)
+        second = run([*resume(where, QUICK + ELSEWHERE), "--concurrent", "1"], small_ray)
         assert second.returncode == 0, second.stderr
         assert "it does not; taking over" in second.stdout
         names = ("trials.parquet", "epochs.parquet", "study.json", "report.html")
@@ -440,4 +444,53 @@ def test_one_that_was_away_is_replaced(
     require_said(done.stderr, "^raycae: .*: another process has taken this study over")
     assert {name: (folder / name).read_bytes() for name in names} == left
     assert sorted(path.name for path in (folder / "ledger").iterdir()) == parts
-    require_complete(folder, 2, 30)
+    require_complete(folder, 2, 12)
+
+
+def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) -> None:
+    """Oracle: what a folder can do: of a study whose driver died a part of the ledger is cut at
+    half and study.json is gone: named, set aside, mended from the tables; the same trials as
+    before, the one that ran goes on, the total is reached, and the second time nothing is said."""
+    folder = place(store.uri("damage")) / "tiny"
+    study = Study.create(folder, plan, tiny_space, data_facts())
+    run_trial(study, 0.3, 0.2, 0.1)
+    run_trial(study, 0.2, 0.15, 0.12)
+    running = begin(study)
+    for epoch in (1, 2):
+        files = write_epoch(study, running, epoch)
+        study.epoch(running.number, running.attempt, {**measured(epoch, 0.1 / epoch), **files})
+    study.records.write(folder)
+    before = study.records.trials_table().drop_columns(["started_at", "ended_at", "losses"])
+    die(study)
+    name = sorted(path.name for path in (folder / "ledger").iterdir())[4]
+    half = (folder / "ledger" / name).read_bytes()[:2000]
+    write_whole(folder / "ledger" / name, half)
+    (folder / "study.json").unlink()
+
+    assert read_content(folder)["plan"]["trials"] == 6
+    study = Study.resume(folder, plan)
+    notes = "\n".join(study.notes)
+    assert re.search(r"study\.json\?.*: missing; made anew", notes)
+    assert name in notes
+    (aside,) = (folder / "ledger" / "damaged").iterdir()
+    assert aside.read_bytes() == half
+    after = study.records.trials_table().drop_columns(["started_at", "ended_at", "losses"])
+    assert after.equals(before)
+    issue = study.ask()
+    assert issue is not None
+    assert (issue.number, issue.checkpoints[0][0]) == (2, 2)
+    study.started(issue.number, issue.attempt)
+    study.epoch(issue.number, issue.attempt, measured(3, 0.1))
+    while study.ask():
+        number = study.running()[-1]
+        study.started(number, 1)
+        for epoch in (1, 2, 3):
+            study.epoch(number, 1, measured(epoch, 0.5))
+    study.close()
+    assert (
+        folder / "models" / "2" / "model.safetensors"
+    ).read_bytes() == b"safetensors of 2 after 2"
+    require_complete(folder, 6, 3)
+    again = Study.resume(folder, plan)
+    assert again.notes == []
+    again.close()
