@@ -57,7 +57,6 @@ LOST_FOR_GOOD = {
     errno.EPERM,
     errno.ENOTDIR,
     errno.EISDIR,
-    errno.ENAMETOOLONG,
     errno.EFBIG,
     errno.EEXIST,
 }
@@ -127,6 +126,8 @@ def patiently(what: str, action: Callable[[], T]) -> T:
                 spent = True
                 raise
             except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    raise  # of the name, not of the storage
                 reason = _words(error)
                 if error.errno in LOST_FOR_GOOD or REFUSED_FOR_GOOD.search(str(error)):
                     raise StorageError(f"{what}: {reason}") from None
@@ -283,6 +284,12 @@ class StorePath:
         except FileNotFoundError:
             if not missing_ok:
                 raise
+
+    def require_writable(self) -> None:
+        """Raise `StorageError` where nothing can be written here: no such bucket, no leave."""
+        probe = self / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
 
     def remove_tree(self) -> None:
         def remove() -> None:

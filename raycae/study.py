@@ -718,6 +718,8 @@ def require_place(folder: Place) -> None:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise _unwritable(folder, f"{nearest} is no folder that may be written")
+    else:
+        folder.require_writable()
 
 
 def _described(space: Space) -> dict[str, str]:

@@ -23,6 +23,7 @@ from raycae.storage import digest, place
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.long,
     pytest.mark.timeout(240),
     pytest.mark.skipif(hosts.available() is not None, reason=str(hosts.available())),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from raycae.space import Space
 from raycae.storage import digest, place, write_whole
 from raycae.study import Plan, Study, read_content
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(240)]
 
 may_mount = pytest.mark.skipif(mounts.available() is not None, reason=str(mounts.available()))
 LONG = ("--trials", "4", "--epochs", "30", "--scheduler", "none")
@@ -240,6 +241,43 @@ def test_a_store_that_refuses_every_third_request(
     assert (folder / "report.html").exists()
     require_complete(folder, 1, 3)
     require_nothing_repeated(folder, 0)
+
+
+def test_no_such_bucket(space_file: Path, store: ObjectStore) -> None:
+    """Oracle: a bucket that is not there is found before Ray starts: one message, exit code 1."""
+    where = store.uri("r").replace("/raycae/", "/no-such-bucket/")
+    # No Ray answers there.
+    done = run([*command(space_file, where), "--address", "127.0.0.1:1"], {**os.environ})
+    assert done.returncode == 1
+    require_said(done.stderr, r"^raycae: writing s3://no-such-bucket/r/tiny/.*: NO_SUCH_BUCKET")
+
+
+def test_interrupted_while_the_store_is_away(
+    space_file: Path, small_ray: dict[str, str], store: ObjectStore
+) -> None:
+    """Oracle: Ctrl-C while a search waits for a store that does not come back: it ends soon, says
+    once what it waits for and once what it could not do, and with the store back it goes on."""
+    where = store.uri("interrupted")
+    folder = place(where) / "tiny"
+    with Running(command(space_file, where, *FEW), small_ray) as search:
+        wait_for(lambda: epochs_so_far(folder) >= 4)
+        store.fault("refuse")
+        time.sleep(3)
+        search.send(signal.SIGINT)
+        begun = time.monotonic()
+        done = search.end(60)
+    assert done.returncode in (1, 130), done.stderr
+    assert time.monotonic() - begun < 40
+    require_said(
+        done.stderr,
+        "^waiting for the storage: .*NETWORK_CONNECTION",
+        r"^raycae: .*NETWORK_CONNECTION.*; waited for \d+ s$",
+    )
+    store.fault("ok")
+    done = run(resume(where), small_ray)
+    assert done.returncode == 0, done.stderr
+    require_complete(folder, 2, 8)
+    require_nothing_repeated(folder)
 
 
 @pytest.mark.long
@@ -462,7 +500,8 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     study.records.write(folder)
     before = study.records.trials_table().drop_columns(["started_at", "ended_at", "losses"])
     die(study)
-    name = sorted(path.name for path in (folder / "ledger").iterdir())[4]
+    # The last epoch of the first trial, and that it has ended.
+    name = sorted(path.name for path in (folder / "ledger").iterdir())[5]
     half = (folder / "ledger" / name).read_bytes()[:2000]
     write_whole(folder / "ledger" / name, half)
     (folder / "study.json").unlink()
