@@ -362,14 +362,23 @@ def find_study(path: str | Path, results: str | Path = "results") -> Place:
     Raises `InputError`."""
     known: list[str] = []
     under = place(results)
-    with suppress(OSError, RuntimeError):  # a name that no file system takes, ~nobody
-        for folder in (place(path), under / str(path)):
+    with suppress(OSError):  # a name that is too long
+        for folder in _candidates(str(path), under):
             if (folder / "study.json").is_file():
                 return folder
     with suppress(OSError, RuntimeError):
         known = sorted(p.name for p in under.iterdir() if (p / "study.json").is_file())
     there = f"there are: {', '.join(known)}" if known else f"there are none in {results}"
     raise InputError(f"{path}: there is no study of this name or at this path; {there}")
+
+
+def _candidates(path: str, under: Place) -> list[Place]:
+    try:
+        return [place(path), under / path]
+    except InputError:
+        if "://" in path:
+            raise
+        return []  # ~nobody: a name that no file system takes is no study's
 
 
 def read_trials(folder: Place) -> pd.DataFrame:

@@ -346,7 +346,7 @@ def _carries_credentials(parts: SplitResult) -> bool:
 def _resolved(path: str) -> Path:
     try:
         return patiently(f"looking for {path}", lambda: Path(path).expanduser().resolve())
-    except RuntimeError as error:  # nobody of that name, links in a circle
+    except (RuntimeError, ValueError) as error:  # ~nobody, links in a circle; no name of a file
         raise InputError(f"{path}: {error}") from None
 
 

@@ -227,10 +227,10 @@ def check_whole(search: Search, epochs: int, moved: set[int]) -> None:
 def check_lost(search: Search, moved: set[int]) -> None:
     """Those trials were lost once each, to their machine."""
     losses = search.events("lost")
-    assert sorted(e["trial_number"] for e in losses) == sorted(moved)
-    for loss in losses:
-        assert loss["cause"] == "machine", loss["reason"]
-        assert loss["reason"].startswith("machine lost: ")
+    told = [(e["trial_number"], e["attempt"], e["cause"], e["reason"]) for e in losses]
+    assert sorted(e["trial_number"] for e in losses) == sorted(moved), told
+    assert all(e["cause"] == "machine" for e in losses), told
+    assert all(e["reason"].startswith("machine lost: ") for e in losses), told
 
 
 def began_again(search: Search, moved: set[int]) -> float:
@@ -261,8 +261,8 @@ def test_a_worker_vanishes(cluster: Cluster, begin: Begin, fault: str) -> None:
     print(f"\n{fault}: trains again on another machine after {took:.1f} s")
     assert took < MOVED_S
     search.end()
-    check_whole(search, epochs, moved)
     check_lost(search, moved)
+    check_whole(search, epochs, moved)
     hosts_of = {(e["trial_number"], e["attempt"]): e["host"] for e in search.events("epoch")}
     for number in moved:
         assert hosts_of[number, 1] == host != hosts_of[number, 2]
@@ -344,8 +344,8 @@ def test_the_network_is_cut_and_healed(cluster: Cluster, begin: Begin, cut_s: in
     known = len(search.events("epoch"))
     search.wait_for(lambda: len(search.events("epoch")) > known)
     search.end()
-    check_whole(search, epochs, moved)
     check_lost(search, moved)
+    check_whole(search, epochs, moved)
     for number in moved:
         check_model(cluster.shared / "results" / search.study, number, search.events("epoch"))
 
