@@ -176,10 +176,13 @@ def is_whole(folder: Place) -> bool:
     return True
 
 
-def readable(folder: Place) -> list[dict[str, Any]]:
-    """The events of the parts that can be read, oldest first; the rest may be missing."""
+def readable(folder: Place, before: int | None = None) -> list[dict[str, Any]]:
+    """The events of the parts that can be read, oldest first, up to sequence number `before`; the
+    rest may be missing."""
     events: list[dict[str, Any]] = []
     for part in _parts(folder):
+        if before is not None and part.first >= before:
+            break
         try:
             events += _read_part(folder / part.name).to_pylist()
         except (InputError, FileNotFoundError):

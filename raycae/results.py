@@ -318,24 +318,21 @@ def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> lis
         number, attempt = int(row["trial_number"]), int(row["attempt"] or 0)
         event = {"trial_number": number, "attempt": attempt, "at": row["started_at"]}
         have = known.trials.get(number)
-        if have is not None and have["state"] != RUNNING:
-            if row["test_mse"] is not None and have["test_mse"] is None:
-                found.append({**event, "event": "evaluated", "test_mse": row["test_mse"]})
-            continue
         if have is None:
             made = {name: row[name] for name in ("point", "config", "seed")}
             found.append({**event, "attempt": 0, "event": "created", **made})
-        if attempt > (have["attempt"] if have else 0):
+        ended = have is not None and have["state"] != RUNNING
+        if attempt > (have["attempt"] if have else 0) and not ended:
             found.append({**event, "event": "started"})
         where = {name: row[name] for name in ("host", "device", "images_per_s", "val_ssim")}
         for epoch in curves[number].to_dict("records") if number in curves else ():
             if epoch["epoch"] not in known.epochs.get(number, {}):
                 measured = {name: epoch[name] for name in EPOCH_COLUMNS if name != "test_mse"}
                 found.append({**event, "event": "epoch", **where, **measured})
-        if row["state"] != RUNNING:
+        if row["state"] != RUNNING and not ended:
             how = {"state": row["state"], "reason": row["reason"], "at": row["ended_at"]}
             found.append({**event, "event": "ended", **how})
-        if row["test_mse"] is not None:
+        if row["test_mse"] is not None and (have is None or have["test_mse"] is None):
             found.append({**event, "event": "evaluated", "test_mse": row["test_mse"]})
     return found
 

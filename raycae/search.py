@@ -154,8 +154,8 @@ def search(
         str | None,
         typer.Option(
             metavar="A",
-            help="A running Ray: auto, or its address.",
-            show_default="one of this machine's own",
+            help="A running Ray: auto, or its address; local: one of this machine's own.",
+            show_default="the cluster this machine is in, or its own",
         ),
     ] = None,
     storage_url: Annotated[
@@ -504,7 +504,8 @@ def _open(
 def _ray(address: str | None) -> Iterator[None]:
     """A connection to Ray: the one there is, the one at `address`, or one of this machine's own."""
     _quiet()
-    if address is None:
+    own = _starts_its_own(address)
+    if own:
         # Ray would listen on every interface; nobody else is meant to reach this machine's own.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
@@ -513,10 +514,12 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
         return
     _require_answer(address)
+    # It prints what raylets say of lost machines and processes, whatever log_to_driver is.
+    ray._private.worker.listen_error_messages = lambda *_: None
     try:
         ray.init(
             address=address,
-            include_dashboard=None if address else False,
+            include_dashboard=False if own or address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -526,6 +529,17 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _starts_its_own(address: str | None) -> bool:
+    """Whether Ray will start on this machine and not join a cluster: without an address it joins
+    what `ray start` left word of, which is what `ray submit` rests on."""
+    if address is not None:
+        return address == "local"
+    temporary = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")))
+    return (
+        not os.environ.get("RAY_ADDRESS") and not (temporary / "ray/ray_current_cluster").exists()
+    )
 
 
 def _require_answer(address: str | None) -> None:

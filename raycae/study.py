@@ -25,7 +25,7 @@ from raycae import ledger, results
 from raycae.config import Config
 from raycae.errors import InputError, StorageError
 from raycae.lease import Lease
-from raycae.ledger import Event, Ledger
+from raycae.ledger import Event, Ledger, Range
 from raycae.provenance import provenance, versions
 from raycae.results import COMPLETE, COUNTED, FAIL, MEMORY, PRUNED, RUNNING, Records, events_of
 from raycae.searcher import Proposer
@@ -545,31 +545,55 @@ class Study:
         if trials is not None:
             trials = trials[trials["study"] == self.plan.study]
         recovered = 0
-        if trials is not None and epochs is not None:
-            created = [
-                {**event, "params": self._drawn(event["config"])}
-                for event in events_of(
-                    trials, epochs, self._fold(ledger.readable(self.folder / "ledger"))
-                )
-                if event["event"] == "created"
-            ]
+        if trials is None or epochs is None:
+            for gap in gaps:
+                self.ledger.fill(gap, [])
         else:
-            created = []
-        for i, gap in enumerate(gaps):
-            self.ledger.fill(gap, [] if i else created)
-        if created and not gaps:
-            self.ledger.append(created)
-        if trials is not None and epochs is not None:
-            rest = events_of(trials, epochs, self._fold(ledger.read(self.folder / "ledger")))
-            if rest:
-                self.ledger.append(rest)
-            recovered = len(created) + len(rest)
+            recovered = self._recover(gaps, trials, epochs)
         self.notes += words
         if words or recovered:
             self.notes.append(
                 f"{self.folder}: {recovered} events that the ledger lacks are known from "
                 "trials.parquet and epochs.parquet"
             )
+
+    def _recover(self, gaps: list[Range], trials: pd.DataFrame, epochs: pd.DataFrame) -> int:
+        """Write down what the ledger lacks and the tables know. Returns how many events.
+
+        What later events of a trial build on goes where it was lost: its beginning, and epochs of
+        one that has ended, for nothing is taken of it after its end. The rest comes last.
+        """
+        folder = self.folder / "ledger"
+        there = ledger.readable(folder)
+        created = [
+            {**event, "params": self._drawn(event["config"])}
+            for event in events_of(trials, epochs, self._fold(there))
+            if event["event"] == "created"
+        ]
+        n_events = len(created)
+        for i, gap in enumerate(gaps):
+            so_far = self._fold(created + ledger.readable(folder, before=gap[0])).running()
+            known = self._fold(created + ledger.readable(folder))
+            lost = [
+                event
+                for event in events_of(trials, epochs, known)
+                if event["event"] == "epoch"
+                and event["trial_number"] in so_far
+                and event["trial_number"] not in known.running()
+            ]
+            self.ledger.fill(gap, lost if i else created + lost)
+            n_events += len(lost)
+        if created and not gaps:
+            self.ledger.append(created)
+        known = self._fold(ledger.read(folder))
+        rest = [
+            event
+            for event in events_of(trials, epochs, known)
+            if event["event"] != "epoch" or event["trial_number"] in known.running()
+        ]
+        if rest:
+            self.ledger.append(rest)
+        return n_events + len(rest)
 
     def _drawn(self, config: str) -> str:
         """What the sampler would have had to draw for `config`, JSON."""

@@ -245,6 +245,24 @@ def test_study_json_of_something_else(run: Run, tmp_path: Path, content: str) ->
     assert run("show", "x" * 300, "--results", tmp_path)[0] == 2
 
 
+def test_whose_ray_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand. Only a Ray of this machine's own may keep to the loopback address: a driver
+    that joins a cluster has to be reached from its other machines."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert search._starts_its_own(None)
+    assert search._starts_its_own("local")
+    assert not search._starts_its_own("auto")
+    assert not search._starts_its_own("10.0.0.1:6379")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379")
+    assert not search._starts_its_own(None)  # what `ray submit` meets on a cluster's head
+    assert search._starts_its_own("local")
+    (tmp_path / "ray" / "ray_current_cluster").unlink()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not search._starts_its_own(None)
+
+
 def test_places_on_a_node() -> None:
     """Oracle: by hand. A share of a GPU lies on one GPU; cores bound the rest."""
     node = {"CPU": 8.0, "GPU": 2.0}

@@ -146,6 +146,38 @@ def test_a_part_of_the_ledger(killed: Path, kind: str, which: int) -> None:
     die(again)
 
 
+def test_every_part_by_itself(
+    tmp_path: Path, tiny_space: Space, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the undamaged study. Each part holds an event or two; whichever is gone, of a trial
+    that runs or has ended, the tables knew it, and the second time nothing is said."""
+    monkeypatch.setattr(ledger, "FAN", 64)
+    folder = tmp_path / "whole"
+    study = Study.create(folder, replace(plan, trials=8), tiny_space, data_facts())
+    run_trial(study, 0.3, 0.1, 0.2)
+    run_trial(study, 0.2, 0.3, 0.1)
+    failing = begin(study)
+    study.epoch(failing.number, failing.attempt, measured(1, 0.5))
+    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    running = begin(study)
+    study.epoch(running.number, running.attempt, measured(1, 0.4))
+    study.evaluated(0, 0.11)
+    study.close()
+    expected, epochs = known(study), study.records.epochs_table()
+    assert len(parts(folder)) > 15
+    for number, name in enumerate(parts(folder)):
+        copy = Path(shutil.copytree(folder, tmp_path / str(number)))
+        (copy / "ledger" / name).unlink()
+        mended = resume(copy)
+        pd.testing.assert_frame_equal(known(mended), expected, obj=name)
+        assert mended.records.epochs_table().equals(epochs), name
+        die(mended)
+        again = resume(copy)
+        assert again.notes == []
+        assert again.records.epochs_table().equals(epochs), name
+        die(again)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sets(st.integers(0, 30), min_size=1, max_size=4),

@@ -298,14 +298,17 @@ def check_model(study: Path, number: int, epochs: list[Event]) -> None:
 
 
 def hold(cluster: Cluster, search: Search, host: str, until: float) -> None:
-    """Nothing is trained on the host until then, but for an epoch now and then: that they hang is
-    not what is asked here."""
+    """Trial 0 trains an epoch now and then until that time: not so seldom that it seems to hang."""
+
+    def trained() -> int:
+        return sum(e["trial_number"] == 0 for e in search.events("epoch"))
+
     while (left := until - time.time()) > 0:
         trainables(cluster, host, "-STOP")
-        time.sleep(min(left, 30))
-        known = len(search.events("epoch"))
+        known = trained()
+        time.sleep(min(left, 20))
         trainables(cluster, host, "-CONT")
-        search.wait_for(lambda known=known: len(search.events("epoch")) > known)
+        search.wait_for(lambda known=known: trained() > known)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,7 @@ def test_the_network_is_cut_and_healed(cluster: Cluster, begin: Begin, cut_s: in
     those files bear the older attempt's number and are never used, nothing it says is in the
     ledger. When the network is healed the search goes on as if nobody had come back, and ends in
     order with every trial COMPLETE, its kept model the one that the ledger names."""
-    epochs = 120
+    epochs = 150
     search = begin(*new(cluster, epochs))
     where = search.running()
     host = where[0]
@@ -335,10 +338,10 @@ def test_the_network_is_cut_and_healed(cluster: Cluster, begin: Begin, cut_s: in
     trainables(cluster, host, "-CONT")
 
     def late() -> list[Path]:
-        return [f for f in folder.glob("*-1.*") if f.stat().st_mtime > again_at]
+        return [f for f in folder.glob("[0-9]*-1.pt") if f.stat().st_mtime > again_at]
 
     found = search.wait_for(late, 20)
-    print(f"what the lost machine wrote later: {sorted(path.name for path in found)}")
+    print(f"what the lost machine wrote later: {[path.name for path in found]}")
     hold(cluster, search, other, until=cut_at + cut_s)
     cluster.hosts.heal(host)
     known = len(search.events("epoch"))
@@ -355,7 +358,7 @@ def test_the_head_vanishes(cluster: Cluster, begin: Begin) -> None:
     Ray knew; a search on another machine, with a Ray of its own, waits until the dead one's lease
     has run out, takes the study over and ends in order: every trial once and COMPLETE, no epoch
     that the ledger had is trained again."""
-    epochs = 25
+    epochs = 15
     made = cluster.hosts
     popen = functools.partial(made.popen, "store")
     with ObjectStore(address=made.address("store"), popen=popen) as store:
@@ -365,7 +368,8 @@ def test_the_head_vanishes(cluster: Cluster, begin: Begin) -> None:
         cluster.power_off("head")
         failed_at = time.time()
         known = first.events("epoch")
-        second = begin("--resume", "--gpus-per-trial", "0", host="worker1", **there)
+        own = ("--address", "local")  # this machine was in the cluster that is gone
+        second = begin("--resume", *own, "--gpus-per-trial", "0", host="worker1", **there)
         second.wait_for(lambda: len(second.events("epoch")) > len(known))
         print(f"\nhead lost: trains again after {time.time() - failed_at:.1f} s")
         said = second.end()
