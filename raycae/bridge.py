@@ -107,13 +107,14 @@ class Run:
     def lost(self, trial: Any) -> None:
         """An actor is gone, with what it trained."""
         number, attempt = trial.config["trial_number"], trial.config["attempt"]
+        trained = number in self.live and self.live[number] is trial
         self.forget(number, attempt)
         words = _words(trial)
         if self._ends_at is not None:
             return  # killed for it; it goes on when the search does
         if hung := self.hung.pop((number, attempt), None):
             self.study.lost(number, attempt, HUNG, hung)
-        elif MEMORY_GONE.search(words):
+        elif trained and MEMORY_GONE.search(words):
             memory = "out of memory: its process was ended for want of the host's"
             self.study.failed(number, attempt, memory, out_of_memory=True)
         else:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from raycae import storage
 from raycae.errors import InputError, StorageError
 from raycae.storage import Place, patiently, write_whole
 
@@ -87,14 +88,16 @@ class Lease:
         return time.monotonic() - self._beating_since if self._beating.locked() else 0.0
 
     def release(self) -> None:
-        """Also where the storage is gone: the lease runs out by itself."""
+        """Where the storage is gone nothing is waited for: the lease runs out by itself, and the
+        lock with the process."""
         self._released.set()
-        try:
+        if storage.patience.spent:
+            threading.Thread(target=self._unlock, daemon=True).start()
+            return
+        with suppress(OSError, StorageError):
             holder = None if self._lost else self._holder()
             if holder and holder["token"] == self._content["token"]:
                 self._path.unlink(missing_ok=True)
-        except (OSError, StorageError):
-            pass
         self._unlock()
 
     def _wait_for_holder(self) -> None:

@@ -98,6 +98,10 @@ class Progress:
             now = time.monotonic()
             n_images = records.n_images or 0
             self._images.append((now, n_images))
+        elif event["event"] == "lost":
+            row = records.trials[event["trial_number"]]
+            kept = row["epochs_run"] or 0
+            self.warn(f"trial {row['trial_number']}: {event['reason']}; epochs kept: {kept}")
         elif event["event"] == "ended" and self._live is None:
             print(self.line(records.trials[event["trial_number"]]), flush=True)
 

@@ -524,7 +524,7 @@ def _ray(address: str | None) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError) as error:
-        raise InputError(f"--address {address}: no Ray answers there: {error}") from None
+        raise InputError(f"{_told(address)}: no Ray answers there: {error}") from None
     try:
         yield
     finally:
@@ -544,13 +544,23 @@ def _starts_its_own(address: str | None) -> bool:
 
 def _require_answer(address: str | None) -> None:
     """Ray itself would go on trying for minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    where = address or os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = where.removeprefix("ray://").rpartition(":")
     if not colon:
         return
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"--address {address}: nothing answers there: {error}") from None
+        raise InputError(f"{_told(address)}: nothing answers there: {error}") from None
+
+
+def _told(address: str | None) -> str:
+    """Who said where Ray is."""
+    if address is not None:
+        return f"--address {address}"
+    if told := os.environ.get("RAY_ADDRESS"):
+        return f"RAY_ADDRESS={told}"
+    return "the cluster that `ray start` left word of on this machine"
 
 
 def _with_room(resources: dict[str, Any]) -> dict[str, Any]:

@@ -310,12 +310,12 @@ class Study:
     def hopeless(self) -> str | None:
         """Why it makes no sense to go on: all trials fail, one after the other, for one reason."""
         cause, n = self._streak
-        if n < ALIKE.get(cause.split(":")[0], ALIKE_ELSE):
+        if n < min(ALIKE.get(cause.split(":")[0], ALIKE_ELSE), self.plan.trials):
             return None
         reason = next(
             row["reason"] for row in reversed(self.records.trials.values()) if row["state"] == FAIL
         )
-        return f"{n} trials in a row failed alike: {reason}"
+        return f"{n} trial{'s' * (n > 1)} in a row failed alike: {reason}"
 
     def evaluated(self, number: int, test_mse: float) -> None:
         """The error of a kept model on the test images."""

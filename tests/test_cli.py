@@ -162,12 +162,19 @@ def test_wrong_options(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_address_where_nothing_answers(run: Run, tmp_path: Path) -> None:
-    """Oracle: a port of this machine that nobody listens at; said at once, no trial begun."""
+def test_address_where_nothing_answers(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a port of this machine that nobody listens at; said at once and by the name of
+    whoever named it, no trial begun."""
     arguments = ["--space", "quickstart", "--results", tmp_path, "--limit", "100"]
     code, _, err = run("search", *arguments, "--address", "127.0.0.1:9")
     assert code == 2
     assert "--address 127.0.0.1:9: nothing answers there: " in err
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, _, err = run("search", *arguments)
+    assert code == 2
+    assert "RAY_ADDRESS=127.0.0.1:9: nothing answers there: " in err
     assert not (tmp_path / "quickstart").exists()
 
 

@@ -13,6 +13,7 @@ from conftest import begin, data_facts, die, measured, run_trial, write_epoch
 
 from raycae import ledger, space
 from raycae import study as study_module
+from raycae.progress import Progress
 from raycae.results import HUNG, MACHINE, PROCESS
 from raycae.space import Space
 from raycae.study import Issue, Plan, Study, checkpoint_folder
@@ -217,6 +218,28 @@ def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) 
     fail(resumed, "diverged: training loss is nan in epoch 3")
     assert "20 trials in a row failed alike" in (resumed.hopeless or "")
     die(resumed)
+
+
+def test_all_of_few_trials_fail_alike(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
+    """Oracle: a study of two trials cannot have five failures."""
+    study = Study.create(tmp_path / "s", replace(plan, trials=2), tiny_space, data_facts())
+    fail(study, "OSError: cannot open device 1")
+    assert study.hopeless is None
+    fail(study, "OSError: cannot open device 2")
+    assert study.hopeless == "2 trials in a row failed alike: OSError: cannot open device 2"
+    die(study)
+
+
+def test_a_loss_is_said(
+    tmp_path: Path, tiny_space: Space, plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: one line that names the trial, what was lost and where it goes on."""
+    listener = Progress(plan.trials, plan.epochs).listen
+    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts(), listener)
+    issue = begin(study)
+    study.lost(issue.number, issue.attempt, MACHINE, "machine lost: its node has died")
+    assert capsys.readouterr().err == ("trial 0: machine lost: its node has died; epochs kept: 0\n")
+    die(study)
 
 
 def test_two_checkpoints_and_the_best_model_stay(study: Study) -> None:
