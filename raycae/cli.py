@@ -13,6 +13,7 @@ import typer
 from raycae import __version__, results, space
 from raycae.config import given, parse_setting, resolve
 from raycae.errors import InputError, printable, told_on_stderr
+from raycae.reproduce import reproduce
 from raycae.search import MAX_SEED, search
 from raycae.storage import Place
 
@@ -39,6 +40,7 @@ StudyArgument = Annotated[
 ]
 
 app.command("search")(search)
+app.command("reproduce")(reproduce)
 
 
 def _print_version(wanted: bool) -> None:

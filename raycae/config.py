@@ -76,7 +76,7 @@ class Config(BaseModel):
     norm: Literal["none", "batch"] = "none"
     residual: bool = False
     """Every convolution that keeps its shape adds its input to its output."""
-    output: Literal["sigmoid", "linear"] = "sigmoid"
+    output: Literal["sigmoid", "linear", "leaky_relu"] = "sigmoid"
 
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0, le=10), Finite] = 0.001

@@ -32,7 +32,7 @@ def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
     if not todo:
         return 0
     device = best_device()
-    test = on_device(_test_images(study.plan, study.space), device)
+    test = on_device(test_images(study.plan, study.space), device)
     done = 0
     for number in todo:
         if over():
@@ -63,7 +63,7 @@ def illustrate(folder: Place, images: data.Images | None = None, *, lines: bool 
     if has_model and not (folder / "pictures" / f"{best}.png").exists():
         paint(folder, best, images.val)
     if lines and not _has_baselines(folder, images.fingerprint):
-        frame = baselines(the_space.task, images.train, images.val, _test_images(plan, the_space))
+        frame = baselines(the_space.task, images.train, images.val, test_images(plan, the_space))
         frame.insert(0, "data_fingerprint", images.fingerprint)
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
@@ -118,7 +118,8 @@ def _sheet(rows: list[Tensor], gap: int = 2) -> bytes:
     return buffer.getvalue()
 
 
-def _test_images(plan: Plan, the_space: Space) -> np.ndarray:
+def test_images(plan: Plan, the_space: Space) -> np.ndarray:
+    """CIFAR-10's own, or what the source sets aside: uint8 (N, H, W, 3)."""
     return data.load_test(plan.data, image_size=the_space.image_size, seed=plan.seed)
 
 

@@ -27,6 +27,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "none": nn.Identity,
 }
+OUTPUTS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "linear": nn.Identity,
+    "leaky_relu": nn.LeakyReLU,
+}
 
 
 class Autoencoder(nn.Module):
@@ -46,7 +51,7 @@ class Autoencoder(nn.Module):
         activation = ACTIVATIONS[architecture.activation]
         self.encoder = nn.Sequential(*_modules(architecture.encoder, activation))
         self.decoder = nn.Sequential(*_modules(architecture.decoder, activation))
-        self.output = nn.Sigmoid() if architecture.output == "sigmoid" else nn.Identity()
+        self.output = OUTPUTS[architecture.output]()
 
     def encode(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.encoder(x))

@@ -95,7 +95,7 @@ BASELINE_COLUMNS: dict[str, pa.DataType] = {
 }
 _PER_EPOCH = (
     *("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s"),
-    *("attempt", "checkpoint", "model"),
+    *("test_mse", "attempt", "checkpoint", "model"),
 )
 _FACTS = (
     "latent_size",
@@ -130,6 +130,8 @@ class _Plan(_Part):
     seed: Count
     sampler: str
     scheduler: str
+    points: list[str] | None = None
+    n_seeds: Count = 1
 
 
 class _SpaceText(_Part):
@@ -272,7 +274,7 @@ class Records:
         curve = self.epochs[row["trial_number"]]
         curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
         best = min(curve.values(), key=lambda e: (e["val_mse"], e["epoch"]))
-        row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
+        row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db", "test_mse")}
         row["best_epoch"] = best["epoch"]
         row["epochs_run"] = len(curve)
         row["val_ssim"] = event.get("val_ssim")
@@ -327,7 +329,7 @@ def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> lis
         where = {name: row[name] for name in ("host", "device", "images_per_s", "val_ssim")}
         for epoch in curves[number].to_dict("records") if number in curves else ():
             if epoch["epoch"] not in known.epochs.get(number, {}):
-                measured = {name: epoch[name] for name in EPOCH_COLUMNS if name != "test_mse"}
+                measured = {name: epoch[name] for name in EPOCH_COLUMNS}
                 found.append({**event, "event": "epoch", **where, **measured})
         if row["state"] != RUNNING and not ended:
             how = {"state": row["state"], "reason": row["reason"], "at": row["ended_at"]}
@@ -338,12 +340,14 @@ def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> lis
 
 
 def kept_models(trials: Iterable[Mapping[str, Any]], best: int = 10) -> set[int]:
-    """The trials whose models stay: the best of each latent size, and the best ten of all.
-    Stopped trials count too; a frontier at a rare latent size may rest on one."""
+    """The trials whose models stay: the best of each latent size and of each named point, and the
+    best ten of all. Stopped trials count too; a frontier at a rare latent size may rest on one."""
     scored = [t for t in trials if t["state"] in (COMPLETE, PRUNED) and t["val_mse"] is not None]
     ranked = sorted(scored, key=lambda t: (t["val_mse"], t["trial_number"]))
     of_size = {t["latent_size"]: t["trial_number"] for t in reversed(ranked)}
-    return {t["trial_number"] for t in ranked[:best]} | set(of_size.values())
+    of_point = {t["point"]: t["trial_number"] for t in reversed(ranked) if t["point"]}
+    first = (t["trial_number"] for t in ranked[:best])
+    return {*first, *of_size.values(), *of_point.values()}
 
 
 def best_trial(trials: pd.DataFrame) -> int | None:

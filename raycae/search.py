@@ -44,6 +44,8 @@ from raycae.study import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from raycae.progress import Progress
 
 MAX_SEED = 2**32 - 1  # what numpy and torch both take
@@ -184,7 +186,7 @@ def search(
     _require_choice("--sampler", sampler, SAMPLERS)
     _require_choice("--scheduler", scheduler, SCHEDULERS)
     asked = {
-        "data": _absolute(data_source),
+        "data": absolute(data_source),
         "epochs": epochs,
         "limit": limit,
         "seed": seed,
@@ -193,7 +195,7 @@ def search(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     the_space = space.load(space_name or "ex3")
-    folder = _study_folder(results_folder, study_name or the_space.name)
+    folder = study_folder(results_folder, study_name or the_space.name)
     if storage_url is not None:
         require_database(storage_url)
     if resume:
@@ -229,9 +231,15 @@ def run(
     hours: float | None = None,
     address: str | None = None,
     database: str | None = None,
+    test_curves: bool = False,
+    go_on: str | None = None,
 ) -> int:
     """One search from its images to its report. Returns the exit code: 0, 130 or 143; 1 where it
-    stopped because every trial failed for the same reason. Raises `StorageError`."""
+    stopped because every trial failed for the same reason. Raises `StorageError`.
+
+    With `test_curves` every epoch is measured on the test images too, for the tables alone.
+    `go_on`: the command that goes on with it, if it is not `raycae search --resume`.
+    """
     # All of it now: a package that is updated while a search runs must not end it half old, half
     # new.
     from raycae import evaluation, report  # noqa: F401
@@ -242,6 +250,10 @@ def run(
     progress = Progress(plan.trials, plan.epochs, until=until)
     received: list[int] = []
     begun: list[Study] = []
+
+    def over() -> bool:
+        return bool(received) or _passed(until)
+
     patience.say = progress.wait
     patience.over = lambda: bool(received)
     with _signals(received, begun), progress, ExitStack() as open_study:
@@ -253,7 +265,8 @@ def run(
             study = _open(folder, plan, the_space, resume, images, progress, database)
             open_study.enter_context(closing(study))
             begun.append(study)
-            _train(study, images, resources, lambda: bool(received) or _passed(until), progress)
+            test = evaluation.test_images(plan, the_space) if test_curves else None
+            _train(study, images, test, resources, over, progress)
         study.interrupted()
         study.records.write(folder)
         _finish(study, images, progress, lambda: bool(received))
@@ -263,9 +276,9 @@ def run(
     print(f"{summary(counts)} of {plan.trials} trials")
     if best := study.records.best():
         print(f"best     {described(best)}")
-    print(f"results  {_short(folder)}")
-    print(f"report   {_short(folder / 'report.html')}")
-    go_on = f"raycae search --resume --study {plan.study}{_results_option(folder)}"
+    print(f"results  {short(folder)}")
+    print(f"report   {short(folder / 'report.html')}")
+    go_on = go_on or f"raycae search --resume --study {plan.study}{_results_option(folder)}"
     if received:
         print(f"Interrupted; go on with: {go_on}")
         return 128 + received[0]
@@ -286,6 +299,7 @@ def _results_option(folder: Place) -> str:
 def _train(
     study: Study,
     images: data.Images,
+    test: np.ndarray | None,
     resources: dict[str, Any],
     over: Callable[[], bool],
     progress: Progress,
@@ -297,13 +311,12 @@ def _train(
     from raycae.trainable import AutoencoderTrainable
 
     settings = {
-        "order_seed": study.plan.seed,
         "epochs": study.plan.epochs,
         "threads": resources["cpus"],
         "folder": str(study.folder),
     }
     trainable = tune.with_resources(
-        tune.with_parameters(AutoencoderTrainable, train=images.train, val=images.val),
+        tune.with_parameters(AutoencoderTrainable, train=images.train, val=images.val, test=test),
         {"cpu": resources["cpus"], "gpu": resources["gpus"]},
     )
     # Tune would ask for one actor at a time and hand trials that end quickly to the first one for
@@ -374,13 +387,16 @@ def _planned(
         "epochs": budget.epochs,
         "limit": budget.limit,
         "seed": 0,
-        "sampler": "tpe",
+        "sampler": "tpe" if the_space.parameters else "points",
         "scheduler": "asha",
     }
+    settings = {**defaults, **given}
     total = _total(trials, so_far=0) or budget.trials
+    if settings["sampler"] == "points":
+        total = min(total, len(the_space.points))
     require_place(folder)
-    require_possible(the_space, total)
-    return Plan(study=folder.name, space=the_space.name, trials=total, **{**defaults, **given})
+    require_possible(the_space, settings["sampler"], total)
+    return Plan(study=folder.name, space=the_space.name, trials=total, **settings)
 
 
 def _resumed(
@@ -451,7 +467,8 @@ def _require_comparable(before: dict[str, str], force: bool) -> None:
         )
 
 
-def _study_folder(results_folder: str, name: str) -> Place:
+def study_folder(results_folder: str, name: str) -> Place:
+    """Where the study called `name` lies. Raises `InputError` for a name that is none."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise InputError(
             f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, at most 100, "
@@ -649,14 +666,14 @@ def _require_choice(option: str, value: str | None, allowed: dict[str, Any]) -> 
         raise InputError(f"{option} {value}: not known; allowed: {', '.join(allowed)}")
 
 
-def _absolute(source: str | None) -> str | None:
+def absolute(source: str | None) -> str | None:
     """A folder as an absolute path, because trials run elsewhere; a named source as it is."""
     if source is None or source in ("cifar10", "photos"):
         return source
     return str(Path(source).expanduser().resolve())
 
 
-def _short(path: Place) -> str:
+def short(path: Place) -> str:
     """Relative to where the person stands, if that is shorter."""
     if not isinstance(path, Path):
         return str(path)

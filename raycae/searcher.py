@@ -14,7 +14,7 @@ import re
 import sqlite3
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,24 +50,29 @@ def _tpe(seed: int) -> BaseSampler:
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": _tpe,
     "random": lambda seed: RandomSampler(seed),
-    "grid": lambda seed: RandomSampler(seed),  # proposals are laid down; nothing is left to draw
+    # Of these two proposals are laid down; nothing is left to draw.
+    "grid": lambda seed: RandomSampler(seed),
+    "points": lambda seed: RandomSampler(seed),
 }
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration to try, the parameters drawn for it, and the named point it is, if one."""
+    """A configuration to try, the parameters drawn for it, the seed of its weights, and the named
+    point it is, if one."""
 
     config: Config
     params: dict[str, Value]
+    seed: int
     point: str | None = None
 
 
 class Proposer:
     """Ask and tell, by raycae's trial numbers.
 
-    The named points of the space come first, as trials 0, 1, …; then the sampler's proposals,
-    each checked against the space's constraints before it is returned.
+    The named points of the space come first, as trials 0, 1, …: those in `points`, all if it is
+    None, once for each of `n_seeds` seeds from `seed` on. Then come the sampler's proposals, each
+    checked against the space's constraints before it is returned.
 
     `database`: a URL where the Optuna study lies for others to look at, under `name`. It is a
     cache: what is there is thrown away and made anew.
@@ -79,6 +84,8 @@ class Proposer:
         sampler: str = "tpe",
         seed: int = 0,
         *,
+        points: Sequence[str] | None = None,
+        n_seeds: int = 1,
         database: str | None = None,
         name: str | None = None,
     ) -> None:
@@ -91,17 +98,22 @@ class Proposer:
         self._open: dict[int, Trial] = {}
         self._told: set[int] = set()
         self._reported: set[tuple[int, int]] = set()
-        self._points = dict(space.points)
+        names = space.points if points is None else points
+        # A dict for its order: what is to come, and is struck off.
+        self._points = dict.fromkeys((name, seed + i) for i in range(n_seeds) for name in names)
         self._grid = grid(space)
 
     def propose(self, number: int) -> Proposal | None:
-        """What trial `number` tries; None once a grid is exhausted. Raises `InputError` where
-        the constraints leave nothing."""
+        """What trial `number` tries; None once a grid, or a list of points, is exhausted. Raises
+        `InputError` where the constraints leave nothing."""
         if self._points:
-            name, config = next(iter(self._points.items()))
-            proposal = Proposal(config, self.space.params_of(config), name)
-            self.reopen(number, proposal.params, name)
+            name, seed = next(iter(self._points))
+            config = self.space.points[name]
+            proposal = Proposal(config, self.space.params_of(config), seed, name)
+            self.reopen(number, proposal.params, name, seed)
             return proposal
+        if self.sampler == "points":
+            return None
         if self.sampler == "grid":
             return self._next_of_grid(number)
         refused = []
@@ -111,15 +123,22 @@ class Proposer:
             refusal = self.space.check(config)
             if refusal is None:
                 self._open[number] = trial
-                return Proposal(config, trial.params)
+                return Proposal(config, trial.params, self.seed)
             refused.append(refusal)
             self.study.tell(trial, state=TrialState.FAIL)
         raise InputError(_impossible(self.space, refused))
 
-    def reopen(self, number: int, params: dict[str, Value], point: str | None = None) -> None:
+    def reopen(
+        self,
+        number: int,
+        params: dict[str, Value],
+        point: str | None = None,
+        seed: int | None = None,
+    ) -> None:
         """Take trial `number`, whose parameters are known, as running: a named point, or a trial
         of the ledger."""
-        self._points.pop(point or "", None)
+        if point is not None:
+            self._points.pop((point, self.seed if seed is None else seed), None)
         if self.sampler == "grid" and point is None:
             self._pass_in_grid(params)
         self._lay_down(number, params)
@@ -163,7 +182,7 @@ class Proposer:
             refusal = self.space.check(config)
             if refusal is None:
                 self._lay_down(number, params)
-                return Proposal(config, params)
+                return Proposal(config, params, self.seed)
             refused.append(refusal)
             if len(refused) >= GRID_TRIES:
                 raise InputError(_impossible(self.space, refused))
@@ -228,9 +247,11 @@ def _first_line(error: BaseException) -> str:
     return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
 
 
-def require_possible(space: Space, trials: int, seed: int = 0) -> None:
-    """Raise `InputError` where `trials` of `space` need more than its points, and no random
-    configuration meets its constraints."""
+def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> None:
+    """Raise `InputError` where `trials` of `space` by `sampler` need more than its points, and no
+    random configuration meets its constraints; or where there is nothing to try."""
+    if sampler == "points" and not space.points:
+        raise InputError(f"--sampler points: {space.name} names no points")
     if trials <= len(space.points):
         return
     study = optuna.create_study(sampler=RandomSampler(seed))

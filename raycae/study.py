@@ -73,6 +73,10 @@ class Plan:
     seed: int
     sampler: str
     scheduler: str
+    points: list[str] | None = None
+    """The named points to try; None: all of the space's."""
+    n_seeds: int = 1
+    """Each of them with so many seeds, from `seed` on."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,15 @@ class Study:
         self.ledger = Ledger(folder / "ledger")
         self._mend()
         self.records = Records(plan.study, content["data"].get("n_train"))
-        self.proposer = Proposer(space, plan.sampler, plan.seed, database=database, name=plan.study)
+        self.proposer = Proposer(
+            space,
+            plan.sampler,
+            plan.seed,
+            points=plan.points,
+            n_seeds=plan.n_seeds,
+            database=database,
+            name=plan.study,
+        )
         self.rule = rule(plan.scheduler, plan.epochs)
         self._replay()
         self._to_go_on = deque(self.running())
@@ -218,7 +230,7 @@ class Study:
                 point=proposal.point,
                 params=json.dumps(proposal.params),
                 config=proposal.config.to_json(),
-                seed=self.plan.seed,
+                seed=proposal.seed,
             )
         )
         return self._issue(number)
@@ -524,7 +536,7 @@ class Study:
                     params = json.loads(event["params"])
                     if space != self.space.hash:  # drawn from another one
                         params = json.loads(self._drawn(event["config"]))
-                    self.proposer.reopen(number, params, event["point"])
+                    self.proposer.reopen(number, params, event["point"], event["seed"])
                 case "epoch" if known:
                     self.proposer.report(number, event["epoch"], event["val_mse"])
                     self.rule.report(number, event["epoch"], event["val_mse"])
@@ -686,6 +698,12 @@ def n_begun(folder: Place) -> int:
     """How many trials the ledger of the study in `folder` knows."""
     events = ledger.readable(folder / "ledger") if (folder / "ledger").is_dir() else []
     return len({event["trial_number"] for event in events} - {None})
+
+
+def begun_points(folder: Place) -> list[tuple[str | None, int]]:
+    """Named point and seed of each trial that the ledger of the study in `folder` knows."""
+    created = (e for e in ledger.readable(folder / "ledger") if e["event"] == "created")
+    return list({e["trial_number"]: (e["point"], e["seed"]) for e in created}.values())
 
 
 def plan_of(content: Mapping[str, Any]) -> Plan:

@@ -26,17 +26,25 @@ NO_MEMORY = re.compile("not enough memory|can't allocate memory")
 class AutoencoderTrainable(tune.Trainable):
     """Trains what `config` says, an epoch a step, on images that every actor of a node shares.
 
-    `config`: the fields of `study.Issue` (`config` as JSON), `order_seed`, `epochs`, `threads`,
-    `folder` (the study's). A step returns a dict under `said`: `trial_number`, `attempt`, and what
-    `Training.run_epoch` measured, or `failed` with the reason, or `storage` where the storage
-    failed and not the trial. A fault ends the attempt, not the actor.
+    `config`: the fields of `study.Issue` (`config` as JSON), `epochs`, `threads`, `folder` (the
+    study's). With `test` images each epoch is measured on them too. A step returns a dict under
+    `said`: `trial_number`, `attempt`, and what `Training.run_epoch` measured, or `failed` with the
+    reason, or `storage` where the storage failed and not the trial. A fault ends the attempt, not
+    the actor.
     """
 
-    def setup(self, config: dict[str, Any], train: np.ndarray, val: np.ndarray) -> None:
+    def setup(
+        self,
+        config: dict[str, Any],
+        train: np.ndarray,
+        val: np.ndarray,
+        test: np.ndarray | None = None,
+    ) -> None:
         self.device = _device()
         prepare_cpu(config["threads"])
         self.train_images = on_device(train, self.device)
         self.val_images = on_device(val, self.device)
+        self.test_images = None if test is None else on_device(test, self.device)
         self.host = socket.gethostname()
         self.reset_config(config)
 
@@ -75,6 +83,8 @@ class AutoencoderTrainable(tune.Trainable):
             self.training = self._begin()
         training = self.training
         measured = training.run_epoch()
+        if self.test_images is not None:
+            measured["test_mse"] = training.error(self.test_images)
         if training.best_epoch == training.epoch:
             weights = model.to_bytes(training.best_weights)
             measured["model"] = self._write("safetensors", weights)
@@ -116,7 +126,7 @@ class AutoencoderTrainable(tune.Trainable):
             self.train_images,
             self.val_images,
             seed=self.issue["seed"],
-            order_seed=self.issue["order_seed"],
+            order_seed=self.issue["seed"],
             micro_batch=self.issue["micro_batch"],
         )
 

@@ -1,7 +1,7 @@
 """One trial, trained: plain torch, images held on the device, no loader.
 
-The order of minibatches depends on (study seed, epoch, batch size), never on the trial: trials of
-equal batch size see the same batches, so that later they can share them.
+The order of minibatches depends on (seed, epoch, batch size), never on the trial: trials of equal
+seed and batch size see the same batches, so that later they can share them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Training:
     """A trial under way: model, optimizer, and the best epoch so far.
 
     `train` and `val` are uint8 (N, H, W, 3) on the device. `seed` draws the weights,
-    `order_seed` (the study's) the minibatches. With `micro_batch` a minibatch goes through the
+    `order_seed` the minibatches. With `micro_batch` a minibatch goes through the
     network so many images at a time; its gradient, and so the trial, is the same up to rounding.
     """
 
@@ -121,6 +121,11 @@ class Training:
             "epoch_time_s": time.perf_counter() - begun,
             "images_per_s": len(self.train) / (trained - begun),
         }
+
+    def error(self, images: Tensor) -> float:
+        """The task's MSE on other images (uint8, on the device), with the weights as they are."""
+        self.model.eval()
+        return errors(self.model, self.task, images, at_once=self._at_once())[0]
 
     def val_ssim(self) -> float:
         """SSIM of the best epoch's pictures, mean over the validation images."""
