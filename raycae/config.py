@@ -12,7 +12,17 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    create_model,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from raycae.errors import InputError
 
@@ -22,12 +32,23 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+class _OneOrList:
+    """Tells editors, by the JSON Schema, of the short way to write a list of one."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        of_list = handler(core_schema)
+        return {"anyOf": [of_list["items"], of_list]}
+
+
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Kernel = Annotated[int, Field(ge=2, le=7)]
 Convs = Annotated[int, Field(ge=1, le=4)]
 Gamma = Annotated[float, Field(ge=0.01, le=100)]  # beyond, float32 loses the picture
 Finite = Field(allow_inf_nan=False)
-PerStage = Field(max_length=4), BeforeValidator(_as_tuple)
+OneOrList = BeforeValidator(_as_tuple), _OneOrList()
+PerStage = Field(max_length=4), *OneOrList
 
 
 class Config(BaseModel):
@@ -41,9 +62,12 @@ class Config(BaseModel):
 
     task: Literal["reconstruct", "colourise"] = "reconstruct"
     image_size: Annotated[int, Field(ge=8, le=512)] = 32
-    gammas: Annotated[
-        tuple[Gamma, ...], Field(min_length=1, max_length=16), BeforeValidator(_as_tuple)
-    ] = (0.1, 0.5, 1.5, 3.0)
+    gammas: Annotated[tuple[Gamma, ...], Field(min_length=1, max_length=16), *OneOrList] = (
+        0.1,
+        0.5,
+        1.5,
+        3.0,
+    )
     """Colourise: one input channel, luma ** gamma, for each. `[1]` is the plain grey picture."""
 
     depth: Annotated[int, Field(ge=1, le=4)] = 2
