@@ -28,7 +28,7 @@ RATIOS = {
     "val": "validation error",
     "train": "training error",
     "time": "seconds an epoch",
-    "path": "validation error on the way, geometric mean over the epochs",
+    "path": "validation error, mean on the way",
 }
 """Measures that are compared as ratios: 0.9 is a tenth less."""
 ROUGHNESS = "rises"
@@ -119,6 +119,7 @@ CLAIMS = (
     Claim("A sigmoid at the output beats LeakyReLU there.", "ex2-base", "ex2-output-leaky"),
     Claim("A sigmoid at the output beats a linear one.", "ex2-base", "ex2-output-linear"),
     Claim("Adam beats RMSprop.", "ex2-base", "ex2-rmsprop"),
+    Claim("The same, RMSprop at 0.0003.", "ex2-base", "ex2-rmsprop-lr-3e-4"),
     Claim("Batch 16 trains faster than batch 1.", "ex2-base", "ex2-batch-1", "time"),
     Claim("Batch 16 ends lower than batch 64.", "ex2-base", "ex2-batch-64"),
     # 3.1, 3.2
@@ -160,6 +161,11 @@ CLAIMS = (
         "ex3-base",
         margin=0.1,
     ),
+    Claim(
+        "Part of that comes from its learning rate and batch size alone.",
+        "ex3-base-custom-training",
+        "ex3-base",
+    ),
 )
 
 
@@ -179,7 +185,8 @@ class Judgement:
 
 
 def runs(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run that ended well: `experiment`, `seed`, `trial_number`, and every measure.
+    """One row a run that ended well: `experiment`, `seed`, `trial_number`, `latent_side` (pixels of
+    the latent's height and width), and every measure.
 
     `trials` and `epochs` as `results` reads them. `val`, `train` and `test` are those of the epoch
     with the least validation error; `time` is the median over the epochs.
@@ -195,6 +202,7 @@ def runs(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
                 "experiment": row["point"],
                 "seed": row["seed"],
                 "trial_number": row["trial_number"],
+                "latent_side": row["latent_height"],
                 "test": row["test_mse"],
                 "val": row["val_mse"],
                 "train": row["train_mse"],
@@ -204,7 +212,7 @@ def runs(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
                 **{name: row[name] for name in SIZES},
             }
         )
-    columns = ["experiment", "seed", "trial_number", *MEASURES]
+    columns = ["experiment", "seed", "trial_number", "latent_side", *MEASURES]
     return pd.DataFrame(rows, columns=columns)
 
 
