@@ -303,12 +303,12 @@ def _judgement(
             name for name in (claim.less, claim.more) if name not in set(found["experiment"])
         ]
         want = " and ".join(lacking) or f"{claim.less} and {claim.more} with the same seed"
-        return Judgement(claim, MISSING, why=f"for want of runs of {want}")
+        return Judgement(claim, MISSING, why=f"For want of runs of {want}.")
     values = differences.tolist()
     if claim.measure in SIZES:
         sizes = found.drop_duplicates("experiment").set_index("experiment")[claim.measure]
         ratio = float(sizes[claim.less] / sizes[claim.more])
-        why = f"{sizes[claim.less]:,} against {sizes[claim.more]:,}"
+        why = f"{sizes[claim.less]:,} against {sizes[claim.more]:,}."
         return Judgement(
             claim, UPHELD if ratio <= 1 else CONTRADICTED, len(values), ratio, ratio, ratio, why
         )
@@ -328,12 +328,12 @@ def _what_would_decide(
     claim: Claim, values: list[float], prior: Prior | None, threshold: float
 ) -> str:
     if not any(values):
-        return "both the same with every seed; more epochs may tell them apart"
+        return "Both the same with every seed; more epochs may tell them apart."
     if len(values) < 2 and prior is None:
-        return "one seed has no spread; two or more have"
+        return "One seed has no spread; two or more have."
     if (n := seeds_needed(values, prior, threshold)) is None:
-        return f"more than {MOST_SEEDS:,} seeds if the difference stays so small"
-    return f"about {n} seeds would decide if the difference stays what it is"
+        return f"More than {MOST_SEEDS:,} seeds would have to decide so small a difference."
+    return f"About {n} seeds would decide, if the difference stays what it is."
 
 
 def _not_yet(claim: Claim, differences: pd.Series[float], epochs: pd.DataFrame) -> tuple[str, str]:
@@ -342,14 +342,14 @@ def _not_yet(claim: Claim, differences: pd.Series[float], epochs: pd.DataFrame) 
     logs = np.log(curve.pivot_table("val_mse", "epoch", "point"))
     gap = (logs[claim.less] - logs[claim.more]).tolist()
     if len(gap) < 2:
-        return UNDECIDED, "one epoch does not say where curves end"
+        return UNDECIDED, "One epoch does not say where curves end."
     closed = gap[-2] - gap[-1]
     if closed <= 0:
-        return CONTRADICTED, "and the gap is not closing"
+        return CONTRADICTED, "The gap is not closing."
     more = math.ceil(gap[-1] / closed)
     return UNDECIDED, (
-        f"higher so far, but catching up: about {len(gap) + more} epochs would tell, "
-        "at the pace of the last one"
+        f"Higher so far, but catching up: about {len(gap) + more} epochs would tell, "
+        "at the pace of the last one."
     )
 
 

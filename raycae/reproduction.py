@@ -160,7 +160,7 @@ def correlation(runs: pd.DataFrame) -> str | None:
 
 
 def _tendency(rho: float, low: float, high: float) -> str:
-    figure = f"(rank correlation {rho:.2f}, {low:.2f} to {high:.2f})"
+    figure = f"(rank correlation {rho:.2f}, {low:.2f} to {high:.2f})".replace("-", "−")
     if high < 0:
         return f"larger latents go with smaller errors {figure}"
     if low > 0:
