@@ -30,7 +30,7 @@ class Ladder:
     """Who is the best so far, told of trials in the order in which they end."""
 
     best: int | None = None
-    errors: dict[int, float] = field(default_factory=dict)
+    errors: dict[int | None, float] = field(default_factory=dict)
     """Of trials that ran to their end; infinite for those that were stopped or failed: an error
     after fewer epochs says nothing here."""
 
@@ -50,7 +50,7 @@ class Ladder:
         if parent == self.best and own < self.errors[self.best]:
             self.best = number
             return KEPT
-        if parent is not None and parent != self.best and own < self.errors.get(parent, -math.inf):
+        if parent != self.best and own < self.errors.get(parent, -math.inf):
             return AGAIN
         return DROPPED
 
