@@ -553,7 +553,7 @@ def _around(
         before = move(start, way * (far - 1))
         if before < high if way == 1 else before > low:
             found.append(parameter._snapped(move(start, way * far)))
-    return found
+    return [place for place in found if place != value]  # where the last step ends before the range
 
 
 def _check_params(space: Space, where: str) -> None:
