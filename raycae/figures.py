@@ -23,7 +23,8 @@ from plotly.subplots import make_subplots
 
 from raycae.architecture import architecture
 from raycae.config import Config
-from raycae.results import COMPLETE, FAIL, PRUNED
+from raycae.greedy import AGAIN, DROPPED, KEPT, START, Ladder
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 
 BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
 FAINT = "rgba(138, 143, 150, 0.22)"
@@ -33,6 +34,11 @@ CLOSE = 1.6
 
 EXACT = 1e-8
 """Below this an error is rounding: half a step of 8 bits, everywhere, is 4e-6."""
+
+LADDER_COLUMNS = (
+    *("trial_number", "state", "change", "parent", "val_mse"),
+    *("parent_change", "percent", "verdict", "best"),
+)
 
 BASELINES = {
     "linear": "linear, whole image",
@@ -221,6 +227,83 @@ def learning_curves(trials: pd.DataFrame, epochs: pd.DataFrame, most: int = 30) 
     stopped = told["trial_number"].isin(ranked.loc[ranked["state"] == PRUNED, "trial_number"])
     ends = told[stopped].groupby("trial_number")["epoch"].max()
     return LearningCurves(curves.reset_index(drop=True), best, len(ranked), tuple(ends.tolist()))
+
+
+def ladder(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials of a greedy series in the order in which they ended; empty where there is none.
+
+    `trial_number`, `state`, `change`, `parent`, `parent_change`, `val_mse`, `percent` (the error
+    against the parent's, where both ran to their end; else NaN), `verdict`, and `best`, the least
+    error so far of those that are kept (NaN before there is one).
+    """
+    steps = trials[trials["state"] != RUNNING].sort_values(["ended_at", "trial_number"])
+    if steps["change"].isna().all():
+        return pd.DataFrame(columns=LADDER_COLUMNS)
+    changed = steps["change"].astype(object).where(steps["change"].notna(), None)
+    changes = dict(zip(steps["trial_number"], changed, strict=True))
+    rule = Ladder()
+    rows = []
+    for number, state, parent, val_mse in zip(
+        *(steps[name].tolist() for name in ("trial_number", "state", "parent", "val_mse")),
+        strict=True,
+    ):
+        parent, val_mse = (None if pd.isna(value) else value for value in (parent, val_mse))
+        verdict = rule.judge(number, parent, state, val_mse)
+        own, before = rule.errors[number], rule.errors.get(parent, math.inf)
+        percent = 100 * (own / before - 1) if 0 < before < math.inf > own else math.nan
+        best = rule.errors.get(rule.best, math.inf)
+        step = (number, state, changes[number], parent, val_mse, changes.get(parent), percent)
+        rows.append((*step, verdict, best if best < math.inf else math.nan))
+    return pd.DataFrame(rows, columns=LADDER_COLUMNS)
+
+
+def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
+    """Each step's error, in the order in which they ended, and the least of those that were kept;
+    None where no step has an error."""
+    shown = _drawable(steps["val_mse"])
+    if not shown.any():
+        return None
+    figure = _figure("trials that ended", "validation error, MSE")
+    places = pd.Series(range(1, len(steps) + 1), index=steps.index)
+    held = _drawable(steps["best"])
+    figure.add_scatter(
+        x=places[held].tolist(),
+        y=steps.loc[held, "best"].tolist(),
+        name="best so far",
+        mode="lines",
+        line={"color": ORANGE, "width": 2, "shape": "hv"},
+        hoverinfo="skip",
+    )
+    for verdicts, name, marker in (
+        ((DROPPED,), "dropped", {"color": GREY, "symbol": "circle-open", "size": 8}),
+        ((AGAIN,), "to be tried again", {"color": VIOLET, "symbol": "diamond", "size": 8}),
+        ((START, KEPT), "start, and kept", {"color": ORANGE, "size": 10}),
+    ):
+        chosen = shown & steps["verdict"].isin(verdicts)
+        if chosen.any():
+            figure.add_scatter(
+                x=places[chosen].tolist(),
+                y=steps.loc[chosen, "val_mse"].tolist(),
+                name=name,
+                mode="markers",
+                marker=marker,
+                hovertext=[
+                    html.escape(
+                        f"trial {step['trial_number']}, {step['change'] or START}: "
+                        f"{error(step['val_mse'])}"
+                    )
+                    for step in steps[chosen].to_dict("records")
+                ],
+                hoverinfo="text",
+            )
+    errors = steps.loc[shown, "val_mse"].astype(float)
+    low = errors.min() / 1.1
+    high = max(min(errors.max() * 1.1, 1.0), 1.5 * low)
+    ticks = log_ticks(low, high)
+    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    last = len(steps)
+    figure.update_xaxes(dtick=1 if last <= 24 else None, range=[0.5, last + 0.5], tickformat="d")
+    return figure
 
 
 def ranking(trials: pd.DataFrame) -> pd.DataFrame:

@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("params", pa.string()),  # sampled, JSON
         ("config", pa.string()),  # resolved, JSON
         ("seed", pa.int64()),
+        ("change", pa.string()),  # of a greedy series, made to trial `parent`
+        ("parent", pa.int64()),
         # epoch, ended
         ("host", pa.string()),
         ("device", pa.string()),

@@ -23,7 +23,8 @@ from plotly.offline import get_plotlyjs
 from raycae import figures, results
 from raycae.errors import InputError
 from raycae.figures import EXACT, LatentError, LearningCurves, baseline_name, error
-from raycae.results import COMPLETE, PRUNED, STATES, Records
+from raycae.greedy import AGAIN, DROPPED, KEPT, START
+from raycae.results import COMPLETE, FAIL, PRUNED, STATES, Records
 from raycae.storage import Place, write_whole
 
 MOST_ROWS = 200
@@ -57,7 +58,10 @@ def render(folder: Place) -> str:
     best = next(scored, None)
     latent = figures.latent_error(trials, _baselines(folder, study["data"]["fingerprint"]))
     curves = figures.learning_curves(trials, epochs)
+    steps = figures.ladder(trials)
     plots = {}
+    if (drawn := figures.ladder_figure(steps)) is not None:
+        plots["ladder"] = drawn.to_json()
     if not latent.points.empty:
         plots["latent-error"] = figures.latent_error_figure(latent).to_json()
     if not curves.curves.empty:
@@ -73,6 +77,8 @@ def render(folder: Place) -> str:
         comparison=comparison(best, ranked, latent) if best else None,
         latent_sentence=latent_sentence(latent),
         curves_sentence=curves_sentence(curves, study["plan"]["epochs"]),
+        ladder_sentence=ladder_sentence(steps),
+        ladder=[ladder_row(_row(step)) for step in steps.to_dict("records")],
         frontier=frontier_rows(latent, ranked),
         has_linear=not latent.linear.empty,
         has_baselines=bool(latent.levels) or not latent.linear.empty,
@@ -236,6 +242,47 @@ def _ending(curves: LearningCurves, n_epochs: int) -> str:
     )
 
 
+def ladder_sentence(steps: pd.DataFrame) -> str | None:
+    """How many changes were kept, which, and how far they came together."""
+    if steps.empty:
+        return None
+    verdicts = steps["verdict"]
+    kept = [str(change) for change in steps.loc[verdicts == KEPT, "change"]]
+    n_judged = int(verdicts.isin([KEPT, DROPPED]).sum())
+    if not n_judged:
+        said = "No change has been judged yet."
+    elif not kept:
+        said = f"None of {_number(n_judged, 'change')} was better than the start."
+    else:
+        verb = "was" if len(kept) == 1 else "were"
+        said = f"Of {_number(n_judged, 'change')} {len(kept)} {verb} kept: {_listed(kept)}."
+        first, last = (steps["best"].iloc[place] for place in (0, -1))
+        if first > last > 0:
+            fall = f"{100 * (1 - last / first):.2g} %"
+            said += f" They take the error from {error(first)} to {error(last)}, by {fall}."
+    if n_again := int((verdicts == AGAIN).sum()):
+        said += (
+            f" {_number(n_again, 'change')} had to be tried again, "
+            "for another one was kept meanwhile."
+        )
+    return said
+
+
+def ladder_row(step: Row) -> dict[str, str]:
+    """A step of the ladder as the table shows it."""
+    parent, percent = step["parent"], step["percent"]
+    named = f"{parent:.0f} ({step['parent_change'] or 'start'})" if parent is not None else "–"
+    how = {PRUNED: ", stopped early", FAIL: ", failed"}.get(step["state"], "")
+    return {
+        "trial": str(step["trial_number"]),
+        "change": step["change"] or START,
+        "parent": named,
+        "val_mse": "–" if step["val_mse"] is None else error(step["val_mse"]),
+        "percent": "–" if percent is None else signed(percent),
+        "verdict": step["verdict"] + how,
+    }
+
+
 def frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
     """The trials of the frontier as rows, with `linear`: their error over the linear code's."""
     rows = {row["trial_number"]: row for row in ranked}
@@ -329,6 +376,12 @@ COLUMNS = (
     ),
     Column("reason", "reason", _plain("reason"), "text"),
 )
+
+
+def signed(percent: float) -> str:
+    """`−4.5 %`, `+0.03 %`"""
+    digits = 1 if abs(percent) >= 0.1 else 2
+    return f"{percent:+.{digits}f} %".replace("-", "−")
 
 
 def factor(value: float) -> str:

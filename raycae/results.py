@@ -48,6 +48,8 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "state": pa.string(),
     "reason": pa.string(),
     "point": pa.string(),
+    "change": pa.string(),
+    "parent": pa.int64(),
     # here stand the params_* of the space
     "latent_size": pa.int64(),
     "latent_channels": pa.int64(),
@@ -264,6 +266,7 @@ class Records:
 
     def _created(self, row: dict[str, Any], event: ledger.Event) -> None:
         row |= {name: event[name] for name in ("point", "params", "config", "seed")}
+        row |= {name: event.get(name) for name in ("change", "parent")}
         row |= facts(Config.model_validate_json(event["config"]))
 
     def _started(self, row: dict[str, Any], event: ledger.Event) -> None:
@@ -321,7 +324,8 @@ def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> lis
         event = {"trial_number": number, "attempt": attempt, "at": row["started_at"]}
         have = known.trials.get(number)
         if have is None:
-            made = {name: row[name] for name in ("point", "config", "seed")}
+            told = ("point", "config", "seed", "change", "parent")
+            made = {name: row[name] for name in told}
             found.append({**event, "attempt": 0, "event": "created", **made})
         ended = have is not None and have["state"] != RUNNING
         if attempt > (have["attempt"] if have else 0) and not ended:

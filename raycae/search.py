@@ -29,7 +29,7 @@ import typer
 from raycae import data, space
 from raycae.errors import InputError, StorageError, told_on_stderr
 from raycae.provenance import versions
-from raycae.searcher import SAMPLERS, require_database, require_possible
+from raycae.searcher import SAMPLERS, require_database, require_possible, usual_sampler
 from raycae.stopping import SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -382,13 +382,15 @@ def _planned(
 ) -> Plan:
     """A new study, checked before anything heavy is imported or written."""
     budget = the_space.budget
+    sampler = given.get("sampler", usual_sampler(the_space))
     defaults = {
         "data": the_space.file.data,
         "epochs": budget.epochs,
         "limit": budget.limit,
         "seed": 0,
-        "sampler": "tpe" if the_space.parameters else "points",
-        "scheduler": "asha",
+        "sampler": sampler,
+        # A greedy series compares errors after equally many epochs.
+        "scheduler": "none" if sampler == "greedy" else "asha",
     }
     settings = {**defaults, **given}
     total = _total(trials, so_far=0) or budget.trials

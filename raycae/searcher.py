@@ -27,6 +27,7 @@ from optuna.trial import Trial, TrialState
 
 from raycae.config import Config
 from raycae.errors import InputError
+from raycae.greedy import Greedy, Step, drawn
 from raycae.space import Space, Value
 from raycae.storage import set_aside
 
@@ -50,21 +51,24 @@ def _tpe(seed: int) -> BaseSampler:
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": _tpe,
     "random": lambda seed: RandomSampler(seed),
-    # Of these two proposals are laid down; nothing is left to draw.
+    # Of these proposals are laid down; nothing is left to draw.
     "grid": lambda seed: RandomSampler(seed),
     "points": lambda seed: RandomSampler(seed),
+    "greedy": lambda seed: RandomSampler(seed),
 }
 
 
 @dataclass(frozen=True)
 class Proposal:
     """A configuration to try, the parameters drawn for it, the seed of its weights, and the named
-    point it is, if one."""
+    point it is, if one; of a greedy series the change that it makes to trial `parent`."""
 
     config: Config
     params: dict[str, Value]
     seed: int
     point: str | None = None
+    change: str | None = None
+    parent: int | None = None
 
 
 class Proposer:
@@ -72,7 +76,8 @@ class Proposer:
 
     The named points of the space come first, as trials 0, 1, …: those in `points`, all if it is
     None, once for each of `n_seeds` seeds from `seed` on. Then come the sampler's proposals, each
-    checked against the space's constraints before it is returned.
+    checked against the space's constraints before it is returned. The greedy series starts at the
+    first of the points, and tries no other.
 
     `database`: a URL where the Optuna study lies for others to look at, under `name`. It is a
     cache: what is there is thrown away and made anew.
@@ -102,15 +107,20 @@ class Proposer:
         # A dict for its order: what is to come, and is struck off.
         self._points = dict.fromkeys((name, seed + i) for i in range(n_seeds) for name in names)
         self._grid = grid(space)
+        self._start = next(iter(names), None)
+        self._greedy = Greedy(space, self._first()) if sampler == "greedy" else None
 
     def propose(self, number: int) -> Proposal | None:
-        """What trial `number` tries; None once a grid, or a list of points, is exhausted. Raises
-        `InputError` where the constraints leave nothing."""
+        """What trial `number` tries; None once a grid, or a list of points, is exhausted, or a
+        greedy series waits for what runs. Raises `InputError` where the constraints leave
+        nothing."""
+        if self._greedy:
+            return self._next_of_greedy(number, self._greedy)
         if self._points:
             name, seed = next(iter(self._points))
             config = self.space.points[name]
             proposal = Proposal(config, self.space.params_of(config), seed, name)
-            self.reopen(number, proposal.params, name, seed)
+            self.reopen(number, proposal)
             return proposal
         if self.sampler == "points":
             return None
@@ -128,20 +138,17 @@ class Proposer:
             self.study.tell(trial, state=TrialState.FAIL)
         raise InputError(_impossible(self.space, refused))
 
-    def reopen(
-        self,
-        number: int,
-        params: dict[str, Value],
-        point: str | None = None,
-        seed: int | None = None,
-    ) -> None:
-        """Take trial `number`, whose parameters are known, as running: a named point, or a trial
-        of the ledger."""
-        if point is not None:
-            self._points.pop((point, self.seed if seed is None else seed), None)
-        if self.sampler == "grid" and point is None:
-            self._pass_in_grid(params)
-        self._lay_down(number, params)
+    def reopen(self, number: int, proposal: Proposal) -> None:
+        """Take trial `number`, of which all is known, as running: a named point, or a trial of the
+        ledger."""
+        if self._greedy:
+            step = Step(proposal.config, proposal.change, proposal.parent)
+            self._greedy.begin(number, step)
+        if proposal.point is not None:
+            self._points.pop((proposal.point, proposal.seed), None)
+        elif self.sampler == "grid":
+            self._pass_in_grid(proposal.params)
+        self._lay_down(number, proposal.params)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """An intermediate value of a running trial. An epoch repeated after a restart counts
@@ -157,6 +164,8 @@ class Proposer:
             return
         self._told.add(number)
         trial = self._open.pop(number)
+        if self._greedy:
+            self._greedy.tell(number, state, value)
         if state == "COMPLETE":
             self.study.tell(trial, value)
         else:
@@ -175,6 +184,23 @@ class Proposer:
         trial = self._open[number] = self.study.ask()
         for name in params:
             self.space.parameters[name].suggest(trial, name)
+
+    def _first(self) -> Config:
+        """Where a greedy series starts: the first point; without one the middle of the space, or
+        where the constraints refuse that, any place that they allow."""
+        if self._start is not None:
+            return self.space.points[self._start]
+        middle = drawn(self.space, {})
+        return middle if self.space.check(middle) is None else _possible(self.space, self.seed)
+
+    def _next_of_greedy(self, number: int, greedy: Greedy) -> Proposal | None:
+        step = greedy.propose(number)
+        if step is None:
+            return None
+        params = self.space.params_of(step.config)
+        self._lay_down(number, params)
+        point = self._start if step.change is None else None
+        return Proposal(step.config, params, self.seed, point, step.change, step.parent)
 
     def _next_of_grid(self, number: int) -> Proposal | None:
         refused = []
@@ -247,19 +273,31 @@ def _first_line(error: BaseException) -> str:
     return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
 
 
+def usual_sampler(space: Space) -> str:
+    """Who proposes if nobody says."""
+    if space.parameters:
+        return "tpe"
+    return "greedy" if space.file.series else "points"
+
+
 def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> None:
     """Raise `InputError` where `trials` of `space` by `sampler` need more than its points, and no
     random configuration meets its constraints; or where there is nothing to try."""
     if sampler == "points" and not space.points:
         raise InputError(f"--sampler points: {space.name} names no points")
-    if trials <= len(space.points):
-        return
+    if trials > len(space.points):
+        _possible(space, seed)
+
+
+def _possible(space: Space, seed: int) -> Config:
+    """A random configuration that meets the constraints. Raises `InputError`."""
     study = optuna.create_study(sampler=RandomSampler(seed))
     refused = []
     for _ in range(TRIES):
-        refusal = space.check(space.draw(study.ask()))
+        config = space.draw(study.ask())
+        refusal = space.check(config)
         if refusal is None:
-            return
+            return config
         refused.append(refusal)
     raise InputError(_impossible(space, refused))
 

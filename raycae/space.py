@@ -1,9 +1,10 @@
 """Search-space files: what is searched, what is fixed, what is tried first, what is refused.
 
-A space is a YAML file with the keys `task`, `data`, `budget`, `params`, `fixed`, `points` and
-`constraints`; its first comment line is the question it asks. Names of parameters are the settings
-of `raycae.config`; one with `per: stage` becomes `channels_1` … `channels_4`. This room knows how
-to draw a configuration from anything with Optuna's `suggest_*` methods, and nothing of studies.
+A space is a YAML file with the keys `task`, `data`, `budget`, `params`, `fixed`, `points`, `series`
+and `constraints`; its first comment line is the question it asks. Names of parameters are the
+settings of `raycae.config`; one with `per: stage` becomes `channels_1` … `channels_4`. This room
+knows how to draw a configuration from anything with Optuna's `suggest_*` methods, and nothing of
+studies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +106,29 @@ class FloatParameter(_Parameter):
     def label(self, value: Any) -> Value:
         return float(value)
 
+    @property
+    def middle(self) -> Value:
+        return self._snapped(math.sqrt(self.low * self.high) if self.log else self._half)
+
+    def neighbours(self, value: Any, far: int) -> list[Value]:
+        """The values `far` places above and below: a factor of three each, a step, or an eighth of
+        the range. The end of the range is the last place; from outside it is the first."""
+        if self.log:
+            return _around(self, value, far, lambda v, n: v * 3.0**n)
+        place = self.step or (self.high - self.low) / 8
+        return _around(self, value, far, lambda v, n: v + n * place)
+
+    @property
+    def _half(self) -> float:
+        return self.low + (self.high - self.low) / 2
+
+    def _snapped(self, value: float) -> Value:
+        value = min(max(value, self.low), self.high)
+        if self.step:
+            last = int((self.high - self.low) / self.step + 1e-9)
+            return self.low + self.step * min(round((value - self.low) / self.step), last)
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
+
 
 class IntParameter(_Parameter):
     """A whole number in [low, high], on a log scale or in steps if wanted."""
@@ -135,6 +159,22 @@ class IntParameter(_Parameter):
     def label(self, value: Any) -> Value:
         return int(value)
 
+    @property
+    def middle(self) -> Value:
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        return self._snapped(middle)
+
+    def neighbours(self, value: Any, far: int) -> list[Value]:
+        """The values `far` places above and below: twice and half, or a step. The end of the range
+        is the last place; from outside it is the first."""
+        if self.log:
+            return _around(self, value, far, lambda v, n: v * 2.0**n)
+        return _around(self, value, far, lambda v, n: v + n * self.step)
+
+    def _snapped(self, value: float) -> Value:
+        steps = round((min(max(value, self.low), self.high) - self.low) / self.step)
+        return self.low + min(steps, (self.high - self.low) // self.step) * self.step
+
 
 class CategoricalParameter(_Parameter):
     """One of the `choices`. A list as a choice appears in tables as its JSON text."""
@@ -157,11 +197,23 @@ class CategoricalParameter(_Parameter):
     def contains(self, value: Any) -> bool:
         return _label(value) in self.labels
 
-    def value(self, label: Value) -> Any:
-        return self.choices[self.labels.index(label)]
+    def value(self, label: Any) -> Any:
+        """Of a point that lies outside the space, its own value."""
+        return self.choices[self.labels.index(label)] if label in self.labels else label
 
     def label(self, value: Any) -> Value:
         return _label(value)
+
+    @property
+    def middle(self) -> Value:
+        return self.labels[(len(self.labels) - 1) // 2]
+
+    def neighbours(self, value: Any, far: int) -> list[Value]:
+        """The choices `far` places behind and before; of what is none of them, those from the first
+        one on."""
+        at = self.labels.index(_label(value)) if self.contains(value) else -1
+        places = [at + far, at - far]
+        return [self.labels[place] for place in places if 0 <= place < len(self.labels)]
 
 
 Parameter = Annotated[
@@ -203,6 +255,8 @@ class SpaceFile(_Strict):
     params: dict[str, Parameter] = {}
     fixed: Settings = Settings()
     points: dict[str, Settings] = {}
+    series: dict[str, Settings] = {}
+    """Changes for `--sampler greedy`, tried in this order on top of the best so far."""
     constraints: Constraints = Constraints()
 
 
@@ -264,9 +318,10 @@ class Space:
                 flat[column] = parameter
         return flat
 
-    def draw(self, trial: Suggest) -> Config:
-        """A configuration with every open setting suggested by `trial`, conditions heeded."""
-        values = {"depth": self._depth, **self.fixed}
+    def draw(self, trial: Suggest, rest: Mapping[str, Any] | None = None) -> Config:
+        """A configuration with every open setting suggested by `trial`, conditions heeded. `rest`:
+        settings that the space leaves at their defaults."""
+        values = {"depth": self._depth, **self.fixed, **(rest or {})}
         for name, parameter in self._in_order:
             if parameter.per is None:
                 if _holds(parameter.when, values, None):
@@ -284,17 +339,23 @@ class Space:
     def params_of(self, config: Config) -> dict[str, Value]:
         """The values that a sampler would have had to draw for `config`: only those that lie
         inside this space (a named point may lie partly outside)."""
-        params = {}
+        return {
+            column: parameter.label(value)
+            for column, parameter, value in self.in_force(config)
+            if parameter.contains(value)
+        }
+
+    def in_force(self, config: Config) -> Iterator[tuple[str, Any, Any]]:
+        """Column, parameter and value of each open setting that has a say in `config`; the value
+        may lie outside of what is searched."""
         values = config.model_dump()
         for name, parameter in self._in_order:
             for column in _columns(name, parameter, config.depth):
                 stage = None if parameter.per is None else int(column.rpartition("_")[2]) - 1
-                if not _holds(parameter.when, values, stage):
-                    continue
-                value = _entry(name, values[name], stage)
-                if value is not None and parameter.contains(value):
-                    params[column] = parameter.label(value)
-        return params
+                if _holds(parameter.when, values, stage):
+                    entry = _entry(name, values[name], stage)
+                    written = values[name] if stage is None else values[name][stage]
+                    yield column, parameter, written if entry is None else entry
 
     def check(self, config: Config) -> str | None:
         """Why this configuration may not be issued (it cannot be built; a constraint), or None."""
@@ -473,9 +534,26 @@ def _check_range(parameter: Any) -> Any:
     return parameter
 
 
-def _in_range(parameter: Any, value: float) -> bool:
+def _in_range(parameter: Any, value: Any) -> bool:
+    if isinstance(value, tuple):  # stages that differ, where one value is searched for all
+        return False
     steps = (value - parameter.low) / parameter.step if parameter.step else 0
     return bool(parameter.low <= value <= parameter.high and abs(steps - round(steps)) < 1e-9)
+
+
+def _around(
+    parameter: Any, value: Any, far: int, move: Callable[[float, int], float]
+) -> list[Value]:
+    """The values `far` moves up and down from `value`, as far as there are any."""
+    low, high = parameter.low, parameter.high
+    start = low if isinstance(value, tuple) else value
+    start = min(max(start, move(low, -1)), move(high, 1))
+    found = []
+    for way in (1, -1):
+        before = move(start, way * (far - 1))
+        if before < high if way == 1 else before > low:
+            found.append(parameter._snapped(move(start, way * far)))
+    return [place for place in found if place != value]  # where the last step ends before the range
 
 
 def _check_params(space: Space, where: str) -> None:
@@ -550,6 +628,18 @@ def _check_points(space: Space, where: str) -> None:
             raise InputError(f"{where}: points.{name}: {error}") from None
         if reason := space.check(config):
             raise InputError(f"{where}: points.{name}: {reason}")
+    start = next((given(point) for point in space.file.points.values()), {})
+    for name, change in space.file.series.items():
+        for key in given(change).keys() & {"task", "image_size"}:
+            raise InputError(f"{where}: series.{name}.{key}: is the same for the whole space")
+        if not given(change):
+            raise InputError(f"{where}: series.{name}: changes nothing; name a setting")
+        try:
+            config = resolve({**space.fixed, **start, **given(change)})
+        except InputError as error:
+            raise InputError(f"{where}: series.{name}: {error}") from None
+        if reason := space.check(config):
+            raise InputError(f"{where}: series.{name}: {reason}")
 
 
 def _check_draws(space: Space, where: str) -> None:
@@ -623,7 +713,7 @@ def _keys_at(error: ValidationError) -> list[str]:
             return list(Constraints.model_fields)
         case ["constraints", *_]:
             return list(Bounds.model_fields)
-        case ["fixed" | "points", *_]:
+        case ["fixed" | "points" | "series", *_]:
             return list(Config.model_fields)
         case ["params", _, kind, *_]:
             models = {"float": FloatParameter, "int": IntParameter}

@@ -28,7 +28,7 @@ from raycae.lease import Lease
 from raycae.ledger import Event, Ledger, Range
 from raycae.provenance import provenance, versions
 from raycae.results import COMPLETE, COUNTED, FAIL, MEMORY, PRUNED, RUNNING, Records, events_of
-from raycae.searcher import Proposer
+from raycae.searcher import Proposal, Proposer
 from raycae.space import Space, parse
 from raycae.stopping import rule
 from raycae.storage import Place, digest, make_folder, remove_tree, set_aside, write_whole
@@ -231,6 +231,8 @@ class Study:
                 params=json.dumps(proposal.params),
                 config=proposal.config.to_json(),
                 seed=proposal.seed,
+                change=proposal.change,
+                parent=proposal.parent,
             )
         )
         return self._issue(number)
@@ -536,7 +538,9 @@ class Study:
                     params = json.loads(event["params"])
                     if space != self.space.hash:  # drawn from another one
                         params = json.loads(self._drawn(event["config"]))
-                    self.proposer.reopen(number, params, event["point"], event["seed"])
+                    config = Config.model_validate_json(event["config"])
+                    told = (event[name] for name in ("seed", "point", "change", "parent"))
+                    self.proposer.reopen(number, Proposal(config, params, *told))
                 case "epoch" if known:
                     self.proposer.report(number, event["epoch"], event["val_mse"])
                     self.rule.report(number, event["epoch"], event["val_mse"])

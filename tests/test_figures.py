@@ -44,6 +44,38 @@ def made_epochs(curves: dict[int, list[float | None]]) -> pd.DataFrame:
     return frame.astype({"trial_number": "Int64", "epoch": "Int64", "val_mse": "Float64"})
 
 
+def test_ladder_is_in_the_order_of_endings() -> None:
+    """Oracle: by hand. Trial 2 ends before trial 1, so it is kept, and trial 1 comes again; trial 3
+    has a parent that nobody knows; trial 4 runs. Nothing of a study without changes is a ladder."""
+    trials = made_trials(
+        (COMPLETE, 1024, 0.5),
+        (COMPLETE, 1024, 0.3),
+        (COMPLETE, 1024, 0.4),
+        (COMPLETE, 1024, 0.2),
+        (RUNNING, 1024, 0.1),
+    )
+    trials["change"] = pd.Series([None, "a", "b", "c", "d"], dtype="string")
+    trials["parent"] = pd.Series([None, 0, 0, 17, 2], dtype="Int64")
+    trials["ended_at"] = pd.to_datetime([f"2026-01-01 00:0{m}Z" for m in (0, 3, 2, 4, 5)])
+    steps = figures.ladder(trials)
+    assert steps["trial_number"].tolist() == [0, 2, 1, 3]
+    assert steps["verdict"].tolist() == ["start", "kept", "again", "dropped"]
+    assert steps["best"].tolist() == [0.5, 0.4, 0.4, 0.4]
+    assert steps["percent"].tolist()[1:3] == pytest.approx([-20, -40])
+    assert steps["percent"].isna().tolist() == [True, False, False, True]
+    drawn = figures.ladder_figure(steps)
+    assert drawn is not None
+    assert {trace.name: list(trace.x) for trace in drawn.data} == {
+        "best so far": [1, 2, 3, 4],
+        "start, and kept": [1, 2],
+        "to be tried again": [3],
+        "dropped": [4],
+    }
+    none = figures.ladder(trials.assign(change=pd.Series([None] * 5, dtype="string")))
+    assert none.empty
+    assert figures.ladder_figure(none) is None
+
+
 def test_described_says_what_the_configuration_says() -> None:
     """Oracle: the settings written into it, and the base model's words from its definition."""
     row = made_trials((COMPLETE, 1024, 0.01)).iloc[0]

@@ -218,6 +218,24 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
             {"points": {"a": {}}, "constraints": {"latent_size": {"max": 10}}},
             "points.a: latent_size 1,024 is above 10",
         ),
+        ({"series": {"a": {"lrr": 1}}}, "series.a.lrr: unknown key; did you mean lr?"),
+        ({"series": {"a": {}}}, "series.a: changes nothing; name a setting"),
+        ({"series": {"a": {"task": "colourise"}}}, "series.a.task: is the same for the whole"),
+        (
+            {"series": {"a": {"kernel": [3, 5, 7]}}, "fixed": {"depth": 2}},
+            "series.a: kernel: [3, 5",
+        ),
+        (
+            {"points": {"p": {"depth": 4}}, "series": {"a": {"factor": 4}}},
+            "series.a: stage 3: max-pool 4 on 2 x 2",
+        ),
+        (
+            {
+                "series": {"a": {"latent_channels": 32}},
+                "constraints": {"latent_size": {"max": 1024}},
+            },
+            "series.a: latent_size 2,048 is above 1,024",
+        ),
         ({"constraints": {"latent": {"max": 10}}}, "constraints.latent: unknown key; did you mean"),
         ({"constraints": {"flops": {"above": 10}}}, "constraints.flops.above: unknown key"),
         ({"budget": {"trials": 0}}, "budget.trials: 0 is not allowed"),

@@ -1,0 +1,114 @@
+"""The report's greedy series against TPE, on exercise 3: the same number of trials and epochs.
+
+Three ways, from the base model on: the series of changes in `ex3-greedy`, the greedy sampler on the
+space `ex3` (one parameter at a time), and TPE on the space `ex3`. No early stopping: every trial
+gets all its epochs. One line per trial: the least validation error so far, mean and standard
+deviation over seeds (of split, weights and proposals). The last line is the mean over seeds of the
+series' error over TPE's. Trials run one after the other on one thread; two processes share the
+work; with PLACES a sampler is asked for so many trials before it hears of the first one.
+
+    python analysis/benchmarks/greedy_against_tpe.py DATA [LIMIT EPOCHS SEEDS TRIALS PLACES]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, stdev
+
+import optuna
+import torch
+
+from raycae import data, space
+from raycae.study import Issue, Plan, Study
+from raycae.training import Diverged, Training, on_device, prepare_cpu
+
+WAYS = {
+    "greedy, series": ("ex3-greedy", "greedy"),
+    "greedy, ex3": ("ex3", "greedy"),
+    "TPE, ex3": ("ex3", "tpe"),
+}
+
+
+def main(
+    source: str,
+    limit: int = 2000,
+    epochs: int = 3,
+    seeds: int = 5,
+    trials: int = 16,
+    places: int = 1,
+) -> None:
+    print(f"{source}, {limit} images, {trials} trials of {epochs} epochs, {places} at a time")
+    print(f"torch {torch.__version__}, optuna {optuna.__version__}, seeds 0 to {seeds - 1}")
+    jobs = [(way, seed) for seed in range(seeds) for way in WAYS]
+    curves: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        done = [pool.submit(search, *job, source, limit, epochs, trials, places) for job in jobs]
+        for (way, seed), future in zip(jobs, done, strict=True):
+            curve, took = future.result()
+            curves[way].append(curve)
+            seconds[way].append(took)
+            print(f"seed {seed}, {way}: {curve[-1]:.5f} in {took:.0f} s", flush=True)
+    print("trials  " + "  ".join(f"{way:>18}" for way in WAYS))
+    for n in range(trials):
+        cells = (f"{mean(at):.5f} ± {stdev(at):.5f}" for at in (nth(curves[w], n) for w in WAYS))
+        print(f"{n + 1:6}  " + "  ".join(f"{cell:>18}" for cell in cells))
+    print("s/seed  " + "  ".join(f"{mean(seconds[way]):18.0f}" for way in WAYS))
+    series, _, tpe = (nth(curves[way], trials - 1) for way in WAYS)
+    ratios = [a / b for a, b in zip(series, tpe, strict=True)]
+    wins = sum(ratio < 1 for ratio in ratios)
+    print(f"the series is better than TPE with {wins} of {seeds} seeds")
+    print(f"error of the series / error of TPE: {mean(ratios):.3f} ± {stdev(ratios):.3f}")
+
+
+def nth(curves: list[list[float]], n: int) -> list[float]:
+    return [curve[n] for curve in curves]
+
+
+def search(
+    way: str, seed: int, source: str, limit: int, epochs: int, trials: int, places: int
+) -> tuple[list[float], float]:
+    """The least error so far after each trial that ended, and the seconds for all. A series that
+    has come to its end keeps its error."""
+    prepare_cpu(1)
+    name, sampler = WAYS[way]
+    images = data.load(source, image_size=32, limit=limit, seed=seed)
+    plan = Plan("s", name, source, trials, epochs, limit, seed, sampler, "none")
+    facts = {"source": source, "fingerprint": images.fingerprint, "n_train": 1, "n_val": 1}
+    best: list[float] = []
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study.create(Path(folder) / "s", plan, space.load(name), facts)
+        waiting: list[Issue] = []
+        while True:
+            while len(waiting) < places and (issue := study.ask()):
+                waiting.append(issue)
+            if not waiting:
+                break
+            train(study, waiting.pop(0), images)
+            row = study.records.best()
+            best.append(row["val_mse"] if row else float("inf"))
+        study.close()
+    return best + best[-1:] * (trials - len(best)), time.perf_counter() - begun
+
+
+def train(study: Study, issue: Issue, images: data.Images) -> None:
+    """One trial to its end, as `trainable` runs it."""
+    cpu = torch.device("cpu")
+    study.started(issue.number, issue.attempt)
+    pictures = [on_device(part, cpu) for part in (images.train, images.val)]
+    training = Training(issue.config, *pictures, seed=issue.seed, order_seed=issue.seed)
+    try:
+        while study.epoch(issue.number, issue.attempt, training.run_epoch()):
+            pass
+    except Diverged as fault:
+        study.failed(issue.number, issue.attempt, f"diverged: {fault}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
