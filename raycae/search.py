@@ -389,8 +389,8 @@ def _planned(
         "limit": budget.limit,
         "seed": 0,
         "sampler": sampler,
-        # A greedy series compares errors after equally many epochs.
-        "scheduler": "none" if sampler == "greedy" else "asha",
+        # These compare errors after equally many epochs.
+        "scheduler": "none" if sampler in ("greedy", "points") else "asha",
     }
     settings = {**defaults, **given}
     total = _total(trials, so_far=0) or budget.trials
