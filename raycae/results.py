@@ -277,7 +277,9 @@ class Records:
         curve = self.epochs[row["trial_number"]]
         curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
         best = min(curve.values(), key=lambda e: (e["val_mse"], e["epoch"]))
-        row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db", "test_mse")}
+        row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
+        if best["test_mse"] is not None:  # else it comes with the evaluation, if at all
+            row["test_mse"] = best["test_mse"]
         row["best_epoch"] = best["epoch"]
         row["epochs_run"] = len(curve)
         row["val_ssim"] = event.get("val_ssim")

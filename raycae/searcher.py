@@ -13,7 +13,8 @@ import math
 import re
 import sqlite3
 import warnings
-from collections import Counter
+from bisect import insort
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raycae.config import Config
 from raycae.errors import InputError
@@ -38,6 +39,9 @@ GRID_TRIES = 100_000
 """The same for a grid, which is walked in order and may have long stretches that are refused."""
 PATIENCE = 50
 """So many of the sampler's own proposals are refused before random ones are drawn instead."""
+WINDOW = 200
+"""So many trials at most are laid before the sampler: the best ones and those that run, a quarter
+each, and the newest. What it takes to propose would grow with the study."""
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -101,8 +105,11 @@ class Proposer:
         self.sampler = sampler
         self.study = _study(database, name, RandomSampler(seed))
         self._open: dict[int, Trial] = {}
+        self._ended: dict[int, FrozenTrial] = {}
+        """Those that say something, in the order in which they ended."""
+        self._best: list[tuple[float, int]] = []
         self._told: set[int] = set()
-        self._reported: set[tuple[int, int]] = set()
+        self._reported: dict[int, dict[int, float]] = defaultdict(dict)
         names = space.points if points is None else points
         # A dict for its order: what is to come, and is struck off.
         self._points = dict.fromkeys((name, seed + i) for i in range(n_seeds) for name in names)
@@ -127,15 +134,22 @@ class Proposer:
         if self.sampler == "grid":
             return self._next_of_grid(number)
         refused = []
+        study = optuna.create_study()
+        if self.sampler != "random":
+            study.add_trials(self._window())
         for attempt in range(TRIES):
-            trial = self._ask(number, attempt)
+            # A draw depends on the seed, the number and what was told; on nothing else.
+            seed = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
+            name = self.sampler if attempt < PATIENCE else "random"
+            study.sampler = SAMPLERS[name](int(seed))
+            trial = study.ask()
             config = self.space.draw(trial)
             refusal = self.space.check(config)
             if refusal is None:
-                self._open[number] = trial
+                self._lay_down(number, trial.params)
                 return Proposal(config, trial.params, self.seed)
             refused.append(refusal)
-            self.study.tell(trial, state=TrialState.FAIL)
+            study.tell(trial, state=TrialState.FAIL)  # neither waited for nor learnt from
         raise InputError(_impossible(self.space, refused))
 
     def reopen(self, number: int, proposal: Proposal) -> None:
@@ -153,8 +167,8 @@ class Proposer:
     def report(self, number: int, epoch: int, value: float) -> None:
         """An intermediate value of a running trial. An epoch repeated after a restart counts
         once."""
-        if number not in self._told and (number, epoch) not in self._reported:
-            self._reported.add((number, epoch))
+        if number not in self._told and epoch not in self._reported[number]:
+            self._reported[number][epoch] = value
             self._open[number].report(value, epoch)
 
     def tell(self, number: int, state: str, value: float | None) -> None:
@@ -166,17 +180,34 @@ class Proposer:
         trial = self._open.pop(number)
         if self._greedy:
             self._greedy.tell(number, state, value)
-        if state == "COMPLETE":
-            self.study.tell(trial, value)
-        else:
-            self.study.tell(trial, state=TrialState[state])
+        final = value if state == "COMPLETE" else None
+        if final is not None:
+            insort(self._best, (final, number))
+        if state != "FAIL":
+            self._ended[number] = self._frozen(number, trial, TrialState[state], final)
+        self.study.tell(trial, final, TrialState[state])
+        self._reported.pop(number, None)
 
-    def _ask(self, number: int, attempt: int) -> Trial:
-        """A fresh draw that depends on the seed, the number and what was told; nothing else."""
-        seed = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
-        name = self.sampler if attempt < PATIENCE else "random"
-        self.study.sampler = SAMPLERS[name](int(seed))
-        return self.study.ask()
+    def _window(self) -> list[FrozenTrial]:
+        """What the sampler sees, as Optuna has it, in the order of the trials' numbers."""
+        running = dict(list(self._open.items())[-WINDOW // 4 :])
+        best = {number: self._ended[number] for _, number in self._best[: WINDOW // 4]}
+        newest = ((n, trial) for n, trial in reversed(self._ended.items()) if n not in best)
+        left = WINDOW - len(running) - len(best)
+        seen = best | dict(itertools.islice(newest, left))
+        seen |= {n: self._frozen(n, trial, TrialState.RUNNING) for n, trial in running.items()}
+        return [seen[number] for number in sorted(seen)]
+
+    def _frozen(
+        self, number: int, trial: Trial, state: TrialState, value: float | None = None
+    ) -> FrozenTrial:
+        return optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=dict(self._reported[number]),
+        )
 
     def _lay_down(self, number: int, params: dict[str, Value]) -> None:
         self.study.sampler = RandomSampler(self.seed)  # asked for nothing, and costs nothing

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from raycae import space
+from raycae import searcher, space
 from raycae.errors import InputError
 from raycae.searcher import SAMPLERS, Proposal, Proposer, grid, require_possible
 from raycae.space import Space
@@ -122,7 +122,7 @@ def test_telling_twice_is_telling_once(tiny_space: Space) -> None:
 
 def test_constraints_are_kept_before_a_trial_is_issued() -> None:
     """Defect 4: no constraints. Oracle: the latent size of everything proposed; what was refused
-    is FAIL in Optuna, so the sampler neither waits for it nor learns from it."""
+    is not in Optuna's study, so the sampler neither waits for it nor learns from it."""
     text = yaml.safe_load(space.load("ex2").text)
     text["constraints"] = {"latent_size": {"max": 256}}
     text["points"] = {}
@@ -132,8 +132,30 @@ def test_constraints_are_kept_before_a_trial_is_issued() -> None:
         assert proposal is not None
         assert proposer.space.check(proposal.config) is None
         proposer.tell(number, "COMPLETE", 0.1)
-    states = {trial.state for trial in proposer.study.trials}
-    assert states == {TrialState.COMPLETE, TrialState.FAIL}
+    assert [trial.state for trial in proposer.study.trials] == [TrialState.COMPLETE] * 12
+
+
+def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand, with a window of 8: of twelve that ended the two with the least errors, of
+    three that run the newest two, and the newest of the others; none that failed."""
+    monkeypatch.setattr(searcher, "WINDOW", 8)
+    proposer = Proposer(tiny_space)
+    errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55]
+    for number in range(15):
+        proposer.propose(number)
+        proposer.report(number, 1, 0.99)
+    for number, error in enumerate(errors):
+        proposer.tell(number, "FAIL" if number == 11 else "COMPLETE", error)
+    seen = proposer._window()
+    assert [trial.value for trial in seen if trial.state == TrialState.COMPLETE] == [
+        *(0.1, 0.2),  # the best, as trials 1 and 3
+        *(0.4, 0.3, 0.35, 0.45),
+    ]
+    running = [trial for trial in seen if trial.state == TrialState.RUNNING]
+    assert [trial.params for trial in running] == [
+        proposer.study.trials[number].params for number in (13, 14)
+    ]
+    assert all(trial.intermediate_values == {1: 0.99} for trial in seen)
 
 
 def test_impossible_constraint_is_refused(tiny_space: Space) -> None:
