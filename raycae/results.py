@@ -134,6 +134,7 @@ class _Plan(_Part):
     scheduler: str
     points: list[str] | None = None
     n_seeds: Count = 1
+    repeats: str = "refuse"
 
 
 class _SpaceText(_Part):

@@ -29,7 +29,7 @@ import typer
 from raycae import data, space
 from raycae.errors import InputError, StorageError, told_on_stderr
 from raycae.provenance import versions
-from raycae.searcher import SAMPLERS, require_database, require_possible, usual_sampler
+from raycae.searcher import REPEATS, SAMPLERS, require_database, require_possible, usual_sampler
 from raycae.stopping import SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -138,6 +138,14 @@ def search(
             show_default="asha",
         ),
     ] = None,
+    repeats: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="A proposal that was run already: refuse it, or run it with another seed: seed.",
+            show_default="refuse",
+        ),
+    ] = None,
     cpus_per_trial: Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")] = 1,
     gpus_per_trial: Annotated[
         float | None,
@@ -185,6 +193,7 @@ def search(
     """
     _require_choice("--sampler", sampler, SAMPLERS)
     _require_choice("--scheduler", scheduler, SCHEDULERS)
+    _require_choice("--repeats", repeats, dict.fromkeys(REPEATS))
     asked = {
         "data": absolute(data_source),
         "epochs": epochs,
@@ -192,6 +201,7 @@ def search(
         "seed": seed,
         "sampler": sampler,
         "scheduler": scheduler,
+        "repeats": repeats,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     the_space = space.load(space_name or "ex3")

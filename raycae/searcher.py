@@ -26,7 +26,8 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from raycae.config import Config
+from raycae.architecture import architecture
+from raycae.config import TRAINING_KEYS, Config
 from raycae.errors import InputError
 from raycae.greedy import Greedy, Step, drawn
 from raycae.space import Space, Value
@@ -62,6 +63,9 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 }
 
 
+REPEATS = ("refuse", "seed")
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A configuration to try, the parameters drawn for it, the seed of its weights, and the named
@@ -83,6 +87,9 @@ class Proposer:
     checked against the space's constraints before it is returned. The greedy series starts at the
     first of the points, and tries no other.
 
+    What was proposed already, the same network with the same training, however it is written, is
+    not proposed again; or with `repeats` "seed" it is, with the next seed.
+
     `database`: a URL where the Optuna study lies for others to look at, under `name`. It is a
     cache: what is there is thrown away and made anew.
     """
@@ -95,6 +102,7 @@ class Proposer:
         *,
         points: Sequence[str] | None = None,
         n_seeds: int = 1,
+        repeats: str = "refuse",
         database: str | None = None,
         name: str | None = None,
     ) -> None:
@@ -103,6 +111,10 @@ class Proposer:
         self.space = space
         self.seed = seed
         self.sampler = sampler
+        self.repeats = repeats
+        self._runs: Counter[tuple[Any, ...]] = Counter()
+        """How often each network was proposed with each training."""
+        self._exhausted = False
         self.study = _study(database, name, RandomSampler(seed))
         self._open: dict[int, Trial] = {}
         self._ended: dict[int, FrozenTrial] = {}
@@ -118,9 +130,8 @@ class Proposer:
         self._greedy = Greedy(space, self._first()) if sampler == "greedy" else None
 
     def propose(self, number: int) -> Proposal | None:
-        """What trial `number` tries; None once a grid, or a list of points, is exhausted, or a
-        greedy series waits for what runs. Raises `InputError` where the constraints leave
-        nothing."""
+        """What trial `number` tries; None once everything has been tried, or a greedy series waits
+        for what runs. Raises `InputError` where the constraints leave nothing."""
         if self._greedy:
             return self._next_of_greedy(number, self._greedy)
         if self._points:
@@ -129,7 +140,7 @@ class Proposer:
             proposal = Proposal(config, self.space.params_of(config), seed, name)
             self.reopen(number, proposal)
             return proposal
-        if self.sampler == "points":
+        if self.sampler == "points" or self._exhausted:
             return None
         if self.sampler == "grid":
             return self._next_of_grid(number)
@@ -139,17 +150,21 @@ class Proposer:
             study.add_trials(self._window())
         for attempt in range(TRIES):
             # A draw depends on the seed, the number and what was told; on nothing else.
-            seed = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
+            draw = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
             name = self.sampler if attempt < PATIENCE else "random"
-            study.sampler = SAMPLERS[name](int(seed))
+            study.sampler = SAMPLERS[name](int(draw))
             trial = study.ask()
             config = self.space.draw(trial)
             refusal = self.space.check(config)
-            if refusal is None:
-                self._lay_down(number, trial.params)
-                return Proposal(config, trial.params, self.seed)
-            refused.append(refusal)
+            if refusal is None and (seed := self._seed_of(config)) is not None:
+                self._lay_down(number, config, trial.params)
+                return Proposal(config, trial.params, seed)
+            if refusal is not None:
+                refused.append(refusal)
             study.tell(trial, state=TrialState.FAIL)  # neither waited for nor learnt from
+        if len(refused) < TRIES:
+            self._exhausted = True  # the others have all been tried
+            return None
         raise InputError(_impossible(self.space, refused))
 
     def reopen(self, number: int, proposal: Proposal) -> None:
@@ -162,7 +177,7 @@ class Proposer:
             self._points.pop((proposal.point, proposal.seed), None)
         elif self.sampler == "grid":
             self._pass_in_grid(proposal.params)
-        self._lay_down(number, proposal.params)
+        self._lay_down(number, proposal.config, proposal.params)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """An intermediate value of a running trial. An epoch repeated after a restart counts
@@ -209,7 +224,13 @@ class Proposer:
             intermediate_values=dict(self._reported[number]),
         )
 
-    def _lay_down(self, number: int, params: dict[str, Value]) -> None:
+    def _seed_of(self, config: Config) -> int | None:
+        """Of the next run of `config`; None where it is not to be run again."""
+        runs = self._runs[_identity(config)]
+        return None if runs and self.repeats == "refuse" else self.seed + runs
+
+    def _lay_down(self, number: int, config: Config, params: dict[str, Value]) -> None:
+        self._runs[_identity(config)] += 1
         self.study.sampler = RandomSampler(self.seed)  # asked for nothing, and costs nothing
         self.study.enqueue_trial(params)
         trial = self._open[number] = self.study.ask()
@@ -229,7 +250,7 @@ class Proposer:
         if step is None:
             return None
         params = self.space.params_of(step.config)
-        self._lay_down(number, params)
+        self._lay_down(number, step.config, params)
         point = self._start if step.change is None else None
         return Proposal(step.config, params, self.seed, point, step.change, step.parent)
 
@@ -238,8 +259,10 @@ class Proposer:
         for params, config in self._grid:
             refusal = self.space.check(config)
             if refusal is None:
-                self._lay_down(number, params)
-                return Proposal(config, params, self.seed)
+                if (seed := self._seed_of(config)) is not None:
+                    self._lay_down(number, config, params)
+                    return Proposal(config, params, seed)
+                continue
             refused.append(refusal)
             if len(refused) >= GRID_TRIES:
                 raise InputError(_impossible(self.space, refused))
@@ -247,6 +270,11 @@ class Proposer:
 
     def _pass_in_grid(self, params: dict[str, Value]) -> None:
         next((None for walked, _ in self._grid if walked == params), None)
+
+
+def _identity(config: Config) -> tuple[Any, ...]:
+    """The same for two configurations that build one network and train it alike."""
+    return architecture(config).hash, *(getattr(config, name) for name in TRAINING_KEYS)
 
 
 def require_database(url: str) -> None:

@@ -77,6 +77,8 @@ class Plan:
     """The named points to try; None: all of the space's."""
     n_seeds: int = 1
     """Each of them with so many seeds, from `seed` on."""
+    repeats: str = "refuse"
+    """What becomes of a proposal that was run already: `refuse`, or `seed`, another seed."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Study:
             plan.seed,
             points=plan.points,
             n_seeds=plan.n_seeds,
+            repeats=plan.repeats,
             database=database,
             name=plan.study,
         )

@@ -11,6 +11,8 @@ import yaml
 from optuna.trial import TrialState
 
 from raycae import searcher, space
+from raycae.architecture import architecture
+from raycae.config import TRAINING_KEYS, resolve
 from raycae.errors import InputError
 from raycae.searcher import SAMPLERS, Proposal, Proposer, grid, require_possible
 from raycae.space import Space
@@ -82,6 +84,67 @@ def test_points_with_several_seeds(tiny_space: Space) -> None:
     few = Proposer(both, "points", points=["ex3-base", "ex3-custom"], n_seeds=2)
     seen = [(p.point, p.seed) for n in range(4) if (p := few.propose(n))]
     assert seen == [("ex3-base", 0), ("ex3-custom", 0), ("ex3-base", 1), ("ex3-custom", 1)]
+
+
+FOUR = """
+task: reconstruct
+params:
+  channels: {type: categorical, choices: [8, 12], per: stage}
+fixed: {latent_channels: 4}
+points: {wide: {channels: [12, 12]}}
+"""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_nothing_is_proposed_twice(sampler: str) -> None:
+    """Oracle: four networks, one of them a named point: four proposals, all different, and then
+    nothing more. With other seeds they go on, each run of one with a seed of its own."""
+    four = space.parse(FOUR, name="four")
+    proposer = Proposer(four, sampler)
+    seen = [p.config.channels for n in range(5) if (p := proposer.propose(n))]
+    assert sorted(seen) == [(8, 8), (8, 12), (12, 8), (12, 12)]
+    if sampler == "grid":
+        return  # it has an end of its own
+    proposer = Proposer(four, sampler, seed=7, repeats="seed")
+    runs = [(p.config.channels, p.seed) for n in range(12) if (p := proposer.propose(n))]
+    assert len(set(runs)) == 12
+    for channels in {channels for channels, _ in runs}:
+        seeds = [seed for other, seed in runs if other == channels]
+        assert seeds == list(range(7, 7 + len(seeds)))
+
+
+def test_one_network_written_in_two_ways_is_one() -> None:
+    """Oracle: a residual sum needs a convolution that keeps its shape; without one, with and
+    without `residual` is the same network. Another learning rate is another run of it."""
+    text = FOUR.replace("[8, 12], per: stage", "[8, 12]").replace(
+        "fixed:", "  residual: {type: categorical, choices: [false, true]}\nfixed:"
+    )
+    two = space.parse(text, name="two")
+    proposer = Proposer(two, "random")
+    nets = [architecture(p.config).hash for n in range(9) if (p := proposer.propose(n))]
+    assert len(nets) == len(set(nets))
+    base = resolve({})
+    assert searcher._identity(base) == searcher._identity(resolve({"residual": True}))
+    assert searcher._identity(base) != searcher._identity(resolve({"lr": 0.002}))
+
+
+def test_what_tells_two_runs_apart() -> None:
+    """Oracle: every setting is part of the network's hash or of the training's identity."""
+    other = {
+        "task": "colourise",
+        "gammas": [1.0],
+        "optimizer": "sgd",
+        "lr": 0.5,
+        "weight_decay": 0.5,
+        "momentum": 0.5,
+        "batch_size": 3,
+    }
+    assert set(other) == set(TRAINING_KEYS)
+    base = {"task": "colourise", "optimizer": "sgd", "lr": 0.1}
+    for name, value in other.items():
+        if base.get(name) != value:
+            changed = resolve({**base, name: value})
+            assert searcher._identity(changed) != searcher._identity(resolve(base)), name
 
 
 def test_stopped_trial_is_pruned_with_its_curve(tiny_space: Space) -> None:
