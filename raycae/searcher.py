@@ -142,30 +142,7 @@ class Proposer:
             return proposal
         if self.sampler == "points" or self._exhausted:
             return None
-        if self.sampler == "grid":
-            return self._next_of_grid(number)
-        refused = []
-        study = optuna.create_study()
-        if self.sampler != "random":
-            study.add_trials(self._window())
-        for attempt in range(TRIES):
-            # A draw depends on the seed, the number and what was told; on nothing else.
-            draw = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
-            name = self.sampler if attempt < PATIENCE else "random"
-            study.sampler = SAMPLERS[name](int(draw))
-            trial = study.ask()
-            config = self.space.draw(trial)
-            refusal = self.space.check(config)
-            if refusal is None and (seed := self._seed_of(config)) is not None:
-                self._lay_down(number, config, trial.params)
-                return Proposal(config, trial.params, seed)
-            if refusal is not None:
-                refused.append(refusal)
-            study.tell(trial, state=TrialState.FAIL)  # neither waited for nor learnt from
-        if len(refused) < TRIES:
-            self._exhausted = True  # the others have all been tried
-            return None
-        raise InputError(_impossible(self.space, refused))
+        return self._next_of_grid(number) if self.sampler == "grid" else self._draw(number)
 
     def reopen(self, number: int, proposal: Proposal) -> None:
         """Take trial `number`, of which all is known, as running: a named point, or a trial of the
@@ -202,6 +179,30 @@ class Proposer:
             self._ended[number] = self._frozen(number, trial, TrialState[state], final)
         self.study.tell(trial, final, TrialState[state])
         self._reported.pop(number, None)
+
+    def _draw(self, number: int) -> Proposal | None:
+        """What the sampler proposes: a function of the seed, the number and what was told."""
+        refused = []
+        study = optuna.create_study()
+        if self.sampler != "random":
+            study.add_trials(self._window())
+        for attempt in range(TRIES):
+            draw = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
+            name = self.sampler if attempt < PATIENCE else "random"
+            study.sampler = SAMPLERS[name](int(draw))
+            trial = study.ask()
+            config = self.space.draw(trial)
+            refusal = self.space.check(config)
+            if refusal is None and (seed := self._seed_of(config)) is not None:
+                self._lay_down(number, config, trial.params)
+                return Proposal(config, trial.params, seed)
+            if refusal is not None:
+                refused.append(refusal)
+            study.tell(trial, state=TrialState.FAIL)  # neither waited for nor learnt from
+        if len(refused) < TRIES:
+            self._exhausted = True  # the others have all been tried
+            return None
+        raise InputError(_impossible(self.space, refused))
 
     def _window(self) -> list[FrozenTrial]:
         """What the sampler sees, as Optuna has it, in the order of the trials' numbers."""
