@@ -135,6 +135,8 @@ class _Plan(_Part):
     points: list[str] | None = None
     n_seeds: Count = 1
     repeats: str = "refuse"
+    grace: Annotated[int, Field(ge=1)] = 1
+    factor: Annotated[int, Field(ge=2)] = 3
 
 
 class _SpaceText(_Part):

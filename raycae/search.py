@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +138,21 @@ def search(
             show_default="asha",
         ),
     ] = None,
+    grace: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="E", help="No trial is stopped before epoch E.", show_default="1"
+        ),
+    ] = None,
+    factor: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="F",
+            help="Of the trials that come to a rung one in F goes on.",
+            show_default="3",
+        ),
+    ] = None,
     repeats: Annotated[
         str | None,
         typer.Option(
@@ -193,7 +208,7 @@ def search(
     """
     _require_choice("--sampler", sampler, SAMPLERS)
     _require_choice("--scheduler", scheduler, SCHEDULERS)
-    _require_choice("--repeats", repeats, dict.fromkeys(REPEATS))
+    _require_choice("--repeats", repeats, REPEATS)
     asked = {
         "data": absolute(data_source),
         "epochs": epochs,
@@ -201,6 +216,8 @@ def search(
         "seed": seed,
         "sampler": sampler,
         "scheduler": scheduler,
+        "grace": grace,
+        "factor": factor,
         "repeats": repeats,
     }
     given = {name: value for name, value in asked.items() if value is not None}
@@ -403,6 +420,9 @@ def _planned(
         "scheduler": "none" if sampler in ("greedy", "points") else "asha",
     }
     settings = {**defaults, **given}
+    if settings["scheduler"] == "none":
+        for name in settings.keys() & {"grace", "factor"}:
+            raise InputError(f"--{name} {settings[name]}: says when --scheduler none stops: never")
     total = _total(trials, so_far=0) or budget.trials
     if settings["sampler"] == "points":
         total = min(total, len(the_space.points))
@@ -673,7 +693,7 @@ def _total(trials: str | None, *, so_far: int) -> int | None:
     return int(digits) + (so_far if trials.startswith("+") else 0)
 
 
-def _require_choice(option: str, value: str | None, allowed: dict[str, Any]) -> None:
+def _require_choice(option: str, value: str | None, allowed: Iterable[str]) -> None:
     if value is not None and value not in allowed:
         raise InputError(f"{option} {value}: not known; allowed: {', '.join(allowed)}")
 

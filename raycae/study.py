@@ -79,6 +79,10 @@ class Plan:
     """Each of them with so many seeds, from `seed` on."""
     repeats: str = "refuse"
     """What becomes of a proposal that was run already: `refuse`, or `seed`, another seed."""
+    grace: int = 1
+    """No trial is stopped before this epoch, …"""
+    factor: int = 3
+    """and of those that come to a rung one in so many goes on."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class Study:
             database=database,
             name=plan.study,
         )
-        self.rule = rule(plan.scheduler, plan.epochs)
+        self.rule = rule(plan.scheduler, plan.epochs, grace=plan.grace, factor=plan.factor)
         self._replay()
         self._to_go_on = deque(self.running())
         self._tidy()
