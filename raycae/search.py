@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raycae import data, space
+from raycae import data, earlier, space
 from raycae.errors import InputError, StorageError, told_on_stderr
 from raycae.provenance import versions
 from raycae.searcher import REPEATS, SAMPLERS, require_database, require_possible, usual_sampler
@@ -161,6 +161,14 @@ def search(
             show_default="refuse",
         ),
     ] = None,
+    from_studies: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STUDY,STUDY",
+            help="Earlier studies whose trials the sampler knows from the beginning.",
+        ),
+    ] = None,
     cpus_per_trial: Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")] = 1,
     gpus_per_trial: Annotated[
         float | None,
@@ -225,6 +233,13 @@ def search(
     folder = study_folder(results_folder, study_name or the_space.name)
     if storage_url is not None:
         require_database(storage_url)
+    known: list[earlier.Known] = []
+    if from_studies is not None:
+        if resume:
+            raise InputError(f"--from {from_studies}: a study learns from others when it is begun")
+        names = [name.strip() for name in from_studies.split(",")]
+        known, notes = earlier.known(names, results_folder, the_space)
+        print("\n".join(notes), flush=True)
     if resume:
         wanted = the_space if space_name else None
         plan, the_space = _resumed(folder, trials, given, wanted, force)
@@ -244,6 +259,7 @@ def search(
         hours=hours,
         address=address,
         database=storage_url,
+        known=known,
     )
     raise typer.Exit(code)
 
@@ -258,6 +274,7 @@ def run(
     hours: float | None = None,
     address: str | None = None,
     database: str | None = None,
+    known: Iterable[earlier.Known] = (),
     test_curves: bool = False,
     go_on: str | None = None,
 ) -> int:
@@ -289,7 +306,7 @@ def run(
         with _ray(address), _signals(received, begun):
             # Only now: a cluster that does not answer, or has no room, leaves no study behind.
             resources = _with_room(resources)
-            study = _open(folder, plan, the_space, resume, images, progress, database)
+            study = _open(folder, plan, the_space, resume, images, progress, database, known)
             open_study.enter_context(closing(study))
             begun.append(study)
             test = evaluation.test_images(plan, the_space) if test_curves else None
@@ -517,6 +534,7 @@ def _open(
     images: data.Images,
     progress: Progress,
     database: str | None,
+    known: Iterable[earlier.Known],
 ) -> Study:
     if not resume:
         described = {
@@ -525,7 +543,7 @@ def _open(
             "n_train": len(images.train),
             "n_val": len(images.val),
         }
-        study = Study.create(folder, plan, the_space, described, progress.listen, database)
+        study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
         progress.resumed(study.records)
         return study
     fingerprint = read_content(folder)["data"]["fingerprint"]

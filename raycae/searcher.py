@@ -144,6 +144,18 @@ class Proposer:
             return None
         return self._next_of_grid(number) if self.sampler == "grid" else self._draw(number)
 
+    def learn(self, config: Config, error: float) -> None:
+        """A trial of an earlier study that ran to its end: for the sampler's eyes alone, under a
+        number below 0."""
+        params = self.space.params_of(config)
+        number = min([0, *self._ended]) - 1
+        self._ended[number] = optuna.trial.create_trial(
+            value=error,
+            params=params,
+            distributions={name: self.space.parameters[name].distribution for name in params},
+        )
+        insort(self._best, (error, number))
+
     def reopen(self, number: int, proposal: Proposal) -> None:
         """Take trial `number`, of which all is known, as running: a named point, or a trial of the
         ledger."""

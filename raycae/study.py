@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,8 +158,10 @@ class Study:
         data: Mapping[str, Any],
         listener: Listener | None = None,
         database: str | None = None,
+        known: Iterable[tuple[Config, float]] = (),
     ) -> Study:
-        """A new study. `data`: the source, its fingerprint, `n_train` and `n_val`.
+        """A new study. `data`: the source, its fingerprint, `n_train` and `n_val`. `known`: trials
+        of earlier studies and their validation errors, for the sampler.
 
         Raises `InputError` where there is one already, or the folder cannot be written.
         """
@@ -182,7 +184,11 @@ class Study:
             require_place(folder)  # nobody else made one before the lease was ours
             # The ledger first: what it holds can be written anew, and without it there is no study.
             begun = {"event": "begun", "at": _now(), "study": json.dumps(content)}
-            Ledger(folder / "ledger").append([begun])
+            earlier = (
+                {"event": "known", "at": _now(), "config": config.to_json(), "val_mse": error}
+                for config, error in known
+            )
+            Ledger(folder / "ledger").append([begun, *earlier])
             _write_content(folder, content)
             return cls(folder, content, lease, listener, database)
         except BaseException:
@@ -541,6 +547,9 @@ class Study:
             match event["event"]:
                 case "begun" | "resumed":
                     space = json.loads(event["study"])["space"]["hash"]
+                case "known":
+                    config = Config.model_validate_json(event["config"])
+                    self.proposer.learn(config, event["val_mse"])
                 case "created" if not known:
                     params = json.loads(event["params"])
                     if space != self.space.hash:  # drawn from another one

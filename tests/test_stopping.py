@@ -101,7 +101,5 @@ def test_by_name() -> None:
     """Oracle: the names that the command line offers."""
     assert isinstance(rule("none", 5), NoStopping)
     assert rule("none", 5).report(0, 1, 1e9)
-    with pytest.raises(
-        InputError, match="allowed: asha, hyperband, none"
-    ):
+    with pytest.raises(InputError, match="allowed: asha, hyperband, none"):
         rule("pbt", 5)
