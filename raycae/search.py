@@ -468,7 +468,7 @@ def _resumed(
                 "leave the option out, or begin another study with --study NAME"
             )
     the_space = space_of(content)
-    _require_comparable(content.get("versions") or {}, force)
+    require_comparable(content.get("versions") or {}, force)
     if wanted and wanted.hash != the_space.hash:
         if not force:
             raise InputError(
@@ -492,7 +492,7 @@ def _resumed(
     return replace(plan, trials=total, space=the_space.name), the_space
 
 
-def _require_comparable(before: dict[str, str], force: bool) -> None:
+def require_comparable(before: dict[str, str], force: bool) -> None:
     """Say which packages have changed since the study was begun. Raises `InputError` where errors
     measured then and now would not be comparable, unless `force`."""
     now = versions()
@@ -511,8 +511,8 @@ def _require_comparable(before: dict[str, str], force: bool) -> None:
     ]
     if decisive and not force:
         raise InputError(
-            f"--resume: errors of this study were measured with another {' and '.join(decisive)}; "
-            "install that again, begin another study, or take them as comparable with --force"
+            f"errors of this study were measured with another {' and '.join(decisive)}; install "
+            "that again, begin another study, or take them as comparable: search --resume --force"
         )
 
 
