@@ -138,6 +138,15 @@ def search(
             show_default="asha",
         ),
     ] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max",
+            metavar="NAME=VALUE",
+            help="What a trial may have at most: latent_size, n_params, flops; may be repeated.",
+            show_default="the space's",
+        ),
+    ] = None,
     grace: Annotated[
         int | None,
         typer.Option(
@@ -230,6 +239,10 @@ def search(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     the_space = space.load(space_name or "ex3")
+    if limits:
+        if resume:
+            raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
+        the_space = space.bounded(the_space, limits)
     folder = study_folder(results_folder, study_name or the_space.name)
     if storage_url is not None:
         require_database(storage_url)
