@@ -24,7 +24,7 @@ from plotly.subplots import make_subplots
 from raycae.architecture import architecture
 from raycae.config import Config
 from raycae.greedy import AGAIN, DROPPED, KEPT, START, Ladder
-from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING, frontier_of
 
 BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
 FAINT = "rgba(138, 143, 150, 0.22)"
@@ -127,18 +127,12 @@ def latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> Latent
     ended = trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])
     points = trials.loc[ended].filter(POINT_COLUMNS).reset_index(drop=True)
     points = points.astype({"trial_number": int, "latent_size": int, "val_mse": float})
-    points["on_frontier"] = on_frontier(points["latent_size"], points["val_mse"])
+    on = frontier_of(points.to_dict("records"))  # type: ignore[arg-type]
+    points["on_frontier"] = points["trial_number"].map(on).astype(bool)
     data = LatentError(points, *_codes_and_levels(baselines))
     codes = [data.best_linear(size) for size in points["latent_size"].tolist()]
     points["linear_mse"] = [math.nan if code is None else code.val_mse for code in codes]
     return data
-
-
-def on_frontier(latent_size: pd.Series[int], val_mse: pd.Series[float]) -> pd.Series[bool]:
-    """True where no other trial is at least as good in both and better in one."""
-    best = val_mse.groupby(latent_size).min()  # sorted by latent size
-    best_of_smaller = best.cummin().shift(fill_value=math.inf)
-    return (val_mse == latent_size.map(best)) & (val_mse < latent_size.map(best_of_smaller))
 
 
 def latent_error_figure(data: LatentError) -> go.Figure:

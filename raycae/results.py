@@ -65,6 +65,7 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "val_ssim": pa.float64(),
     "best_epoch": pa.int64(),
     "epochs_run": pa.int64(),
+    "on_frontier": pa.bool_(),
     "test_mse": pa.float64(),
     "wall_time_s": pa.float64(),
     "images_per_s": pa.float64(),
@@ -114,6 +115,8 @@ _CREATED = (
     *("latent_size", "latent_channels", "latent_height", "latent_width"),
 )
 """What a row has from its first event on."""
+_LATER = ("change", "parent", "on_frontier")
+"""What the first studies did not have."""
 
 
 class _Part(BaseModel):
@@ -242,6 +245,8 @@ class Records:
 
     def trials_table(self) -> pa.Table:
         rows = [self.trials[number] for number in sorted(self.trials)]
+        frontier = frontier_of(rows)
+        rows = [row | {"on_frontier": frontier.get(row["trial_number"])} for row in rows]
         params = [json.loads(row["params"] or "{}") for row in rows]
         names = sorted({name for sampled in params for name in sampled}, key=_natural)
         columns = {}
@@ -359,6 +364,20 @@ def kept_models(trials: Iterable[Mapping[str, Any]], best: int = 10) -> set[int]
     return {*first, *of_size.values(), *of_point.values()}
 
 
+def frontier_of(trials: Iterable[Mapping[str, Any]]) -> dict[int, bool]:
+    """Of each trial that ended with an error, whether no other has at most its latent size and less
+    error; stopped trials count too. Of two that are alike both are on it."""
+    ended = [t for t in trials if t["state"] in (COMPLETE, PRUNED) and t["val_mse"] is not None]
+    on: dict[int, bool] = {}
+    least, least_of_smaller, size = math.inf, math.inf, 0
+    for trial in sorted(ended, key=lambda t: (t["latent_size"], t["val_mse"])):
+        if trial["latent_size"] != size:
+            size, least_of_smaller = trial["latent_size"], least
+        least = min(least, trial["val_mse"])
+        on[trial["trial_number"]] = trial["val_mse"] == least < least_of_smaller
+    return on
+
+
 def best_trial(trials: pd.DataFrame) -> int | None:
     """The number of the COMPLETE trial with the least validation error, or None."""
     ended = trials[(trials["state"] == COMPLETE) & trials["val_mse"].notna()]
@@ -395,7 +414,7 @@ def read_trials(folder: Place) -> pd.DataFrame:
     """One row a trial, its newest state. Raises `InputError` where there is no such table, or its
     rows are no trials."""
     path = folder / "trials.parquet"
-    trials = tables.read(path, TRIAL_COLUMNS, filled=_CREATED, key=["trial_number"])
+    trials = tables.read(path, TRIAL_COLUMNS, filled=_CREATED, key=["trial_number"], later=_LATER)
     _check_errors(path, trials)
     scored = trials["val_mse"].notna()
     if trials.loc[scored, ["val_psnr_db", "epochs_run"]].isna().to_numpy().any():

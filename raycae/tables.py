@@ -50,9 +50,11 @@ def read(
     *,
     filled: Sequence[str] = (),
     key: Sequence[str] = (),
+    later: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The table in `path`, with nullable types. `filled`: columns without a gap; `key`: columns by
-    which no two rows are the same. What else the file holds is passed over.
+    which no two rows are the same; `later`: columns that older versions did not write, empty where
+    they are missing. What else the file holds is passed over.
 
     Raises `InputError` naming the file, the column and what is wrong.
     """
@@ -60,7 +62,7 @@ def read(
         if not path.is_file():
             raise InputError(f"{path}: there is no such table; has the search begun?")
         with opened(path) as file:
-            table = _table(path, file, columns)
+            table = _table(path, file, columns, later)
             frame: pd.DataFrame = table.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from None
@@ -78,10 +80,13 @@ def opened(path: Place) -> BinaryIO:
     return path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes())
 
 
-def _table(path: Place, file: BinaryIO, columns: Mapping[str, pa.DataType]) -> pa.Table:
+def _table(
+    path: Place, file: BinaryIO, columns: Mapping[str, pa.DataType], later: Sequence[str]
+) -> pa.Table:
     size = file.seek(0, io.SEEK_END)
     schema = pq.read_schema(file)
-    kinds = _kinds(path, schema, columns)
+    absent = [name for name in later if name not in schema.names]
+    kinds = _kinds(path, schema, {k: v for k, v in columns.items() if k not in absent})
     texts = [name for name in kinds if _kind(schema.field(name).type) == pa.string()]
     # As they are packed; unpacked once it is known how large they get.
     parquet = pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True)
@@ -91,7 +96,10 @@ def _table(path: Place, file: BinaryIO, columns: Mapping[str, pa.DataType]) -> p
     table = parquet.read(columns=list(kinds))
     if sum(_length(table[name]) for name in texts) > MOST_UNPACKED * size:
         raise InputError(f"{path}: its texts are more than {MOST_UNPACKED:,} times as long as it")
-    return table.select(list(kinds)).cast(pa.schema(list(kinds.items())))
+    table = table.select(list(kinds)).cast(pa.schema(list(kinds.items())))
+    for name in absent:
+        table = table.append_column(name, pa.nulls(n_rows, columns[name]))
+    return table
 
 
 def _kinds(

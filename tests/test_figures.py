@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycae import figures
+from raycae import figures, results
 from raycae.config import resolve
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -139,12 +139,16 @@ def test_without_baselines_there_are_points_alone() -> None:
 )
 def test_frontier_is_what_nobody_dominates(points: list[tuple[int, float]]) -> None:
     """Oracle: the definition on every pair; few values, so that ties are common."""
-    frame = pd.DataFrame(points, columns=["size", "mse"]).astype({"size": int, "mse": float})
+    trials = [
+        {"trial_number": n, "state": COMPLETE, "latent_size": size, "val_mse": mse}
+        for n, (size, mse) in enumerate(points)
+    ]
     expected = [
         not any(s <= size and m <= mse and (s, m) != (size, mse) for s, m in points)
         for size, mse in points
     ]
-    assert figures.on_frontier(frame["size"], frame["mse"]).tolist() == expected
+    found = results.frontier_of([*trials, {**trials[0], "state": FAIL}] if trials else [])
+    assert [found[n] for n in range(len(points))] == expected
 
 
 def test_latent_error_figure_draws_the_numbers_it_is_given() -> None:
