@@ -521,6 +521,16 @@ def test_any_table_is_read_or_refused(n: int, name: str, folder: Folder) -> None
     hold(n, other_tables(table), lambda content: check_table(folder, name, content))
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.timestamp("us", tz="UTC")])
+def test_a_time_is_no_parameter(kind: pa.DataType, folder: Folder) -> None:
+    """Oracle: the message. A time without a zone was read as one of UTC."""
+    table = pq.read_table(io.BytesIO(folder.files["trials.parquet"]))
+    times = pa.array([0] * table.num_rows, pa.int64()).cast(kind)
+    folder.put("trials.parquet", bomb(table.append_column("params_x", times)))
+    with pytest.raises(InputError, match=r"params_x: timestamp\[.*it has to be a number"):
+        results.read_trials(folder.at)
+
+
 @halves(40)
 @pytest.mark.parametrize("name", ["trials", "epochs"])
 def test_a_damaged_table_is_refused(n: int, name: str, folder: Folder) -> None:
