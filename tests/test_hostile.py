@@ -289,6 +289,20 @@ def test_what_was_no_message_once(written: str, says: str) -> None:
         space.parse(text, name="mine")
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "points: {? !!binary YWJj : {lr: 0.01}}",
+        "params: {? !!binary bHI= : {type: float, low: 0.01, high: 0.1}}",
+        "params: {lr: {type: float, low: !!binary MC4wMQ==, high: 0.1}}",
+    ],
+)
+def test_bytes_are_no_words(written: str) -> None:
+    """Oracle: the message. They were taken for `abc`, `lr` and 0.01, which PyYAML does not read."""
+    with pytest.raises(InputError, match="!!binary is neither a word nor a number"):
+        space.parse(f"task: reconstruct\n{written}", name="mine")
+
+
 def test_aliases_may_be_used() -> None:
     """Oracle: the same file without them. They are YAML, and refused only where they unfold to
     more than fits."""
