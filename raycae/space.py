@@ -515,6 +515,9 @@ class _UniqueKeys(yaml.SafeLoader):
         if isinstance(value, int) and value.bit_length() > 64:
             # With more digits yet, Python refuses to print it.
             raise yaml.YAMLError(f"{node.value!r} is larger than anything here ({node.start_mark})")
+        if isinstance(value, bytes):
+            # Pydantic would take them for the word or the number that they spell.
+            raise yaml.YAMLError(f"!!binary is neither a word nor a number ({node.start_mark})")
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

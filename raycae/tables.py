@@ -113,7 +113,7 @@ def _kinds(
         if field.name not in columns and not PARAMETER.fullmatch(field.name):
             continue
         found = _kind(field.type)
-        wanted = columns.get(field.name, found)
+        wanted = columns.get(field.name, found if found in _NULLABLE else None)
         fits = found == wanted or (found in _NUMBERS and wanted in _NUMBERS)
         if wanted is None or not (fits or pa.types.is_null(field.type)):
             raise InputError(

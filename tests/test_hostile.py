@@ -289,6 +289,20 @@ def test_what_was_no_message_once(written: str, says: str) -> None:
         space.parse(text, name="mine")
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "points: {? !!binary YWJj : {lr: 0.01}}",
+        "params: {? !!binary bHI= : {type: float, low: 0.01, high: 0.1}}",
+        "params: {lr: {type: float, low: !!binary MC4wMQ==, high: 0.1}}",
+    ],
+)
+def test_bytes_are_no_words(written: str) -> None:
+    """Oracle: the message. They were taken for `abc`, `lr` and 0.01, which PyYAML does not read."""
+    with pytest.raises(InputError, match="!!binary is neither a word nor a number"):
+        space.parse(f"task: reconstruct\n{written}", name="mine")
+
+
 def test_aliases_may_be_used() -> None:
     """Oracle: the same file without them. They are YAML, and refused only where they unfold to
     more than fits."""
@@ -519,6 +533,16 @@ def test_any_table_is_read_or_refused(n: int, name: str, folder: Folder) -> None
     """Oracle: the property; a table that is read holds the values that pyarrow reads there."""
     table = pq.read_table(io.BytesIO(folder.files[f"{name}.parquet"]))
     hold(n, other_tables(table), lambda content: check_table(folder, name, content))
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.timestamp("us", tz="UTC")])
+def test_a_time_is_no_parameter(kind: pa.DataType, folder: Folder) -> None:
+    """Oracle: the message. A time without a zone was read as one of UTC."""
+    table = pq.read_table(io.BytesIO(folder.files["trials.parquet"]))
+    times = pa.array([0] * table.num_rows, pa.int64()).cast(kind)
+    folder.put("trials.parquet", bomb(table.append_column("params_x", times)))
+    with pytest.raises(InputError, match=r"params_x: timestamp\[.*it has to be a number"):
+        results.read_trials(folder.at)
 
 
 @halves(40)
