@@ -207,28 +207,16 @@ def show(
     distinct = trials["arch_hash"].nunique()
     print(
         f"{printable(folder.name)}: {summary(Counter(trials['state']))}, "
-        f"{distinct} distinct architecture{'s' * (distinct != 1)}"
+        f"{distinct} distinct architecture{'s' * (distinct != 1)}; * on the frontier"
     )
     table = Table(box=None, pad_edge=False)
-    for name in (
-        "",
-        "frontier",
-        "trial",
-        "val_mse",
-        "dB",
-        "test_mse",
-        "latent",
-        "params",
-        "epochs",
-        "network",
-    ):
-        table.add_column(name, justify="left" if name in ("", "frontier", "network") else "right")
+    for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
+        table.add_column(name, justify="left" if name in ("", "network") else "right")
     ranked = trials[trials["val_mse"].notna() & (trials["state"] != "FAIL")]
     for row in ranked.sort_values(["val_mse", "trial_number"]).head(number).to_dict("records"):
         config = Config.model_validate_json(row["config"])
         table.add_row(
-            row["state"],
-            "yes" if row["on_frontier"] is True else "",
+            row["state"] + (" *" if row["on_frontier"] is True else ""),
             str(row["trial_number"]),
             f"{row['val_mse']:.5f}",
             f"{row['val_psnr_db']:.2f}",

@@ -211,7 +211,8 @@ def test_show(run: Run, trained: Path) -> None:
     best = results.read_trials(trained / "tiny").sort_values("val_mse").iloc[0]
     assert code == 0
     distinct = results.read_trials(trained / "tiny")["arch_hash"].nunique()
-    assert lines[0] == f"tiny: 3 COMPLETE, {distinct} distinct architectures"
+    assert lines[0] == f"tiny: 3 COMPLETE, {distinct} distinct architectures; * on the frontier"
+    assert lines[2].startswith("COMPLETE *")
     assert len(lines) == 4
     assert f"{best['val_mse']:.5f}" in lines[2]
     code, _, err = run("show", "other", "--results", trained)
