@@ -11,8 +11,9 @@ STUDY ?= quickstart-$(shell date +%Y%m%d-%H%M%S)
 search: $(VENV)/raycae
 	$(BIN)/raycae search --space quickstart --study $(STUDY)
 
+# Two at a time: half of the tests wait for processes.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/raycae-dev
 	$(BIN)/ruff check .
