@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from raycae.architecture import architecture
 from raycae.config import Config
@@ -491,3 +492,193 @@ def _figure(x_title: str, y_title: str) -> go.Figure:
         dragmode=False,
         showlegend=True,
     )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """`rows`: `experiment`, `latent_size`, `mean`, `low`, `high` of the test error over seeds, best
+    first, and `each`, the errors of the seeds. `linear`: `latent_size`, `error` of the best linear
+    code of at most that size. `levels`: the error of each baseline without a latent."""
+
+    rows: pd.DataFrame
+    linear: pd.DataFrame
+    levels: dict[str, float]
+
+
+def spread(found: pd.DataFrame, baselines: pd.DataFrame | None) -> Spread:
+    """Test errors by experiment. `found` as `claims.runs` gives it; `baselines` as `results` reads
+    them, of the same images."""
+    measured = found.dropna(subset="test")
+    rows = (
+        measured.groupby("experiment")
+        .agg(
+            latent_size=("latent_size", "first"),
+            mean=("test", "mean"),
+            low=("test", "min"),
+            high=("test", "max"),
+            each=("test", list),
+        )
+        .sort_values("mean")
+        .reset_index()
+    )
+    if baselines is not None:
+        baselines = baselines.dropna(subset="test_mse").assign(val_mse=baselines["test_mse"])
+    codes, levels = _codes_and_levels(baselines)
+    best = codes.groupby("latent_size")["val_mse"].min().cummin()
+    linear = pd.DataFrame({"latent_size": best.index, "error": best.to_numpy(float)})
+    return Spread(rows, linear[linear["error"] > EXACT], levels)
+
+
+def spread_figure(data: Spread) -> go.Figure:
+    """One line an experiment, from the least to the greatest of its seeds, the mean marked. Needs
+    at least one."""
+    figure = _figure("test error, MSE", "")
+    rows = data.rows[::-1]  # plotly begins at the bottom
+    names = [html.escape(name) for name in rows["experiment"]]
+    figure.add_scatter(
+        x=[error for each in rows["each"] for error in each],
+        y=[name for name, each in zip(names, rows["each"], strict=True) for _ in each],
+        name="one seed",
+        mode="markers",
+        marker={"color": BLUE, "size": 6, "symbol": "circle-open"},
+        hovertemplate="%{y}: %{x:.5f}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=rows["mean"].tolist(),
+        y=names,
+        name="mean over seeds",
+        mode="markers",
+        marker={"color": ORANGE, "size": 10, "symbol": "line-ns-open", "line": {"width": 3}},
+        hovertemplate="%{y}: mean %{x:.5f}<extra></extra>",
+    )
+    shown = [*rows["low"], *rows["high"], *data.levels.values()]
+    for baseline, level in data.levels.items():
+        if level > 3 * rows["high"].max():
+            shown.remove(level)  # far away; it would flatten the rest
+            continue
+        figure.add_vline(
+            x=level,
+            line={"color": GREY, "width": 1.5, "dash": "dot"},
+            annotation={
+                "text": html.escape(baseline_name(baseline)),
+                "textangle": -90,
+                "yanchor": "bottom",
+                "y": 0,
+                "xanchor": "right",
+                "font": {"size": 12, "color": GREY},
+            },
+        )
+    low, high = min(shown) / 1.15, max(shown) * 1.15
+    ticks = log_ticks(low, high)
+    figure.update_xaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_yaxes(showgrid=True, ticks="", ticksuffix="  ")
+    return figure
+
+
+def latent_spread_figure(data: Spread) -> go.Figure:
+    """Latent size against test error, both logarithmic, linear codes beside it."""
+    figure = _figure("latent size, numbers per image", "test error, MSE")
+    rows = data.rows
+    sizes = rows["latent_size"].astype(int)
+    near = data.linear[data.linear["latent_size"].between(sizes.min() / 2, sizes.max() * 2)]
+    if not near.empty:
+        figure.add_scatter(
+            x=near["latent_size"].tolist(),
+            y=near["error"].tolist(),
+            name="best linear code of at most this size",
+            mode="lines",
+            line={"color": VIOLET, "width": 1.5},
+            hovertemplate="%{x:,} numbers: %{y:.4g}<extra></extra>",
+        )
+    figure.add_scatter(
+        x=sizes.tolist(),
+        y=rows["mean"].tolist(),
+        error_y={
+            "type": "data",
+            "array": (rows["high"] - rows["mean"]).tolist(),
+            "arrayminus": (rows["mean"] - rows["low"]).tolist(),
+            "color": BLUE,
+            "thickness": 1,
+            "width": 3,
+        },
+        name="experiment: mean, least and greatest of its seeds",
+        mode="markers",
+        marker={"color": BLUE, "size": 8},
+        hovertext=[
+            html.escape(f"{name}: {error(mean)}")
+            for name, mean in zip(rows["experiment"], rows["mean"], strict=True)
+        ],
+        hoverinfo="text",
+    )
+    low = max(min(*rows["low"], *near["error"]), rows["low"].min() / 30) / 1.3
+    high = rows["high"].max() * 1.3
+    x_low, x_high = sizes.min() / 1.7, sizes.max() * 1.7
+    powers = _powers_of_two(x_low, x_high)
+    figure.update_xaxes(_log_axis(x_low, x_high, powers, [f"{size:,}" for size in powers]))
+    ticks = log_ticks(low, high)
+    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    return figure
+
+
+CURVES = {
+    "train_mse": ("training", GREY),
+    "val_mse": ("validation", BLUE),
+    "test_mse": ("test", ORANGE),
+}
+
+
+def three_curves(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds of the three errors by `point` and `epoch`, of the epochs that all the
+    point's seeds have reached."""
+    grouped = epochs.groupby(["point", "epoch"])
+    mean = grouped[list(CURVES)].mean().astype(float)
+    n = grouped["seed"].nunique()
+    return mean[n == n.groupby("point").transform("max")].reset_index()
+
+
+def three_curves_figure(curves: pd.DataFrame, order: list[str], columns: int = 4) -> go.Figure:
+    """A small panel for each experiment of `order`, all on the same axes."""
+    n_rows = math.ceil(len(order) / columns)
+    figure = make_subplots(
+        n_rows,
+        columns,
+        subplot_titles=[html.escape(name) for name in order],
+        shared_xaxes=True,
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.25 / n_rows,
+    )
+    look = _figure("", "").layout
+    figure.update_layout(template="none")
+    figure.update_layout({k: look[k] for k in ("paper_bgcolor", "plot_bgcolor", "font", "margin")})
+    figure.update_layout(
+        {k: look[k] for k in ("legend", "hoverlabel", "hovermode", "dragmode", "showlegend")}
+    )
+    figure.update_layout(legend_y=1.04)
+    for i, point in enumerate(order):
+        curve = curves[curves["point"] == point]
+        for column, (name, colour) in CURVES.items():
+            figure.add_scatter(
+                x=curve["epoch"].tolist(),
+                y=curve[column].tolist(),
+                name=name,
+                legendgroup=name,
+                showlegend=i == 0,
+                mode="lines+markers",
+                line={"color": colour, "width": 1.5},
+                marker={"size": 4, "color": colour},
+                hovertemplate=f"{name}, epoch %{{x}}: %{{y:.5f}}<extra></extra>",
+                row=i // columns + 1,
+                col=i % columns + 1,
+            )
+    shown = curves[list(CURVES)].to_numpy(float)
+    low, high = np.nanmin(shown) / 1.1, np.nanmax(shown) * 1.1
+    ticks = log_ticks(low, high)
+    axis = {"gridcolor": FAINT, "linecolor": FAINT, "zeroline": False, "fixedrange": True}
+    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]) | axis)
+    last = int(curves["epoch"].max())
+    figure.update_xaxes(
+        axis | {"dtick": 1 if last <= 6 else None, "range": [0.7, last + 0.3], "tickformat": "d"}
+    )
+    figure.update_annotations(font={"size": 12, "color": GREY})
+    return figure

@@ -66,14 +66,9 @@ def render(folder: Place) -> str:
         plots["latent-error"] = figures.latent_error_figure(latent).to_json()
     if not curves.curves.empty:
         plots["learning-curves"] = figures.learning_curves_figure(curves).to_json()
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
+        plots,
         study=study,
         source=Path(study["plan"]["data"]).name,
         counts=state_counts(trials),
@@ -94,9 +89,20 @@ def render(folder: Place) -> str:
         n_trials=len(ranked),
         error=error,
         latent_shape=latent_shape,
-        plots=plots,
-        plotly=get_plotlyjs() if plots else None,
     )
+
+
+def page(template: str, plots: dict[str, str], **values: Any) -> str:
+    """An HTML page with everything inside; `plots`: plotly's JSON by the id of its place."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plotly = get_plotlyjs() if plots else None
+    return environment.get_template(template).render(plots=plots, plotly=plotly, **values)
 
 
 def lacks_anything(folder: Place) -> bool:

@@ -8,6 +8,7 @@ ex3-report`, run by the same code as every search; the page over both is `RESULT
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -134,6 +135,8 @@ def reproduce(
             code = max(code, _run(folder / the_space.name, the_space, plan, resources, address))
     from raycae import reproduction
 
+    for the_space, plan in plans if code in (0, 1) else []:
+        _paint(folder / the_space.name, plan, the_space)
     print(f"page     {search.short(reproduction.write(folder))}")
     raise typer.Exit(code)
 
@@ -142,8 +145,6 @@ def _run(
     folder: Place, the_space: Space, plan: Plan, resources: dict[str, Any], address: str | None
 ) -> int:
     print(f"{the_space.name}: {len(plan.points or ())} experiments, {plan.n_seeds} seeds each")
-    again = ["raycae", "reproduce", "--study", folder.parent.name]
-    again += ["--results", str(folder.parent.parent)]
     return search.run(
         folder,
         plan,
@@ -152,8 +153,25 @@ def _run(
         resources,
         address=address,
         test_curves=True,
-        go_on=shlex.join(again),
+        go_on=shlex.join(["raycae", *sys.argv[1:]]),
     )
+
+
+def _paint(folder: Place, plan: Plan, the_space: Space) -> None:
+    """A sheet of the same images for each experiment that has none yet, by its best run."""
+    from raycae import evaluation, reproduction
+
+    numbers = reproduction.best_runs(reproduction.read(folder).runs).values()
+    todo = [n for n in numbers if not (folder / "pictures" / f"{n}.png").exists()]
+    if not todo:
+        return
+    size = the_space.image_size
+    images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
+    for number in todo:
+        try:
+            evaluation.paint(folder, number, images.val)
+        except InputError as error:
+            print(f"note     {error}; no pictures")
 
 
 def _chosen(spaces: list[Space], only: str | None, leave_out: str | None) -> list[str]:

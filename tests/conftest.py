@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from searches import SmallRay
 
-from raycae import space
+from raycae import cli, space
 from raycae.space import Space
 from raycae.storage import digest
 from raycae.study import Issue, Plan, Study, checkpoint_folder
@@ -33,6 +33,8 @@ points:
   base: {}
 """
 
+Run = Callable[..., tuple[int, str, str]]
+
 
 @pytest.fixture(autouse=True)
 def _denormals_are_back() -> Iterator[None]:
@@ -47,6 +49,24 @@ def small_ray() -> Iterator[dict[str, str]]:
     """The environment that leads to it."""
     with SmallRay() as env:
         yield env
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`raycae …` in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["raycae", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
 
 
 @pytest.fixture

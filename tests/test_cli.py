@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,35 +11,15 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY_SPACE, begin, measured, run_trial
+from conftest import TINY_SPACE, Run, begin, measured, run_trial
 from PIL import Image
 from rich.console import Console
 
-from raycae import cli, data, model, results, search
+from raycae import data, model, results, search
 from raycae.progress import Progress
 from raycae.space import Space
 from raycae.study import Plan, Study, model_folder, write_model
 from raycae.training import Training, on_device
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`raycae …` in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["raycae", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from raycae.space import Space
 from raycae.storage import digest, place, write_whole
 from raycae.study import Plan, Study, read_content
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 may_mount = pytest.mark.skipif(mounts.available() is not None, reason=str(mounts.available()))
 LONG = ("--trials", "4", "--epochs", "30", "--scheduler", "none")
@@ -101,7 +101,7 @@ def bound(behind: Path, where: Path) -> Iterator[None]:
 
 
 @may_mount
-@pytest.mark.parametrize("full", ["ledger", "checkpoints"])
+@pytest.mark.parametrize("full", ["ledger", pytest.param("checkpoints", marks=pytest.mark.long)])
 def test_a_full_disk(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str], full: str
 ) -> None:
@@ -197,7 +197,14 @@ def store(started: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Obj
 FEW = ("--trials", "2", "--epochs", "8", "--scheduler", "none")
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("refuse", 8), ("reset", 6), ("slow", 0)])
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [
+        ("refuse", 8),
+        pytest.param("reset", 6, marks=pytest.mark.long),
+        pytest.param("slow", 0, marks=pytest.mark.long),
+    ],
+)
 def test_an_object_store_that_fails(
     space_file: Path, small_ray: dict[str, str], store: ObjectStore, kind: str, seconds: float
 ) -> None:
@@ -220,6 +227,7 @@ def test_an_object_store_that_fails(
     require_nothing_repeated(folder, 0)
 
 
+@pytest.mark.long
 def test_a_store_that_refuses_every_third_request(
     space_file: Path, small_ray: dict[str, str], store: ObjectStore
 ) -> None:
@@ -252,6 +260,7 @@ def test_no_such_bucket(space_file: Path, store: ObjectStore) -> None:
     require_said(done.stderr, r"^raycae: writing s3://no-such-bucket/r/tiny/.*: NO_SUCH_BUCKET")
 
 
+@pytest.mark.long
 def test_interrupted_while_the_store_is_away(
     space_file: Path, small_ray: dict[str, str], store: ObjectStore
 ) -> None:
@@ -299,6 +308,7 @@ def test_an_object_store_that_stalls(
     require_nothing_repeated(folder, 0)
 
 
+@pytest.mark.long
 def test_waiting_trials_do_not_hang(
     space_file: Path, small_ray: dict[str, str], store: ObjectStore
 ) -> None:
@@ -320,6 +330,7 @@ def test_waiting_trials_do_not_hang(
     require_complete(folder, 2, 8)
 
 
+@pytest.mark.long
 @may_mount
 def test_the_mount_goes_away(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:
     """Oracle: what the results lie on is unmounted in the middle of a search: said, waited for as
@@ -349,6 +360,7 @@ def test_the_mount_goes_away(space_file: Path, tmp_path: Path, small_ray: dict[s
             require_nothing_repeated(where / "tiny")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(mounts.no_freezing() is not None, reason=str(mounts.no_freezing()))
 def test_a_mount_that_is_frozen(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
@@ -373,6 +385,7 @@ def test_a_mount_that_is_frozen(
         require_nothing_repeated(folder, 0)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(mounts.no_fuse() is not None, reason=str(mounts.no_fuse()))
 def test_a_mount_that_does_not_answer(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
@@ -406,6 +419,7 @@ QUICK = "from raycae import lease\nlease.BEAT_S, lease.WATCH_S = 0.5, 3.0\n"
 ELSEWHERE = "import platform\nplatform.node = lambda: 'elsewhere'\n"
 
 
+@pytest.mark.long
 def test_two_searches_in_one_folder(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
 ) -> None:
@@ -422,6 +436,7 @@ def test_two_searches_in_one_folder(
     require_complete(tmp_path / "tiny")
 
 
+@pytest.mark.long
 def test_two_searches_in_one_store(
     space_file: Path, small_ray: dict[str, str], store: ObjectStore
 ) -> None:
@@ -442,6 +457,7 @@ def test_two_searches_in_one_store(
     require_complete(folder, 2, 30)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["folder", "store"])
 def test_two_searches_at_the_same_moment(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str], store: ObjectStore, what: str
@@ -458,6 +474,7 @@ def test_two_searches_at_the_same_moment(
     require_complete(place(where) / "tiny", 2, 3)
 
 
+@pytest.mark.long
 def test_one_that_was_away_is_replaced(
     space_file: Path, small_ray: dict[str, str], store: ObjectStore
 ) -> None:

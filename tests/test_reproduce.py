@@ -1,0 +1,198 @@
+"""`raycae reproduce`: what it runs, what it goes on with, what its page says."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Run, measured
+
+from raycae import claims, reproduction, results, space
+from raycae.reproduce import SPACES
+from raycae.study import Plan, Study
+
+ONLY = ["ex2-base", "ex2-stride", "ex3-base"]
+
+
+def made(folder: Path, name: str, errors: dict[tuple[str, int], float], epochs: int = 2) -> None:
+    """A study of a reproduction, as the real code lays it down, with these test errors."""
+    the_space = space.load(name)
+    points = list(dict.fromkeys(point for point, _ in errors))
+    n_seeds = 1 + max(seed for _, seed in errors)
+    plan = Plan(
+        study=name,
+        space=name,
+        data="photos",
+        trials=len(points) * n_seeds,
+        epochs=epochs,
+        limit=None,
+        seed=0,
+        sampler="points",
+        scheduler="none",
+        points=points,
+        n_seeds=n_seeds,
+    )
+    facts = {"source": "photos", "fingerprint": "0" * 16, "n_train": 100, "n_val": 20}
+    study = Study.create(folder / name, plan, the_space, facts)
+    while issue := study.ask():
+        study.started(issue.number, issue.attempt)
+        row = study.records.trials[issue.number]
+        if (row["point"], row["seed"]) not in errors:
+            study.failed(issue.number, issue.attempt, "diverged: training loss is nan")
+            continue
+        final = errors[row["point"], row["seed"]]
+        for epoch in range(1, epochs + 1):
+            said = measured(epoch, final * (1 + epochs - epoch))
+            study.epoch(issue.number, issue.attempt, {**said, "test_mse": 1.01 * said["val_mse"]})
+    study.close()
+
+
+@pytest.fixture
+def reproduced(tmp_path: Path) -> Path:
+    folder = tmp_path / "reproduction"
+    of_ex2 = {}
+    for seed in range(3):
+        of_ex2 |= {
+            ("ex2-base", seed): 0.0050 + seed / 1e5,
+            ("ex2-stride", seed): 0.0040 + seed / 1e5,
+            ("ex2-latent-x2", seed): 0.0050 - (seed - 1) / 1e3,
+            ("ex2-fewer-pool", seed): 0.0020 + seed / 1e5,
+            ("ex2-deeper", seed): 0.0100 + seed / 1e5,
+        }
+    made(folder, "ex2-report", of_ex2)
+    return folder
+
+
+def test_the_page_says_what_was_measured(reproduced: Path) -> None:
+    """Oracle: made-up errors. Strides at 0.8 of the base are upheld, so is the deeper one's half;
+    what scatters by a fifth is not decided; claims whose experiments nobody ran are named with
+    them. Ranks of latents 1, 2.5, 2.5, 4, 5 against 5, 4, 2, 3, 1 of errors: -8 / sqrt(95)."""
+    page = reproduction.write(reproduced).read_text()
+    judged = {
+        (j.claim.less, j.claim.more): j
+        for j in reproduction.judge([reproduction.read(reproduced / "ex2-report")])
+        if j.claim.measure == "test"
+    }
+    stride = judged["ex2-stride", "ex2-base"]
+    assert (stride.verdict, round(stride.effect or 0, 2)) == ("upheld", 0.8)
+    assert judged["ex2-base", "ex2-deeper"].verdict == "upheld"
+    assert judged["ex2-latent-x2", "ex2-base"].verdict == "undecided"
+    assert judged["ex3-base", "ex3-rmsprop"].verdict == "not run"
+    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page.split("<script>")[0]))
+    assert "Strided convolutions beat pooling. upheld" in text
+    assert "For want of runs of ex3-base and ex3-rmsprop" in text
+    assert "Over all 5 experiments no correlation between latent size and error is shown" in text
+    assert "(rank correlation −0.82, " in text
+    assert "Left out: ex2-latent-x4" in text
+    for sentence in (claim.sentence for claim in claims.CLAIMS):
+        assert sentence.split("'")[0] in text
+
+
+def test_a_failed_run_is_told(tmp_path: Path) -> None:
+    """Oracle: one seed of one experiment diverged; the page says so and judges by the others."""
+    errors = {(p, s): 0.005 for p in ("ex2-base", "ex2-stride") for s in range(3)}
+    del errors["ex2-stride", 1]
+    made(tmp_path, "ex2-report", errors)
+    page = reproduction.write(tmp_path).read_text()
+    assert "Failed: ex2-stride, seed 1: diverged: training loss is nan" in page
+    part = reproduction.read(tmp_path / "ex2-report")
+    assert {j.n for j in reproduction.judge([part]) if j.claim.less == "ex2-stride"} == {2}
+
+
+def test_the_choice_of_the_epoch_never_sees_the_test_error(tmp_path: Path) -> None:
+    """Oracle: the test error is least in the epoch with the greatest validation error; the run's
+    epoch, and its figure, are the validation's choice."""
+    made(tmp_path, "ex2-report", {("ex2-base", 0): 0.005})
+    folder = tmp_path / "ex2-report"
+    trials, epochs = results.read_trials(folder), results.read_epochs(folder)
+    assert trials["best_epoch"].tolist() == [2]
+    assert trials["test_mse"].tolist() == epochs["test_mse"].tolist()[1:]
+    assert epochs["test_mse"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "ex2-baze"], "--only ex2-baze: no such experiment; known: ex2-base, "),
+        (["--only", ""], "--only : no such experiment; known: "),
+        (["--leave-out", "nothing"], "--leave-out nothing: no such experiment; known: "),
+        (["--only", "ex2-base", "--leave-out", "ex2-base"], "leaves no experiment to run"),
+        (["--data", "/nowhere"], "'/nowhere' is no known source"),
+        (["--study", "../x"], "--study '../x': "),
+        (["--seeds", "0"], "--seeds"),
+    ],
+)
+def test_wrong_use(run: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+    """Oracle: one message that names the option, its value and what is allowed; nothing written."""
+    code, out, err = run("reproduce", "--results", tmp_path / "r", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_other_budgets_are_refused(run: Run, reproduced: Path) -> None:
+    """Oracle: runs of two epochs lie there; three would not be comparable."""
+    arguments = ["--results", reproduced.parent, "--data", "photos", "--epochs", "3"]
+    code, _, err = run("reproduce", *arguments)
+    assert code == 2
+    assert "--epochs 3: " in err
+    assert "was begun with 2" in err
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_it_runs_goes_on_and_grows(tmp_path: Path, small_ray: dict[str, str]) -> None:
+    """Oracle: counting. Interrupted, it goes on; in the end each experiment stands there once with
+    each seed and a test error for each epoch, and pictures; run again it does nothing but the
+    page; one more seed of one experiment is one more run."""
+    command = [sys.executable, "-m", "raycae", "reproduce", "--data", "photos", "--limit", "300"]
+    command += ["--epochs", "2", "--results", str(tmp_path), "--seeds", "2"]
+    only = ["--only", ",".join(ONLY)]
+    process = subprocess.Popen([*command, *only], env=small_ray, stdout=subprocess.PIPE, text=True)
+    first = tmp_path / "reproduction" / "ex2-report"
+    until = time.monotonic() + 100
+    while time.monotonic() < until and not (first / "trials.parquet").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode in (130, 0), out
+    if process.returncode == 130:
+        assert "go on with: raycae reproduce --data photos" in out
+
+    done = subprocess.run(
+        [*command, *only], env=small_ray, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr
+    seen = []
+    for name in SPACES:
+        folder = tmp_path / "reproduction" / name
+        trials, epochs = results.read_trials(folder), results.read_epochs(folder)
+        seen += list(zip(trials["point"], trials["seed"], strict=True))
+        assert set(trials["state"]) == {"COMPLETE"}
+        assert len(epochs) == 2 * len(trials)
+        assert epochs["test_mse"].notna().all()
+        by_epoch = epochs.set_index(["trial_number", "epoch"])["test_mse"]
+        for row in trials.to_dict("records"):
+            assert row["test_mse"] == by_epoch[row["trial_number"], row["best_epoch"]]
+        best = reproduction.best_runs(reproduction.read(folder).runs)
+        assert all((folder / "pictures" / f"{number}.png").exists() for number in best.values())
+    assert sorted(seen) == sorted((name, seed) for name in ONLY for seed in (0, 1))
+    page = (tmp_path / "reproduction" / "report.html").read_text()
+    assert "Strided convolutions beat pooling." in page
+
+    again = subprocess.run(
+        [*command, *only], env=small_ray, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert [line.split()[0] for line in again.stdout.splitlines()] == ["page"]
+
+    more = [*command[:-1], "3", "--only", "ex2-stride"]
+    grown = subprocess.run(more, env=small_ray, capture_output=True, text=True, timeout=100)
+    assert grown.returncode == 0, grown.stderr
+    trials: pd.DataFrame = results.read_trials(first)
+    assert list(zip(trials["point"], trials["seed"], strict=True))[4:] == [("ex2-stride", 2)]
