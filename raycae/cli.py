@@ -209,7 +209,11 @@ def show(
 
     folder = results.find_study(study, results_folder)
     trials = results.read_trials(folder)
-    print(f"{printable(folder.name)}: {summary(Counter(trials['state']))}")
+    distinct = trials["arch_hash"].nunique()
+    print(
+        f"{printable(folder.name)}: {summary(Counter(trials['state']))}, "
+        f"{distinct} distinct architecture{'s' * (distinct != 1)}"
+    )
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
         table.add_column(name, justify="left" if name in ("", "network") else "right")

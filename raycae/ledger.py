@@ -23,7 +23,7 @@ from raycae.storage import Place, digest, set_aside, write_whole
 
 SCHEMA = pa.schema(
     [
-        # begun, resumed (of the study); created, started, epoch, lost, ended, interrupted,
+        # begun, known, resumed (of the study); created, started, epoch, lost, ended, interrupted,
         # evaluated (of a trial)
         ("event", pa.string()),
         ("at", pa.timestamp("us", tz="UTC")),
@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         ("attempt", pa.int64()),
         # begun, resumed
         ("study", pa.string()),  # what study.json says from now on, JSON
-        # created
+        # created; known has the configuration and val_mse of a trial of an earlier study
         ("point", pa.string()),
         ("params", pa.string()),  # sampled, JSON
         ("config", pa.string()),  # resolved, JSON

@@ -134,6 +134,9 @@ class _Plan(_Part):
     scheduler: str
     points: list[str] | None = None
     n_seeds: Count = 1
+    repeats: str = "refuse"
+    grace: Annotated[int, Field(ge=1)] = 1
+    factor: Annotated[int, Field(ge=2)] = 3
 
 
 class _SpaceText(_Part):
@@ -277,7 +280,9 @@ class Records:
         curve = self.epochs[row["trial_number"]]
         curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
         best = min(curve.values(), key=lambda e: (e["val_mse"], e["epoch"]))
-        row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db", "test_mse")}
+        row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
+        if best["test_mse"] is not None:  # else it comes with the evaluation, if at all
+            row["test_mse"] = best["test_mse"]
         row["best_epoch"] = best["epoch"]
         row["epochs_run"] = len(curve)
         row["val_ssim"] = event.get("val_ssim")

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raycae import data, space
+from raycae import data, earlier, space
 from raycae.errors import InputError, StorageError, told_on_stderr
 from raycae.provenance import versions
-from raycae.searcher import SAMPLERS, require_database, require_possible, usual_sampler
+from raycae.searcher import REPEATS, SAMPLERS, require_database, require_possible, usual_sampler
 from raycae.stopping import SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -138,6 +138,37 @@ def search(
             show_default="asha",
         ),
     ] = None,
+    grace: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="E", help="No trial is stopped before epoch E.", show_default="1"
+        ),
+    ] = None,
+    factor: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="F",
+            help="Of the trials that come to a rung one in F goes on.",
+            show_default="3",
+        ),
+    ] = None,
+    repeats: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="A proposal that was run already: refuse it, or run it with another seed: seed.",
+            show_default="refuse",
+        ),
+    ] = None,
+    from_studies: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STUDY,STUDY",
+            help="Earlier studies whose trials the sampler knows from the beginning.",
+        ),
+    ] = None,
     cpus_per_trial: Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")] = 1,
     gpus_per_trial: Annotated[
         float | None,
@@ -185,6 +216,7 @@ def search(
     """
     _require_choice("--sampler", sampler, SAMPLERS)
     _require_choice("--scheduler", scheduler, SCHEDULERS)
+    _require_choice("--repeats", repeats, REPEATS)
     asked = {
         "data": absolute(data_source),
         "epochs": epochs,
@@ -192,12 +224,22 @@ def search(
         "seed": seed,
         "sampler": sampler,
         "scheduler": scheduler,
+        "grace": grace,
+        "factor": factor,
+        "repeats": repeats,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     the_space = space.load(space_name or "ex3")
     folder = study_folder(results_folder, study_name or the_space.name)
     if storage_url is not None:
         require_database(storage_url)
+    known: list[earlier.Known] = []
+    if from_studies is not None:
+        if resume:
+            raise InputError(f"--from {from_studies}: a study learns from others when it is begun")
+        names = [name.strip() for name in from_studies.split(",")]
+        known, notes = earlier.known(names, results_folder, the_space)
+        print("\n".join(notes), flush=True)
     if resume:
         wanted = the_space if space_name else None
         plan, the_space = _resumed(folder, trials, given, wanted, force)
@@ -217,6 +259,7 @@ def search(
         hours=hours,
         address=address,
         database=storage_url,
+        known=known,
     )
     raise typer.Exit(code)
 
@@ -231,6 +274,7 @@ def run(
     hours: float | None = None,
     address: str | None = None,
     database: str | None = None,
+    known: Iterable[earlier.Known] = (),
     test_curves: bool = False,
     go_on: str | None = None,
 ) -> int:
@@ -262,7 +306,7 @@ def run(
         with _ray(address), _signals(received, begun):
             # Only now: a cluster that does not answer, or has no room, leaves no study behind.
             resources = _with_room(resources)
-            study = _open(folder, plan, the_space, resume, images, progress, database)
+            study = _open(folder, plan, the_space, resume, images, progress, database, known)
             open_study.enter_context(closing(study))
             begun.append(study)
             test = evaluation.test_images(plan, the_space) if test_curves else None
@@ -391,10 +435,13 @@ def _planned(
         "limit": budget.limit,
         "seed": 0,
         "sampler": sampler,
-        # A greedy series compares errors after equally many epochs.
-        "scheduler": "none" if sampler == "greedy" else "asha",
+        # These compare errors after equally many epochs.
+        "scheduler": "none" if sampler in ("greedy", "points") else "asha",
     }
     settings = {**defaults, **given}
+    if settings["scheduler"] == "none":
+        for name in settings.keys() & {"grace", "factor"}:
+            raise InputError(f"--{name} {settings[name]}: says when --scheduler none stops: never")
     total = _total(trials, so_far=0) or budget.trials
     if settings["sampler"] == "points":
         total = min(total, len(the_space.points))
@@ -489,6 +536,7 @@ def _open(
     images: data.Images,
     progress: Progress,
     database: str | None,
+    known: Iterable[earlier.Known],
 ) -> Study:
     if not resume:
         described = {
@@ -497,7 +545,7 @@ def _open(
             "n_train": len(images.train),
             "n_val": len(images.val),
         }
-        study = Study.create(folder, plan, the_space, described, progress.listen, database)
+        study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
         progress.resumed(study.records)
         return study
     fingerprint = read_content(folder)["data"]["fingerprint"]
@@ -665,7 +713,7 @@ def _total(trials: str | None, *, so_far: int) -> int | None:
     return int(digits) + (so_far if trials.startswith("+") else 0)
 
 
-def _require_choice(option: str, value: str | None, allowed: dict[str, Any]) -> None:
+def _require_choice(option: str, value: str | None, allowed: Iterable[str]) -> None:
     if value is not None and value not in allowed:
         raise InputError(f"{option} {value}: not known; allowed: {', '.join(allowed)}")
 

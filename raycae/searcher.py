@@ -13,7 +13,8 @@ import math
 import re
 import sqlite3
 import warnings
-from collections import Counter
+from bisect import insort
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from typing import Any, TypeVar
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from raycae.config import Config
+from raycae.architecture import architecture
+from raycae.config import TRAINING_KEYS, Config
 from raycae.errors import InputError
 from raycae.greedy import Greedy, Step, drawn
 from raycae.space import Space, Value
@@ -38,6 +40,9 @@ GRID_TRIES = 100_000
 """The same for a grid, which is walked in order and may have long stretches that are refused."""
 PATIENCE = 50
 """So many of the sampler's own proposals are refused before random ones are drawn instead."""
+WINDOW = 200
+"""So many trials at most are laid before the sampler: the best ones and those that run, a quarter
+each, and the newest. What it takes to propose would grow with the study."""
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -56,6 +61,9 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "points": lambda seed: RandomSampler(seed),
     "greedy": lambda seed: RandomSampler(seed),
 }
+
+
+REPEATS = ("refuse", "seed")
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,9 @@ class Proposer:
     checked against the space's constraints before it is returned. The greedy series starts at the
     first of the points, and tries no other.
 
+    What was proposed already, the same network with the same training, however it is written, is
+    not proposed again; or with `repeats` "seed" it is, with the next seed.
+
     `database`: a URL where the Optuna study lies for others to look at, under `name`. It is a
     cache: what is there is thrown away and made anew.
     """
@@ -91,6 +102,7 @@ class Proposer:
         *,
         points: Sequence[str] | None = None,
         n_seeds: int = 1,
+        repeats: str = "refuse",
         database: str | None = None,
         name: str | None = None,
     ) -> None:
@@ -99,21 +111,27 @@ class Proposer:
         self.space = space
         self.seed = seed
         self.sampler = sampler
+        self.repeats = repeats
+        self._runs: Counter[tuple[Any, ...]] = Counter()
+        """How often each network was proposed with each training."""
+        self._exhausted = False
         self.study = _study(database, name, RandomSampler(seed))
         self._open: dict[int, Trial] = {}
+        self._ended: dict[int, FrozenTrial] = {}
+        """Those that say something, in the order in which they ended."""
+        self._best: list[tuple[float, int]] = []
         self._told: set[int] = set()
-        self._reported: set[tuple[int, int]] = set()
+        self._reported: dict[int, dict[int, float]] = defaultdict(dict)
         names = space.points if points is None else points
         # A dict for its order: what is to come, and is struck off.
         self._points = dict.fromkeys((name, seed + i) for i in range(n_seeds) for name in names)
         self._grid = grid(space)
         self._start = next(iter(names), None)
-        self._greedy = Greedy(space, self._first()) if sampler == "greedy" else None
+        self._greedy = Greedy(space, self._first(), _identity) if sampler == "greedy" else None
 
     def propose(self, number: int) -> Proposal | None:
-        """What trial `number` tries; None once a grid, or a list of points, is exhausted, or a
-        greedy series waits for what runs. Raises `InputError` where the constraints leave
-        nothing."""
+        """What trial `number` tries; None once everything has been tried, or a greedy series waits
+        for what runs. Raises `InputError` where the constraints leave nothing."""
         if self._greedy:
             return self._next_of_greedy(number, self._greedy)
         if self._points:
@@ -122,21 +140,21 @@ class Proposer:
             proposal = Proposal(config, self.space.params_of(config), seed, name)
             self.reopen(number, proposal)
             return proposal
-        if self.sampler == "points":
+        if self.sampler == "points" or self._exhausted:
             return None
-        if self.sampler == "grid":
-            return self._next_of_grid(number)
-        refused = []
-        for attempt in range(TRIES):
-            trial = self._ask(number, attempt)
-            config = self.space.draw(trial)
-            refusal = self.space.check(config)
-            if refusal is None:
-                self._open[number] = trial
-                return Proposal(config, trial.params, self.seed)
-            refused.append(refusal)
-            self.study.tell(trial, state=TrialState.FAIL)
-        raise InputError(_impossible(self.space, refused))
+        return self._next_of_grid(number) if self.sampler == "grid" else self._draw(number)
+
+    def learn(self, config: Config, error: float) -> None:
+        """A trial of an earlier study that ran to its end: for the sampler's eyes alone, under a
+        number below 0."""
+        params = self.space.params_of(config)
+        number = min([0, *self._ended]) - 1
+        self._ended[number] = optuna.trial.create_trial(
+            value=error,
+            params=params,
+            distributions={name: self.space.parameters[name].distribution for name in params},
+        )
+        insort(self._best, (error, number))
 
     def reopen(self, number: int, proposal: Proposal) -> None:
         """Take trial `number`, of which all is known, as running: a named point, or a trial of the
@@ -148,13 +166,13 @@ class Proposer:
             self._points.pop((proposal.point, proposal.seed), None)
         elif self.sampler == "grid":
             self._pass_in_grid(proposal.params)
-        self._lay_down(number, proposal.params)
+        self._lay_down(number, proposal.config, proposal.params)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """An intermediate value of a running trial. An epoch repeated after a restart counts
         once."""
-        if number not in self._told and (number, epoch) not in self._reported:
-            self._reported.add((number, epoch))
+        if number not in self._told and epoch not in self._reported[number]:
+            self._reported[number][epoch] = value
             self._open[number].report(value, epoch)
 
     def tell(self, number: int, state: str, value: float | None) -> None:
@@ -166,19 +184,66 @@ class Proposer:
         trial = self._open.pop(number)
         if self._greedy:
             self._greedy.tell(number, state, value)
-        if state == "COMPLETE":
-            self.study.tell(trial, value)
-        else:
-            self.study.tell(trial, state=TrialState[state])
+        final = value if state == "COMPLETE" else None
+        if final is not None:
+            insort(self._best, (final, number))
+        if state != "FAIL":
+            self._ended[number] = self._frozen(number, trial, TrialState[state], final)
+        self.study.tell(trial, final, TrialState[state])
+        self._reported.pop(number, None)
 
-    def _ask(self, number: int, attempt: int) -> Trial:
-        """A fresh draw that depends on the seed, the number and what was told; nothing else."""
-        seed = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
-        name = self.sampler if attempt < PATIENCE else "random"
-        self.study.sampler = SAMPLERS[name](int(seed))
-        return self.study.ask()
+    def _draw(self, number: int) -> Proposal | None:
+        """What the sampler proposes: a function of the seed, the number and what was told."""
+        refused = []
+        study = optuna.create_study()
+        if self.sampler != "random":
+            study.add_trials(self._window())
+        for attempt in range(TRIES):
+            draw = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
+            name = self.sampler if attempt < PATIENCE else "random"
+            study.sampler = SAMPLERS[name](int(draw))
+            trial = study.ask()
+            config = self.space.draw(trial)
+            refusal = self.space.check(config)
+            if refusal is None and (seed := self._seed_of(config)) is not None:
+                self._lay_down(number, config, trial.params)
+                return Proposal(config, trial.params, seed)
+            if refusal is not None:
+                refused.append(refusal)
+            study.tell(trial, state=TrialState.FAIL)  # neither waited for nor learnt from
+        if len(refused) < TRIES:
+            self._exhausted = True  # the others have all been tried
+            return None
+        raise InputError(_impossible(self.space, refused))
 
-    def _lay_down(self, number: int, params: dict[str, Value]) -> None:
+    def _window(self) -> list[FrozenTrial]:
+        """What the sampler sees, as Optuna has it, in the order of the trials' numbers."""
+        running = dict(list(self._open.items())[-WINDOW // 4 :])
+        best = {number: self._ended[number] for _, number in self._best[: WINDOW // 4]}
+        newest = ((n, trial) for n, trial in reversed(self._ended.items()) if n not in best)
+        left = WINDOW - len(running) - len(best)
+        seen = best | dict(itertools.islice(newest, left))
+        seen |= {n: self._frozen(n, trial, TrialState.RUNNING) for n, trial in running.items()}
+        return [seen[number] for number in sorted(seen)]
+
+    def _frozen(
+        self, number: int, trial: Trial, state: TrialState, value: float | None = None
+    ) -> FrozenTrial:
+        return optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=dict(self._reported[number]),
+        )
+
+    def _seed_of(self, config: Config) -> int | None:
+        """Of the next run of `config`; None where it is not to be run again."""
+        runs = self._runs[_identity(config)]
+        return None if runs and self.repeats == "refuse" else self.seed + runs
+
+    def _lay_down(self, number: int, config: Config, params: dict[str, Value]) -> None:
+        self._runs[_identity(config)] += 1
         self.study.sampler = RandomSampler(self.seed)  # asked for nothing, and costs nothing
         self.study.enqueue_trial(params)
         trial = self._open[number] = self.study.ask()
@@ -198,7 +263,7 @@ class Proposer:
         if step is None:
             return None
         params = self.space.params_of(step.config)
-        self._lay_down(number, params)
+        self._lay_down(number, step.config, params)
         point = self._start if step.change is None else None
         return Proposal(step.config, params, self.seed, point, step.change, step.parent)
 
@@ -207,8 +272,10 @@ class Proposer:
         for params, config in self._grid:
             refusal = self.space.check(config)
             if refusal is None:
-                self._lay_down(number, params)
-                return Proposal(config, params, self.seed)
+                if (seed := self._seed_of(config)) is not None:
+                    self._lay_down(number, config, params)
+                    return Proposal(config, params, seed)
+                continue
             refused.append(refusal)
             if len(refused) >= GRID_TRIES:
                 raise InputError(_impossible(self.space, refused))
@@ -216,6 +283,11 @@ class Proposer:
 
     def _pass_in_grid(self, params: dict[str, Value]) -> None:
         next((None for walked, _ in self._grid if walked == params), None)
+
+
+def _identity(config: Config) -> tuple[Any, ...]:
+    """The same for two configurations that build one network and train it alike."""
+    return architecture(config).hash, *(getattr(config, name) for name in TRAINING_KEYS)
 
 
 def require_database(url: str) -> None:

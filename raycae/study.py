@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,6 +77,12 @@ class Plan:
     """The named points to try; None: all of the space's."""
     n_seeds: int = 1
     """Each of them with so many seeds, from `seed` on."""
+    repeats: str = "refuse"
+    """What becomes of a proposal that was run already: `refuse`, or `seed`, another seed."""
+    grace: int = 1
+    """No trial is stopped before this epoch, …"""
+    factor: int = 3
+    """and of those that come to a rung one in so many goes on."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +140,11 @@ class Study:
             plan.seed,
             points=plan.points,
             n_seeds=plan.n_seeds,
+            repeats=plan.repeats,
             database=database,
             name=plan.study,
         )
-        self.rule = rule(plan.scheduler, plan.epochs)
+        self.rule = rule(plan.scheduler, plan.epochs, grace=plan.grace, factor=plan.factor)
         self._replay()
         self._to_go_on = deque(self.running())
         self._tidy()
@@ -151,8 +158,10 @@ class Study:
         data: Mapping[str, Any],
         listener: Listener | None = None,
         database: str | None = None,
+        known: Iterable[tuple[Config, float]] = (),
     ) -> Study:
-        """A new study. `data`: the source, its fingerprint, `n_train` and `n_val`.
+        """A new study. `data`: the source, its fingerprint, `n_train` and `n_val`. `known`: trials
+        of earlier studies and their validation errors, for the sampler.
 
         Raises `InputError` where there is one already, or the folder cannot be written.
         """
@@ -175,7 +184,11 @@ class Study:
             require_place(folder)  # nobody else made one before the lease was ours
             # The ledger first: what it holds can be written anew, and without it there is no study.
             begun = {"event": "begun", "at": _now(), "study": json.dumps(content)}
-            Ledger(folder / "ledger").append([begun])
+            earlier = (
+                {"event": "known", "at": _now(), "config": config.to_json(), "val_mse": error}
+                for config, error in known
+            )
+            Ledger(folder / "ledger").append([begun, *earlier])
             _write_content(folder, content)
             return cls(folder, content, lease, listener, database)
         except BaseException:
@@ -534,6 +547,9 @@ class Study:
             match event["event"]:
                 case "begun" | "resumed":
                     space = json.loads(event["study"])["space"]["hash"]
+                case "known":
+                    config = Config.model_validate_json(event["config"])
+                    self.proposer.learn(config, event["val_mse"])
                 case "created" if not known:
                     params = json.loads(event["params"])
                     if space != self.space.hash:  # drawn from another one

@@ -112,7 +112,10 @@ def test_mistakes_in_a_space(
         (["--data", "cifar"], "cifar10"),
         (["--limit", "8"], "'--limit'"),
         (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, random, grid"),
-        (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, none"),
+        (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, hyperband, none"),
+        (["--scheduler", "none", "--grace", "2"], "--grace 2: says when --scheduler none stops"),
+        (["--factor", "1"], "--factor"),
+        (["--repeats", "yes"], "--repeats yes: not known; allowed: refuse, seed"),
         (["--study", "../../x"], "--study '../../x': letters, digits"),
         (["--study", "-rf"], "--study '-rf': letters, digits"),
         (["--study", "x" * 300], "letters, digits"),
@@ -207,7 +210,8 @@ def test_show(run: Run, trained: Path) -> None:
     lines = out.splitlines()
     best = results.read_trials(trained / "tiny").sort_values("val_mse").iloc[0]
     assert code == 0
-    assert lines[0] == "tiny: 3 COMPLETE"
+    distinct = results.read_trials(trained / "tiny")["arch_hash"].nunique()
+    assert lines[0] == f"tiny: 3 COMPLETE, {distinct} distinct architectures"
     assert len(lines) == 4
     assert f"{best['val_mse']:.5f}" in lines[2]
     code, _, err = run("show", "other", "--results", trained)

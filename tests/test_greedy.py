@@ -105,6 +105,21 @@ def test_series_by_hand() -> None:
     assert seen[4].config == resolve({"channels": [16, 24], "lr": 3e-3})
 
 
+def test_what_changes_nothing_is_left_out() -> None:
+    """Oracle: by hand. Of the start no convolution keeps its shape, so a residual one would be the
+    start once more; the third stage's does, so then its turn has come. Two kernels do not fit
+    three stages."""
+    changes = {
+        "wide": {"channels": [16, 24]},
+        "residual": {"residual": True},
+        "deep": {"depth": 3, "channels": [8, 12, 12]},
+        "odd": {"kernel": [3, 5]},
+    }
+    the_space = searched({}, points={"base": {"channels": [8, 12]}}, series=changes)
+    seen = walk(Proposer(the_space, "greedy"), lambda config: 1 / config.depth)
+    assert steps(seen) == [(None, None), ("wide", 0), ("deep", 0), ("residual", 2)]
+
+
 def test_two_places_by_hand() -> None:
     """Oracle: by hand. Until the start has ended nothing else can begin. Fast and slow set the same
     setting, so they never run side by side. Rmsprop ends after wide was kept, and has made the

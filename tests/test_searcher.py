@@ -10,7 +10,9 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from raycae import space
+from raycae import searcher, space
+from raycae.architecture import architecture
+from raycae.config import TRAINING_KEYS, resolve
 from raycae.errors import InputError
 from raycae.searcher import SAMPLERS, Proposal, Proposer, grid, require_possible
 from raycae.space import Space
@@ -84,6 +86,67 @@ def test_points_with_several_seeds(tiny_space: Space) -> None:
     assert seen == [("ex3-base", 0), ("ex3-custom", 0), ("ex3-base", 1), ("ex3-custom", 1)]
 
 
+FOUR = """
+task: reconstruct
+params:
+  channels: {type: categorical, choices: [8, 12], per: stage}
+fixed: {latent_channels: 4}
+points: {wide: {channels: [12, 12]}}
+"""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_nothing_is_proposed_twice(sampler: str) -> None:
+    """Oracle: four networks, one of them a named point: four proposals, all different, and then
+    nothing more. With other seeds they go on, each run of one with a seed of its own."""
+    four = space.parse(FOUR, name="four")
+    proposer = Proposer(four, sampler)
+    seen = [p.config.channels for n in range(5) if (p := proposer.propose(n))]
+    assert sorted(seen) == [(8, 8), (8, 12), (12, 8), (12, 12)]
+    if sampler == "grid":
+        return  # it has an end of its own
+    proposer = Proposer(four, sampler, seed=7, repeats="seed")
+    runs = [(p.config.channels, p.seed) for n in range(12) if (p := proposer.propose(n))]
+    assert len(set(runs)) == 12
+    for channels in {channels for channels, _ in runs}:
+        seeds = [seed for other, seed in runs if other == channels]
+        assert seeds == list(range(7, 7 + len(seeds)))
+
+
+def test_one_network_written_in_two_ways_is_one() -> None:
+    """Oracle: a residual sum needs a convolution that keeps its shape; without one, with and
+    without `residual` is the same network. Another learning rate is another run of it."""
+    text = FOUR.replace("[8, 12], per: stage", "[8, 12]").replace(
+        "fixed:", "  residual: {type: categorical, choices: [false, true]}\nfixed:"
+    )
+    two = space.parse(text, name="two")
+    proposer = Proposer(two, "random")
+    nets = [architecture(p.config).hash for n in range(9) if (p := proposer.propose(n))]
+    assert len(nets) == len(set(nets))
+    base = resolve({})
+    assert searcher._identity(base) == searcher._identity(resolve({"residual": True}))
+    assert searcher._identity(base) != searcher._identity(resolve({"lr": 0.002}))
+
+
+def test_what_tells_two_runs_apart() -> None:
+    """Oracle: every setting is part of the network's hash or of the training's identity."""
+    other = {
+        "task": "colourise",
+        "gammas": [1.0],
+        "optimizer": "sgd",
+        "lr": 0.5,
+        "weight_decay": 0.5,
+        "momentum": 0.5,
+        "batch_size": 3,
+    }
+    assert set(other) == set(TRAINING_KEYS)
+    base = {"task": "colourise", "optimizer": "sgd", "lr": 0.1}
+    for name, value in other.items():
+        if base.get(name) != value:
+            changed = resolve({**base, name: value})
+            assert searcher._identity(changed) != searcher._identity(resolve(base)), name
+
+
 def test_stopped_trial_is_pruned_with_its_curve(tiny_space: Space) -> None:
     """Defect 1 of the stock searcher: it tells COMPLETE with the first loss. Oracle: Optuna's own
     record says PRUNED and holds the intermediate values."""
@@ -122,7 +185,7 @@ def test_telling_twice_is_telling_once(tiny_space: Space) -> None:
 
 def test_constraints_are_kept_before_a_trial_is_issued() -> None:
     """Defect 4: no constraints. Oracle: the latent size of everything proposed; what was refused
-    is FAIL in Optuna, so the sampler neither waits for it nor learns from it."""
+    is not in Optuna's study, so the sampler neither waits for it nor learns from it."""
     text = yaml.safe_load(space.load("ex2").text)
     text["constraints"] = {"latent_size": {"max": 256}}
     text["points"] = {}
@@ -132,8 +195,30 @@ def test_constraints_are_kept_before_a_trial_is_issued() -> None:
         assert proposal is not None
         assert proposer.space.check(proposal.config) is None
         proposer.tell(number, "COMPLETE", 0.1)
-    states = {trial.state for trial in proposer.study.trials}
-    assert states == {TrialState.COMPLETE, TrialState.FAIL}
+    assert [trial.state for trial in proposer.study.trials] == [TrialState.COMPLETE] * 12
+
+
+def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand, with a window of 8: of twelve that ended the two with the least errors, of
+    three that run the newest two, and the newest of the others; none that failed."""
+    monkeypatch.setattr(searcher, "WINDOW", 8)
+    proposer = Proposer(tiny_space)
+    errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55]
+    for number in range(15):
+        proposer.propose(number)
+        proposer.report(number, 1, 0.99)
+    for number, error in enumerate(errors):
+        proposer.tell(number, "FAIL" if number == 11 else "COMPLETE", error)
+    seen = proposer._window()
+    assert [trial.value for trial in seen if trial.state == TrialState.COMPLETE] == [
+        *(0.1, 0.2),  # the best, as trials 1 and 3
+        *(0.4, 0.3, 0.35, 0.45),
+    ]
+    running = [trial for trial in seen if trial.state == TrialState.RUNNING]
+    assert [trial.params for trial in running] == [
+        proposer.study.trials[number].params for number in (13, 14)
+    ]
+    assert all(trial.intermediate_values == {1: 0.99} for trial in seen)
 
 
 def test_impossible_constraint_is_refused(tiny_space: Space) -> None:

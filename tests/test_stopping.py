@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycae.errors import InputError
-from raycae.stopping import ASHA, NoStopping, rule
+from raycae.stopping import ASHA, SCHEDULERS, Hyperband, NoStopping, rule
 
 
 def test_rungs() -> None:
@@ -57,9 +59,47 @@ def test_a_repeated_report_counts_once() -> None:
     assert asha.report(1, 1, 2.0)  # still only two have been seen
 
 
+def test_brackets_of_hyperband() -> None:
+    """Oracle: by hand, 27 epochs, factor 3: brackets from rung 1, 3, 9 on, with 2, 1 and 0 further
+    rungs. Shares (n + 1 = 3, 2, 1 rungs): 3/3 x 9, 3/2 x 3, 3/1 x 1 = 9 : 4.5 : 3."""
+    hyperband = Hyperband(27)
+    assert [bracket.rungs for bracket in hyperband.brackets] == [[1, 3, 9], [3, 9], [9]]
+    counts = Counter(hyperband.bracket(number) for number in range(1650))
+    assert [counts[n] for n in range(3)] == pytest.approx([900, 450, 300], abs=5)
+    some = Counter(hyperband.bracket(number) for number in range(700, 711))
+    assert [some[n] for n in range(3)] == pytest.approx([6, 3, 2], abs=1)
+
+
+def test_hyperband_compares_within_a_bracket() -> None:
+    """Oracle: a trial of the last bracket has no rung before epoch 9, however bad it is; those of
+    the first are halved at epoch 1 among themselves."""
+    hyperband = Hyperband(27)
+    of_bracket = [
+        [number for number in range(100) if hyperband.bracket(number) == n] for n in range(3)
+    ]
+    assert all(hyperband.report(number, 1, 1e3) for number in of_bracket[2][:9])
+    verdicts = [hyperband.report(n, 1, float(i)) for i, n in enumerate(of_bracket[0][:6])]
+    assert verdicts == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_rule(name: str) -> None:
+    """Oracle: the contract: no trial is stopped before the grace, none after the last epoch is
+    told, a replay says the same, one epoch has nothing to stop."""
+    told = [(number, epoch, 1.0 / (1 + number)) for number in range(40) for epoch in range(1, 10)]
+    told = [(number, epoch, -value) for number, epoch, value in told]  # each worse than the last
+    first, second = (rule(name, 9, grace=4, factor=2) for _ in range(2))
+    verdicts = [first.report(*said) for said in told]
+    assert verdicts == [second.report(*said) for said in told]
+    stopped = {said[1] for said, goes_on in zip(told, verdicts, strict=True) if not goes_on}
+    assert stopped <= {4, 8}
+    assert (4 in stopped) == (name != "none")
+    assert all(rule(name, 1).report(number, 1, float(number)) for number in range(20))
+
+
 def test_by_name() -> None:
     """Oracle: the names that the command line offers."""
     assert isinstance(rule("none", 5), NoStopping)
     assert rule("none", 5).report(0, 1, 1e9)
-    with pytest.raises(InputError, match="--scheduler pbt: not known; allowed: asha, none"):
+    with pytest.raises(InputError, match="allowed: asha, hyperband, none"):
         rule("pbt", 5)

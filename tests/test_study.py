@@ -216,14 +216,15 @@ def test_facts_of_the_base_model() -> None:
             st.sampled_from([64, 128, 256, 512]),
             st.floats(0, 1) | st.none(),
             st.sampled_from(["COMPLETE", "PRUNED", "FAIL", "RUNNING"]),
+            st.sampled_from([None, None, "base", "ex2-stride"]),
         ),
         max_size=40,
     )
 )
-def test_kept_models(rows: list[tuple[int, float | None, str]]) -> None:
+def test_kept_models(rows: list[tuple[int, float | None, str, str | None]]) -> None:
     """Oracle: brute force. The best ten of those that ended well are kept, and for each latent
-    size somebody who has its least error; nobody else."""
-    names = ("latent_size", "val_mse", "state")
+    size and each named point somebody who has its least error; nobody else."""
+    names = ("latent_size", "val_mse", "state", "point")
     trials = [
         {"trial_number": n, **dict(zip(names, row, strict=True))} for n, row in enumerate(rows)
     ]
@@ -234,6 +235,8 @@ def test_kept_models(rows: list[tuple[int, float | None, str]]) -> None:
     for size in {t["latent_size"] for t in good}:
         same = [t for t in best if t["latent_size"] == size]
         expected.add(same[0]["trial_number"])
+    for point in ("base", "ex2-stride"):
+        expected.update([t["trial_number"] for t in best if t["point"] == point][:1])
     assert kept == expected
 
 

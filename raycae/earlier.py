@@ -1,0 +1,72 @@
+"""Trials of earlier studies, for the sampler of a new one to begin with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from raycae import results
+from raycae.config import Config
+from raycae.errors import InputError
+from raycae.greedy import drawn
+from raycae.results import COMPLETE
+from raycae.space import Space
+from raycae.storage import Place
+from raycae.study import plan_of, space_of
+
+Known = tuple[Config, float]
+"""A configuration and its validation error."""
+
+
+def known(names: list[str], results_folder: str, space: Space) -> tuple[list[Known], list[str]]:
+    """What the studies called `names` know of `space`, and in words what was taken from each.
+
+    Their tables are enough. A trial is taken where it ran to its end and the space could have
+    proposed it. Its error is taken as it stands, whatever the images and the budget, which the
+    words name. Raises `InputError` where a study is of another task or image size, or nothing of
+    any of them fits.
+    """
+    found: list[Known] = []
+    notes = []
+    for name in names:
+        folder = results.find_study(name, results_folder)
+        content = results.read_study(folder)
+        plan, theirs = plan_of(content), space_of(content)
+        if (theirs.task, theirs.image_size) != (space.task, space.image_size):
+            raise InputError(
+                f"--from {name}: {theirs.task} at {theirs.image_size} pixels says nothing of "
+                f"{space.task} at {space.image_size}"
+            )
+        taken, left_out = _taken(folder, space)
+        found += taken
+        budget = f"{Path(plan.data).name}, {plan.epochs} epochs"
+        others = "".join(f"; {n} {why}" for why, n in left_out.most_common())
+        notes.append(f"from {name} ({budget}): {len(taken)} trials known{others}")
+    if not found:
+        raise InputError(f"--from {','.join(names)}: nothing to learn from; {'; '.join(notes)}")
+    return found, notes
+
+
+def _taken(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]:
+    taken: list[Known] = []
+    left_out: Counter[str] = Counter()
+    trials = results.read_trials(folder)
+    for state, text, error in zip(
+        trials["state"], trials["config"], trials["val_mse"], strict=True
+    ):
+        config = Config.model_validate_json(text)
+        if state != COMPLETE:
+            left_out["did not run to their end"] += 1
+        elif not _is_in(space, config):
+            left_out["lie outside this space"] += 1
+        else:
+            taken.append((config, float(error)))
+    return taken, left_out
+
+
+def _is_in(space: Space, config: Config) -> bool:
+    try:
+        again = drawn(space, space.params_of(config), config.depth)
+    except InputError:
+        return False
+    return again == config and space.check(config) is None
