@@ -217,7 +217,9 @@ def _plan(folder: Place, the_space: Space, chosen: list[str], given: dict[str, A
             **{**defaults, **asked},
         )
         return replace(plan, trials=len(points) * plan.n_seeds)
-    before = plan_of(read_content(folder))
+    content = read_content(folder)
+    before = plan_of(content)
+    search.require_comparable(content.get("versions") or {}, force=False)
     for name in ("data", "epochs", "limit", "seed"):
         if asked.get(name, getattr(before, name)) != getattr(before, name):
             raise InputError(
@@ -225,7 +227,7 @@ def _plan(folder: Place, the_space: Space, chosen: list[str], given: dict[str, A
                 "runs of different budgets cannot be compared; leave the option out, or begin "
                 "another reproduction with --study NAME"
             )
-    n_seeds = asked.get("n_seeds", before.n_seeds)
+    n_seeds = max(asked.get("n_seeds", 1), before.n_seeds)
     wanted = {(point, before.seed + i) for point in points for i in range(n_seeds)}
     there = begun_points(folder)
     total = len(there) + len(wanted - set(there))

@@ -138,6 +138,15 @@ def search(
             show_default="asha",
         ),
     ] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max",
+            metavar="NAME=VALUE",
+            help="What a trial may have at most: latent_size, n_params, flops; may be repeated.",
+            show_default="the space's",
+        ),
+    ] = None,
     grace: Annotated[
         int | None,
         typer.Option(
@@ -230,6 +239,10 @@ def search(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     the_space = space.load(space_name or "ex3")
+    if limits:
+        if resume:
+            raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
+        the_space = space.bounded(the_space, limits)
     folder = study_folder(results_folder, study_name or the_space.name)
     if storage_url is not None:
         require_database(storage_url)
@@ -470,7 +483,7 @@ def _resumed(
                 "leave the option out, or begin another study with --study NAME"
             )
     the_space = space_of(content)
-    _require_comparable(content.get("versions") or {}, force)
+    require_comparable(content.get("versions") or {}, force)
     if wanted and wanted.hash != the_space.hash:
         if not force:
             raise InputError(
@@ -494,7 +507,7 @@ def _resumed(
     return replace(plan, trials=total, space=the_space.name), the_space
 
 
-def _require_comparable(before: dict[str, str], force: bool) -> None:
+def require_comparable(before: dict[str, str], force: bool) -> None:
     """Say which packages have changed since the study was begun. Raises `InputError` where errors
     measured then and now would not be comparable, unless `force`."""
     now = versions()
@@ -513,8 +526,8 @@ def _require_comparable(before: dict[str, str], force: bool) -> None:
     ]
     if decisive and not force:
         raise InputError(
-            f"--resume: errors of this study were measured with another {' and '.join(decisive)}; "
-            "install that again, begin another study, or take them as comparable with --force"
+            f"errors of this study were measured with another {' and '.join(decisive)}; install "
+            "that again, begin another study, or take them as comparable: search --resume --force"
         )
 
 

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -469,6 +470,24 @@ def parse(text: str, *, name: str, where: str | None = None) -> Space:
     _check_points(space, where)
     _check_draws(space, where)
     return space
+
+
+def bounded(space: Space, limits: list[str]) -> Space:
+    """The space with `NAME=VALUE` of `limits` as what a trial may have at most, instead of what its
+    file says. Raises `InputError`."""
+    content = yaml.load(space.text, Loader=_UniqueKeys)
+    allowed = ", ".join(Constraints.model_fields)
+    for limit in limits:
+        name, _, value = limit.partition("=")
+        if name not in Constraints.model_fields:
+            raise InputError(f"--max {limit}: {name!r} is no such count; allowed: {allowed}")
+        if not re.fullmatch(r"[0-9][0-9_]*(\.[0-9]+)?(e\+?[0-9]{1,2})?", value):
+            raise InputError(f"--max {limit}: write {name}=NUMBER, e.g. {name}=50000")
+        constraints = content.setdefault("constraints", {})
+        constraints[name] = {**constraints.get(name, {}), "max": float(value)}
+    comments = [line for line in space.text.splitlines() if line.startswith("#")]
+    text = "\n".join([*comments, yaml.safe_dump(content, sort_keys=False)])
+    return parse(text, name=space.name, where=f"--max {', '.join(limits)}")
 
 
 def json_schema() -> str:

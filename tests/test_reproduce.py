@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from conftest import Run, measured
 
@@ -196,3 +198,27 @@ def test_it_runs_goes_on_and_grows(tmp_path: Path, small_ray: dict[str, str]) ->
     assert grown.returncode == 0, grown.stderr
     trials: pd.DataFrame = results.read_trials(first)
     assert list(zip(trials["point"], trials["seed"], strict=True))[4:] == [("ex2-stride", 2)]
+
+
+def test_a_study_without_any_trial(tmp_path: Path) -> None:
+    """Oracle: cut short before its first trial ended: a page that says that nothing was run."""
+    made(tmp_path, "ex3-report", {("ex3-base", 0): 0.002})
+    study = results.read_study(tmp_path / "ex3-report")
+    for name, rows in (("trials", results.Records().trials_table()), ("epochs", None)):
+        table = results.Records().epochs_table() if rows is None else rows
+        pq.write_table(table, tmp_path / "ex3-report" / f"{name}.parquet")
+    page = reproduction.write(tmp_path).read_text()
+    assert study["study"] in page
+    judged = reproduction.judge([reproduction.read(tmp_path / "ex3-report")])
+    assert {j.verdict for j in judged} == {"not run"}
+
+
+def test_other_versions_are_refused(run: Run, reproduced: Path) -> None:
+    """Oracle: errors measured with another torch are not comparable with today's."""
+    path = reproduced / "ex2-report" / "study.json"
+    content = json.loads(path.read_text())
+    content["versions"]["torch"] = "1.0.0"
+    path.write_text(json.dumps(content))
+    code, _, err = run("reproduce", "--results", reproduced.parent, "--data", "photos")
+    assert code == 2
+    assert "measured with another torch" in err

@@ -316,3 +316,26 @@ def test_space_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(VALID))
     assert space.load(str(path)).name == "mine"
+
+
+def test_limits_from_the_command_line() -> None:
+    """Oracle: the space means the same but for the limit; its question stays; a point beyond the
+    limit, an unknown count and no number are named."""
+    ex2 = space.load("ex2")
+    small = space.bounded(ex2, ["n_params=5_000", "latent_size=1.1e3"])
+    assert small.question == ex2.question
+    assert small.file.constraints.n_params.max == 5000
+    assert small.file.constraints.latent_size.max == 1100
+    assert small.file.constraints.flops == ex2.file.constraints.flops
+    assert small.file.params == ex2.file.params
+    assert small.hash != ex2.hash
+    assert space.bounded(ex2, ["latent_size=2048"]).hash == ex2.hash
+    for limit, message in (
+        ("lr=1", "--max lr=1: 'lr' is no such count; allowed: latent_size, n_params, flops"),
+        ("flops=many", "--max flops=many: write flops=NUMBER"),
+        ("n_params=", "--max n_params=: write"),
+        ("n_params=100", "--max n_params=100: points.base: n_params 4,911 is above 100"),
+    ):
+        with pytest.raises(InputError) as caught:
+            space.bounded(ex2, [limit])
+        assert message in str(caught.value)
