@@ -84,7 +84,9 @@ def spaces() -> None:
 def preview(
     space_name: SpaceOption = "ex3",
     number: Annotated[int, typer.Option("-n", min=1, help="How many configurations.")] = 20,
-    sampler: Annotated[str, typer.Option(help="tpe, random, grid.")] = "tpe",
+    sampler: Annotated[
+        str | None, typer.Option(help="tpe, random, grid, greedy.", show_default="the space's")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
 ) -> None:
     """Print configurations that a search would begin with; nothing is trained.
@@ -95,19 +97,22 @@ def preview(
     from rich.table import Table
 
     from raycae.architecture import architecture
-    from raycae.searcher import Proposer
+    from raycae.searcher import Proposer, usual_sampler
 
     the_space = space.load(space_name)
+    sampler = sampler or usual_sampler(the_space)
     proposer = Proposer(the_space, sampler, seed)
     table = Table("", "latent", "params", "MFLOPs", "network", "training", box=None, pad_edge=False)
     for trial_number in range(number):
         proposal = proposer.propose(trial_number)
         if proposal is None:
             break
+        if sampler == "greedy":  # as if no change were kept
+            proposer.tell(trial_number, "COMPLETE", 1.0)
         net, config = architecture(proposal.config), proposal.config
         channels, height, width = net.latent_shape
         table.add_row(
-            printable(proposal.point or str(trial_number)),
+            printable(proposal.point or proposal.change or str(trial_number)),
             f"{net.latent_size} ({channels}x{height}x{width})",
             f"{net.n_params:,}",
             f"{net.flops / 1e6:.2f}",

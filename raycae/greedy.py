@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -72,15 +72,17 @@ class Change:
 
 
 class Greedy:
-    """Proposes by trial number; `begin` and `tell` bring it to where a ledger stands."""
+    """Proposes by trial number; `begin` and `tell` bring it to where a ledger stands. Of two
+    configurations whose `identity` is the same one is enough."""
 
-    def __init__(self, space: Space, start: Config) -> None:
+    def __init__(self, space: Space, start: Config, identity: Callable[[Config], Hashable]) -> None:
         self._space = space
         self._start = start
+        self._identity = identity
         listed = _series(space)
         self._way: _Way = _Listed(space, listed) if listed else _Neighbours(space)
         self._ladder = Ladder()
-        self._tried: set[Config] = set()
+        self._tried: set[Hashable] = set()
         self._running: dict[int, Step] = {}
         self._passed: set[str] = set()
         """Changes to the best so far that need not be looked at again."""
@@ -98,7 +100,9 @@ class Greedy:
                 continue
             self._passed.add(change.words)
             config = self._way.apply(best, change)
-            if config and config not in self._tried and self._space.check(config) is None:
+            if config is None or self._space.check(config) is not None:
+                continue
+            if self._identity(config) not in self._tried:
                 return self._begin(number, Step(config, change.words, best))
         return None
 
@@ -114,7 +118,7 @@ class Greedy:
         self._way.ended(step, verdict)
 
     def _begin(self, number: int, step: Step) -> Step:
-        self._tried.add(step.config)
+        self._tried.add(self._identity(step.config))
         self._running[number] = step
         self._way.begun(number, step)
         return step

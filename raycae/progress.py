@@ -110,6 +110,8 @@ class Progress:
         ended = self.records.n_ended()
         best = self.records.best()
         parts = [f"[{ended}/{self.trials}] trial {row['trial_number']}", row["state"]]
+        if row["change"]:
+            parts.append(row["change"])
         if row["val_mse"] is not None:
             parts.append(f"val_mse {row['val_mse']:.5f}")
         parts.append(f"latent {row['latent_size']}")

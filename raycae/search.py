@@ -128,7 +128,7 @@ def search(
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"{', '.join(SAMPLERS)}.", show_default="tpe"),
+        typer.Option(metavar="NAME", help=f"{', '.join(SAMPLERS)}.", show_default="the space's"),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -341,6 +341,8 @@ def run(
         return 128 + received[0]
     if _passed(until) and len(study.records.trials) < plan.trials:
         print(f"Time is up; go on with: {go_on}")
+    elif not study.hopeless and len(study.records.trials) < plan.trials:
+        print("Nothing is left to try in this space.")
     if study.hopeless:
         print(f"raycae: {study.hopeless}; once that is mended: {go_on}", file=sys.stderr)
         return 1

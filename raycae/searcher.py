@@ -127,7 +127,7 @@ class Proposer:
         self._points = dict.fromkeys((name, seed + i) for i in range(n_seeds) for name in names)
         self._grid = grid(space)
         self._start = next(iter(names), None)
-        self._greedy = Greedy(space, self._first()) if sampler == "greedy" else None
+        self._greedy = Greedy(space, self._first(), _identity) if sampler == "greedy" else None
 
     def propose(self, number: int) -> Proposal | None:
         """What trial `number` tries; None once everything has been tried, or a greedy series waits
