@@ -669,6 +669,7 @@ def three_curves_figure(curves: pd.DataFrame, order: list[str], columns: int = 4
     low, high = np.nanmin(shown) / 1.1, np.nanmax(shown) * 1.1
     ticks = log_ticks(low, high)
     axis = {"gridcolor": FAINT, "linecolor": FAINT, "zeroline": False, "fixedrange": True}
+    axis |= {"automargin": True}
     figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]) | axis)
     last = int(curves["epoch"].max())
     figure.update_xaxes(
