@@ -555,6 +555,7 @@ def spread_figure(data: Spread) -> go.Figure:
             line={"color": GREY, "width": 1.5, "dash": "dot"},
             annotation={
                 "text": html.escape(baseline_name(baseline)),
+                "x": math.log10(level),  # plotly wants it so on a logarithmic axis
                 "textangle": -90,
                 "yanchor": "bottom",
                 "y": 0,

@@ -29,7 +29,8 @@ def provenance() -> dict[str, Any]:
 def command() -> str:
     """As it could be typed again, but for what stands before a URL's @: it may be a password."""
     words = [re.sub("//[^/@]*@", "//…@", word) for word in sys.argv[1:]]
-    return shlex.join([Path(sys.argv[0]).name, *words])
+    program = Path(sys.argv[0]).name
+    return shlex.join(["raycae" if program == "__main__.py" else program, *words])
 
 
 def commit() -> str | None:

@@ -352,6 +352,8 @@ def test_no_password_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql+psycopg://me:secret@db:5432/studies"
     monkeypatch.setattr("sys.argv", ["/usr/bin/raycae", "search", "--storage", url])
     assert command() == "raycae search --storage 'postgresql+psycopg://…@db:5432/studies'"
+    monkeypatch.setattr("sys.argv", ["/x/raycae/__main__.py", "show", "ex2"])  # python -m raycae
+    assert command() == "raycae show ex2"
 
 
 def test_a_process_that_died_before_the_first_part(
