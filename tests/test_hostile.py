@@ -9,6 +9,7 @@ import copy
 import html
 import importlib
 import io
+import itertools
 import json
 import math
 import os
@@ -567,12 +568,20 @@ def test_a_damaged_table_is_refused(n: int, name: str, folder: Folder) -> None:
 
 @halves(20)
 def test_a_damaged_picture_is_refused(n: int, folder: Folder) -> None:
-    """Oracle: the property, for the sheet of pictures that a page takes in."""
+    """Oracle: the property, for the sheet of pictures that a page takes in: as a data URI of
+    letters, no wider than the page. Of many examples a few hundred are looked at in their page."""
     pristine = folder.files["pictures/1.png"]
+    pages = itertools.count()
 
     def check(content: bytes) -> None:
         folder.put("pictures/1.png", content)
-        folder.look("page", "lacks")
+        sheet = accepted(lambda: report.pictures(folder.at, {"trial_number": 1}, "reconstruct"))
+        if sheet:
+            assert sheet.uri.isascii()
+            assert 0 < sheet.width_px <= report.PICTURES_WIDTH_PX
+        if next(pages) < 300:
+            page, _ = folder.look("page", "lacks")
+            assert (page is None) == (sheet is None)
 
     hold(n, damaged([pristine[:60], pristine]), check)
 
