@@ -1,5 +1,17 @@
-"""`python -m raycae` is `raycae`."""
+"""`raycae`, and `python -m raycae`."""
 
-from raycae.cli import main
+import signal
+import sys
 
-main()
+
+def main() -> None:
+    """Ctrl-C while the commands are being imported ends without a word: nothing has begun."""
+    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))
+    from raycae import cli
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -57,9 +57,10 @@ class SmallRay:
 
 def command(space_file: Path, results_folder: Path | str, *more: str, setup: str = "") -> list[str]:
     """A search as a command line. `setup`: Python that its process runs first."""
-    start = (
-        ["-m", "raycae"] if not setup else ["-c", f"{setup}\nfrom raycae.cli import main; main()"]
-    )
+    start = ["-m", "raycae"]
+    if setup:
+        quiet = "import signal, sys; signal.signal(2, lambda *_: sys.exit(130))"  # as `raycae` is
+        start = ["-c", f"{quiet}\n{setup}\nfrom raycae.__main__ import main; main()"]
     return [
         *(sys.executable, *start, "search", "--space", str(space_file)),
         *("--results", str(results_folder), "--gpus-per-trial", "0", *more),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -379,3 +381,21 @@ def test_plain_lines_on_a_pipe(study: Study, capsys: pytest.CaptureFixture[str])
     assert first.endswith("best so far")
     assert second.startswith("[2/6] trial 1  FAIL")
     assert second.endswith("(diverged: loss is nan)")
+
+
+def test_ctrl_c_while_commands_are_imported() -> None:
+    """Oracle: the signal comes in the middle of the imports: exit code 130 and not a word."""
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "raycae.space":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from raycae.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "spaces"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
