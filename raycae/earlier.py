@@ -8,7 +8,7 @@ from pathlib import Path
 from raycae import results
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.greedy import drawn
+from raycae.greedy import Answers
 from raycae.results import COMPLETE
 from raycae.space import Space
 from raycae.storage import Place
@@ -65,8 +65,9 @@ def _taken(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]:
 
 
 def _is_in(space: Space, config: Config) -> bool:
+    """Whether a sampler could have drawn it."""
     try:
-        again = drawn(space, space.params_of(config), config.depth)
+        again = space.draw(Answers(space, space.params_of(config)))
     except InputError:
         return False
     return again == config and space.check(config) is None

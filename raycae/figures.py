@@ -491,12 +491,20 @@ def _figure(x_title: str, y_title: str) -> go.Figure:
 @dataclass(frozen=True)
 class Spread:
     """`rows`: `experiment`, `latent_size`, `mean`, `low`, `high` of the test error over seeds, best
-    first, and `each`, the errors of the seeds. `linear`: `latent_size`, `error` of the best linear
-    code of at most that size. `levels`: the error of each baseline without a latent."""
+    first; `each`, the errors of the seeds; `baseline`, the error of the linear code of at most its
+    latent size, or where nothing is coded the least of the levels (NaN: none). `linear`:
+    `latent_size`, `error` of the best linear code of at most that size. `levels`: the error of each
+    baseline without a latent."""
 
     rows: pd.DataFrame
     linear: pd.DataFrame
     levels: dict[str, float]
+
+    @property
+    def baseline_name(self) -> str:
+        if self.linear.empty:
+            return baseline_name(min(self.levels, key=self.levels.__getitem__, default=""))
+        return "linear code"
 
 
 def spread(found: pd.DataFrame, baselines: pd.DataFrame | None) -> Spread:
@@ -520,7 +528,15 @@ def spread(found: pd.DataFrame, baselines: pd.DataFrame | None) -> Spread:
     codes, levels = _codes_and_levels(baselines)
     best = codes.groupby("latent_size")["val_mse"].min().cummin()
     linear = pd.DataFrame({"latent_size": best.index, "error": best.to_numpy(float)})
+    rows["baseline"] = [_baseline(size, linear, levels) for size in rows["latent_size"]]
     return Spread(rows, linear[linear["error"] > EXACT], levels)
+
+
+def _baseline(latent_size: int, linear: pd.DataFrame, levels: dict[str, float]) -> float:
+    if linear.empty:
+        return min(levels.values(), default=math.nan)
+    codes = linear.loc[linear["latent_size"] <= latent_size, "error"]
+    return math.nan if codes.empty else float(codes.iloc[-1])
 
 
 def spread_figure(data: Spread) -> go.Figure:
@@ -545,7 +561,19 @@ def spread_figure(data: Spread) -> go.Figure:
         marker={"color": ORANGE, "size": 10, "symbol": "line-ns-open", "line": {"width": 3}},
         hovertemplate="%{y}: mean %{x:.5f}<extra></extra>",
     )
-    shown = [*rows["low"], *rows["high"], *data.levels.values()]
+    low = min([*rows["low"], *data.levels.values()]) / 1.15
+    linear = rows[rows["baseline"].notna()] if len(data.linear) else rows[:0]
+    if len(linear):
+        figure.add_scatter(
+            x=linear["baseline"].clip(lower=low).tolist(),
+            y=[html.escape(name) for name in linear["experiment"]],
+            name="linear code of its latent size; at the edge: far below",
+            mode="markers",
+            marker={"color": VIOLET, "size": 8, "symbol": "triangle-left"},
+            hovertext=[f"linear code: {error(value)}" for value in linear["baseline"]],
+            hoverinfo="text",
+        )
+    shown = [*rows["high"], *data.levels.values(), *linear["baseline"]]
     for baseline, level in data.levels.items():
         if level > 3 * rows["high"].max():
             shown.remove(level)  # far away; it would flatten the rest
@@ -563,7 +591,7 @@ def spread_figure(data: Spread) -> go.Figure:
                 "font": {"size": 12, "color": GREY},
             },
         )
-    low, high = min(shown) / 1.15, max(shown) * 1.15
+    high = max(shown) * 1.15
     ticks = log_ticks(low, high)
     figure.update_xaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
     figure.update_yaxes(showgrid=True, ticks="", ticksuffix="  ")
@@ -631,27 +659,35 @@ def three_curves(epochs: pd.DataFrame) -> pd.DataFrame:
     return mean[n == n.groupby("point").transform("max")].reset_index()
 
 
-def three_curves_figure(curves: pd.DataFrame, order: list[str], columns: int = 4) -> go.Figure:
-    """A small panel for each experiment of `order`, all on the same axes."""
+def three_curves_figure(curves: pd.DataFrame, data: Spread, columns: int = 4) -> go.Figure:
+    """A small panel for each experiment, best first, all on the same axes, beside its baseline: the
+    linear code of its latent size, or the least of what needs no latent."""
+    order = data.rows["experiment"].tolist()
     n_rows = math.ceil(len(order) / columns)
+    baseline = dict(zip(order, data.rows["baseline"], strict=True))
+    titles = [
+        html.escape(name) + ("" if math.isnan(b) else f"<br>{data.baseline_name}: {error(b)}")
+        for name, b in baseline.items()
+    ]
     figure = make_subplots(
         n_rows,
         columns,
-        subplot_titles=[html.escape(name) for name in order],
+        subplot_titles=titles,
         shared_xaxes=True,
         shared_yaxes=True,
         horizontal_spacing=0.02,
-        vertical_spacing=0.25 / n_rows,
+        vertical_spacing=0.3 / n_rows,
     )
-    look = _figure("", "").layout
-    figure.update_layout(template="none")
-    figure.update_layout({k: look[k] for k in ("paper_bgcolor", "plot_bgcolor", "font", "margin")})
-    figure.update_layout(
-        {k: look[k] for k in ("legend", "hoverlabel", "hovermode", "dragmode", "showlegend")}
-    )
-    figure.update_layout(legend_y=1.04)
+    plain = _figure("", "").layout
+    figure.update_layout(template="none", legend=plain.legend)
+    for name in ("paper_bgcolor", "plot_bgcolor", "font", "margin", "hoverlabel", "hovermode"):
+        figure.layout[name] = plain[name]
+    figure.update_layout(dragmode=False, legend_y=1.04)
+    shown = curves[list(CURVES)].to_numpy(float)
+    low, high = np.nanmin(shown) / 1.1, np.nanmax(shown) * 1.1
     for i, point in enumerate(order):
         curve = curves[curves["point"] == point]
+        place = {"row": i // columns + 1, "col": i % columns + 1}
         for column, (name, colour) in CURVES.items():
             figure.add_scatter(
                 x=curve["epoch"].tolist(),
@@ -663,14 +699,14 @@ def three_curves_figure(curves: pd.DataFrame, order: list[str], columns: int = 4
                 line={"color": colour, "width": 1.5},
                 marker={"size": 4, "color": colour},
                 hovertemplate=f"{name}, epoch %{{x}}: %{{y:.5f}}<extra></extra>",
-                row=i // columns + 1,
-                col=i % columns + 1,
+                **place,
             )
-    shown = curves[list(CURVES)].to_numpy(float)
-    low, high = np.nanmin(shown) / 1.1, np.nanmax(shown) * 1.1
+        if low < baseline[point] < high:  # else it stands in the title
+            line = {"color": VIOLET, "width": 1.5, "dash": "dot"}
+            figure.add_hline(y=baseline[point], line=line, **place)
     ticks = log_ticks(low, high)
-    axis = {"gridcolor": FAINT, "linecolor": FAINT, "zeroline": False, "fixedrange": True}
-    axis |= {"automargin": True}
+    axis = {name: plain.xaxis[name] for name in ("gridcolor", "linecolor", "zeroline")}
+    axis |= {"fixedrange": True, "automargin": True}
     figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]) | axis)
     last = int(curves["epoch"].max())
     figure.update_xaxes(

@@ -241,10 +241,10 @@ def drawn(space: Space, held: Mapping[str, Any], depth: int | None = None) -> Co
     rest = {k: v for k, v in _first_point(space).items() if k not in space.file.params}
     if depth is not None and "depth" not in space.file.params:
         rest["depth"] = depth
-    return space.draw(_Answers(space, held), rest)
+    return space.draw(Answers(space, held), rest)
 
 
-class _Answers:
+class Answers:
     """Suggests what is held."""
 
     def __init__(self, space: Space, held: Mapping[str, Any]) -> None:

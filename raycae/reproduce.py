@@ -14,16 +14,24 @@ from typing import Annotated, Any
 
 import typer
 
-from raycae import data, results, search, space
+from raycae import data, search, space
 from raycae.errors import InputError
-from raycae.results import RUNNING
 from raycae.search import MAX_SEED
-from raycae.space import Space
+from raycae.space import REPORT, Space
 from raycae.storage import Place
-from raycae.study import Plan, begun_points, holds_study, plan_of, read_content, require_place
+from raycae.study import (
+    Plan,
+    begun_points,
+    holds_study,
+    plan_of,
+    read_content,
+    require_place,
+    space_of,
+)
 
-SPACES = ("ex2-report", "ex3-report")
 SEEDS = 3
+BUDGET = ("data", "epochs", "limit", "seed")
+"""What has to be the same for all runs of a reproduction."""
 
 
 def reproduce(
@@ -112,7 +120,7 @@ def reproduce(
     Example: raycae reproduce --seeds 3 --epochs 3 --limit 12000
     """
     folder = search.study_folder(results_folder, name)
-    spaces = [space.load(name) for name in SPACES]
+    spaces = [space.load(name) for name in REPORT]
     chosen = _chosen(spaces, only, leave_out)
     given = {
         "data": search.absolute(data_source),
@@ -121,22 +129,22 @@ def reproduce(
         "seed": seed,
         "n_seeds": n_seeds,
     }
-    plans = [
-        (the_space, _plan(folder / the_space.name, the_space, chosen, given))
-        for the_space in spaces
-        if any(point in chosen for point in the_space.points)
-    ]
-    for _, plan in plans:
+    wanted = [s for s in spaces if any(point in chosen for point in s.points)]
+    given = _same_budget([folder / s.name for s in spaces], given)
+    plans = [(s, folder / s.name, _plan(folder / s.name, s, chosen, given)) for s in wanted]
+    todo = [(s, at, plan) for s, at, plan in plans if _has_work(at, plan)]
+    for the_space, at, plan in todo:
+        _require_same(at, the_space)
         data.check(plan.data)
     resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
     code = 0
-    for the_space, plan in plans:
-        if code in (0, 1) and _has_work(folder / the_space.name, plan):
-            code = max(code, _run(folder / the_space.name, the_space, plan, resources, address))
+    for the_space, at, plan in todo:
+        if code in (0, 1):
+            code = max(code, _run(at, the_space, plan, resources, address))
     from raycae import reproduction
 
-    for the_space, plan in plans if code in (0, 1) else []:
-        _paint(folder / the_space.name, plan, the_space)
+    for _, at, plan in plans if code in (0, 1) else []:
+        _illustrate(at, plan)
     print(f"page     {search.short(reproduction.write(folder))}")
     raise typer.Exit(code)
 
@@ -152,22 +160,24 @@ def _run(
         holds_study(folder),
         resources,
         address=address,
-        test_curves=True,
         go_on=shlex.join(["raycae", *sys.argv[1:]]),
     )
 
 
-def _paint(folder: Place, plan: Plan, the_space: Space) -> None:
-    """A sheet of the same images for each experiment that has none yet, by its best run."""
+def _illustrate(folder: Place, plan: Plan) -> None:
+    """Linear codes and the like, and of each experiment a sheet of the same images by its best run,
+    where they are missing."""
     from raycae import evaluation, reproduction
 
-    numbers = reproduction.best_runs(reproduction.read(folder).runs).values()
-    todo = [n for n in numbers if not (folder / "pictures" / f"{n}.png").exists()]
-    if not todo:
+    part = reproduction.read(folder)
+    numbers = reproduction.best_runs(part.runs).values()
+    unpainted = [n for n in numbers if not (folder / "pictures" / f"{n}.png").exists()]
+    if not unpainted and part.baselines is not None and len(part.baselines):
         return
-    size = the_space.image_size
+    size = space_of(part.study).image_size
     images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
-    for number in todo:
+    evaluation.illustrate(folder, images)
+    for number in unpainted:
         try:
             evaluation.paint(folder, number, images.val)
         except InputError as error:
@@ -192,49 +202,69 @@ def _names(option: str, text: str, known: list[str]) -> list[str]:
     return names
 
 
+def _same_budget(folders: list[Place], given: dict[str, Any]) -> dict[str, Any]:
+    """`given`, completed by what there is: the second task is run like the first."""
+    for folder in folders:
+        if holds_study(folder):
+            before = plan_of(read_content(folder))
+            there = {name: getattr(before, name) for name in BUDGET}
+            asked = {name: value for name, value in given.items() if value is not None}
+            for name in BUDGET:
+                if asked.get(name, there[name]) != there[name]:
+                    raise InputError(
+                        f"--{name} {asked[name]}: {folder} was begun with {there[name]}, and runs "
+                        "of different budgets cannot be compared; leave the option out, or begin "
+                        "another reproduction with --study NAME"
+                    )
+            return {**given, **there}
+    return given
+
+
 def _plan(folder: Place, the_space: Space, chosen: list[str], given: dict[str, Any]) -> Plan:
-    """What to run of one space, beside what is there. Raises `InputError` where budgets differ:
-    results would not be comparable."""
+    """What to run of one space, beside what is there."""
     points = [point for point in the_space.points if point in chosen]
+    defaults = {
+        "data": the_space.file.data,
+        "epochs": the_space.budget.epochs,
+        "limit": the_space.budget.limit,
+        "seed": 0,
+        "n_seeds": SEEDS,
+    }
     asked = {name: value for name, value in given.items() if value is not None}
+    plan = Plan(
+        study=the_space.name,
+        space=the_space.name,
+        trials=0,
+        sampler="points",
+        scheduler="none",
+        points=points,
+        test_curves=True,
+        **{**defaults, **asked},
+    )
+    wanted = {(point, plan.seed + i) for point in points for i in range(plan.n_seeds)}
     if not holds_study(folder):
         require_place(folder)
-        budget = the_space.budget
-        defaults = {
-            "data": the_space.file.data,
-            "epochs": budget.epochs,
-            "limit": budget.limit,
-            "seed": 0,
-            "n_seeds": SEEDS,
-        }
-        plan = Plan(
-            study=the_space.name,
-            space=the_space.name,
-            trials=0,
-            sampler="points",
-            scheduler="none",
-            points=points,
-            **{**defaults, **asked},
-        )
-        return replace(plan, trials=len(points) * plan.n_seeds)
-    content = read_content(folder)
-    before = plan_of(content)
-    search.require_comparable(content.get("versions") or {}, force=False)
-    for name in ("data", "epochs", "limit", "seed"):
-        if asked.get(name, getattr(before, name)) != getattr(before, name):
-            raise InputError(
-                f"--{name} {asked[name]}: {folder} was begun with {getattr(before, name)}, and "
-                "runs of different budgets cannot be compared; leave the option out, or begin "
-                "another reproduction with --study NAME"
-            )
-    n_seeds = max(asked.get("n_seeds", 1), before.n_seeds)
-    wanted = {(point, before.seed + i) for point in points for i in range(n_seeds)}
-    there = begun_points(folder)
-    total = len(there) + len(wanted - set(there))
-    return replace(before, points=points, n_seeds=n_seeds, trials=total)
+        return replace(plan, trials=len(wanted))
+    there, _ = begun_points(folder)
+    return replace(plan, trials=len(there) + len(wanted - set(there)))
 
 
 def _has_work(folder: Place, plan: Plan) -> bool:
-    if not holds_study(folder) or len(begun_points(folder)) < plan.trials:
+    if not holds_study(folder):
         return True
-    return RUNNING in set(results.read_trials(folder)["state"])
+    there, runs = begun_points(folder)
+    return runs or len(there) < plan.trials
+
+
+def _require_same(folder: Place, the_space: Space) -> None:
+    """Raise `InputError` where what is there was run by other versions, or its experiments have
+    changed since."""
+    if not holds_study(folder):
+        return
+    content = read_content(folder)
+    search.require_comparable(content.get("versions") or {}, force=False)
+    if space_of(content).hash != the_space.hash:
+        raise InputError(
+            f"{folder}: was begun with other experiments than today's {the_space.name}; begin "
+            "another reproduction with --study NAME"
+        )

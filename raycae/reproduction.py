@@ -17,10 +17,10 @@ from raycae.architecture import architecture
 from raycae.claims import CONTRADICTED, MISSING, UNDECIDED, UPHELD, Judgement
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.space import load
+from raycae.space import REPORT, Space
 from raycae.storage import Place, write_whole
+from raycae.study import space_of
 
-SPACES = ("ex2-report", "ex3-report")
 TITLES = {"reconstruct": "Reconstruction", "colourise": "Colourisation"}
 AXIS = (0.4, 2.5)
 """The ratios that the small intervals of the table of claims show."""
@@ -32,6 +32,7 @@ class Part:
 
     folder: Place
     study: dict[str, Any]
+    space: Space
     trials: pd.DataFrame
     epochs: pd.DataFrame
     """With `point` and `seed` of their trials."""
@@ -51,7 +52,7 @@ def write(folder: Place) -> Place:
 
 def render(folder: Place) -> str:
     """The page. Raises `InputError`."""
-    parts = [read(folder / name) for name in SPACES if (folder / name / "study.json").exists()]
+    parts = [read(folder / name) for name in REPORT if (folder / name / "study.json").exists()]
     if not parts:
         raise InputError(f"{folder}: there is no reproduction; run raycae reproduce")
     judged = judge(parts)
@@ -82,7 +83,9 @@ def read(folder: Place) -> Part:
     baselines = results.read_baselines(folder)
     if baselines is not None:
         baselines = baselines[baselines["data_fingerprint"] == study["data"]["fingerprint"]]
-    return Part(folder, study, trials, epochs, claims.runs(trials, epochs), baselines)
+    return Part(
+        folder, study, space_of(study), trials, epochs, claims.runs(trials, epochs), baselines
+    )
 
 
 def judge(parts: list[Part]) -> list[Judgement]:
@@ -90,8 +93,8 @@ def judge(parts: list[Part]) -> list[Judgement]:
     spread of another one's errors says nothing of it."""
     judged: dict[claims.Claim, Judgement] = {}
     for part in parts:
-        points = load(part.study["space"]["name"]).points
-        own = [claim for claim in claims.CLAIMS if claim.less in points]
+        points = part.space.points
+        own = [claim for claim in claims.CLAIMS if claim.lower in points]
         judged |= {j.claim: j for j in claims.judge(part.runs, part.epochs, own)}
     none = pd.DataFrame(columns=["experiment", "seed", *claims.MEASURES])
     lacking = [claim for claim in claims.CLAIMS if claim not in judged]
@@ -108,12 +111,12 @@ def _shown(part: Part) -> dict[str, Any]:
     plots = {}
     if order:
         plots[f"errors-{task}"] = figures.spread_figure(spread).to_json()
-        curves = figures.three_curves(part.epochs[part.epochs["point"].isin(order)])
-        plots[f"curves-{task}"] = figures.three_curves_figure(curves, order).to_json()
+        ended = part.epochs["trial_number"].isin(part.runs["trial_number"])
+        curves = figures.three_curves(part.epochs[ended])
+        plots[f"curves-{task}"] = figures.three_curves_figure(curves, spread).to_json()
         if task == "reconstruct":
             plots[f"latent-{task}"] = figures.latent_spread_figure(spread).to_json()
-    wanted = study["plan"].get("points") or []
-    known = list(load(study["space"]["name"]).points)
+    seeds = sorted(set(part.runs["seed"]))
     return {
         "study": study,
         "title": TITLES[task],
@@ -121,7 +124,8 @@ def _shown(part: Part) -> dict[str, Any]:
         "source": Path(study["plan"]["data"]).name,
         "plots": plots,
         "rows": [_experiment_row(part, name, spread) for name in order],
-        "left_out": [name for name in known if name not in wanted and name not in order],
+        "left_out": [name for name in part.space.points if name not in set(part.trials["point"])],
+        "seeds": seeds,
         "failed": _failed(part.trials),
         "n_panels": len(order),
         "has_linear": not spread.linear.empty,
@@ -221,12 +225,17 @@ def _failed(trials: pd.DataFrame) -> list[str]:
 
 def _claim_row(judgement: Judgement) -> dict[str, Any]:
     claim, low, high = judgement.claim, judgement.low, judgement.high
+    is_ratio = claim.measure in claims.RATIOS
+    by = claims.MEASURES[claim.measure]
+    if claim.margin:
+        by += f"; limit {1 - claim.margin:.2f}"
     row: dict[str, Any] = {
         "sentence": claim.sentence,
-        "less": claim.less,
-        "more": claim.more,
-        "measure": claims.MEASURES[claim.measure],
+        "lower": claim.lower,
+        "higher": claim.higher,
+        "measure": by,
         "verdict": judgement.verdict,
+        "style": "missing" if judgement.verdict == MISSING else judgement.verdict,
         "n": judgement.n,
         "why": judgement.why,
         "effect": "",
@@ -235,7 +244,6 @@ def _claim_row(judgement: Judgement) -> dict[str, Any]:
     }
     if judgement.effect is None or low is None or high is None:
         return row
-    is_ratio = claim.measure in claims.RATIOS
     digits = 3 if claim.measure == claims.ROUGHNESS else 2
     row["effect"] = f"{judgement.effect:.{digits}f}"
     if claim.measure in claims.SIZES:

@@ -137,6 +137,7 @@ class _Plan(_Part):
     scheduler: str
     points: list[str] | None = None
     n_seeds: Count = 1
+    test_curves: bool = False
     repeats: str = "refuse"
     grace: Annotated[int, Field(ge=1)] = 1
     factor: Annotated[int, Field(ge=2)] = 3
@@ -286,8 +287,7 @@ class Records:
         curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
         best = min(curve.values(), key=lambda e: (e["val_mse"], e["epoch"]))
         row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
-        if best["test_mse"] is not None:  # else it comes with the evaluation, if at all
-            row["test_mse"] = best["test_mse"]
+        row["test_mse"] = best["test_mse"]  # None: it comes with the evaluation
         row["best_epoch"] = best["epoch"]
         row["epochs_run"] = len(curve)
         row["val_ssim"] = event.get("val_ssim")
@@ -341,14 +341,18 @@ def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> lis
         if attempt > (have["attempt"] if have else 0) and not ended:
             found.append({**event, "event": "started"})
         where = {name: row[name] for name in ("host", "device", "images_per_s", "val_ssim")}
-        for epoch in curves[number].to_dict("records") if number in curves else ():
-            if epoch["epoch"] not in known.epochs.get(number, {}):
-                measured = {name: epoch[name] for name in EPOCH_COLUMNS}
-                found.append({**event, "event": "epoch", **where, **measured})
+        lacking = [
+            epoch
+            for epoch in (curves[number].to_dict("records") if number in curves else ())
+            if epoch["epoch"] not in known.epochs.get(number, {})
+        ]
+        for epoch in lacking:
+            measured = {name: epoch[name] for name in EPOCH_COLUMNS}
+            found.append({**event, "event": "epoch", **where, **measured})
         if row["state"] != RUNNING and not ended:
             how = {"state": row["state"], "reason": row["reason"], "at": row["ended_at"]}
             found.append({**event, "event": "ended", **how})
-        if row["test_mse"] is not None and (have is None or have["test_mse"] is None):
+        if row["test_mse"] is not None and (lacking or have is None or have["test_mse"] is None):
             found.append({**event, "event": "evaluated", "test_mse": row["test_mse"]})
     return found
 

@@ -250,6 +250,8 @@ def search(
     if from_studies is not None:
         if resume:
             raise InputError(f"--from {from_studies}: a study learns from others when it is begun")
+        if (who := sampler or usual_sampler(the_space)) != "tpe":
+            raise InputError(f"--from {from_studies}: {who} does not learn; only tpe does")
         names = [name.strip() for name in from_studies.split(",")]
         known, notes = earlier.known(names, results_folder, the_space)
         print("\n".join(notes), flush=True)
@@ -288,13 +290,11 @@ def run(
     address: str | None = None,
     database: str | None = None,
     known: Iterable[earlier.Known] = (),
-    test_curves: bool = False,
     go_on: str | None = None,
 ) -> int:
     """One search from its images to its report. Returns the exit code: 0, 130 or 143; 1 where it
     stopped because every trial failed for the same reason. Raises `StorageError`.
 
-    With `test_curves` every epoch is measured on the test images too, for the tables alone.
     `go_on`: the command that goes on with it, if it is not `raycae search --resume`.
     """
     # All of it now: a package that is updated while a search runs must not end it half old, half
@@ -322,7 +322,7 @@ def run(
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
             open_study.enter_context(closing(study))
             begun.append(study)
-            test = evaluation.test_images(plan, the_space) if test_curves else None
+            test = evaluation.test_images(plan, the_space) if plan.test_curves else None
             _train(study, images, test, resources, over, progress)
         study.interrupted()
         study.records.write(folder)

@@ -261,6 +261,9 @@ class SpaceFile(_Strict):
     constraints: Constraints = Constraints()
 
 
+REPORT = ("ex2-report", "ex3-report")
+"""The spaces whose points are the source report's experiments."""
+
 SEARCHABLE = [name for name in Config.model_fields if name not in ("task", "image_size")]
 
 

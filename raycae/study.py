@@ -77,6 +77,8 @@ class Plan:
     """The named points to try; None: all of the space's."""
     n_seeds: int = 1
     """Each of them with so many seeds, from `seed` on."""
+    test_curves: bool = False
+    """Every epoch is measured on the test images too, for the tables alone."""
     repeats: str = "refuse"
     """What becomes of a proposal that was run already: `refuse`, or `seed`, another seed."""
     grace: int = 1
@@ -720,10 +722,17 @@ def n_begun(folder: Place) -> int:
     return len({event["trial_number"] for event in events} - {None})
 
 
-def begun_points(folder: Place) -> list[tuple[str | None, int]]:
-    """Named point and seed of each trial that the ledger of the study in `folder` knows."""
-    created = (e for e in ledger.readable(folder / "ledger") if e["event"] == "created")
-    return list({e["trial_number"]: (e["point"], e["seed"]) for e in created}.values())
+def begun_points(folder: Place) -> tuple[list[tuple[str | None, int]], bool]:
+    """Named point and seed of each trial that the ledger of the study in `folder` knows, and
+    whether one of them has not ended."""
+    begun: dict[int, tuple[str | None, int]] = {}
+    ended = set()
+    for event in ledger.readable(folder / "ledger"):
+        if event["event"] == "created":
+            begun[event["trial_number"]] = (event["point"], event["seed"])
+        elif event["event"] == "ended":
+            ended.add(event["trial_number"])
+    return list(begun.values()), not begun.keys() <= ended
 
 
 def plan_of(content: Mapping[str, Any]) -> Plan:

@@ -1,0 +1,73 @@
+"""What one proposal of TPE costs in a study of 100, 1,000 and 10,000 trials.
+
+Trials are laid down at random with made-up errors; then ten proposals are timed, in seconds of this
+process's own work, which other processes on the machine do not change much. The last line is the
+ratio of 10,000 trials to 100.
+
+    python analysis/benchmarks/asking.py [SPACE]
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import optuna
+
+from raycae import searcher, space
+from raycae.searcher import Proposer
+
+
+def main(name: str = "ex2") -> None:
+    print(
+        f"space {name}, a window of {searcher.WINDOW}; optuna {optuna.__version__}, "
+        f"{platform.machine()}"
+    )
+    proposer = Proposer(space.load(name), "random")
+    number = 0
+    costs = []
+    for size in (100, 1000, 10_000):
+        proposer.sampler = "random"
+        while number < size:
+            number = one(proposer, number)
+        proposer.sampler = "tpe"
+        seconds = []
+        for _ in range(10):
+            begun = time.process_time()
+            assert proposer.propose(number)
+            seconds.append(time.process_time() - begun)
+            end(proposer, number)
+            number += 1
+        costs.append(statistics.median(seconds))
+        print(
+            f"{size:7}  {1000 * costs[-1]:6.0f} ms a proposal "
+            f"({1000 * min(seconds):.0f} to {1000 * max(seconds):.0f})  {resident_mb():5.0f} MB",
+            flush=True,
+        )
+    print(f"10,000 / 100: {costs[-1] / costs[0]:.2f}")
+
+
+def one(proposer: Proposer, number: int) -> int:
+    assert proposer.propose(number)
+    end(proposer, number)
+    return number + 1
+
+
+def end(proposer: Proposer, number: int) -> None:
+    error = 0.1 + (number * 7919 % 10_007) / 100_000
+    proposer.report(number, 1, error)
+    if number % 3:
+        proposer.tell(number, "PRUNED", error)
+    else:
+        proposer.tell(number, "COMPLETE", error)
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
