@@ -633,7 +633,7 @@ def latent_spread_figure(data: Spread) -> go.Figure:
         ],
         hoverinfo="text",
     )
-    low = max(min(*rows["low"], *near["error"]), rows["low"].min() / 30) / 1.3
+    low = max(min([*rows["low"], *near["error"]]), rows["low"].min() / 30) / 1.3
     high = rows["high"].max() * 1.3
     x_low, x_high = sizes.min() / 1.7, sizes.max() * 1.7
     powers = _powers_of_two(x_low, x_high)

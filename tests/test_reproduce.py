@@ -114,6 +114,7 @@ def test_the_choice_of_the_epoch_never_sees_the_test_error(tmp_path: Path) -> No
     made(tmp_path, "ex2-report", {("ex2-base", 0): 0.005})
     folder = tmp_path / "ex2-report"
     trials, epochs = results.read_trials(folder), results.read_epochs(folder)
+    reproduction.write(tmp_path)  # of one run, and no baselines: cut short
     assert trials["best_epoch"].tolist() == [2]
     assert trials["test_mse"].tolist() == epochs["test_mse"].tolist()[1:]
     assert epochs["test_mse"].notna().all()
