@@ -115,8 +115,8 @@ _CREATED = (
     *("latent_size", "latent_channels", "latent_height", "latent_width"),
 )
 """What a row has from its first event on."""
-_LATER = ("change", "parent", "on_frontier")
-"""What the first studies did not have."""
+LATER = ("change", "parent", "on_frontier")
+"""Columns that the first studies did not have."""
 
 
 class _Part(BaseModel):
@@ -418,7 +418,7 @@ def read_trials(folder: Place) -> pd.DataFrame:
     """One row a trial, its newest state. Raises `InputError` where there is no such table, or its
     rows are no trials."""
     path = folder / "trials.parquet"
-    trials = tables.read(path, TRIAL_COLUMNS, filled=_CREATED, key=["trial_number"], later=_LATER)
+    trials = tables.read(path, TRIAL_COLUMNS, filled=_CREATED, key=["trial_number"], later=LATER)
     _check_errors(path, trials)
     scored = trials["val_mse"].notna()
     if trials.loc[scored, ["val_psnr_db", "epochs_run"]].isna().to_numpy().any():
