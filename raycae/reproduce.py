@@ -16,7 +16,15 @@ import typer
 
 from raycae import data, search, space
 from raycae.errors import InputError
-from raycae.search import MAX_SEED
+from raycae.search import (
+    MAX_SEED,
+    AddressOption,
+    ConcurrentOption,
+    CpusOption,
+    GpusOption,
+    LimitOption,
+    ResultsOption,
+)
 from raycae.space import REPORT, Space
 from raycae.storage import Place
 from raycae.study import (
@@ -63,24 +71,8 @@ def reproduce(
         int | None,
         typer.Option(min=1, metavar="E", help="Epochs a run.", show_default="10"),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=16,
-            metavar="IMAGES",
-            help="Images for training and validation together.",
-            show_default="all",
-        ),
-    ] = None,
-    results_folder: Annotated[
-        str,
-        typer.Option(
-            "--results",
-            metavar="FOLDER|URI",
-            envvar="RAYCAE_RESULTS",
-            help="Where studies lie: a folder, s3://BUCKET/PATH, gs://…",
-        ),
-    ] = "results",
+    limit: LimitOption = None,
+    results_folder: ResultsOption = "results",
     name: Annotated[
         str, typer.Option("--study", metavar="NAME", help="The folder under the results.")
     ] = "reproduction",
@@ -94,23 +86,10 @@ def reproduce(
             show_default="0",
         ),
     ] = None,
-    cpus_per_trial: Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a run.")] = 1,
-    gpus_per_trial: Annotated[
-        float | None,
-        typer.Option(min=0.0, metavar="G", help="GPUs a run.", show_default="1 if there is any"),
-    ] = None,
-    concurrent: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="K", help="Runs at a time.", show_default="as many as fit"),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A",
-            help="A running Ray: auto, or its address; local: one of this machine's own.",
-            show_default="the cluster this machine is in, or its own",
-        ),
-    ] = None,
+    cpus_per_trial: CpusOption = 1,
+    gpus_per_trial: GpusOption = None,
+    concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
 ) -> None:
     """Run the source report's experiments, and judge each of its claims.
 

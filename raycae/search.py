@@ -54,6 +54,48 @@ DECISIVE = ("raycae", "torch")
 """Another minor version of these may train or measure otherwise."""
 
 
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        min=16,
+        metavar="IMAGES",
+        help="Images for training and validation together.",
+        show_default="all",
+    ),
+]
+ResultsOption = Annotated[
+    str,
+    typer.Option(
+        "--results",
+        metavar="FOLDER|URI",
+        envvar="RAYCAE_RESULTS",
+        help="Where studies lie: a folder, s3://BUCKET/PATH, gs://…",
+    ),
+]
+CpusOption = Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        metavar="G",
+        help="GPUs a trial, e.g. 0.25 for four on one.",
+        show_default="1 if there is any",
+    ),
+]
+ConcurrentOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="K", help="Trials at a time.", show_default="as many as fit"),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A",
+        help="A running Ray: auto, or its address; local: one of this machine's own.",
+        show_default="the cluster this machine is in, or its own",
+    ),
+]
+
+
 def search(
     space_name: Annotated[
         str | None,
@@ -89,24 +131,8 @@ def search(
         float | None,
         typer.Option(metavar="H", help="End the search in order after so long."),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=16,
-            metavar="IMAGES",
-            help="Images for training and validation together.",
-            show_default="all",
-        ),
-    ] = None,
-    results_folder: Annotated[
-        str,
-        typer.Option(
-            "--results",
-            metavar="FOLDER|URI",
-            envvar="RAYCAE_RESULTS",
-            help="Where studies lie: a folder, s3://BUCKET/PATH, gs://…",
-        ),
-    ] = "results",
+    limit: LimitOption = None,
+    results_folder: ResultsOption = "results",
     study_name: Annotated[
         str | None,
         typer.Option(
@@ -178,28 +204,10 @@ def search(
             help="Earlier studies whose trials the sampler knows from the beginning.",
         ),
     ] = None,
-    cpus_per_trial: Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")] = 1,
-    gpus_per_trial: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            metavar="G",
-            help="GPUs a trial, e.g. 0.25 for four on one.",
-            show_default="1 if there is any",
-        ),
-    ] = None,
-    concurrent: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="K", help="Trials at a time.", show_default="as many as fit"),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A",
-            help="A running Ray: auto, or its address; local: one of this machine's own.",
-            show_default="the cluster this machine is in, or its own",
-        ),
-    ] = None,
+    cpus_per_trial: CpusOption = 1,
+    gpus_per_trial: GpusOption = None,
+    concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
     storage_url: Annotated[
         str | None,
         typer.Option(
