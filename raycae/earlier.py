@@ -56,9 +56,9 @@ def _taken(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]:
     ):
         config = Config.model_validate_json(text)
         if state != COMPLETE:
-            left_out["did not run to their end"] += 1
+            left_out["not run to their end"] += 1
         elif not _is_in(space, config):
-            left_out["lie outside this space"] += 1
+            left_out["outside this space"] += 1
         else:
             taken.append((config, float(error)))
     return taken, left_out

@@ -41,8 +41,8 @@ def test_what_fits_is_known(before: Path, tiny_space: Space) -> None:
     known, notes = earlier.known(["before"], str(before), tiny_space)
     assert [error for _, error in known] == pytest.approx([0.45, 0.4, 0.35, 0.3])
     assert notes == [
-        "from before (photos, 3 epochs): 4 trials known; 1 lie outside this space; "
-        "1 did not run to their end"
+        "from before (photos, 3 epochs): 4 trials known; 1 outside this space; "
+        "1 not run to their end"
     ]
 
 
@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_counted(before: Path) -> None:
     known, notes = earlier.known(["before"], str(before), narrow)
     assert known
     assert all(max(config.channels) <= 7 for config, _ in known)
-    assert f"{5 - len(known)} lie outside this space" in notes[0]
+    assert f"{5 - len(known)} outside this space" in notes[0]
 
 
 def test_the_sampler_sees_them_first(before: Path, tiny_space: Space, plan: Plan) -> None:
