@@ -264,7 +264,7 @@ def test_the_storage_is_away(
 ) -> None:
     """Oracle: while the store refuses, the lease says for how long it has waited; after the limit
     it has a fault; when the store is back it is still held and has none."""
-    monkeypatch.setattr(storage, "patience", storage.Patience(limit_s=2, say=lambda note: None))
+    monkeypatch.setattr(storage, "patience", storage.Patience(limit_s=6, say=lambda note: None))
     mine = Lease.take(in_store)
     try:
         assert mine.waiting_s < 1
