@@ -695,7 +695,8 @@ def _quiet() -> None:
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "1")  # what still runs has had its time
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is searched here
-    for name in ("ray", "ray.tune", "ray.train", "ray.air"):
+    # SQLAlchemy would print a traceback where Ctrl-C meets it in the middle of a query.
+    for name in ("ray", "ray.tune", "ray.train", "ray.air", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -399,3 +400,10 @@ main()
         [sys.executable, "-c", code, "spaces"], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_libraries_log_nothing_into_a_terminal() -> None:
+    """Oracle: an error that SQLAlchemy's pool logs, as it does where Ctrl-C meets a query."""
+    search._quiet()
+    assert not logging.getLogger("sqlalchemy.pool.impl.QueuePool").isEnabledFor(logging.ERROR)
+    assert not logging.getLogger("ray.tune").isEnabledFor(logging.ERROR)
