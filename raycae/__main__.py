@@ -6,10 +6,10 @@ import sys
 
 def main() -> None:
     """Ctrl-C while the commands are being imported ends without a word: nothing has begun."""
-    signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))
     from raycae import cli
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, before)
     cli.main()
 
 
