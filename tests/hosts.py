@@ -40,7 +40,7 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t proc proc /proc
 mkdir /run/sshd
-[ "$ssh" = no ] || "$(command -v sshd)" -f /dev/null -h /root/.ssh/id_ed25519 \
+[ "$ssh" = no ] || "$(command -v sshd)" -f /dev/null -h ~root/.ssh/id_ed25519 \
     -o PermitRootLogin=yes -o StrictModes=no -o UsePAM=no -o PrintMotd=no -E /tmp/sshd.log
 echo "$pid"
 while read -r _; do :; done
@@ -49,6 +49,8 @@ SWITCH = "ip link add br0 type bridge && ip link set br0 up && echo up && cat"
 TRY = (
     "ip link add v0 type veth peer name v1 && ip link add br0 type bridge && mount -t tmpfs t /mnt"
 )
+OWN = (Path("/root"), Path("/tmp"))
+"""What a host has of its own, also while it is off."""
 ISOLATED = ["unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork"]
 
 
@@ -93,7 +95,7 @@ class Hosts:
         everywhere = [ROOT, sys.prefix, sys.base_prefix, Path(sys.executable).resolve().parents[1]]
         folders = sorted({str(Path(folder).absolute()) for folder in [*everywhere, *shared]})
         # Anything else is where it always was; these would be hidden by a host's own.
-        self._shared = [f for f in folders if f.startswith(("/root/", "/tmp/"))]
+        self._shared = [f for f in folders if any(own in Path(f).parents for own in OWN)]
         self._ssh = ssh
         self._boots: dict[str, subprocess.Popen[str]] = {}
         self._pids: dict[str, int] = {}
