@@ -392,8 +392,7 @@ def _half_width(differences: Sequence[float], prior: Prior | None, n: int) -> fl
         df += prior.df  # type: ignore[assignment]
     if df == 0:
         return math.inf
-    t = stats.t.ppf((1 + CONFIDENCE) / 2, df) if math.isfinite(df) else stats.norm.ppf(0.975)
-    return float(t * math.sqrt(variance / n))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, df) * math.sqrt(variance / n))
 
 
 def _prior(comparisons: Iterable[pd.Series[float]]) -> Prior | None:

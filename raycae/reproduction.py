@@ -68,7 +68,6 @@ def render(folder: Place) -> str:
         axis=[(label, _place(label)) for label in (0.5, 1.0, 2.0)],
         correlation=next((s["correlation"] for s in shown if s["correlation"]), None),
         confidence=f"{claims.CONFIDENCE:.0%}",
-        error=figures.error,
     )
 
 

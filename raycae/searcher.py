@@ -148,7 +148,7 @@ class Proposer:
         """A trial of an earlier study that ran to its end: for the sampler's eyes alone, under a
         number below 0."""
         params = self.space.params_of(config)
-        number = min([0, *self._ended]) - 1
+        number = -1 - len(self._ended)
         self._ended[number] = optuna.trial.create_trial(
             value=error,
             params=params,
