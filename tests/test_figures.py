@@ -263,3 +263,64 @@ def test_ticks_of_a_logarithmic_axis(low: float, span: float) -> None:
 def test_errors_keep_three_digits(mse: float, text: str) -> None:
     """Oracle: by hand."""
     assert figures.error(mse) == text
+
+
+def runs_of(**errors: tuple[int, list[float]]) -> pd.DataFrame:
+    """Experiments by name: latent size, and the test error of each seed."""
+    return pd.DataFrame(
+        [
+            {"experiment": name, "seed": seed, "latent_size": size, "test": mse}
+            for name, (size, each) in errors.items()
+            for seed, mse in enumerate(each)
+        ]
+    )
+
+
+def lines_of(*rows: tuple[str, int | None, float]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["baseline", "latent_size", "test_mse"])
+    return frame.assign(val_mse=9.0)  # another figure: the test images are what is shown
+
+
+def test_spread_over_seeds_and_baselines() -> None:
+    """Oracle: by hand. Best mean first; each experiment beside the best linear code, of whole images
+    or blocks, of at most its latent size on the test images; below the smallest there is none."""
+    found = runs_of(a=(1024, [0.4, 0.2]), b=(256, [0.1, 0.3]), c=(32, [0.05, 0.06]))
+    codes = [("linear", 64, 0.03), ("linear", 512, 0.02), ("linear_4x4", 1000, 0.01)]
+    data = figures.spread(found, lines_of(*codes, ("mean_colour", None, 0.6)))
+    assert data.rows["experiment"].tolist() == ["c", "b", "a"]
+    assert data.rows["mean"].tolist() == pytest.approx([0.055, 0.2, 0.3])
+    assert (data.rows["low"].tolist(), data.rows["high"].tolist()) == (
+        [0.05, 0.1, 0.2],
+        [0.06, 0.3, 0.4],
+    )
+    none, *others = data.rows["baseline"]
+    assert math.isnan(none)
+    assert others == [0.03, 0.01]
+    assert data.levels == {"mean_colour": 0.6}
+
+
+def test_baseline_where_nothing_is_coded() -> None:
+    """Oracle: by hand. Colourisation has no linear code: the least of the levels."""
+    levels = [("grey_copy", None, 0.5), ("mean_chroma", None, 0.4), ("luma_function", None, 0.3)]
+    data = figures.spread(runs_of(a=(64, [0.2])), lines_of(*levels))
+    assert data.rows["baseline"].tolist() == [0.3]
+    assert data.baseline_name == "best function of luma"
+
+
+def test_curves_are_means_of_the_seeds_that_are_there() -> None:
+    """Oracle: by hand. Two seeds have epoch 1, one has epoch 2: a mean of fewer would be a bend."""
+    epochs = pd.DataFrame(
+        {
+            "point": ["a"] * 3,
+            "seed": [0, 1, 0],
+            "epoch": [1, 1, 2],
+            "train_mse": [0.2, 0.4, 0.1],
+            "val_mse": [0.3, 0.5, 0.1],
+            "test_mse": [0.4, 0.6, 0.1],
+        }
+    )
+    curves = figures.three_curves(epochs)
+    assert curves["epoch"].tolist() == [1]
+    assert curves[["train_mse", "val_mse", "test_mse"]].iloc[0].tolist() == pytest.approx(
+        [0.3, 0.4, 0.5]
+    )
