@@ -282,8 +282,8 @@ def lines_of(*rows: tuple[str, int | None, float]) -> pd.DataFrame:
 
 
 def test_spread_over_seeds_and_baselines() -> None:
-    """Oracle: by hand. Best mean first; each experiment beside the best linear code, of whole images
-    or blocks, of at most its latent size on the test images; below the smallest there is none."""
+    """Oracle: by hand. Best mean first; each experiment beside the best linear code, of whole
+    images or blocks, of at most its latent size on the test images; below the smallest none."""
     found = runs_of(a=(1024, [0.4, 0.2]), b=(256, [0.1, 0.3]), c=(32, [0.05, 0.06]))
     codes = [("linear", 64, 0.03), ("linear", 512, 0.02), ("linear_4x4", 1000, 0.01)]
     data = figures.spread(found, lines_of(*codes, ("mean_colour", None, 0.6)))
