@@ -124,8 +124,9 @@ class Config(BaseModel):
 
 ENCODER_STAGE_KEYS = ("channels", "kernel", "padding", "convs", "downsample", "factor")
 DECODER_STAGE_KEYS = ("decoder_channels", "decoder_kernel", "decoder_convs", "decoder_kind")
-TRAINING_KEYS = (*("task", "gammas", "optimizer", "lr", "weight_decay", "momentum", "batch_size"),)
-"""What is no part of the network."""
+INPUT_KEYS = ("task", "gammas")
+TRAINING_KEYS = ("optimizer", "lr", "weight_decay", "momentum", "batch_size")
+"""With `INPUT_KEYS` what is no part of the network."""
 STAGE_KEYS = frozenset(ENCODER_STAGE_KEYS + DECODER_STAGE_KEYS)
 """Settings that hold one entry per stage; `channels_1` … `channels_4` are its entries."""
 

@@ -4,7 +4,7 @@ images."""
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -68,6 +68,14 @@ def illustrate(folder: Place, images: data.Images | None = None, *, lines: bool 
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         write_whole(folder / "baselines.parquet", buffer.getvalue())
+
+
+def line(task: str, images: data.Images, sizes: Sequence[int]) -> list[float]:
+    """At each latent size the least validation error of a linear code of at most so many numbers;
+    of what needs no code (the mean colour, chroma from luma) where there is none."""
+    frame = baselines(task, images.train, images.val)
+    needed = frame["latent_size"].fillna(0)
+    return [float(frame.loc[needed <= size, "val_mse"].min()) for size in sizes]
 
 
 def paint(study_folder: Place, number: int, val: np.ndarray) -> None:

@@ -23,8 +23,9 @@ from plotly.subplots import make_subplots
 
 from raycae.architecture import architecture
 from raycae.config import Config
+from raycae.frontier import frontier_of
 from raycae.greedy import AGAIN, DROPPED, KEPT, START, Ladder
-from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING, frontier_of
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 
 BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
 FAINT = "rgba(138, 143, 150, 0.22)"

@@ -25,6 +25,7 @@ from raycae import ledger, tables
 from raycae.architecture import Infeasible, architecture
 from raycae.config import Config, explain, from_json
 from raycae.errors import InputError
+from raycae.frontier import COSTS, frontier_of
 from raycae.storage import Place, place, write_whole
 
 COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
@@ -68,6 +69,7 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "on_frontier": pa.bool_(),
     "test_mse": pa.float64(),
     "wall_time_s": pa.float64(),
+    "epoch_time_s": pa.float64(),
     "images_per_s": pa.float64(),
     "n_images": pa.int64(),
     "seed": pa.int64(),
@@ -115,7 +117,7 @@ _CREATED = (
     *("latent_size", "latent_channels", "latent_height", "latent_width"),
 )
 """What a row has from its first event on."""
-LATER = ("change", "parent", "on_frontier")
+LATER = ("change", "parent", "on_frontier", "epoch_time_s")
 """Columns that the first studies did not have."""
 
 
@@ -141,6 +143,10 @@ class _Plan(_Part):
     repeats: str = "refuse"
     grace: Annotated[int, Field(ge=1)] = 1
     factor: Annotated[int, Field(ge=2)] = 3
+    objective: Literal["val_mse", "frontier"] = "val_mse"
+    cost: Literal[COSTS] = "latent_size"  # type: ignore[valid-type]
+    strata: list[Annotated[int, Field(ge=1)]] | None = None
+    settings: Annotated[int, Field(ge=1)] = 1
 
 
 class _SpaceText(_Part):
@@ -154,6 +160,7 @@ class _Data(_Part):
     fingerprint: str
     n_train: Count
     n_val: Count
+    line: list[Annotated[float, Field(ge=0)]] | None = None
 
 
 class _Hardware(_Part):
@@ -190,9 +197,13 @@ class Records:
     """How a study stands: the events so far, folded. What is asked after every event costs the
     same at the ten thousandth trial as at the first."""
 
-    def __init__(self, study: str = "", n_images: int | None = None) -> None:
+    def __init__(
+        self, study: str = "", n_images: int | None = None, cost: str = "latent_size"
+    ) -> None:
         self.study = study
         self.n_images = n_images
+        self.cost = cost
+        """The column that stands against the error on the frontier."""
         self.trials: dict[int, dict[str, Any]] = {}
         self.epochs: dict[int, dict[int, dict[str, Any]]] = {}
         self.kept: set[int] = set()
@@ -246,7 +257,7 @@ class Records:
 
     def trials_table(self) -> pa.Table:
         rows = [self.trials[number] for number in sorted(self.trials)]
-        frontier = frontier_of(rows)
+        frontier = frontier_of(rows, self.cost)
         rows = [row | {"on_frontier": frontier.get(row["trial_number"])} for row in rows]
         params = [json.loads(row["params"] or "{}") for row in rows]
         names = sorted({name for sampled in params for name in sampled}, key=_natural)
@@ -292,6 +303,7 @@ class Records:
         row["epochs_run"] = len(curve)
         row["val_ssim"] = event.get("val_ssim")
         row["wall_time_s"] = math.fsum(e["epoch_time_s"] for e in curve.values())
+        row["epoch_time_s"] = row["wall_time_s"] / len(curve)
         row["images_per_s"] = event.get("images_per_s")
         row |= {name: event[name] for name in ("host", "device") if event.get(name)}
 
@@ -366,20 +378,6 @@ def kept_models(trials: Iterable[Mapping[str, Any]], best: int = 10) -> set[int]
     of_point = {t["point"]: t["trial_number"] for t in reversed(ranked) if t["point"]}
     first = (t["trial_number"] for t in ranked[:best])
     return {*first, *of_size.values(), *of_point.values()}
-
-
-def frontier_of(trials: Iterable[Mapping[str, Any]]) -> dict[int, bool]:
-    """Of each trial that ended with an error, whether no other has at most its latent size and less
-    error; stopped trials count too. Of two that are alike both are on it."""
-    ended = [t for t in trials if t["state"] in (COMPLETE, PRUNED) and t["val_mse"] is not None]
-    on: dict[int, bool] = {}
-    least, least_of_smaller, size = math.inf, math.inf, 0
-    for trial in sorted(ended, key=lambda t: (t["latent_size"], t["val_mse"])):
-        if trial["latent_size"] != size:
-            size, least_of_smaller = trial["latent_size"], least
-        least = min(least, trial["val_mse"])
-        on[trial["trial_number"]] = trial["val_mse"] == least < least_of_smaller
-    return on
 
 
 def best_trial(trials: pd.DataFrame) -> int | None:

@@ -27,9 +27,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raycae import data, earlier, space
+from raycae.config import TRAINING_KEYS
 from raycae.errors import InputError, StorageError, told_on_stderr
+from raycae.frontier import COSTS, USUAL_STRATA
 from raycae.provenance import versions
-from raycae.searcher import REPEATS, SAMPLERS, require_database, require_possible, usual_sampler
+from raycae.searcher import (
+    REPEATS,
+    SAMPLERS,
+    reachable,
+    require_database,
+    require_possible,
+    usual_sampler,
+)
 from raycae.stopping import SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -50,6 +59,9 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32 - 1  # what numpy and torch both take
 MAX_HOURS = 100_000
+OBJECTIVES = ("val_mse", "frontier")
+LEARNING = ("tpe", "strata")
+LEARN = " and ".join(LEARNING)
 DECISIVE = ("raycae", "torch")
 """Another minor version of these may train or measure otherwise."""
 
@@ -196,6 +208,42 @@ def search(
             show_default="refuse",
         ),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="The least error, val_mse; or the frontier of error against a cost: frontier.",
+            show_default="val_mse",
+        ),
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help=f"Of the frontier: {', '.join(COSTS)}.",
+            show_default="latent_size",
+        ),
+    ] = None,
+    strata: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Latent sizes that the sampler strata keeps a best trial up to, spending the "
+            "next one where the curve is weakest.",
+            show_default=f"of {','.join(map(str, USUAL_STRATA))} what the space reaches",
+        ),
+    ] = None,
+    settings: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="K",
+            help="Settings of the training (optimizer, learning rate, …) for each network; only "
+            "its best so far goes on.",
+            show_default="1",
+        ),
+    ] = None,
     from_studies: Annotated[
         str | None,
         typer.Option(
@@ -234,6 +282,8 @@ def search(
     _require_choice("--sampler", sampler, SAMPLERS)
     _require_choice("--scheduler", scheduler, SCHEDULERS)
     _require_choice("--repeats", repeats, REPEATS)
+    _require_choice("--objective", objective, OBJECTIVES)
+    _require_choice("--cost", cost, COSTS)
     asked = {
         "data": absolute(data_source),
         "epochs": epochs,
@@ -244,6 +294,10 @@ def search(
         "grace": grace,
         "factor": factor,
         "repeats": repeats,
+        "objective": objective,
+        "cost": cost,
+        "strata": None if strata is None else _bounds(strata),
+        "settings": settings,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     the_space = space.load(space_name or "ex3")
@@ -258,8 +312,12 @@ def search(
     if from_studies is not None:
         if resume:
             raise InputError(f"--from {from_studies}: a study learns from others when it is begun")
-        if (who := sampler or usual_sampler(the_space)) != "tpe":
-            raise InputError(f"--from {from_studies}: {who} does not learn; only tpe does")
+        frontier = cost or "latent_size" if objective == "frontier" else None
+        who = sampler or usual_sampler(the_space, frontier)
+        if who not in LEARNING:
+            raise InputError(f"--from {from_studies}: {who} does not learn; {LEARN} do")
+        if frontier == "epoch_time_s":
+            raise InputError(f"--from {from_studies}: says nothing of the time of an epoch here")
         names = [name.strip() for name in from_studies.split(",")]
         known, notes = earlier.known(names, results_folder, the_space)
         print("\n".join(notes), flush=True)
@@ -449,7 +507,9 @@ def _planned(
 ) -> Plan:
     """A new study, checked before anything heavy is imported or written."""
     budget = the_space.budget
-    sampler = given.get("sampler", usual_sampler(the_space))
+    frontier = given.get("objective") == "frontier"
+    cost = given.get("cost", "latent_size") if frontier else None
+    sampler = given.get("sampler", usual_sampler(the_space, cost))
     defaults = {
         "data": the_space.file.data,
         "epochs": budget.epochs,
@@ -468,7 +528,60 @@ def _planned(
         total = min(total, len(the_space.points))
     require_place(folder)
     require_possible(the_space, settings["sampler"], total)
+    _require_sense(the_space, settings, cost)
+    if sampler == "strata":
+        settings["strata"] = _strata(the_space, settings.get("strata"))
     return Plan(study=folder.name, space=the_space.name, trials=total, **settings)
+
+
+def _require_sense(the_space: space.Space, settings: dict[str, Any], cost: str | None) -> None:
+    """Raise `InputError` where one option has nothing to say beside the others."""
+    sampler = settings["sampler"]
+    if cost is None:
+        for name in settings.keys() & {"cost", "strata"}:
+            raise InputError(f"--{name} {_told_as(settings[name])}: of --objective frontier only")
+        if sampler == "strata":
+            raise InputError("--sampler strata: searches a frontier; add --objective frontier")
+    elif sampler == "greedy":
+        raise InputError("--objective frontier: greedy is after one winner; take strata or tpe")
+    elif sampler == "strata" and cost != "latent_size":
+        raise InputError(f"--cost {cost}: strata are of latent sizes; take --sampler tpe")
+    elif sampler != "strata" and "strata" in settings:
+        told = _told_as(settings["strata"])
+        raise InputError(f"--strata {told}: of --sampler strata only; {sampler} looks at no strata")
+    if (n := settings.get("settings", 1)) > 1:
+        if sampler not in (*LEARNING, "random"):
+            raise InputError(f"--settings {n}: {sampler} draws none; {LEARN} and random do")
+        if not the_space.file.params.keys() & set(TRAINING_KEYS):
+            named = ", ".join(TRAINING_KEYS)
+            raise InputError(f"--settings {n}: {the_space.name} searches none of {named}")
+
+
+def _strata(the_space: space.Space, wanted: list[int] | None) -> list[int]:
+    """The strata that are asked for, or of the usual ones those that the space reaches. Raises
+    `InputError` for one that no network lies in."""
+    there = reachable(the_space, wanted or USUAL_STRATA)
+    if wanted is None and there:
+        return there
+    for below, bound in zip([0, *(wanted or ())], wanted or USUAL_STRATA, strict=False):
+        if bound not in there:
+            raise InputError(
+                f"--strata {bound}: no network of {the_space.name} was found that has a latent "
+                f"of {below + 1:,} to {bound:,} numbers"
+            )
+    return there
+
+
+def _bounds(text: str) -> list[int]:
+    """`64,128,256`"""
+    bounds = [int(size) if re.fullmatch("[0-9]{1,9}", size) else 0 for size in text.split(",")]
+    if min(bounds) < 1 or bounds != sorted(set(bounds)):
+        raise InputError(f"--strata {text}: write latent sizes, each above the last: 64,128,256")
+    return bounds
+
+
+def _told_as(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _resumed(
@@ -487,7 +600,8 @@ def _resumed(
     for name, value in given.items():
         if value != getattr(plan, name):
             raise InputError(
-                f"--{name} {value}: this study was begun with {getattr(plan, name)}; "
+                f"--{name} {_told_as(value)}: this study was begun with "
+                f"{_told_as(getattr(plan, name))}; "
                 "leave the option out, or begin another study with --study NAME"
             )
     the_space = space_of(content)
@@ -560,12 +674,17 @@ def _open(
     known: Iterable[earlier.Known],
 ) -> Study:
     if not resume:
-        described = {
+        from raycae import evaluation
+
+        described: dict[str, Any] = {
             "source": plan.data,
             "fingerprint": images.fingerprint,
             "n_train": len(images.train),
             "n_val": len(images.val),
         }
+        if plan.strata:
+            progress.say("fitting linear codes, to know what each latent size has to beat …")
+            described["line"] = evaluation.line(the_space.task, images, plan.strata)
         study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
         progress.resumed(study.records)
         return study

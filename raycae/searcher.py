@@ -15,7 +15,7 @@ import sqlite3
 import warnings
 from bisect import insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,13 @@ from typing import Any, TypeVar
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raycae.architecture import architecture
-from raycae.config import TRAINING_KEYS, Config
+from raycae.config import INPUT_KEYS, TRAINING_KEYS, Config
 from raycae.errors import InputError
+from raycae.frontier import Strata, frontier_of
 from raycae.greedy import Greedy, Step, drawn
 from raycae.space import Space, Value
 from raycae.storage import set_aside
@@ -40,6 +42,9 @@ GRID_TRIES = 100_000
 """The same for a grid, which is walked in order and may have long stretches that are refused."""
 PATIENCE = 50
 """So many of the sampler's own proposals are refused before random ones are drawn instead."""
+LEAST_ERROR = 1e-12
+"""Of logarithms; below is rounding."""
+NOTHING: Mapping[str, Any] = {}
 WINDOW = 200
 """So many trials at most are laid before the sampler: the best ones and those that run, a quarter
 each, and the newest. What it takes to propose would grow with the study."""
@@ -55,6 +60,7 @@ def _tpe(seed: int) -> BaseSampler:
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": _tpe,
+    "strata": _tpe,
     "random": lambda seed: RandomSampler(seed),
     # Of these proposals are laid down; nothing is left to draw.
     "grid": lambda seed: RandomSampler(seed),
@@ -90,6 +96,10 @@ class Proposer:
     What was proposed already, the same network with the same training, however it is written, is
     not proposed again; or with `repeats` "seed" it is, with the next seed.
 
+    With a `cost`, a column that counts beside the error, the sampler is after the frontier of both.
+    With `strata` it is asked for a trial of the weakest one, whatever is asked for. Each network is
+    proposed with so many `settings` of its training before the next one is.
+
     `database`: a URL where the Optuna study lies for others to look at, under `name`. It is a
     cache: what is there is thrown away and made anew.
     """
@@ -103,6 +113,9 @@ class Proposer:
         points: Sequence[str] | None = None,
         n_seeds: int = 1,
         repeats: str = "refuse",
+        cost: str | None = None,
+        strata: Strata | None = None,
+        settings: int = 1,
         database: str | None = None,
         name: str | None = None,
     ) -> None:
@@ -112,14 +125,25 @@ class Proposer:
         self.seed = seed
         self.sampler = sampler
         self.repeats = repeats
+        self._cost = None if strata else cost
+        """What the sampler is told of beside the error; within a stratum the error alone counts."""
+        self.strata = strata
+        self.settings = settings
+        self._lacking: dict[str, tuple[int, dict[str, Value]]] = {}
+        """Networks that were proposed with too few settings: how many more, and the parameters that
+        make the network."""
+        self._networks: set[str] = set()
         self._runs: Counter[tuple[Any, ...]] = Counter()
         """How often each network was proposed with each training."""
         self._exhausted = False
-        self.study = _study(database, name, RandomSampler(seed))
+        self.study = _study(database, name, RandomSampler(seed), _directions(self._cost))
         self._open: dict[int, Trial] = {}
         self._ended: dict[int, FrozenTrial] = {}
         """Those that say something, in the order in which they ended."""
         self._best: list[tuple[float, int]] = []
+        self._scored: list[dict[str, Any]] = []
+        """Where two things count, both of each that ran to its end."""
+        self._sizes: dict[int, int] = {}
         self._told: set[int] = set()
         self._reported: dict[int, dict[int, float]] = defaultdict(dict)
         names = space.points if points is None else points
@@ -149,12 +173,14 @@ class Proposer:
         number below 0."""
         params = self.space.params_of(config)
         number = -1 - len(self._ended)
+        distributions = {name: self.space.parameters[name].distribution for name in params}
+        net = architecture(config)
+        known = {name: getattr(net, name) for name in ("latent_size", "n_params", "flops")}
+        self._sizes[number] = net.latent_size
         self._ended[number] = optuna.trial.create_trial(
-            value=error,
-            params=params,
-            distributions={name: self.space.parameters[name].distribution for name in params},
+            values=self._values(error, known), params=params, distributions=distributions
         )
-        insort(self._best, (error, number))
+        self._note_good(number, error, known)
 
     def reopen(self, number: int, proposal: Proposal) -> None:
         """Take trial `number`, of which all is known, as running: a named point, or a trial of the
@@ -173,68 +199,136 @@ class Proposer:
         once."""
         if number not in self._told and epoch not in self._reported[number]:
             self._reported[number][epoch] = value
-            self._open[number].report(value, epoch)
+            if not self._cost:  # Optuna has no place for it where two things count
+                self._open[number].report(value, epoch)
 
-    def tell(self, number: int, state: str, value: float | None) -> None:
-        """How the trial ended: COMPLETE with its value, PRUNED or FAIL. Telling twice is telling
-        once."""
+    def tell(
+        self, number: int, state: str, value: float | None, known: Mapping[str, Any] = NOTHING
+    ) -> None:
+        """How the trial ended: COMPLETE with its value, PRUNED or FAIL; `known`: its other columns,
+        of which the cost is read. Telling twice is telling once."""
         if number in self._told:
             return
         self._told.add(number)
         trial = self._open.pop(number)
         if self._greedy:
             self._greedy.tell(number, state, value)
+        if self.strata:
+            self.strata.end(self._sizes[number], None if state == "FAIL" else value)
         final = value if state == "COMPLETE" else None
+        values = None
         if final is not None:
-            insort(self._best, (final, number))
+            values = self._values(final, known)
+            self._note_good(number, final, known)
         if state != "FAIL":
-            self._ended[number] = self._frozen(number, trial, TrialState[state], final)
-        self.study.tell(trial, final, TrialState[state])
+            self._ended[number] = self._frozen(number, trial, TrialState[state], values)
+        said = [final, known[self._cost]] if self._cost and final is not None else final
+        self.study.tell(trial, said, TrialState[state])
         self._reported.pop(number, None)
+
+    def _values(self, error: float, known: Mapping[str, Any]) -> list[float]:
+        """What the sampler minimises; two things on scales on which a step of one is a step of the
+        other."""
+        if not self._cost:
+            return [error]
+        return [math.log(max(error, LEAST_ERROR)), math.log(known[self._cost])]
+
+    def _note_good(self, number: int, error: float, known: Mapping[str, Any]) -> None:
+        insort(self._best, (error, number))
+        if self._cost:
+            row = {"trial_number": number, "state": "COMPLETE", "val_mse": error}
+            self._scored.append({**row, self._cost: known[self._cost]})
 
     def _draw(self, number: int) -> Proposal | None:
         """What the sampler proposes: a function of the seed, the number and what was told."""
+        place = self.strata.weakest() if self.strata else None
+        network = next((params for _, params in self._lacking.values()), None)
         refused = []
-        study = optuna.create_study()
+        beside: tuple[Config, dict[str, Value], int] | None = None
+        study = optuna.create_study(directions=_directions(self._cost))
         if self.sampler != "random":
-            study.add_trials(self._window())
+            study.add_trials(self._window(place))
         for attempt in range(TRIES):
             draw = np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0]
             name = self.sampler if attempt < PATIENCE else "random"
             study.sampler = SAMPLERS[name](int(draw))
+            if network:
+                study.enqueue_trial(network)  # the rest is drawn
             trial = study.ask()
             config = self.space.draw(trial)
             refusal = self.space.check(config)
             if refusal is None and (seed := self._seed_of(config)) is not None:
-                self._lay_down(number, config, trial.params)
-                return Proposal(config, trial.params, seed)
+                found = (config, trial.params, seed)
+                if network or place is None or self._is_in(place, config):
+                    return self._issued(number, *found)
+                beside = beside or found
             if refusal is not None:
                 refused.append(refusal)
             study.tell(trial, state=TrialState.FAIL)  # neither waited for nor learnt from
+        if network:  # its settings have all been tried
+            self._lacking.pop(next(iter(self._lacking)))
+            return self._draw(number)
+        if beside:
+            return self._issued(number, *beside)
         if len(refused) < TRIES:
             self._exhausted = True  # the others have all been tried
             return None
         raise InputError(_impossible(self.space, refused))
 
-    def _window(self) -> list[FrozenTrial]:
-        """What the sampler sees, as Optuna has it, in the order of the trials' numbers."""
+    def _is_in(self, place: int, config: Config) -> bool:
+        assert self.strata is not None
+        return self.strata.of(architecture(config).latent_size) == place
+
+    def _issued(self, number: int, config: Config, params: dict[str, Value], seed: int) -> Proposal:
+        self._lay_down(number, config, params)
+        return Proposal(config, params, seed)
+
+    def _window(self, place: int | None = None) -> list[FrozenTrial]:
+        """What the sampler sees, as Optuna has it, in the order of the trials' numbers. If it is to
+        propose for the stratum at `place`, trials elsewhere break a constraint, the more the
+        farther off they are."""
         running = dict(list(self._open.items())[-WINDOW // 4 :])
-        best = {number: self._ended[number] for _, number in self._best[: WINDOW // 4]}
+        best = {number: self._ended[number] for number in self._good(place)}
         newest = ((n, trial) for n, trial in reversed(self._ended.items()) if n not in best)
         left = WINDOW - len(running) - len(best)
         seen = best | dict(itertools.islice(newest, left))
         seen |= {n: self._frozen(n, trial, TrialState.RUNNING) for n, trial in running.items()}
+        if place is not None:
+            seen = {number: self._placed(number, trial, place) for number, trial in seen.items()}
         return [seen[number] for number in sorted(seen)]
 
+    def _good(self, place: int | None) -> list[int]:
+        """The best of those that ran to their end, at most a quarter of the window."""
+        if self._cost:
+            on = frontier_of(self._scored, self._cost)
+            good = (number for number in on if on[number])
+        elif self.strata:
+            of = self.strata.of
+            good = (number for _, number in self._best if of(self._sizes[number]) == place)
+        else:
+            good = (number for _, number in self._best)
+        return list(itertools.islice(good, WINDOW // 4))
+
+    def _placed(self, number: int, trial: FrozenTrial, place: int) -> FrozenTrial:
+        assert self.strata is not None
+        return optuna.trial.create_trial(
+            state=trial.state,
+            values=trial.values,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=trial.intermediate_values,
+            constraints={"stratum": self.strata.outside(self._sizes[number], place)},
+        )
+
     def _frozen(
-        self, number: int, trial: Trial, state: TrialState, value: float | None = None
+        self, number: int, trial: Trial, state: TrialState, values: list[float] | None = None
     ) -> FrozenTrial:
         return optuna.trial.create_trial(
             state=state,
-            value=value,
+            values=values,
             params=trial.params,
             distributions=trial.distributions,
-            intermediate_values=dict(self._reported[number]),
+            intermediate_values={} if self._cost else dict(self._reported[number]),
         )
 
     def _seed_of(self, config: Config) -> int | None:
@@ -244,11 +338,27 @@ class Proposer:
 
     def _lay_down(self, number: int, config: Config, params: dict[str, Value]) -> None:
         self._runs[_identity(config)] += 1
+        if self.strata:
+            self._sizes[number] = size = architecture(config).latent_size
+            self.strata.begin(size)
+        if self.settings > 1:
+            self._count_setting(config, params)
         self.study.sampler = RandomSampler(self.seed)  # asked for nothing, and costs nothing
         self.study.enqueue_trial(params)
         trial = self._open[number] = self.study.ask()
         for name in params:
             self.space.parameters[name].suggest(trial, name)
+
+    def _count_setting(self, config: Config, params: dict[str, Value]) -> None:
+        network = architecture(config).hash
+        if network not in self._networks:
+            self._networks.add(network)
+            of_network = {n: v for n, v in params.items() if n not in TRAINING_KEYS}
+            self._lacking[network] = (self.settings, of_network)
+        if network in self._lacking:
+            left, of_network = self._lacking.pop(network)
+            if left > 1:
+                self._lacking = {network: (left - 1, of_network), **self._lacking}
 
     def _first(self) -> Config:
         """Where a greedy series starts: the first point; without one the middle of the space, or
@@ -287,7 +397,8 @@ class Proposer:
 
 def _identity(config: Config) -> tuple[Any, ...]:
     """The same for two configurations that build one network and train it alike."""
-    return architecture(config).hash, *(getattr(config, name) for name in TRAINING_KEYS)
+    names = (*INPUT_KEYS, *TRAINING_KEYS)
+    return architecture(config).hash, *(getattr(config, name) for name in names)
 
 
 def require_database(url: str) -> None:
@@ -296,14 +407,23 @@ def require_database(url: str) -> None:
         _within(url, lambda: optuna.storages.get_storage(url))
 
 
-def _study(database: str | None, name: str | None, sampler: BaseSampler) -> optuna.Study:
+def _directions(cost: str | None) -> list[StudyDirection]:
+    return [StudyDirection.MINIMIZE] * (2 if cost else 1)
+
+
+def _study(
+    database: str | None,
+    name: str | None,
+    sampler: BaseSampler,
+    directions: list[StudyDirection],
+) -> optuna.Study:
     if database is None:
-        return optuna.create_study(direction="minimize", sampler=sampler)
+        return optuna.create_study(directions=directions, sampler=sampler)
     path = Path(database.removeprefix("sqlite:///"))
     if _is_sqlite(database) and path.is_file() and (fault := _damage(path)):
         # Whatever it held can be made again from the ledger.
         print(f"{path}: {fault}; set aside in {set_aside(path).parent}, made anew", flush=True)
-    return _fresh(database, name, sampler)
+    return _fresh(database, name, sampler, directions)
 
 
 def _damage(path: Path) -> str | None:
@@ -316,13 +436,15 @@ def _damage(path: Path) -> str | None:
     return None if found == "ok" else str(found).splitlines()[-1]
 
 
-def _fresh(database: str, name: str | None, sampler: BaseSampler) -> optuna.Study:
+def _fresh(
+    database: str, name: str | None, sampler: BaseSampler, directions: list[StudyDirection]
+) -> optuna.Study:
     def make() -> optuna.Study:
         storage = optuna.storages.get_storage(database)
         if name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name or "", storage=storage)
         return optuna.create_study(
-            direction="minimize", sampler=sampler, storage=storage, study_name=name
+            directions=directions, sampler=sampler, storage=storage, study_name=name
         )
 
     return make() if _is_sqlite(database) else _within(database, make)
@@ -345,10 +467,10 @@ def _first_line(error: BaseException) -> str:
     return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
 
 
-def usual_sampler(space: Space) -> str:
-    """Who proposes if nobody says."""
+def usual_sampler(space: Space, cost: str | None = None) -> str:
+    """Who proposes if nobody says; `cost`: what counts beside the error."""
     if space.parameters:
-        return "tpe"
+        return "strata" if cost == "latent_size" else "tpe"
     return "greedy" if space.file.series else "points"
 
 
@@ -359,6 +481,21 @@ def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> 
         raise InputError(f"--sampler points: {space.name} names no points")
     if trials > len(space.points):
         _possible(space, seed)
+
+
+def reachable(space: Space, bounds: Sequence[int], seed: int = 0) -> list[int]:
+    """Of the strata up to each of `bounds`, those that a named point or one of `5 * TRIES` random
+    configurations lies in."""
+    strata = Strata(bounds, [0.0] * len(bounds))
+    study = optuna.create_study(sampler=RandomSampler(seed))
+    drawn_at_random = (space.draw(study.ask()) for _ in range(5 * TRIES))
+    found: set[int | None] = set()
+    for config in itertools.chain(space.points.values(), drawn_at_random):
+        if space.check(config) is None:
+            found.add(strata.of(architecture(config).latent_size))
+        if len(found - {None}) == len(bounds):
+            break
+    return [bound for place, bound in enumerate(bounds) if place in found]
 
 
 def _possible(space: Space, seed: int) -> Config:

@@ -1,7 +1,8 @@
 """Early stopping as a plain rule: told (trial, epoch, value), it says go on or stop.
 
 It knows neither Ray nor training, so that the bridge to Tune, fused trials and simulations can ask
-the same rule. Values are errors: less is better.
+the same rule. Values are errors: less is better. `known` are other columns of the trial, for rules
+that look at them.
 """
 
 from __future__ import annotations
@@ -9,20 +10,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from typing import Protocol
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any, Protocol
 
 from raycae.errors import InputError
 
+Known = Mapping[str, Any]
+NOTHING: Known = {}
+
 
 class Rule(Protocol):
-    def report(self, trial_number: int, epoch: int, value: float) -> bool:
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
         """Note that the trial reached `value` after `epoch` (from 1); True: it goes on."""
 
 
 class NoStopping:
     """Every trial runs to its end."""
 
-    def report(self, trial_number: int, epoch: int, value: float) -> bool:
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
         return True
 
 
@@ -36,14 +42,10 @@ class ASHA:
 
     def __init__(self, epochs: int, *, grace: int = 1, factor: int = 3) -> None:
         self.factor = factor
-        self.rungs = []
-        rung = grace
-        while rung < epochs:
-            self.rungs.append(rung)
-            rung *= factor
+        self.rungs = _rungs(epochs, grace, factor)
         self._seen: dict[int, dict[int, float]] = defaultdict(dict)
 
-    def report(self, trial_number: int, epoch: int, value: float) -> bool:
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
         if epoch not in self.rungs:
             return True
         seen = self._seen[epoch]
@@ -55,6 +57,83 @@ class ASHA:
         return better < places
 
 
+class ParetoASHA:
+    """ASHA where two things count, the error and a `cost`: of all trials at a rung those go on that
+    the fewest others beat in both (the ranking of Fonseca & Fleming, ICGA 1993)."""
+
+    def __init__(self, epochs: int, *, cost: str, grace: int = 1, factor: int = 3) -> None:
+        self.factor = factor
+        self.cost = cost
+        self.rungs = _rungs(epochs, grace, factor)
+        self._seen: dict[int, dict[int, tuple[float, float]]] = defaultdict(dict)
+        self._rank: dict[int, dict[int, int]] = defaultdict(dict)
+        """How many beat each."""
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        if epoch not in self.rungs:
+            return True
+        seen, rank = self._seen[epoch], self._rank[epoch]
+        if trial_number not in seen:
+            new = (value, float(known[self.cost]))
+            for number, other in seen.items():
+                rank[number] += _beats(new, other)
+            rank[trial_number] = sum(_beats(other, new) for other in seen.values())
+            seen[trial_number] = new
+        if len(seen) < self.factor:
+            return True
+        places = len(seen) // self.factor
+        better = sum(other < rank[trial_number] for other in rank.values())
+        return better < places
+
+
+class OfItsOwn:
+    """A rule of its own, made by `make`, for all trials of which `group` says the same: nobody is
+    compared with a stranger."""
+
+    def __init__(self, make: Callable[[], Rule], group: Callable[[Known], Hashable]) -> None:
+        self._rules: dict[Hashable, Rule] = defaultdict(make)
+        self._group = group
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        return self._rules[self._group(known)].report(trial_number, epoch, value, known)
+
+
+class TheBest:
+    """At the rungs of ASHA whoever is not the best so far is stopped."""
+
+    def __init__(self, epochs: int, *, grace: int = 1, factor: int = 3) -> None:
+        self.rungs = _rungs(epochs, grace, factor)
+        self._best: dict[int, float] = {}
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        if epoch not in self.rungs:
+            return True
+        self._best[epoch] = min(value, self._best.get(epoch, math.inf))
+        return value == self._best[epoch]
+
+
+class Both:
+    """A trial goes on where both rules let it."""
+
+    def __init__(self, first: Rule, second: Rule) -> None:
+        self._rules = (first, second)
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        verdicts = [rule.report(trial_number, epoch, value, known) for rule in self._rules]
+        return all(verdicts)  # both have to hear of it
+
+
+def _rungs(epochs: int, grace: int, factor: int) -> list[int]:
+    rungs = [grace]
+    while rungs[-1] * factor < epochs:
+        rungs.append(rungs[-1] * factor)
+    return [rung for rung in rungs if rung < epochs]
+
+
+def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] <= other[1]
+
+
 class Hyperband:
     """Several ASHAs side by side, which begin to stop at 1, `factor`, `factor`² … times `grace`
     (Li et al., JMLR 2018), for how early the first epochs tell the last is not known before.
@@ -62,11 +141,16 @@ class Hyperband:
     Each bracket spends about as many epochs; the number of a trial says which one it is in.
     """
 
-    def __init__(self, epochs: int, *, grace: int = 1, factor: int = 3) -> None:
-        first = [grace]
-        while first[-1] * factor < epochs:
-            first.append(first[-1] * factor)
-        self.brackets = [ASHA(epochs, grace=rung, factor=factor) for rung in first]
+    def __init__(
+        self,
+        epochs: int,
+        *,
+        grace: int = 1,
+        factor: int = 3,
+        halving: Callable[..., Rule] = ASHA,
+    ) -> None:
+        first = _rungs(epochs, grace, factor) or [grace]
+        self.brackets = [halving(epochs, grace=rung, factor=factor) for rung in first]
         shares = [len(first) / (n + 1) * factor**n for n in reversed(range(len(first)))]
         self._ends = [total / sum(shares) for total in itertools.accumulate(shares)]
 
@@ -75,21 +159,44 @@ class Hyperband:
         place = trial_number * (math.sqrt(5) - 1) / 2 % 1
         return next((n for n, end in enumerate(self._ends) if place < end), len(self._ends) - 1)
 
-    def report(self, trial_number: int, epoch: int, value: float) -> bool:
-        return self.brackets[self.bracket(trial_number)].report(trial_number, epoch, value)
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        bracket = self.brackets[self.bracket(trial_number)]
+        return bracket.report(trial_number, epoch, value, known)
 
 
 SCHEDULERS = ("asha", "hyperband", "none")
 
 
-def rule(name: str, epochs: int, *, grace: int = 1, factor: int = 3) -> Rule:
+def rule(
+    name: str,
+    epochs: int,
+    *,
+    grace: int = 1,
+    factor: int = 3,
+    cost: str | None = None,
+    stratum: Callable[[Known], Hashable] | None = None,
+    family: str | None = None,
+) -> Rule:
     """The rule called `name` for trials of at most `epochs`, none of which is stopped before its
-    epoch `grace`; of those that come to a rung one in `factor` goes on. Raises `InputError`."""
-    match name:
-        case "asha":
-            return ASHA(epochs, grace=grace, factor=factor)
-        case "hyperband":
-            return Hyperband(epochs, grace=grace, factor=factor)
-        case "none":
-            return NoStopping()
-    raise InputError(f"--scheduler {name}: not known; allowed: {', '.join(SCHEDULERS)}")
+    epoch `grace`; of those that come to a rung one in `factor` goes on.
+
+    `stratum`: trials are compared with those of their own alone. `cost`: where there are no strata,
+    by both the error and this column. `family`: the column that members of a family share; of these
+    only the best so far goes on. Raises `InputError`.
+    """
+    if name not in SCHEDULERS:
+        raise InputError(f"--scheduler {name}: not known; allowed: {', '.join(SCHEDULERS)}")
+    if name == "none":
+        return NoStopping()
+    halving: Callable[..., Rule] = ASHA
+    if cost and not stratum:
+        halving = partial(ParetoASHA, cost=cost)
+    if name == "hyperband":
+        halving = partial(Hyperband, halving=halving)
+    pace = {"grace": grace, "factor": factor}
+    chosen: Rule = halving(epochs, **pace)
+    if stratum:
+        chosen = OfItsOwn(lambda: halving(epochs, **pace), stratum)
+    if family is None:
+        return chosen
+    return Both(chosen, OfItsOwn(lambda: TheBest(epochs, **pace), lambda known: known[family]))

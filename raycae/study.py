@@ -24,6 +24,7 @@ import pandas as pd
 from raycae import ledger, results
 from raycae.config import Config
 from raycae.errors import InputError, StorageError
+from raycae.frontier import Strata
 from raycae.lease import Lease
 from raycae.ledger import Event, Ledger, Range
 from raycae.provenance import provenance, versions
@@ -85,6 +86,13 @@ class Plan:
     """No trial is stopped before this epoch, …"""
     factor: int = 3
     """and of those that come to a rung one in so many goes on."""
+    objective: str = "val_mse"
+    """The least error, or the `frontier` of error against `cost`, …"""
+    cost: str = "latent_size"
+    strata: list[int] | None = None
+    """cut at these latent sizes, for the sampler `strata`."""
+    settings: int = 1
+    """Settings of the training that each network is tried with, the worse ones stopped early."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,9 @@ class Study:
         self._tables_took_s = 0.0
         self.ledger = Ledger(folder / "ledger")
         self._mend()
-        self.records = Records(plan.study, content["data"].get("n_train"))
+        self.records = Records(plan.study, content["data"].get("n_train"), plan.cost)
+        cost = plan.cost if plan.objective == "frontier" else None
+        strata = Strata(plan.strata, content["data"]["line"]) if plan.strata else None
         self.proposer = Proposer(
             space,
             plan.sampler,
@@ -143,10 +153,21 @@ class Study:
             points=plan.points,
             n_seeds=plan.n_seeds,
             repeats=plan.repeats,
+            cost=cost,
+            strata=strata,
+            settings=plan.settings,
             database=database,
             name=plan.study,
         )
-        self.rule = rule(plan.scheduler, plan.epochs, grace=plan.grace, factor=plan.factor)
+        self.rule = rule(
+            plan.scheduler,
+            plan.epochs,
+            grace=plan.grace,
+            factor=plan.factor,
+            cost=cost,
+            stratum=(lambda known: strata.of(known["latent_size"])) if strata else None,
+            family="arch_hash" if plan.settings > 1 else None,
+        )
         self._replay()
         self._to_go_on = deque(self.running())
         self._tidy()
@@ -270,7 +291,8 @@ class Study:
         events = [self._event(number, "epoch", **measured)]
         # An epoch said again (its checkpoint was damaged) was judged when it was said first.
         said_before = epoch in self.records.epochs[number]
-        goes_on = said_before or self.rule.report(number, epoch, value)
+        known = {**self.records.trials[number], **measured}
+        goes_on = said_before or self.rule.report(number, epoch, value, known)
         if epoch >= self.plan.epochs:
             events.append(self._event(number, "ended", state=COMPLETE))
         elif not goes_on:
@@ -455,7 +477,7 @@ class Study:
         have needed to go on goes too."""
         row = self.records.trials[number]
         self._heard.pop(number, None)
-        self.proposer.tell(number, row["state"], row["val_mse"])
+        self.proposer.tell(number, row["state"], row["val_mse"], row)
         self._note_failure(row)
         if number in self.records.kept:
             self._keep_model(number)
@@ -561,10 +583,11 @@ class Study:
                     self.proposer.reopen(number, Proposal(config, params, *told))
                 case "epoch" if known:
                     self.proposer.report(number, event["epoch"], event["val_mse"])
-                    self.rule.report(number, event["epoch"], event["val_mse"])
+                    row = self.records.trials[number]
+                    self.rule.report(number, event["epoch"], event["val_mse"], {**row, **event})
                 case "ended" if known:
                     row = self.records.trials[number]
-                    self.proposer.tell(number, row["state"], row["val_mse"])
+                    self.proposer.tell(number, row["state"], row["val_mse"], row)
         if self.records.orphans and self.notes:  # not again when the damage was told long ago
             self.notes.append(
                 f"{self.folder}: {self.records.orphans} events of trials whose beginning is lost "
@@ -738,9 +761,12 @@ def begun_points(folder: Place) -> tuple[list[tuple[str | None, int]], bool]:
 def plan_of(content: Mapping[str, Any]) -> Plan:
     """The plan in the content of a `study.json`. Raises `InputError`."""
     try:
-        return Plan(**content["plan"])
+        plan = Plan(**content["plan"])
     except TypeError as error:
         raise InputError(f"study.json: plan: {error}") from None
+    if plan.strata and len(content["data"].get("line") or ()) != len(plan.strata):
+        raise InputError("study.json: data: line has to say an error for each of the plan's strata")
+    return plan
 
 
 def space_of(content: Mapping[str, Any]) -> Space:

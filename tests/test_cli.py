@@ -97,6 +97,9 @@ def test_mistakes_in_a_space(
     assert not (tmp_path / "r").exists()
 
 
+FRONTIER = ["--objective", "frontier"]
+
+
 @pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -114,11 +117,29 @@ def test_mistakes_in_a_space(
         (["--data", "nowhere/at/all"], "nowhere/at/all"),
         (["--data", "cifar"], "cifar10"),
         (["--limit", "8"], "'--limit'"),
-        (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, random, grid"),
+        (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, strata, random, grid"),
         (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, hyperband, none"),
         (["--scheduler", "none", "--grace", "2"], "--grace 2: says when --scheduler none stops"),
         (["--factor", "1"], "--factor"),
         (["--repeats", "yes"], "--repeats yes: not known; allowed: refuse, seed"),
+        (["--objective", "psnr"], "--objective psnr: not known; allowed: val_mse, frontier"),
+        (["--objective", "frontier", "--cost", "dB"], "--cost dB: not known; allowed: latent_size"),
+        (["--cost", "flops"], "--cost flops: of --objective frontier only"),
+        (["--strata", "64"], "--strata 64: of --objective frontier only"),
+        (["--sampler", "strata"], "--sampler strata: searches a frontier"),
+        ([*FRONTIER, "--strata", "64,9"], "--strata 64,9: write latent sizes, each above the last"),
+        ([*FRONTIER, "--strata", "3,64"], "--strata 3: no network of quickstart was found that"),
+        (
+            [*FRONTIER, "--strata", "64", "--sampler", "tpe"],
+            "--strata 64: of --sampler strata only",
+        ),
+        ([*FRONTIER, "--sampler", "greedy"], "--objective frontier: greedy is after one winner"),
+        (
+            [*FRONTIER, "--cost", "n_params", "--sampler", "strata"],
+            "--cost n_params: strata are of latent sizes; take --sampler tpe",
+        ),
+        (["--settings", "3", "--sampler", "grid"], "--settings 3: grid draws none"),
+        (["--settings", "0"], "'--settings'"),
         (["--study", "../../x"], "--study '../../x': letters, digits"),
         (["--study", "-rf"], "--study '-rf': letters, digits"),
         (["--study", "x" * 300], "letters, digits"),

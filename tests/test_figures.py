@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycae import figures, results
+from raycae import figures
 from raycae.config import resolve
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -132,23 +132,6 @@ def test_without_baselines_there_are_points_alone() -> None:
     assert data.levels == {}
     assert math.isnan(data.points["linear_mse"].iloc[0])
     assert len(figures.latent_error_figure(data).data) == 2  # frontier, complete
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5])), max_size=12)
-)
-def test_frontier_is_what_nobody_dominates(points: list[tuple[int, float]]) -> None:
-    """Oracle: the definition on every pair; few values, so that ties are common."""
-    trials = [
-        {"trial_number": n, "state": COMPLETE, "latent_size": size, "val_mse": mse}
-        for n, (size, mse) in enumerate(points)
-    ]
-    expected = [
-        not any(s <= size and m <= mse and (s, m) != (size, mse) for s, m in points)
-        for size, mse in points
-    ]
-    found = results.frontier_of([*trials, {**trials[0], "state": FAIL}] if trials else [])
-    assert [found[n] for n in range(len(points))] == expected
 
 
 def test_latent_error_figure_draws_the_numbers_it_is_given() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycae.errors import InputError
-from raycae.stopping import ASHA, SCHEDULERS, Hyperband, NoStopping, rule
+from raycae.stopping import ASHA, SCHEDULERS, Hyperband, NoStopping, ParetoASHA, rule
 
 
 def test_rungs() -> None:
@@ -103,3 +103,54 @@ def test_by_name() -> None:
     assert rule("none", 5).report(0, 1, 1e9)
     with pytest.raises(InputError, match="allowed: asha, hyperband, none"):
         rule("pbt", 5)
+
+
+def test_strata_are_strangers() -> None:
+    """Oracle: two strata told in turn say what two rules of their own do, though every error of the
+    one is below all of the other's."""
+    both = rule("asha", 9, stratum=lambda known: known["latent_size"] > 64)
+    alone = {64: rule("asha", 9), 128: rule("asha", 9)}
+    for number, value in enumerate([5.0, 4.0, 3.0, 6.0, 2.0, 3.5, 1.0]):
+        for size, error in ((64, value), (128, value / 100)):
+            told = (2 * number + (size > 64), 1, error)
+            assert both.report(*told, {"latent_size": size}) == alone[size].report(*told)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=25))
+def test_pareto_rank_by_its_definition(points: list[tuple[int, int]]) -> None:
+    """Oracle: Fonseca and Fleming's rank, how many beat a trial, counted anew at every report; a
+    trial goes on while fewer than a third of those seen have a lower rank. What nobody beats is
+    never stopped."""
+
+    def beaten_by(one: tuple[int, int], others: list[tuple[int, int]]) -> int:
+        return sum(o != one and o[0] <= one[0] and o[1] <= one[1] for o in others)
+
+    asha = ParetoASHA(9, cost="n_params")
+    for n, (error, size) in enumerate(points):
+        seen = points[: n + 1]
+        ranks = [beaten_by(point, seen) for point in seen]
+        expected = len(seen) < 3 or sum(r < ranks[n] for r in ranks) < len(seen) // 3
+        assert asha.report(n, 1, float(error), {"n_params": size}) == expected
+        if ranks[n] == 0 and len(seen) >= 3:
+            assert expected
+
+
+def test_two_costs_in_brackets() -> None:
+    """Oracle: Hyperband compares by rank too: a dear trial with the least error goes on, and so
+    does a cheap one with the most."""
+    hyperband = rule("hyperband", 9, cost="flops")
+    told = [(n, 1, 1.0 - n / 100, {"flops": 10.0 + n}) for n in range(40)]
+    assert all(hyperband.report(*said) for said in told)
+    assert not all(hyperband.report(n + 40, 1, 2.0, {"flops": 99.0}) for n in range(40))
+
+
+def test_of_a_family_only_the_best_goes_on() -> None:
+    """Oracle: by hand: at a rung whoever has a better sibling stops, whatever the others do."""
+    one = rule("asha", 9, family="arch_hash")
+    told = [("a", 0.5), ("a", 0.6), ("b", 0.9), ("a", 0.4), ("b", 0.95), ("b", 0.2)]
+    verdicts = [
+        one.report(n, 1, value, {"arch_hash": family}) for n, (family, value) in enumerate(told)
+    ]
+    # The third of all, and the best b, has two better ones before it: ASHA stops it.
+    assert verdicts == [True, False, False, True, False, True]
+    assert one.report(1, 2, 0.6, {"arch_hash": "a"})  # no rung

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from conftest import begin, data_facts, die, measured, run_trial, study_json, wr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycae import ledger, results
+from raycae import ledger, results, space
 from raycae.config import Config, resolve
 from raycae.errors import InputError
 from raycae.provenance import command
@@ -22,6 +23,7 @@ from raycae.study import (
     Plan,
     Study,
     checkpoint_folder,
+    plan_of,
     read_content,
 )
 
@@ -90,6 +92,65 @@ def test_a_restart_stands_where_the_last_process_stood(
     assert len(frames[0]["params_lr"].unique()) == 20
     whole.close()
     broken.close()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"sampler": "strata", "objective": "frontier", "strata": [128, 512, 2048]},
+        {"sampler": "tpe", "objective": "frontier", "cost": "epoch_time_s"},
+        {"sampler": "tpe", "settings": 3},
+    ],
+    ids=lambda asked: "-".join(map(str, asked.values())),
+)
+def test_a_restart_of_other_objectives(tmp_path: Path, plan: Plan, asked: dict[str, Any]) -> None:
+    """Oracle: a study that was never interrupted, as above. Trials differ in the time of an epoch,
+    which the ledger alone knows."""
+    plan = replace(plan, scheduler="asha", trials=12, **asked)
+    facts = {**data_facts(), "line": [0.3, 0.2, 0.1]}
+    ex2 = space.load("ex2")
+    whole = Study.create(tmp_path / "whole", plan, ex2, facts)
+    broken = Study.create(tmp_path / "broken", plan, ex2, facts)
+    for n in range(12):
+        for study in (whole, broken):
+            issue = begin(study)
+            for epoch in range(1, 4):
+                said = measured(epoch, 0.1 + (n * 7 % 12) / 100 - epoch / 100)
+                said["epoch_time_s"] = 1.0 + (n * 5 % 12) + epoch / 7
+                if not study.epoch(issue.number, issue.attempt, said):
+                    break
+        broken = restart(broken)
+    drop = ["study", "started_at", "ended_at"]
+    frames = [s.records.trials_table().to_pandas().drop(columns=drop) for s in (whole, broken)]
+    pd.testing.assert_frame_equal(*frames)
+    assert set(frames[0]["state"]) == {"COMPLETE", "PRUNED"}
+    whole.close()
+    broken.close()
+
+
+def test_the_frontier_of_another_cost(tmp_path: Path, plan: Plan, tiny_space: Space) -> None:
+    """Oracle: by hand: of two trials of one latent size and equal epochs the one with more error is
+    on the frontier of the time of an epoch, for it is the faster one; the third is neither."""
+    plan = replace(plan, objective="frontier", cost="epoch_time_s")
+    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts())
+    for error, seconds in ((0.1, 3.0), (0.2, 1.0), (0.3, 2.0)):
+        issue = begin(study)
+        for epoch in range(1, 4):
+            said = {**measured(epoch, error), "epoch_time_s": seconds}
+            study.epoch(issue.number, issue.attempt, said)
+    table = study.records.trials_table().to_pandas()
+    assert table["on_frontier"].tolist() == [True, True, False]
+    assert table["epoch_time_s"].tolist() == [3.0, 1.0, 2.0]
+    study.close()
+
+
+def test_strata_without_a_line(plan: Plan) -> None:
+    """Oracle: a `study.json` from elsewhere that says strata and not what they have to beat is
+    refused by name, not met as a fault later."""
+    plan = replace(plan, objective="frontier", sampler="strata", strata=[64, 128])
+    for line in ({}, {"line": [0.1]}):
+        with pytest.raises(InputError, match="line has to say an error for each"):
+            plan_of({"plan": asdict(plan), "data": {**data_facts(), **line}})
 
 
 def test_what_was_running_goes_on(study: Study) -> None:
