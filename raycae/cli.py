@@ -200,6 +200,7 @@ def show(
 
     Example: raycae show ex3 -n 10
     """
+    import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
@@ -218,7 +219,12 @@ def show(
     for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
         table.add_column(name, justify="left" if name in ("", "network") else "right")
     ranked = trials[trials["val_mse"].notna() & (trials["state"] != "FAIL")]
-    for row in ranked.sort_values(["val_mse", "trial_number"]).head(number).to_dict("records"):
+    ranked = ranked.sort_values(["val_mse", "trial_number"])
+    plan = results.read_study(folder)["plan"]
+    if plan.get("objective") == "frontier":  # that first, as it runs
+        on = ranked["on_frontier"].fillna(False).astype(bool)
+        ranked = pd.concat([ranked[on].sort_values(plan["cost"], kind="stable"), ranked[~on]])
+    for row in ranked.head(number).to_dict("records"):
         config = Config.model_validate_json(row["config"])
         table.add_row(
             row["state"] + (" *" if row["on_frontier"] is True else ""),

@@ -49,19 +49,19 @@ def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
 
 
 def illustrate(folder: Place, images: data.Images | None = None, *, lines: bool = True) -> None:
-    """What the report shows beside the tables, if the folder lacks it: pictures of the best trial
+    """What the report shows beside the tables, if the folder lacks it: pictures of the best trials
     and, with `lines`, `baselines.parquet`. `images`: the study's own, if they are at hand."""
     content = results.read_study(folder)
     plan, the_space = plan_of(content), space_of(content)
-    best = results.best_trial(results.read_trials(folder))
-    if best is None:
+    if not (shown := results.pictured(results.read_trials(folder), plan.strata)):
         return
     if images is None:
         size = the_space.image_size
         images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
-    has_model = (model_folder(folder, best) / "config.json").exists()
-    if has_model and not (folder / "pictures" / f"{best}.png").exists():
-        paint(folder, best, images.val)
+    for number in shown:
+        has_model = (model_folder(folder, number) / "config.json").exists()
+        if has_model and not (folder / "pictures" / f"{number}.png").exists():
+            paint(folder, number, images.val)
     if lines and not _has_baselines(folder, images.fingerprint):
         frame = baselines(the_space.task, images.train, images.val, test_images(plan, the_space))
         frame.insert(0, "data_fingerprint", images.fingerprint)

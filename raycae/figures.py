@@ -23,7 +23,7 @@ from plotly.subplots import make_subplots
 
 from raycae.architecture import architecture
 from raycae.config import Config
-from raycae.frontier import frontier_of
+from raycae.frontier import frontier_of, hypervolume
 from raycae.greedy import AGAIN, DROPPED, KEPT, START, Ladder
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -35,6 +35,18 @@ CLOSE = 1.6
 
 EXACT = 1e-8
 """Below this an error is rounding: half a step of 8 bits, everywhere, is 4e-6."""
+
+MARKERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    (PRUNED, "stopped early", {"color": GREY, "symbol": "circle-open", "size": 7}),
+    (COMPLETE, "complete", {"color": BLUE, "size": 8}),
+)
+
+COST_NAMES = {
+    "latent_size": "latent size, numbers per image",
+    "n_params": "parameters",
+    "flops": "FLOPs an image, forward",
+    "epoch_time_s": "time of an epoch, s",
+}
 
 LADDER_COLUMNS = (
     *("trial_number", "state", "change", "parent", "val_mse"),
@@ -76,11 +88,12 @@ def described(trials: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Code:
-    """A linear code: its baseline's name, numbers per image, and error."""
+    """A linear code: its baseline's name, numbers per image, and errors."""
 
     baseline: str
     latent_size: int
     val_mse: float
+    test_mse: float
 
 
 POINT_COLUMNS = [
@@ -95,7 +108,7 @@ class LatentError:
 
     `points`: one row a trial that ended with an error (complete or stopped early), `POINT_COLUMNS`
     and `on_frontier`, `linear_mse` (see `best_linear`; NaN where there is no such code).
-    `linear`: `baseline`, `latent_size`, `val_mse` of the linear codes.
+    `linear`: `baseline`, `latent_size`, `val_mse`, `test_mse` of the linear codes.
     `levels`: the error of each baseline without a latent, lowest first.
     """
 
@@ -116,7 +129,8 @@ class LatentError:
         if short.empty:
             return None
         best = short.sort_values("val_mse", kind="stable").iloc[0]
-        return Code(str(best["baseline"]), int(best["latent_size"]), float(best["val_mse"]))
+        errors = (float(best["val_mse"]), float(best["test_mse"]))
+        return Code(str(best["baseline"]), int(best["latent_size"]), *errors)
 
 
 def latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> LatentError:
@@ -161,10 +175,7 @@ def latent_error_figure(data: LatentError) -> go.Figure:
         line={"color": ORANGE, "width": 2},
         hoverinfo="skip",
     )
-    for state, name, marker in (
-        (PRUNED, "stopped early", {"color": GREY, "symbol": "circle-open", "size": 7}),
-        (COMPLETE, "complete", {"color": BLUE, "size": 8}),
-    ):
+    for state, name, marker in MARKERS:
         points = data.points[data.points["state"] == state]
         if not points.empty:
             figure.add_scatter(
@@ -181,6 +192,114 @@ def latent_error_figure(data: LatentError) -> go.Figure:
     figure.update_xaxes(_log_axis(x_low, x_high, sizes, [f"{size:,}" for size in sizes]))
     errors = log_ticks(low, high)
     figure.update_yaxes(_log_axis(low, high, errors, [f"{tick:.3g}" for tick in errors]))
+    return figure
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a frontier grew: `steps`: `cost` and `error` of each trial, in the order in which they
+    ended, and `height`, the hypervolume until then: the mean over costs from `low` to `high` of how
+    many decades the least error lies below `worst`. `line`: the same of linear codes, where the
+    cost is the latent size and there are any."""
+
+    steps: pd.DataFrame
+    low: float
+    high: float
+    worst: float
+    line: float | None
+
+
+def growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Growth | None:
+    """From the smallest cost of any trial to twice the largest, so that each counts. `worst` is the
+    error of doing nothing, where that is known; else that of the worst trial. None where no trial
+    has ended with an error."""
+    ended = trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])
+    rows = trials[ended].sort_values(["ended_at", "trial_number"])
+    if rows.empty:
+        return None
+    steps = pd.DataFrame({"cost": rows[cost].astype(float), "error": rows["val_mse"].astype(float)})
+    steps = steps.reset_index(drop=True)
+    worst = max(latent.levels.values(), default=float(steps["error"].max()))
+    low, high = float(steps["cost"].min()), 2 * float(steps["cost"].max())
+    points = list(zip(steps["cost"].tolist(), steps["error"].tolist(), strict=True))
+    front: list[tuple[float, float]] = []
+    heights = []
+    for point in points:
+        if not any(c <= point[0] and e <= point[1] for c, e in front):
+            front = [p for p in front if p[0] < point[0] or p[1] < point[1]] + [point]
+        heights.append(hypervolume(front, low, high, worst))
+    line = None
+    codes = latent.linear[latent.linear["val_mse"] > EXACT]
+    if cost == "latent_size" and not codes.empty:
+        sizes = zip(codes["latent_size"].tolist(), codes["val_mse"].tolist(), strict=True)
+        line = hypervolume(sizes, low, high, worst)
+    return Growth(steps.assign(height=heights), low, high, worst, line)
+
+
+def growth_figure(data: Growth) -> go.Figure:
+    """The hypervolume after each trial."""
+    figure = _figure("trials that ended", "mean height of the frontier, decades")
+    places = list(range(1, len(data.steps) + 1))
+    figure.add_scatter(
+        x=places,
+        y=data.steps["height"].tolist(),
+        name="frontier",
+        mode="lines",
+        line={"color": ORANGE, "width": 2, "shape": "hv"},
+        hovertemplate="%{x} trials: %{y:.3f}<extra></extra>",
+    )
+    if data.line is not None:
+        figure.add_scatter(
+            x=[1, len(places)],
+            y=[data.line] * 2,
+            name="linear codes",
+            mode="lines",
+            line={"color": VIOLET, "width": 1.5},
+            hovertemplate="linear codes: %{y:.3f}<extra></extra>",
+        )
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_xaxes(tickformat="d")
+    return figure
+
+
+def cost_figure(trials: pd.DataFrame, cost: str) -> go.Figure:
+    """Error against a cost other than the latent size, both axes logarithmic. Needs one trial that
+    ended with an error."""
+    ended = trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])
+    rows = trials[ended].sort_values([cost, "val_mse"])
+    on = frontier_of(rows.to_dict("records"), cost)  # type: ignore[arg-type]
+    figure = _figure(COST_NAMES[cost], "validation error, MSE")
+    front = rows[rows["trial_number"].map(on).astype(bool)]
+    figure.add_scatter(
+        x=front[cost].tolist(),
+        y=front["val_mse"].tolist(),
+        name="frontier",
+        mode="lines",
+        line={"color": ORANGE, "width": 2},
+        hoverinfo="skip",
+    )
+    for state, name, marker in MARKERS:
+        shown = rows[rows["state"] == state]
+        if not shown.empty:
+            figure.add_scatter(
+                x=shown[cost].tolist(),
+                y=shown["val_mse"].tolist(),
+                name=name,
+                mode="markers",
+                marker=marker,
+                hovertext=[
+                    html.escape(f"trial {row['trial_number']}: {error(row['val_mse'])}, ")
+                    + f"{row[cost]:,.4g}"
+                    for row in shown.to_dict("records")
+                ],
+                hoverinfo="text",
+            )
+    low, high = float(rows["val_mse"].min()) / 1.2, float(rows["val_mse"].max()) * 1.2
+    ticks = log_ticks(low, high)
+    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    low, high = float(rows[cost].min()) / 1.2, float(rows[cost].max()) * 1.2
+    ticks = log_ticks(low, high)
+    figure.update_xaxes(_log_axis(low, high, ticks, [f"{tick:,.4g}" for tick in ticks]))
     return figure
 
 
@@ -368,10 +487,13 @@ def _codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame, dic
     """Linear codes by size, and the levels; no level where there is nothing to code: pictures
     without colour leave no error to colourisation, and a logarithmic axis has no place for it."""
     if baselines is None:
-        baselines = pd.DataFrame({"baseline": [], "latent_size": [], "val_mse": []})
+        baselines = pd.DataFrame({"baseline": [], "latent_size": [], "val_mse": [], "test_mse": []})
     coded = baselines["latent_size"].notna()
     is_linear = coded & baselines["baseline"].astype(str).str.startswith("linear")
-    kinds = {"baseline": str, "latent_size": int, "val_mse": float}
+    kinds = {"baseline": str, "latent_size": int, "val_mse": float, "test_mse": float}
+    baselines = baselines.assign(
+        test_mse=baselines["test_mse"].astype("Float64").to_numpy(float, na_value=math.nan)
+    )
     linear = baselines.loc[is_linear, list(kinds)].astype(kinds)
     levels = baselines[~coded].sort_values("val_mse")
     return linear.sort_values(["baseline", "latent_size"], ignore_index=True), {

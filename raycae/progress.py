@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -199,6 +199,14 @@ def described(row: Mapping[str, Any]) -> str:
         f"latent {row['latent_size']}, {row['n_params']:,} parameters"
     )
     return text + (f", test_mse {row['test_mse']:.5f}" if row["test_mse"] is not None else "")
+
+
+def frontier_line(rows: Sequence[Mapping[str, Any]], cost: str) -> str:
+    """How many trials the frontier has, its cheapest and its best."""
+    if not rows:
+        return "frontier nothing yet"
+    ends = dict.fromkeys(f"{row[cost]:,.6g}: {row['val_mse']:.5f}" for row in (rows[0], rows[-1]))
+    return f"frontier {len(rows)} trials; val_mse by {cost}: {' to '.join(ends)}"
 
 
 def summary(counts: Mapping[str, int]) -> str:

@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from raycae import figures, results
 from raycae.errors import InputError
-from raycae.figures import EXACT, LatentError, LearningCurves, baseline_name, error
+from raycae.figures import EXACT, Growth, LatentError, LearningCurves, baseline_name, error
 from raycae.greedy import AGAIN, DROPPED, KEPT, START
 from raycae.results import COMPLETE, FAIL, PRUNED, STATES, Records
 from raycae.storage import Place, write_whole
@@ -30,6 +30,8 @@ from raycae.storage import Place, write_whole
 MOST_ROWS = 200
 PICTURES_WIDTH_PX = 812  # 12 images of 32 pixels and the gaps between them, doubled
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+EARLIER = {"objective": "val_mse", "cost": "latent_size", "strata": None, "settings": 1}
+"""What a plan says that was written before there were these."""
 NOTHING = {"mean_colour", "mean_chroma"}
 """The baselines that do nothing: the same answer for every image."""
 
@@ -53,13 +55,24 @@ def render(folder: Place) -> str:
     study = results.read_study(folder)
     trials, epochs = _tables(folder)
     trials = figures.described(trials)
+    alike = trials.groupby("arch_hash")["trial_number"]
+    trials = trials.assign(n_settings=alike.transform("count"))
     ranked = [_row(record) for record in figures.ranking(trials).to_dict("records")]
     scored = (row for row in ranked if row["state"] == COMPLETE and row["val_mse"] is not None)
     best = next(scored, None)
     latent = figures.latent_error(trials, _baselines(folder, study["data"]["fingerprint"]))
     curves = figures.learning_curves(trials, epochs)
     steps = figures.ladder(trials)
+    plan = {**EARLIER, **study["plan"]}
+    cost = plan["cost"]
+    grown = figures.growth(trials, latent, cost) if plan["objective"] == "frontier" else None
+    shown = results.pictured(trials, plan["strata"])
+    columns = [*COLUMNS, SETTINGS] if plan["settings"] > 1 else COLUMNS
     plots = {}
+    if grown is not None:
+        plots["growth"] = figures.growth_figure(grown).to_json()
+        if cost != "latent_size":
+            plots["cost-error"] = figures.cost_figure(trials, cost).to_json()
     if (drawn := figures.ladder_figure(steps)) is not None:
         plots["ladder"] = drawn.to_json()
     if not latent.points.empty:
@@ -82,10 +95,12 @@ def render(folder: Place) -> str:
         frontier=frontier_rows(latent, ranked),
         has_linear=not latent.linear.empty,
         has_baselines=bool(latent.levels) or not latent.linear.empty,
-        pictures=pictures(folder, best, study["task"]) if best else None,
+        growth_sentence=growth_sentence(grown, cost) if grown else None,
+        cost=figures.COST_NAMES[cost],
+        sheets=sheets(folder, shown, ranked, latent, study["task"]),
         command=f"raycae report {shlex.quote(study['study'])}",
-        headers=[column.title for column in COLUMNS],
-        table=[[column.cell(row) for column in COLUMNS] for row in ranked[:MOST_ROWS]],
+        headers=[column.title for column in columns],
+        table=[[column.cell(row) for column in columns] for row in ranked[:MOST_ROWS]],
         n_trials=len(ranked),
         error=error,
         latent_shape=latent_shape,
@@ -106,12 +121,12 @@ def page(template: str, plots: dict[str, str], **values: Any) -> str:
 
 
 def lacks_anything(folder: Place) -> bool:
-    """Whether the folder holds no pictures of the best trial or no baselines of its images."""
-    best = results.best_trial(_tables(folder)[0])
-    if best is None:
+    """Whether the folder lacks pictures of the best trials or baselines of its images."""
+    study = results.read_study(folder)
+    if not (shown := results.pictured(_tables(folder)[0], study["plan"].get("strata"))):
         return False
-    baselines = _baselines(folder, results.read_study(folder)["data"]["fingerprint"])
-    unpainted = not (folder / "pictures" / f"{best}.png").exists()
+    baselines = _baselines(folder, study["data"]["fingerprint"])
+    unpainted = any(not (folder / "pictures" / f"{number}.png").exists() for number in shown)
     return unpainted or baselines is None or baselines.empty
 
 
@@ -209,6 +224,22 @@ def latent_sentence(latent: LatentError) -> str | None:
     )
 
 
+def growth_sentence(grown: Growth, cost: str) -> str:
+    """How far the frontier lies below doing nothing, and linear codes do."""
+    height = float(grown.steps["height"].iloc[-1])
+    line = (
+        ""
+        if grown.line is None
+        else f" Linear codes lie a factor of {ratio(10**grown.line)} below."
+    )
+    over = figures.COST_NAMES[cost].partition(",")[0]
+    return (
+        f"The frontier lies a factor of {ratio(10**height)} below an error of "
+        f"{error(grown.worst)} ({height:.2f} decades: the geometric mean over {over} from "
+        f"{grown.low:,.4g} to {grown.high:,.4g}, its hypervolume on logarithmic axes).{line}"
+    )
+
+
 def curves_sentence(curves: LearningCurves, n_epochs: int) -> str | None:
     """Whether the best trial had stopped improving, how many were stopped, what is drawn."""
     if curves.curves.empty:
@@ -284,15 +315,24 @@ def ladder_row(step: Row) -> dict[str, str]:
 
 
 def frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
-    """The trials of the frontier as rows, with `linear`: their error over the linear code's."""
+    """The trials of the frontier as rows, with `linear` and `linear_test`: their error over that of
+    the linear code, on validation and test images."""
     rows = {row["trial_number"]: row for row in ranked}
     return [
-        {**rows[number], "linear": ratio(mse / linear) if linear > EXACT else "–"}
-        for number, mse, linear in zip(
-            *(latent.frontier[name] for name in ("trial_number", "val_mse", "linear_mse")),
-            strict=True,
-        )
+        {**rows[number], **_over_linear(rows[number], latent)}
+        for number in latent.frontier["trial_number"]
     ]
+
+
+def _over_linear(row: Row, latent: LatentError) -> dict[str, str]:
+    code = latent.best_linear(row["latent_size"])
+    if code is None or code.val_mse <= EXACT:
+        return {"linear": "–", "linear_test": "–"}
+    test = math.nan if row["test_mse"] is None else row["test_mse"] / code.test_mse
+    return {
+        "linear": ratio(row["val_mse"] / code.val_mse),
+        "linear_test": "–" if math.isnan(test) else ratio(test),
+    }
 
 
 @dataclass(frozen=True)
@@ -304,9 +344,29 @@ class Pictures:
     rows: tuple[str, ...]
 
 
-def pictures(folder: Place, best: Row, task: str) -> Pictures | None:
-    """The best trial's sheet; None where it has not been painted."""
-    path = folder / "pictures" / f"{best['trial_number']}.png"
+def sheets(
+    folder: Place, shown: list[int], ranked: list[Row], latent: LatentError, task: str
+) -> list[tuple[str, Pictures | None]]:
+    """What is said of each trial that is shown, and its pictures; None where there are none yet."""
+    rows = {row["trial_number"]: row for row in ranked}
+    said = []
+    for number in shown:
+        row = rows[number]
+        text = f"Trial {number} on validation images, which no trial was trained on."
+        if len(shown) > 1:
+            over = _over_linear(row, latent)["linear"]
+            against = "" if over == "–" else f", {over} times that of a linear code"
+            text = (
+                f"Latent size {row['latent_size']:,}: trial {number}, "
+                f"error {error(row['val_mse'])}{against}."
+            )
+        said.append((text, pictures(folder, number, task)))
+    return said
+
+
+def pictures(folder: Place, number: int, task: str) -> Pictures | None:
+    """A trial's sheet; None where it has not been painted."""
+    path = folder / "pictures" / f"{number}.png"
     if not path.exists():
         return None
     try:
@@ -376,6 +436,9 @@ COLUMNS = (
     ),
     Column("reason", "reason", _plain("reason"), "text"),
 )
+
+
+SETTINGS = Column("settings", "n_settings", _plain("n_settings"))
 
 
 def signed(percent: float) -> str:

@@ -136,7 +136,7 @@ def _shown(part: Part) -> dict[str, Any]:
         "pictures": [
             (name, sheet)
             for name in order
-            if (sheet := report.pictures(part.folder, {"trial_number": best[name]}, task))
+            if (sheet := report.pictures(part.folder, best[name], task))
         ],
     }
 

@@ -255,6 +255,11 @@ class Records:
         """The row with the least validation error among trials that ended well, or None."""
         return self._best
 
+    def frontier(self) -> list[dict[str, Any]]:
+        """The rows of the frontier, the cheapest first."""
+        on = frontier_of(self.trials.values(), self.cost)
+        return sorted((self.trials[n] for n in on if on[n]), key=lambda row: row[self.cost])
+
     def trials_table(self) -> pa.Table:
         rows = [self.trials[number] for number in sorted(self.trials)]
         frontier = frontier_of(rows, self.cost)
@@ -386,6 +391,23 @@ def best_trial(trials: pd.DataFrame) -> int | None:
     if ended.empty:
         return None
     return int(ended.sort_values(["val_mse", "trial_number"])["trial_number"].iloc[0])
+
+
+def pictured(trials: pd.DataFrame, strata: Iterable[int] | None) -> list[int]:
+    """The trials whose pictures the report shows: the best one; of a frontier with `strata` before
+    it the one with the least error of each, by latent size."""
+    best = best_trial(trials)
+    if best is None:
+        return []
+    on = trials[trials["on_frontier"].fillna(False).astype(bool)]
+    of_stratum = {}
+    for row in on.sort_values(["latent_size", "trial_number"], ascending=[True, False]).to_dict(
+        "records"
+    ):
+        above = [bound for bound in strata or () if bound >= row["latent_size"]]
+        if above:
+            of_stratum[above[0]] = int(row["trial_number"])
+    return list(dict.fromkeys([*of_stratum.values(), best]))
 
 
 def find_study(path: str | Path, results: str | Path = "results") -> Place:

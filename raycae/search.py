@@ -366,7 +366,7 @@ def run(
     # All of it now: a package that is updated while a search runs must not end it half old, half
     # new.
     from raycae import evaluation, report  # noqa: F401
-    from raycae.progress import Progress, described, summary
+    from raycae.progress import Progress, described, frontier_line, summary
 
     size = the_space.image_size
     until = None if hours is None else time.monotonic() + hours * 3600
@@ -399,6 +399,8 @@ def run(
     print(f"{summary(counts)} of {plan.trials} trials")
     if best := study.records.best():
         print(f"best     {described(best)}")
+    if plan.objective == "frontier":
+        print(frontier_line(study.records.frontier(), plan.cost))
     print(f"results  {short(folder)}")
     print(f"report   {short(folder / 'report.html')}")
     go_on = go_on or f"raycae search --resume --study {plan.study}{_results_option(folder)}"

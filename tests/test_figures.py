@@ -27,6 +27,7 @@ BASELINES = pd.DataFrame(
     ],
     columns=["baseline", "latent_size", "val_mse"],
 ).astype({"latent_size": "Int64", "val_mse": "Float64"})
+BASELINES["test_mse"] = (BASELINES["val_mse"] * 1.1).where(BASELINES["latent_size"] != 16)
 
 
 def made_trials(*rows: tuple[str, int, float | None]) -> pd.DataFrame:
@@ -156,6 +157,7 @@ def test_levels_too_close_for_a_label_each_share_one() -> None:
     """Oracle: the names from the top line down, above it; a distant level stands alone."""
     levels = [("mean_chroma", None, 0.0038), ("grey_copy", None, 0.0041), ("far", None, 0.0001)]
     baselines = pd.DataFrame(levels, columns=["baseline", "latent_size", "val_mse"])
+    baselines["test_mse"] = baselines["val_mse"]
     data = figures.latent_error(made_trials((COMPLETE, 1024, 0.002)), baselines)
     notes = figures.latent_error_figure(data).layout.annotations
     assert [note.text for note in notes] == ["grey copy<br>mean chroma", "far"]
@@ -166,10 +168,43 @@ def test_what_comes_from_files_is_text_to_plotly() -> None:
     """Oracle: plotly would read `<b>` as bold; it gets the escaped name."""
     trials = made_trials((COMPLETE, 1024, 0.004))
     trials["point"] = "<b>bold</b>"
-    baselines = pd.DataFrame({"baseline": ["<i>"], "latent_size": [None], "val_mse": [0.1]})
+    baselines = pd.DataFrame([("<i>", None, 0.1, 0.1)], columns=[*BASELINES.columns])
     figure = figures.latent_error_figure(figures.latent_error(trials, baselines))
     assert "&lt;b&gt;bold" in figure.data[-1].hovertext[0]
     assert figure.layout.annotations[0].text == "&lt;i&gt;"
+
+
+def test_growth_of_the_frontier() -> None:
+    """Oracle: by hand. Costs from 64 to 2 x 256, three doublings; doing nothing is 0.06. The second
+    trial to end, of 64 numbers, has a tenth of that over all three; the first, of 256 numbers, a
+    hundredth over one; the third has more error for more numbers. Of the linear codes the one of 64
+    numbers has half of 0.06 over all doublings."""
+    trials = made_trials(
+        (COMPLETE, 64, 0.006), (PRUNED, 256, 0.0006), (COMPLETE, 128, 0.02), (FAIL, 64, 1e-9)
+    )
+    trials["ended_at"] = pd.to_datetime([f"2026-01-01 00:0{m}Z" for m in (2, 1, 3, 4)])
+    latent = figures.latent_error(trials, BASELINES)
+    grown = figures.growth(trials, latent, "latent_size")
+    assert grown is not None
+    assert (grown.low, grown.high, grown.worst) == (64, 512, 0.06)
+    assert grown.steps["height"].tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
+    assert grown.line == pytest.approx(math.log10(2))
+    figure = figures.growth_figure(grown)
+    assert [trace.name for trace in figure.data] == ["frontier", "linear codes"]
+    trials["n_params"] = [10, 20, 30, 40]
+    other = figures.growth(trials, latent, "n_params")
+    assert other is not None
+    assert other.line is None
+    assert figures.growth(trials.iloc[3:], latent, "latent_size") is None
+
+
+def test_error_against_another_cost() -> None:
+    """Oracle: read off: the cheap one and the good one make the frontier, the third does not."""
+    trials = made_trials((COMPLETE, 64, 0.01), (PRUNED, 64, 0.004), (COMPLETE, 64, 0.02))
+    trials["flops"] = [100, 1000, 500]
+    figure = figures.cost_figure(trials, "flops")
+    traces = {trace.name: list(trace.x) for trace in figure.data}
+    assert traces == {"frontier": [100, 1000], "stopped early": [1000], "complete": [100, 500]}
 
 
 def test_learning_curves_of_few_trials_are_all_there() -> None:

@@ -52,11 +52,13 @@ def made_study(
     data: str = "/somewhere/photos of mine",
     baselines: list[tuple[str, int | None, float]] | None = None,
     epochs: int = 4,
+    asked: dict[str, Any] | None = None,
 ) -> Path:
     """A study's folder as a search leaves it, without a ledger."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = {"study": study, "space": "ex2", "data": data, "trials": len(trials)}
     plan |= {"epochs": epochs, "limit": None, "seed": 7, "sampler": "tpe", "scheduler": "asha"}
+    plan |= asked or {}
     content = {
         "study": study,
         "plan": plan,
@@ -428,6 +430,50 @@ def test_a_latent_as_large_as_the_picture_is_called_that(tmp_path: Path) -> None
     text = Page(report.render(folder)).text
     assert "It is the base point itself. Linear codes of that latent size lose nothing." in text
     assert "times that of a linear code" not in text
+
+
+FRONTIER = [
+    Trial([0.02], settings={"latent_channels": 1}, test_mse=0.022),
+    Trial([0.03], settings={"latent_channels": 2}, test_mse=0.03),
+    Trial([0.01], settings={"latent_channels": 4}, test_mse=0.009),
+    Trial([0.009], settings={"latent_channels": 4, "lr": 0.01}, test_mse=0.008),
+]
+
+
+def test_report_of_a_frontier(tmp_path: Path) -> None:
+    """Oracle: by hand, four trials of 64, 128, 256 and 256 numbers. Each stratum's best on the
+    frontier is shown, that of 128 numbers is on none; the line on test images has its own ratio;
+    the sentence has the figure's numbers; the table counts the settings of one network."""
+    asked = {"objective": "frontier", "strata": [64, 128, 256], "sampler": "strata", "settings": 2}
+    lines = [("linear", 64, 0.01), ("linear", 256, 0.01), ("mean_colour", None, 0.06)]
+    folder = made_study(tmp_path / "f", FRONTIER, baselines=lines, asked=asked)
+    for number in (0, 3):
+        painted(folder, number, 2)
+    page = report.render(folder)
+    assert "Latent size 64: trial 0, error 0.02000, 2.0 times that of a linear code." in page
+    assert "Latent size 256: trial 3, error 0.00900, 0.90 times that of a linear code." in page
+    assert page.count("<figure>") == 2
+    assert re.search(r">0\.90</td><td class=\"number\">0\.80</td>", page)
+    decades = (2 * math.log10(3) + math.log10(0.06 / 0.009)) / 3  # over three doublings
+    assert f"lies a factor of {10**decades:.1f} below an error of 0.06000" in page
+    assert 'id="growth"' in page
+    assert 'id="cost-error"' not in page
+    settings = re.findall(r'<td class="number" data-value="(\d)">\1</td></tr>', page)
+    assert sorted(settings) == ["1", "1", "2", "2"]
+    assert not report.lacks_anything(folder)
+    (folder / "pictures" / "0.png").unlink()
+    assert report.lacks_anything(folder)
+
+
+def test_report_of_another_cost(tmp_path: Path) -> None:
+    """Oracle: there is a figure of that cost, and no linear code to compare its growth with."""
+    folder = made_study(
+        tmp_path / "f", FRONTIER, asked={"objective": "frontier", "cost": "n_params"}
+    )
+    page = report.render(folder)
+    assert 'id="cost-error"' in page
+    assert "Linear codes lie" not in page
+    assert "over parameters from" in page
 
 
 def test_importing_the_report_loads_neither_ray_nor_torch() -> None:
