@@ -42,6 +42,10 @@ class Autoencoder(nn.Module):
         x  3@32 ─conv─ 8@32 ─pool─ 8@16 ─conv─ 12@16 ─pool─ 12@8 ─conv─ 16@8  z
         z 16@8  ─up─ 16@16 ─conv─ 12@16 ─up─ 12@32 ─conv, sigmoid─ 3@32       x_hat
 
+    With a linear path latent and picture are sums; refinement adds to the picture in turn::
+
+        z = encoder(x) + linear_1(x)    y = decoder(z) + linear_2(z)    x_hat = y + refine(y)
+
     `forward` takes x (N, C, H, W) in [0, 1] to x_hat (N, C', H, W), in [0, 1] where the output is
     a sigmoid.
     """
@@ -51,16 +55,39 @@ class Autoencoder(nn.Module):
         activation = ACTIVATIONS[architecture.activation]
         self.encoder = nn.Sequential(*_modules(architecture.encoder, activation))
         self.decoder = nn.Sequential(*_modules(architecture.decoder, activation))
+        self.linear = nn.ModuleList(_modules(architecture.linear, activation))
+        self.refine = nn.Sequential(*_modules(architecture.refine, activation))
         self.output = OUTPUTS[architecture.output]()
 
     def encode(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.encoder(x))
+        z = self.encoder(x)
+        return cast(Tensor, z + self.linear[0](x) if self.linear else z)
 
     def decode(self, z: Tensor) -> Tensor:
-        return cast(Tensor, self.output(self.decoder(z)))
+        y = self.decoder(z)
+        if self.linear:
+            y = y + self.linear[1](z)
+        if self.refine:
+            y = y + self.refine(y)
+        return cast(Tensor, self.output(y))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def begin_as(self, mean: Tensor, axes: Tensor) -> None:
+        """Let a network with a linear path begin exactly as the linear code of these axes.
+
+        `mean` (C, p, p): what of a block of pixels is not coded; `axes` (n, C, p, p): orthonormal,
+        one for each latent channel. All that is added to the linear path begins at zero.
+        """
+        there, back = (cast(ConvBlock, block).conv for block in self.linear)
+        _set(there, axes, -(axes * mean).sum((1, 2, 3)))
+        _set(back, axes.flatten(1).T[..., None, None], mean.flatten())
+        for branch in (self.encoder, self.decoder, self.refine):
+            for block in [block for block in branch if isinstance(block, ConvBlock)][-1:]:
+                nn.init.zeros_(block.conv.weight)
+                nn.init.zeros_(cast(Tensor, block.conv.bias))
 
 
 class ConvBlock(nn.Module):
@@ -210,6 +237,11 @@ def _modules(layers: tuple[Layer, ...], activation: type[nn.Module]) -> list[nn.
             modules[i] = nn.Identity()
             modules[i + 1] = UpsampledConv(cast(Conv, conv), factor, activation)
     return modules
+
+
+def _set(conv: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    cast(Tensor, conv.weight).copy_(weight)
+    cast(Tensor, conv.bias).copy_(bias)
 
 
 def _joined(resize: Layer, conv: Layer) -> int:

@@ -46,7 +46,7 @@ def trained(tmp_path: Path, tiny_space: Space, plan: Plan) -> Path:
     while issue := study.ask():
         study.started(issue.number, issue.attempt)
         training = Training(
-            issue.config, on_device(images.train, cpu), on_device(images.val, cpu), seed=0
+            issue.config, on_device(images.train, cpu), on_device(images.val, cpu), epochs=1
         )
         measured_now = training.run_epoch()
         folder = model_folder(study.folder, issue.number)

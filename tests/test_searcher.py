@@ -138,13 +138,18 @@ def test_what_tells_two_runs_apart() -> None:
         "weight_decay": 0.5,
         "momentum": 0.5,
         "batch_size": 3,
+        "schedule": "cosine",
+        "averaging": 0.5,
+        "linear_path": "random",
     }
     assert set(other) == set(TRAINING_KEYS)
-    base = {"task": "colourise", "optimizer": "sgd", "lr": 0.1}
+    base = {"task": "colourise", "optimizer": "sgd", "lr": 0.1, "output": "linear"}
     for name, value in other.items():
         if base.get(name) != value:
             changed = resolve({**base, name: value})
             assert searcher._identity(changed) != searcher._identity(resolve(base)), name
+    random, pca = (resolve({"output": "linear", "linear_path": way}) for way in ("random", "pca"))
+    assert searcher._identity(random) != searcher._identity(pca)
 
 
 def test_stopped_trial_is_pruned_with_its_curve(tiny_space: Space) -> None:
