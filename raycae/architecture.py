@@ -295,16 +295,16 @@ def _linear(config: Config, latent: Shape) -> tuple[Conv, Conv]:
     Back by a pixel shuffle and not by a transposed convolution, which is the same map but has one
     bias a channel, where a mean block needs one a pixel.
     """
-    n, size = latent[0], latent[1]
+    size = latent[1]
     side, rest = divmod(config.image_size, size)
     if rest:
         whole = f"{config.image_size} x {config.image_size}"
         raise Infeasible(f"linear path: a latent of {size} x {size} does not tile {whole} pixels")
-    axes = config.in_channels * side**2
-    if config.linear_path == "pca" and not n <= axes <= PCA_LIMIT:
-        allowed = f"at most {axes:,}" if n > axes else f"blocks of at most {PCA_LIMIT:,} numbers"
+    numbers = config.in_channels * side**2
+    if config.linear_path == "pca" and numbers > PCA_LIMIT:
         raise Infeasible(
-            f"linear path: {n:,} principal axes of blocks of {axes:,} numbers; {allowed} go"
+            f"linear path: principal axes of blocks of {numbers:,} numbers; "
+            f"at most {PCA_LIMIT:,} go"
         )
     picture = (config.in_channels, config.image_size, config.image_size)
     output = (config.out_channels, *picture[1:])

@@ -78,14 +78,18 @@ class Autoencoder(nn.Module):
     def begin_as(self, mean: Tensor, axes: Tensor) -> None:
         """Let a network with a linear path begin exactly as the linear code of these axes.
 
-        `mean` (C, p, p): what of a block of pixels is not coded; `axes` (n, C, p, p): orthonormal,
-        one for each latent channel. All that is added to the linear path begins at zero.
+        `mean` (C, p, p): what of a block of pixels is not coded; `axes` (D, C, p, p): orthonormal,
+        the first ones go to one latent channel each. Channels beyond the D axes begin as torch
+        draws them, without a say in the picture. All that is added to the linear path begins at
+        zero.
         """
         linear = cast(LinearPath, self.linear)
-        mean, axes = mean.flatten(), axes.flatten(1)
-        linear.to_latent.weight.copy_(axes)
-        linear.to_latent.bias.copy_(-axes @ mean)
-        linear.to_picture.weight.copy_(axes.T)
+        n_latent = linear.to_latent.out_features
+        mean, axes = mean.flatten(), axes.flatten(1)[:n_latent]
+        linear.to_latent.weight[: len(axes)] = axes
+        linear.to_latent.bias[: len(axes)] = -axes @ mean
+        linear.to_picture.weight.zero_()
+        linear.to_picture.weight[:, : len(axes)] = axes.T
         linear.to_picture.bias.copy_(mean)
         for branch in (self.encoder, self.decoder, self.refine):
             for block in [block for block in branch if isinstance(block, ConvBlock)][-1:]:

@@ -94,8 +94,7 @@ class Training:
         net = architecture(config)
         model = build(net, seed=seed).to(self.device)
         if config.linear_path == "pca":
-            mean, basis = _block_axes(train, net.linear[0].kernel)
-            model.begin_as(mean, basis[: net.latent_shape[0]])
+            model.begin_as(*_block_axes(train, net.linear[0].kernel))
         self.model: Autoencoder = model.to(memory_format=torch.channels_last)
         self.averaged = _averaged(self.model, config.averaging) if config.averaging else None
         self.optimizer = optimizer(self.model, config)

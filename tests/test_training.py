@@ -144,6 +144,12 @@ def test_pca_network_begins_on_the_linear_line(settings_: dict[str, object], bas
     assert training.run_epoch()["train_mse"] != pytest.approx(line, rel=1e-5)
 
 
+def test_pca_network_with_more_channels_than_axes(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: all axes lose nothing, and what is beyond them has no say."""
+    settings_ = BLOCKS_OF_4 | {"latent_channels": 50, "linear_path": "pca", "output": "linear"}
+    assert Training(resolve(settings_), *photos, epochs=1).error(photos[1]) < 1e-12
+
+
 def test_pca_network_leaves_the_line_everywhere(photos: tuple[Tensor, Tensor]) -> None:
     """Oracle: after two steps nothing that began at zero is zero any more: no part shuts another
     one off."""
