@@ -139,7 +139,7 @@ class Training:
         }
 
     def error(self, images: Tensor) -> float:
-        """The task's MSE on other images (uint8, on the device), with the weights as they are."""
+        """The task's MSE on other images (uint8, on the device), of the network as it stands."""
         return errors(self.measured.eval(), self.task, images, at_once=self._at_once())[0]
 
     def val_ssim(self) -> float:
@@ -288,7 +288,7 @@ def _averaged(model: Autoencoder, most: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _block_axes(train: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """The linear line's mean block (3, side, side) and its axes (3 side², 3, side, side), by
     falling variance. Kept, for they take seconds for whole images and an actor trains many trials

@@ -292,10 +292,10 @@ def test_preview(run: Run) -> None:
 
 
 def test_spaces(run: Run) -> None:
-    """Oracle: the four shipped ones with their questions."""
+    """Oracle: shipped ones with their questions."""
     code, out, _ = run("spaces")
     assert code == 0
-    for name in ("ex1", "ex2", "ex3", "quickstart", "which architecture costs"):
+    for name in ("ex1", "ex2", "ex3", "frontier", "quickstart", "which architecture costs"):
         assert name in " ".join(out.split())
 
 
