@@ -21,6 +21,10 @@ from raycae.config import Config
 
 Shape = tuple[int, int, int]
 
+# D x D float64 and two copies of it as work space stay below 1 GB; 32 x 32 RGB is 3072.
+PCA_LIMIT = 6_000
+"""Numbers of a block, or a whole image, beyond which nobody waits for its principal axes."""
+
 
 class Infeasible(ValueError):
     """The configuration describes no network; the message says at which layer and why."""
@@ -106,16 +110,22 @@ Layer = Conv | Pool | Resize
 
 @dataclass(frozen=True)
 class Architecture:
-    """`encoder` takes the input to the latent, `decoder` the latent to the output."""
+    """`encoder` takes the input to the latent, `decoder` the latent to the output.
+
+    Of the pair `linear`, if there is one, the first adds its latent to the encoder's, the second
+    its picture to the decoder's. `refine` adds to the picture what it makes of it.
+    """
 
     encoder: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
     activation: str
     output: str
+    linear: tuple[Conv, ...] = ()
+    refine: tuple[Conv, ...] = ()
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        return self.encoder + self.decoder
+        return self.encoder + self.decoder + self.linear + self.refine
 
     @property
     def in_shape(self) -> Shape:
@@ -145,19 +155,37 @@ class Architecture:
     def hash(self) -> str:
         """The same for two configurations exactly when they build the same network."""
         plain = (tuple(map(_identity, self.encoder)), tuple(map(_identity, self.decoder)))
-        text = repr((plain, self.activation, self.output))
+        beside = [tuple(map(_identity, part)) for part in (self.linear, self.refine)]
+        # Networks without these parts keep the hash that they had before there were any.
+        text = repr((plain, self.activation, self.output, *(beside if any(beside) else ())))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def __str__(self) -> str:
-        """In words: `conv 3-8 k3, max-pool 2, … | …`, the bar standing at the latent."""
-        return " | ".join(", ".join(map(str, half)) for half in (self.encoder, self.decoder))
+        """In words: `conv 3-8 k3, max-pool 2, … | …`, the bar standing at the latent, `+ linear`
+        before what is added to a half, `+ refine` before what is added to the picture."""
+        halves = [", ".join(map(str, half)) for half in (self.encoder, self.decoder)]
+        if self.linear:
+            halves = [
+                f"{half} + linear {conv}" for half, conv in zip(halves, self.linear, strict=True)
+            ]
+        refine = f" + refine {', '.join(map(str, self.refine))}" if self.refine else ""
+        return " | ".join(halves) + refine
 
 
 def architecture(config: Config) -> Architecture:
-    """The layers of `config`. Raises `Infeasible` where a feature map would vanish."""
+    """The layers of `config`. Raises `Infeasible` where a feature map would vanish, or the linear
+    path does not fit."""
     encoder, starts = _encoder(config)
-    decoder = _bare_output(_decoder(config, encoder[-1].out_shape, starts))
-    return Architecture(tuple(encoder), tuple(decoder), config.activation, config.output)
+    latent = encoder[-1].out_shape
+    decoder = _bare(_decoder(config, latent, starts))
+    linear: tuple[Conv, ...] = ()
+    if config.linear_path != "none":
+        linear = _linear(config, latent)
+        encoder = _bare(encoder)  # what is added to a linear code may have either sign
+    refine = _refine(config, decoder[-1].out_shape) if config.refine else ()
+    return Architecture(
+        tuple(encoder), tuple(decoder), config.activation, config.output, linear, refine
+    )
 
 
 def _encoder(config: Config) -> tuple[list[Layer], list[int]]:
@@ -261,13 +289,45 @@ def _transposed(
     return replace(conv, out_shape=out, residual=config.residual and out == shape)
 
 
-def _bare_output(decoder: list[Layer]) -> list[Layer]:
-    """The convolution that makes the picture has no norm, no sum and no activation but the
-    output's."""
-    last = max(i for i, layer in enumerate(decoder) if isinstance(layer, Conv))
-    bare = cast(Conv, decoder[last])
+def _linear(config: Config, latent: Shape) -> tuple[Conv, Conv]:
+    """A block of pixels to its latent position, and back.
+
+    Back by a pixel shuffle and not by a transposed convolution, which is the same map but has one
+    bias a channel, where a mean block needs one a pixel.
+    """
+    size = latent[1]
+    side, rest = divmod(config.image_size, size)
+    if rest:
+        whole = f"{config.image_size} x {config.image_size}"
+        raise Infeasible(f"linear path: a latent of {size} x {size} does not tile {whole} pixels")
+    numbers = config.in_channels * side**2
+    if config.linear_path == "pca" and numbers > PCA_LIMIT:
+        raise Infeasible(
+            f"linear path: principal axes of blocks of {numbers:,} numbers; "
+            f"at most {PCA_LIMIT:,} go"
+        )
+    picture = (config.in_channels, config.image_size, config.image_size)
+    output = (config.out_channels, *picture[1:])
+    there = Conv(picture, latent, kernel=side, stride=side, activation=False)
+    return there, Conv(latent, output, kernel=1, shuffle=side, activation=False)
+
+
+def _refine(config: Config, picture: Shape) -> tuple[Conv, ...]:
+    layers: list[Layer] = []
+    shape = picture
+    for width in (*[config.refine] * (config.refine_convs - 1), picture[0]):
+        layers.append(_conv(config, shape, width, kernel=3))
+        shape = layers[-1].out_shape
+    return cast(tuple[Conv, ...], tuple(_bare(layers)))
+
+
+def _bare(layers: list[Layer]) -> list[Layer]:
+    """The last convolution, which makes the picture or what is added to something, has no norm, no
+    sum and no activation of its own."""
+    last = max(i for i, layer in enumerate(layers) if isinstance(layer, Conv))
+    bare = cast(Conv, layers[last])
     bare = replace(bare, norm=False, residual=False, activation=False)
-    return [*decoder[:last], bare, *decoder[last + 1 :]]
+    return [*layers[:last], bare, *layers[last + 1 :]]
 
 
 def _identity(layer: Layer) -> tuple[object, ...]:

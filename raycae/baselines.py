@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from raycae.architecture import PCA_LIMIT
 from raycae.errors import InputError
 from raycae.tasks import Colourise, Reconstruct
 
@@ -21,8 +22,6 @@ Images = npt.NDArray[np.uint8]  # (N, H, W, 3)
 Row = tuple[str, int | None, list[float]]  # baseline, latent size, error on each set
 
 FIT_LIMIT = 10_000
-# D x D float64 and two copies of it as work space stay below 1 GB; 32 x 32 RGB is 3072.
-WHOLE_IMAGE_LIMIT = 6_000
 BLOCK_SIDES = (4, 8)
 USUAL_LATENT_SIZES = (64, 128, 256, 384, 512, 1024, 2048)
 LUMA_LEVELS = 256
@@ -85,12 +84,11 @@ def _frame(rows: Iterable[Row], has_test: bool) -> pd.DataFrame:
 
 def _reconstruct_rows(train: Images, sets: list[Images]) -> Iterator[Row]:
     height, width = train.shape[1:3]
-    fit = _spread(train, FIT_LIMIT)
-    if 3 * height * width <= WHOLE_IMAGE_LIMIT:
-        yield from _linear_rows("linear", fit, sets, (height, width))
+    if 3 * height * width <= PCA_LIMIT:
+        yield from _linear_rows("linear", train, sets, (height, width))
     for side in BLOCK_SIDES:
         if height % side == 0 and width % side == 0:
-            yield from _linear_rows(f"linear_{side}x{side}", fit, sets, (side, side))
+            yield from _linear_rows(f"linear_{side}x{side}", train, sets, (side, side))
     mean = torch.from_numpy(train.mean(axis=(0, 1, 2)) / 255)  # (3,)
     yield "mean_colour", None, [_mean_square(x - mean for x in _blocks(s, (1, 1))) for s in sets]
 
@@ -103,19 +101,24 @@ def _spread(images: Images, limit: int) -> Images:
 
 
 def _linear_rows(
-    name: str, fit: Images, sets: list[Images], block: tuple[int, int]
+    name: str, train: Images, sets: list[Images], block: tuple[int, int]
 ) -> Iterator[Row]:
     """PCA of blocks (height, width); the whole image is the one-block case."""
-    mean, basis = _principal_axes(fit, block)
+    mean, basis = principal_axes(train, block)
     errors = [_error_by_components(images, block, mean, basis) for images in sets]
-    n_blocks = fit[0].size // len(mean)
-    rank = min(len(mean), len(fit) * n_blocks - 1)
+    n_blocks = train[0].size // len(mean)
+    rank = min(len(mean), min(len(train), FIT_LIMIT) * n_blocks - 1)
     for n in _component_counts(rank, n_blocks):
         yield name, n_blocks * n, [float(error[n]) for error in errors]
 
 
-def _principal_axes(images: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean block (D,) and a complete orthonormal basis (D, D), columns by falling variance."""
+def principal_axes(train: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean block (D,) and a complete orthonormal basis (D, D), columns by falling variance.
+
+    Of blocks (height, width) that tile the images, as D = 3 x height x width numbers in [0, 1] that
+    run over height, width, rgb; float64. From at most 10,000 of `train`, spread evenly.
+    """
+    images = _spread(train, FIT_LIMIT)
     dimension = 3 * block[0] * block[1]
     n = images.size // dimension
     total = torch.zeros(dimension, dtype=torch.float64)

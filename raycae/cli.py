@@ -160,16 +160,19 @@ def trial(
     net = architecture(config)
     print(f"network   {net}, {config.activation}, {config.output}")
     print(f"latent    {net.latent_size}, {net.n_params:,} parameters, {net.flops:,} FLOPs")
-    print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
+    rate = f"lr {config.lr:g} {config.schedule}, averaging {config.averaging:g}"
+    print(f"training  {config.optimizer}, {rate}, batch {config.batch_size}, {device}")
     print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
+    epochs = epochs or the_space.budget.epochs
     training = Training(
         config,
         on_device(images.train, device),
         on_device(images.val, device),
+        epochs=epochs,
         seed=seed,
         order_seed=seed,
     )
-    for _ in range(epochs or the_space.budget.epochs):
+    for _ in range(epochs):
         try:
             measured = training.run_epoch()
         except Diverged as fault:
@@ -181,9 +184,10 @@ def trial(
             f"{measured['epoch_time_s']:.1f} s  {measured['images_per_s']:,.0f} images/s",
             flush=True,
         )
-    training.model.load_state_dict(training.best_weights)
+    network = training.measured
+    network.load_state_dict(training.best_weights)
     test = on_device(data.load_test(source, image_size=config.image_size, seed=seed), device)
-    test_mse, test_psnr_db = errors(training.model.eval(), task(config.task, config.gammas), test)
+    test_mse, test_psnr_db = errors(network.eval(), task(config.task, config.gammas), test)
     print(
         f"best epoch {training.best_epoch}: val_mse {training.best_val_mse:.5f}, "
         f"test_mse {test_mse:.5f} ({test_psnr_db:.2f} dB, {len(test):,} images)"

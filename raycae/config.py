@@ -102,12 +102,25 @@ class Config(BaseModel):
     """Every convolution that keeps its shape adds its input to its output."""
     output: Literal["sigmoid", "linear", "leaky_relu"] = "sigmoid"
 
+    linear_path: Literal["none", "random", "pca"] = "none"
+    """One linear map each beside encoder and decoder, block of pixels to latent position and back,
+    added to what they put out. `pca`: it begins as the principal axes of the training images'
+    blocks, all else at zero, so that the network begins on the linear line of its size."""
+    refine: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Channels of 3 x 3 convolutions that add a correction to the decoded picture; 0: none."""
+    refine_convs: Annotated[int, Field(ge=2, le=8)] = 3
+
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0, le=10), Finite] = 0.001
     weight_decay: Annotated[float, Field(ge=0, le=10), Finite] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """SGD only."""
     batch_size: Annotated[int, Field(ge=1, le=512)] = 16
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Cosine: the learning rate falls to 0 over the trial's planned epochs."""
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share that a moving average of the weights keeps at each step; the average is what is
+    measured and kept. 0: none."""
 
     @property
     def in_channels(self) -> int:
@@ -124,9 +137,13 @@ class Config(BaseModel):
 
 ENCODER_STAGE_KEYS = ("channels", "kernel", "padding", "convs", "downsample", "factor")
 DECODER_STAGE_KEYS = ("decoder_channels", "decoder_kernel", "decoder_convs", "decoder_kind")
-INPUT_KEYS = ("task", "gammas")
-TRAINING_KEYS = ("optimizer", "lr", "weight_decay", "momentum", "batch_size")
-"""With `INPUT_KEYS` what is no part of the network."""
+TRAINING_KEYS = (
+    *("optimizer", "lr", "weight_decay", "momentum", "batch_size"),
+    *("schedule", "averaging"),
+)
+"""How a network is trained."""
+UNSEEN_KEYS = ("task", "gammas", "linear_path")
+"""What else its layers do not show; of `linear_path`, where it begins."""
 STAGE_KEYS = frozenset(ENCODER_STAGE_KEYS + DECODER_STAGE_KEYS)
 """Settings that hold one entry per stage; `channels_1` … `channels_4` are its entries."""
 
@@ -175,6 +192,9 @@ def resolve(settings: Mapping[str, Any]) -> Config:
         )  # means nothing here; one spelling, so that equal trials are equal
     if values.get("optimizer", "adam") != "sgd":
         values["momentum"] = 0.0
+    if not values.get("refine"):
+        values.pop("refine_convs", None)
+    _check_linear_path(values)
     return Config(**values)
 
 
@@ -267,6 +287,20 @@ def _one_per_stage(name: str, entries: tuple[Any, ...], depth: int) -> tuple[Any
             f"give one for all stages or one for each of the {depth} stages"
         )
     return entries
+
+
+def _check_linear_path(values: Mapping[str, Any]) -> None:
+    path, output = values.get("linear_path", "none"), values.get("output", "sigmoid")
+    if path != "none" and output != "linear":
+        raise InputError(
+            f"linear_path: {path!r} is not allowed with output {output!r}; "
+            "allowed: 'none', or output 'linear'"
+        )
+    if path == "pca" and values.get("task") == "colourise":
+        raise InputError(
+            "linear_path: 'pca' is not allowed with task 'colourise', whose pictures to encode are "
+            "not those to decode; allowed: 'none' or 'random'"
+        )
 
 
 def _decoder_channels(values: Mapping[str, Any], depth: int) -> tuple[tuple[int, ...], ...]:

@@ -28,7 +28,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from raycae.architecture import architecture
-from raycae.config import INPUT_KEYS, TRAINING_KEYS, Config
+from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, Config
 from raycae.errors import InputError
 from raycae.frontier import Strata, frontier_of
 from raycae.greedy import Greedy, Step, drawn
@@ -397,7 +397,7 @@ class Proposer:
 
 def _identity(config: Config) -> tuple[Any, ...]:
     """The same for two configurations that build one network and train it alike."""
-    names = (*INPUT_KEYS, *TRAINING_KEYS)
+    names = (*UNSEEN_KEYS, *TRAINING_KEYS)
     return architecture(config).hash, *(getattr(config, name) for name in names)
 
 

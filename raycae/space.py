@@ -477,7 +477,8 @@ def parse(text: str, *, name: str, where: str | None = None) -> Space:
 
 def bounded(space: Space, limits: list[str]) -> Space:
     """The space with `NAME=VALUE` of `limits` as what a trial may have at most, instead of what its
-    file says. Raises `InputError`."""
+    file says, and the points that keep to them. Raises `InputError`, also where there were points
+    and none is left."""
     content = yaml.load(space.text, Loader=_UniqueKeys)
     allowed = ", ".join(Constraints.model_fields)
     for limit in limits:
@@ -488,6 +489,9 @@ def bounded(space: Space, limits: list[str]) -> Space:
             raise InputError(f"--max {limit}: write {name}=NUMBER, e.g. {name}=50000")
         constraints = content.setdefault("constraints", {})
         constraints[name] = {**constraints.get(name, {}), "max": float(value)}
+    limited = Space(space.name, "", SpaceFile(**{**content, "points": {}}))
+    if within := {n for n, config in space.points.items() if limited.check(config) is None}:
+        content["points"] = {n: p for n, p in content["points"].items() if n in within}
     comments = [line for line in space.text.splitlines() if line.startswith("#")]
     text = "\n".join([*comments, yaml.safe_dump(content, sort_keys=False)])
     return parse(text, name=space.name, where=f"--max {', '.join(limits)}")

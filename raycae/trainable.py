@@ -125,6 +125,7 @@ class AutoencoderTrainable(tune.Trainable):
             Config.model_validate_json(self.issue["config"]),
             self.train_images,
             self.val_images,
+            epochs=self.issue["epochs"],
             seed=self.issue["seed"],
             order_seed=self.issue["seed"],
             micro_batch=self.issue["micro_batch"],

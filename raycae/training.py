@@ -11,15 +11,18 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from raycae import metrics
 from raycae.architecture import architecture
+from raycae.baselines import principal_axes
 from raycae.config import Config
 from raycae.model import Autoencoder, build
 from raycae.tasks import Task, task
@@ -64,9 +67,10 @@ def minibatches(
 class Training:
     """A trial under way: model, optimizer, and the best epoch so far.
 
-    `train` and `val` are uint8 (N, H, W, 3) on the device. `seed` draws the weights,
-    `order_seed` the minibatches. With `micro_batch` a minibatch goes through the
-    network so many images at a time; its gradient, and so the trial, is the same up to rounding.
+    `train` and `val` are uint8 (N, H, W, 3) on the device. `epochs` are planned: a schedule ends
+    with them. `seed` draws the weights, `order_seed` the minibatches. With `micro_batch` a
+    minibatch goes through the network so many images at a time; its gradient, and so the trial, is
+    the same up to rounding.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Training:
         train: Tensor,
         val: Tensor,
         *,
+        epochs: int,
         seed: int = 0,
         order_seed: int = 0,
         micro_batch: int | None = None,
@@ -83,15 +88,26 @@ class Training:
         self.task: Task = task(config.task, config.gammas)
         self.train, self.val = train, val
         self.device = train.device
+        self.epochs = epochs
         self.order_seed = order_seed
         self.micro_batch = micro_batch
-        model = build(architecture(config), seed=seed).to(self.device)
+        net = architecture(config)
+        model = build(net, seed=seed).to(self.device)
+        if config.linear_path == "pca":
+            model.begin_as(*_block_axes(train, net.linear[0].kernel))
         self.model: Autoencoder = model.to(memory_format=torch.channels_last)
+        self.averaged = _averaged(self.model, config.averaging) if config.averaging else None
         self.optimizer = optimizer(self.model, config)
         self.epoch = 0
         self.best_epoch = 0
         self.best_val_mse = math.inf
         self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def measured(self) -> Autoencoder:
+        """The network whose errors are told and whose weights are kept: the model, or the average
+        of its weights."""
+        return cast(Autoencoder, self.averaged.module) if self.averaged else self.model
 
     def run_epoch(self) -> dict[str, Any]:
         """Train for one epoch, then validate.
@@ -112,7 +128,7 @@ class Training:
             raise Diverged(f"validation loss is {val_mse:.3g} after epoch {self.epoch}")
         if val_mse < self.best_val_mse:
             self.best_val_mse, self.best_epoch = val_mse, self.epoch
-            self.best_weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self.best_weights = self._weights()
         return {
             "epoch": self.epoch,
             "train_mse": train_mse,
@@ -123,18 +139,17 @@ class Training:
         }
 
     def error(self, images: Tensor) -> float:
-        """The task's MSE on other images (uint8, on the device), with the weights as they are."""
-        self.model.eval()
-        return errors(self.model, self.task, images, at_once=self._at_once())[0]
+        """The task's MSE on other images (uint8, on the device), of the network as it stands."""
+        return errors(self.measured.eval(), self.task, images, at_once=self._at_once())[0]
 
     def val_ssim(self) -> float:
         """SSIM of the best epoch's pictures, mean over the validation images."""
         if self.best_epoch == self.epoch:
             return self._mean_ssim()
-        now = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.best_weights)
+        now = self._weights()
+        self.measured.load_state_dict(self.best_weights)
         value = self._mean_ssim()
-        self.model.load_state_dict(now)
+        self.measured.load_state_dict(now)
         return value
 
     def state(self) -> bytes:
@@ -143,6 +158,7 @@ class Training:
         torch.save(
             {
                 "model": self.model.state_dict(),
+                "averaged": self.averaged.state_dict() if self.averaged else {},
                 "optimizer": self.optimizer.state_dict(),
                 "epoch": self.epoch,
                 "best_epoch": self.best_epoch,
@@ -157,6 +173,8 @@ class Training:
         """Go on from what `state` returned. Nothing in it is executed (`weights_only`)."""
         saved = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
         self.model.load_state_dict(saved["model"])
+        if self.averaged:
+            self.averaged.load_state_dict(saved["averaged"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.epoch = saved["epoch"]
         self.best_epoch, self.best_val_mse = saved["best_epoch"], saved["best_val_mse"]
@@ -165,13 +183,19 @@ class Training:
     def _train(self) -> float:
         self.model.train()
         total = torch.zeros((), device=self.device, dtype=torch.float64)
-        for rows in minibatches(
+        batches = minibatches(
             len(self.train),
             self.config.batch_size,
             seed=self.order_seed,
             epoch=self.epoch,
             device=self.device,
-        ):
+        )
+        n_batches = -(-len(self.train) // self.config.batch_size)
+        for step, rows in enumerate(batches):
+            if self.config.schedule == "cosine":
+                done = (self.epoch - 1 + step / n_batches) / self.epochs
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.config.lr * (1 + math.cos(math.pi * done)) / 2
             self.optimizer.zero_grad(set_to_none=True)
             for part in rows.split(self.micro_batch or len(rows)):
                 x, y = self.task.batch(self.train[part])
@@ -181,24 +205,26 @@ class Training:
                 loss.backward()
                 total += loss.detach() * len(rows)  # stays on the device: no wait in the epoch
             self.optimizer.step()
+            if self.averaged:
+                self.averaged.update_parameters(self.model)
         return float(total) / len(self.train)
 
     @torch.inference_mode()
     def _validate(self) -> tuple[float, float]:
-        self.model.eval()
-        return errors(self.model, self.task, self.val, at_once=self._at_once())
+        return errors(self.measured.eval(), self.task, self.val, at_once=self._at_once())
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {k: v.clone() for k, v in self.measured.state_dict().items()}
 
     def _at_once(self) -> int:
         return min(self.micro_batch or VALIDATION_BATCH, VALIDATION_BATCH)
 
     @torch.inference_mode()
     def _mean_ssim(self) -> float:
-        self.model.eval()
+        network = self.measured.eval()
         truth = Reference(self.val, self._at_once())
         total = sum(
-            metrics.ssim(
-                self.task.picture(images, self.model(self.task.batch(images)[0])), rgb
-            ).sum()
+            metrics.ssim(self.task.picture(images, network(self.task.batch(images)[0])), rgb).sum()
             for images, rgb in truth
         )
         return float(total) / len(self.val)
@@ -246,6 +272,30 @@ def optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
             )
         case "rmsprop":
             return torch.optim.RMSprop(weights, lr, weight_decay=decay)
+
+
+def _averaged(model: Autoencoder, most: float) -> AveragedModel:
+    """An exponential moving average of weights and running statistics: of what it was it keeps
+    `most` at each step, and less while it is young, so that the first weights are soon forgotten.
+    Source of the warm-up: TensorFlow's `ExponentialMovingAverage(num_updates=...)`."""
+
+    def update(averages: Any, values: Any, n: Any) -> None:
+        keep = ((1 + n) / (10 + n)).clamp(max=most)  # on the device: nothing waits for it
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():  # batch norm counts its batches, for nobody
+                average.lerp_(value, 1 - keep)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+@lru_cache(maxsize=8)
+def _block_axes(train: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """The linear line's mean block (3, side, side) and its axes (3 side², 3, side, side), by
+    falling variance. Kept, for they take seconds for whole images and an actor trains many trials
+    on the images that it holds."""
+    mean, basis = principal_axes(train.cpu().numpy(), (side, side))
+    axes = basis.T.reshape(-1, side, side, 3).permute(0, 3, 1, 2)
+    return mean.view(side, side, 3).permute(2, 0, 1).float(), axes.float()
 
 
 def _mix(*numbers: int) -> int:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from raycae.architecture import Architecture, Infeasible, architecture
-from raycae.config import Config, resolve
+from raycae.architecture import PCA_LIMIT, Architecture, Infeasible, architecture
+from raycae.config import Config, from_json, resolve
 from raycae.errors import InputError
 from raycae.model import Autoencoder, ConvBlock, UpsampledConv, build, load, to_bytes
 from raycae.study import write_model
@@ -63,6 +63,13 @@ stage = st.fixed_dictionaries(
 )
 
 
+beside = st.one_of(
+    st.just({}),
+    st.just({"linear_path": "random", "output": "linear"}),
+    st.just({"linear_path": "pca", "output": "linear", "task": "reconstruct"}),
+)
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     stages = draw(st.lists(stage, min_size=1, max_size=4))
@@ -84,7 +91,12 @@ def configs(draw: st.DrawFn) -> Config:
             "norm": draw(st.sampled_from(["none", "batch"])),
             "residual": draw(st.booleans()),
             "output": draw(st.sampled_from(["sigmoid", "linear"])),
+            "refine": draw(st.integers(0, 5)),
+            "refine_convs": draw(st.integers(2, 4)),
+            "schedule": draw(st.sampled_from(["constant", "cosine"])),
+            "averaging": draw(st.sampled_from([0.0, 0.99])),
         }
+        | draw(beside)
     )
 
 
@@ -99,6 +111,14 @@ def least_size(config: Config) -> float:
     return least
 
 
+def linear_path_fits(config: Config, latent: tuple[int, int, int]) -> bool:
+    side, rest = divmod(config.image_size, latent[1])
+    axes = config.in_channels * side**2
+    return config.linear_path == "none" or (
+        rest == 0 and (config.linear_path == "random" or axes <= PCA_LIMIT)
+    )
+
+
 def on_meta(net: Architecture) -> Autoencoder:
     with torch.device("meta"):
         return Autoencoder(net)
@@ -108,12 +128,18 @@ def on_meta(net: Architecture) -> Autoencoder:
 @given(configs())
 def test_every_sample_is_what_it_says(config: Config) -> None:
     """Oracle: torch itself, on the meta device: the shapes it computes, the parameters it
-    allocates and the FLOPs its counter counts. Only a vanished feature map may be refused."""
+    allocates and the FLOPs its counter counts. Only a vanished feature map may be refused, and a
+    linear path whose blocks do not tile the picture or are too large for their axes."""
     try:
-        net = architecture(config)
+        without = architecture(config.model_copy(update={"linear_path": "none"}))
     except Infeasible:
         assert least_size(config) < 1
         return
+    if not linear_path_fits(config, without.latent_shape):
+        with pytest.raises(Infeasible, match="linear path: "):
+            architecture(config)
+        return
+    net = architecture(config)
     module = on_meta(net)
     x = torch.zeros(2, config.in_channels, config.image_size, config.image_size, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -172,6 +198,59 @@ def test_hash_is_of_the_network() -> None:
         {"norm": "batch"},
     ):
         assert architecture(resolve(change)).hash != base
+    linear = {"output": "linear", "linear_path": "random"}
+    hashes = [architecture(resolve(c)).hash for c in ({"refine": 3}, {"output": "linear"}, linear)]
+    hashes.append(architecture(resolve({**linear, "refine": 3})).hash)
+    hashes.append(architecture(resolve({**linear, "refine": 3, "refine_convs": 2})).hash)
+    assert len({base, *hashes}) == 6
+    assert architecture(resolve({**linear, "linear_path": "pca"})).hash == hashes[2]
+
+
+def test_hash_outlives_new_settings() -> None:
+    """Oracle: what raycae wrote into tables before there were linear paths and refinement."""
+    other = {"residual": True, "norm": "batch", "convs": 2, "upsample": "pixel_shuffle"}
+    assert architecture(resolve({})).hash == "e06d7e9d142a19b4"
+    assert architecture(resolve({**other, "output": "linear"})).hash == "d8f8b5fb7f99c1c0"
+
+
+def test_configuration_of_an_older_study() -> None:
+    """Oracle: it said nothing of what did not exist, which is what the defaults mean."""
+    new = {"linear_path", "refine", "refine_convs", "schedule", "averaging"}
+    older = resolve({"lr": 0.01}).model_dump_json(exclude=new)
+    assert Config.model_validate_json(older) == from_json(older) == resolve({"lr": 0.01})
+
+
+def test_linear_path_and_refinement_by_hand() -> None:
+    """Oracle: arithmetic. 4 x 4 blocks of 48 numbers to 16 and back, a bias for each; 3 x 3
+    convolutions 3-8-8-3."""
+    settings_ = {"depth": 1, "channels": 1, "factor": 4, "output": "linear"}
+    plain = architecture(resolve(settings_)).n_params
+    linear = architecture(resolve({**settings_, "linear_path": "random"}))
+    assert linear.latent_shape == (16, 8, 8)
+    assert linear.n_params - plain == 48 * 16 + 16 + 16 * 48 + 48
+    refined = architecture(resolve({**settings_, "linear_path": "random", "refine": 8}))
+    assert refined.n_params - linear.n_params == 27 * 8 + 8 + 72 * 8 + 8 + 72 * 3 + 3
+    assert str(refined) == (
+        "conv 3-1 k3, max-pool 4, conv 1-16 k3 + linear conv 3-16 k4 s4 | "
+        "nearest 8→32, conv 16-3 k3 + linear conv 16-3 k1 shuffle 4 "
+        "+ refine conv 3-8 k3, conv 8-8 k3, conv 8-3 k3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"image_size": 31}, "a latent of 7 x 7 does not tile 31 x 31 pixels"),
+        (
+            {"image_size": 64, "depth": 3, "factor": 4},
+            "principal axes of blocks of 12,288 numbers; at most 6,000 go",
+        ),
+    ],
+)
+def test_linear_path_that_does_not_fit(settings_: dict[str, Any], message: str) -> None:
+    """Oracle: by hand; the message has both numbers that do not go together."""
+    with pytest.raises(Infeasible, match=message):
+        architecture(resolve({"linear_path": "pca", "output": "linear", **settings_}))
 
 
 def test_vanished_feature_map_is_refused() -> None:
@@ -232,6 +311,17 @@ def test_saved_model_comes_back(tmp_path: Any) -> None:
         ({"lr": float("nan")}, "lr: nan is not allowed"),
         ({"decoder_channels": [[8, 9], 3]}, "stage 1 has 2 numbers for 1 convolutions"),
         ({"gammas": []}, "gammas"),
+        (
+            {"linear_path": "pca"},
+            "linear_path: 'pca' is not allowed with output 'sigmoid'; allowed",
+        ),
+        (
+            {"linear_path": "pca", "output": "linear", "task": "colourise"},
+            "linear_path: 'pca' is not allowed with task 'colourise'",
+        ),
+        ({"refine_convs": 1}, "refine_convs: 1 is not allowed"),
+        ({"averaging": 1.0}, "averaging: 1.0 is not allowed"),
+        ({"schedule": "step"}, "schedule: 'step' is not allowed; allowed: 'constant' or 'cosine'"),
     ],
 )
 def test_wrong_settings_are_named(settings_: dict[str, Any], message: str) -> None:

@@ -148,7 +148,7 @@ def test_the_fit_takes_images_from_the_whole_set(
 
 def test_large_images_keep_their_block_codes_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the documented limit; a D x D matrix above it would take gigabytes."""
-    monkeypatch.setattr(module, "WHOLE_IMAGE_LIMIT", 191)
+    monkeypatch.setattr(module, "PCA_LIMIT", 191)
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
     assert "linear" not in set(baselines("reconstruct", images, images)["baseline"])
 

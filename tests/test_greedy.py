@@ -282,7 +282,7 @@ def test_every_shipped_space(name: str) -> None:
         assert the_space.params_of(proposal.config) == proposal.params
         assert proposal.parent is not None
         if the_space.parameters and not (proposal.change or "").startswith(
-            ("depth", "opt", "conv")
+            ("depth", "opt", "conv", "refine ")
         ):
             before, after = seen[proposal.parent].params, proposal.params
             changed = {name for name in before | after if before.get(name) != after.get(name)}

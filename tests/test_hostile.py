@@ -1130,7 +1130,7 @@ def test_nothing_in_a_study_is_unpickled(
     images = torch.zeros(16, 32, 32, 3, dtype=torch.uint8)
     for content in contents.values():
         with suppress(Exception):  # which one is the training's affair
-            Training(resolve({}), images, images).load_state(content)
+            Training(resolve({}), images, images, epochs=1).load_state(content)
         accepted(lambda content=content: space.parse(content.decode("latin-1"), name="mine"))
         assert not mark.exists()
 

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from raycae import searcher, space
 from raycae.architecture import architecture
-from raycae.config import INPUT_KEYS, TRAINING_KEYS, resolve
+from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, resolve
 from raycae.errors import InputError
 from raycae.frontier import Strata
 from raycae.searcher import SAMPLERS, Proposal, Proposer, grid, require_possible
@@ -139,13 +139,18 @@ def test_what_tells_two_runs_apart() -> None:
         "weight_decay": 0.5,
         "momentum": 0.5,
         "batch_size": 3,
+        "schedule": "cosine",
+        "averaging": 0.5,
+        "linear_path": "random",
     }
-    assert set(other) == {*INPUT_KEYS, *TRAINING_KEYS}
-    base = {"task": "colourise", "optimizer": "sgd", "lr": 0.1}
+    assert set(other) == {*UNSEEN_KEYS, *TRAINING_KEYS}
+    base = {"task": "colourise", "optimizer": "sgd", "lr": 0.1, "output": "linear"}
     for name, value in other.items():
         if base.get(name) != value:
             changed = resolve({**base, name: value})
             assert searcher._identity(changed) != searcher._identity(resolve(base)), name
+    random, pca = (resolve({"output": "linear", "linear_path": way}) for way in ("random", "pca"))
+    assert searcher._identity(random) != searcher._identity(pca)
 
 
 def sizes(proposals: list[Proposal]) -> list[int]:

@@ -319,8 +319,8 @@ def test_space_from_a_file(tmp_path: Path) -> None:
 
 
 def test_limits_from_the_command_line() -> None:
-    """Oracle: the space means the same but for the limit; its question stays; a point beyond the
-    limit, an unknown count and no number are named."""
+    """Oracle: the space means the same but for the limit; its question stays; of several points
+    those within stay; the only point if it is beyond, an unknown count and no number are named."""
     ex2 = space.load("ex2")
     small = space.bounded(ex2, ["n_params=5_000", "latent_size=1.1e3"])
     assert small.question == ex2.question
@@ -330,6 +330,10 @@ def test_limits_from_the_command_line() -> None:
     assert small.file.params == ex2.file.params
     assert small.hash != ex2.hash
     assert space.bounded(ex2, ["latent_size=2048"]).hash == ex2.hash
+    frontier = space.load("frontier")
+    least = space.bounded(frontier, ["n_params=5000"]).points
+    assert list(least) == ["blocks-1024"]
+    assert least["blocks-1024"] == frontier.points["blocks-1024"]
     for limit, message in (
         ("lr=1", "--max lr=1: 'lr' is no such count; allowed: latent_size, n_params, flops"),
         ("flops=many", "--max flops=many: write flops=NUMBER"),

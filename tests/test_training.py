@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raycae import data
+from raycae.architecture import architecture
+from raycae.baselines import baselines
 from raycae.config import resolve
 from raycae.tasks import Colourise, Reconstruct
 from raycae.training import Diverged, Training, errors, minibatches, on_device, prepare_cpu
@@ -25,7 +27,7 @@ def photos() -> tuple[Tensor, Tensor]:
 def train(
     photos: tuple[Tensor, Tensor], epochs: int, seed: int = 0, **settings: object
 ) -> Training:
-    training = Training(resolve(settings), *photos, seed=seed)
+    training = Training(resolve(settings), *photos, epochs=epochs, seed=seed)
     for _ in range(epochs):
         training.run_epoch()
     return training
@@ -38,7 +40,9 @@ def test_it_learns(photos: tuple[Tensor, Tensor], task: str, optimizer: str) -> 
     is the least of the three."""
     lr = 0.5 if optimizer == "sgd" else 0.003
     training = Training(
-        resolve({"task": task, "optimizer": optimizer, "lr": lr, "momentum": 0.9}), *photos
+        resolve({"task": task, "optimizer": optimizer, "lr": lr, "momentum": 0.9}),
+        *photos,
+        epochs=3,
     )
     first, second, third = [training.run_epoch() for _ in range(3)]
     assert third["train_mse"] < first["train_mse"]
@@ -47,7 +51,7 @@ def test_it_learns(photos: tuple[Tensor, Tensor], task: str, optimizer: str) -> 
 
 def test_numbers_are_what_they_say(photos: tuple[Tensor, Tensor]) -> None:
     """Oracle: the error of the whole validation set in one piece, by torch's own mean."""
-    training = Training(resolve({}), *photos)
+    training = Training(resolve({}), *photos, epochs=1)
     measured = training.run_epoch()
     training.model.eval()
     x = photos[1].permute(0, 3, 1, 2).float() / 255
@@ -82,22 +86,136 @@ def test_order_of_minibatches() -> None:
     assert sizes == [16] * 6 + [4]
 
 
-def test_it_goes_on_where_it_stopped(photos: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        {"optimizer": "adamw", "norm": "batch"},
+        {"norm": "batch", "schedule": "cosine", "averaging": 0.9, "batch_size": 70},
+        {"linear_path": "pca", "output": "linear", "refine": 4, "batch_size": 70},
+    ],
+)
+def test_it_goes_on_where_it_stopped(
+    photos: tuple[Tensor, Tensor], settings_: dict[str, object]
+) -> None:
     """Oracle: four epochs in one go; two, a new process, and two more end in the same bits."""
-    whole = train(photos, 4, optimizer="adamw", norm="batch")
-    half = train(photos, 2, optimizer="adamw", norm="batch")
-    resumed = Training(resolve({"optimizer": "adamw", "norm": "batch"}), *photos, seed=9)
+    whole, half, resumed = (
+        Training(resolve(settings_), *photos, epochs=4, seed=seed) for seed in (0, 0, 9)
+    )
+    expected = [whole.run_epoch()["val_mse"] for _ in range(4)]
+    assert [half.run_epoch()["val_mse"] for _ in range(2)] == expected[:2]
     resumed.load_state(half.state())
-    assert [resumed.run_epoch()["epoch"] for _ in range(2)] == [3, 4]
+    assert [resumed.run_epoch()["val_mse"] for _ in range(2)] == expected[2:]
     assert resumed.best_val_mse == whole.best_val_mse
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name])
+    for network in ("model", "measured"):
+        state = getattr(whole, network).state_dict()
+        for name, tensor in getattr(resumed, network).state_dict().items():
+            assert torch.equal(tensor, state[name])
+
+
+BLOCKS_OF_4 = {"depth": 1, "channels": 4, "factor": 4, "latent_channels": 12}
+
+
+@pytest.mark.parametrize(
+    ("settings_", "baseline"),
+    [
+        (BLOCKS_OF_4, "linear_4x4"),
+        (
+            BLOCKS_OF_4 | {"residual": True, "norm": "batch", "upsample": "pixel_shuffle"},
+            "linear_4x4",
+        ),
+        ({"depth": 3, "channels": 5, "factor": 2, "latent_channels": 0, "convs": 2}, "linear_8x8"),
+        ({"depth": 2, "channels": 4, "factor": 4, "latent_channels": 40}, "linear"),
+    ],
+)
+def test_pca_network_begins_on_the_linear_line(settings_: dict[str, object], baseline: str) -> None:
+    """Oracle: `baselines`, another computation on the same images: from the energy on the axes left
+    out. Its rows are of the same number of latents."""
+    images = data.load("photos", image_size=16, limit=320)
+    config = resolve(
+        {"image_size": 16, "linear_path": "pca", "output": "linear", "refine": 6, **settings_}
+    )
+    pictures = [on_device(part, CPU) for part in (images.train, images.val)]
+    training = Training(config, *pictures, epochs=1)
+    lines = baselines("reconstruct", images.train, images.val)
+    line = lines[
+        (lines["baseline"] == baseline) & (lines["latent_size"] == architecture(config).latent_size)
+    ]["val_mse"].item()
+    assert training.error(pictures[1]) == pytest.approx(line, rel=1e-5)
+    assert training.run_epoch()["train_mse"] != pytest.approx(line, rel=1e-5)
+
+
+def test_pca_network_with_more_channels_than_axes(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: all axes lose nothing, and what is beyond them has no say."""
+    settings_ = BLOCKS_OF_4 | {"latent_channels": 50, "linear_path": "pca", "output": "linear"}
+    assert Training(resolve(settings_), *photos, epochs=1).error(photos[1]) < 1e-12
+
+
+def test_pca_network_leaves_the_line_everywhere(photos: tuple[Tensor, Tensor]) -> None:
+    """Oracle: after two steps nothing that began at zero is zero any more: no part shuts another
+    one off."""
+    training = train(photos, 1, linear_path="pca", output="linear", refine=4, batch_size=140)
+    for name, weight in training.model.named_parameters():
+        assert weight.abs().max() > 0, name
+
+
+def test_learning_rate_falls_by_the_cosine(
+    photos: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: torch's own schedule, a step of it after each of the optimizer's."""
+    training = Training(
+        resolve({"lr": 0.01, "schedule": "cosine", "batch_size": 100}), *photos, epochs=3
+    )
+    rates = []
+    step = training.optimizer.step
+    monkeypatch.setattr(
+        training.optimizer,
+        "step",
+        lambda: (rates.append(training.optimizer.param_groups[0]["lr"]), step()),
+    )
+    for _ in range(3):
+        training.run_epoch()
+    other = torch.optim.SGD([torch.zeros(1)], 0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(other, len(rates))
+    expected = []
+    for _ in rates:
+        expected.append(other.param_groups[0]["lr"])
+        other.step()
+        schedule.step()
+    assert len(rates) == 9
+    assert rates == pytest.approx(expected)
+
+
+def test_weights_are_averaged(
+    photos: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the recursion by hand over the weights after each step; the errors that are told are
+    the average's, and so is what is kept."""
+    training = Training(resolve({"averaging": 0.5, "batch_size": 40}), *photos, epochs=1)
+    seen: list[Tensor] = []
+    step = training.optimizer.step
+    weight = training.model.decoder[-1].conv.weight
+    monkeypatch.setattr(
+        training.optimizer, "step", lambda: (step(), seen.append(weight.detach().clone()))
+    )
+    measured = training.run_epoch()
+    expected = seen[0]
+    for n, value in enumerate(seen[1:], 1):
+        keep = min(0.5, (1 + n) / (10 + n))
+        expected = keep * expected + (1 - keep) * value
+    kept = training.best_weights["decoder.3.conv.weight"]
+    torch.testing.assert_close(kept, expected)
+    assert not torch.allclose(kept, weight)
+    assert training.error(photos[1]) == measured["val_mse"]
+    plain = errors(training.model.eval(), Reconstruct(), photos[1])[0]
+    assert plain != pytest.approx(measured["val_mse"])
 
 
 def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
     """Oracle: a linear output at an absurd learning rate is not finite within an epoch."""
     training = Training(
-        resolve({"output": "linear", "optimizer": "sgd", "lr": 10.0, "momentum": 0.9}), *photos
+        resolve({"output": "linear", "optimizer": "sgd", "lr": 10.0, "momentum": 0.9}),
+        *photos,
+        epochs=1,
     )
     with pytest.raises(Diverged, match=r"training loss is (nan|inf) in epoch 1"):
         training.run_epoch()
@@ -106,7 +224,7 @@ def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
 def test_exploding_is_said(photos: tuple[Tensor, Tensor]) -> None:
     """Oracle: an output of a thousand where pictures lie in [0, 1] costs a million: finite, and
     beyond everything that training comes back from."""
-    training = Training(resolve({"output": "linear", "lr": 1e-9}), *photos)
+    training = Training(resolve({"output": "linear", "lr": 1e-9}), *photos, epochs=1)
     bias = [p for n, p in training.model.named_parameters() if n.endswith("bias")][-1]
     torch.nn.init.constant_(bias, 1000.0)
     with pytest.raises(Diverged, match=r"training loss is 9\.99e\+05 in epoch 1"):
@@ -118,8 +236,8 @@ def test_a_minibatch_in_pieces(photos: tuple[Tensor, Tensor], micro_batch: int) 
     """Oracle: the same minibatches whole. Losses, errors and weights agree up to rounding, also
     where the last piece and the last minibatch are smaller."""
     settings = resolve({"batch_size": 32, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9})
-    whole = Training(settings, *photos)
-    pieces = Training(settings, *photos, micro_batch=micro_batch)
+    whole = Training(settings, *photos, epochs=2)
+    pieces = Training(settings, *photos, epochs=2, micro_batch=micro_batch)
     for _ in range(2):
         expected, measured = whole.run_epoch(), pieces.run_epoch()
         for name in ("train_mse", "val_mse", "val_psnr_db"):

@@ -42,7 +42,8 @@ def side(source: str, images: int, flush: bool) -> None:
     torch.set_flush_denormal(flush)
     loaded = data.load(source, limit=images)
     cpu = torch.device("cpu")
-    training = Training(resolve(STARVED), on_device(loaded.train, cpu), on_device(loaded.val, cpu))
+    pictures = [on_device(part, cpu) for part in (loaded.train, loaded.val)]
+    training = Training(resolve(STARVED), *pictures, epochs=2)
     print(json.dumps([training.run_epoch() for _ in range(2)]))
 
 

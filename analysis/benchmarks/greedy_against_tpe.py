@@ -102,7 +102,8 @@ def train(study: Study, issue: Issue, images: data.Images) -> None:
     cpu = torch.device("cpu")
     study.started(issue.number, issue.attempt)
     pictures = [on_device(part, cpu) for part in (images.train, images.val)]
-    training = Training(issue.config, *pictures, seed=issue.seed, order_seed=issue.seed)
+    seeds = {"seed": issue.seed, "order_seed": issue.seed}
+    training = Training(issue.config, *pictures, epochs=study.plan.epochs, **seeds)
     try:
         while study.epoch(issue.number, issue.attempt, training.run_epoch()):
             pass

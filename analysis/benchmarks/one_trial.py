@@ -91,7 +91,7 @@ def tutorial(images: np.ndarray, batch_size: int, workers: int) -> Callable[[], 
 
 def ours(images: np.ndarray, batch_size: int) -> Callable[[], None]:
     tensor = on_device(images, torch.device("cpu"))
-    training = Training(resolve({"batch_size": batch_size}), tensor, tensor[:16])
+    training = Training(resolve({"batch_size": batch_size}), tensor, tensor[:16], epochs=1)
 
     def epoch() -> None:
         training.epoch += 1
