@@ -214,7 +214,7 @@ def search(
         typer.Option(
             metavar="WHAT",
             help="The least error, val_mse; or the frontier of error against a cost: frontier.",
-            show_default="val_mse",
+            show_default="the space's",
         ),
     ] = None,
     cost: Annotated[
@@ -313,7 +313,7 @@ def search(
     if from_studies is not None:
         if resume:
             raise InputError(f"--from {from_studies}: a study learns from others when it is begun")
-        frontier = cost or "latent_size" if objective == "frontier" else None
+        frontier = _cost(the_space, given)
         who = sampler or usual_sampler(the_space, frontier)
         if who not in LEARNING:
             raise InputError(f"--from {from_studies}: {who} does not learn; {LEARN} do")
@@ -510,10 +510,10 @@ def _planned(
 ) -> Plan:
     """A new study, checked before anything heavy is imported or written."""
     budget = the_space.budget
-    frontier = given.get("objective") == "frontier"
-    cost = given.get("cost", "latent_size") if frontier else None
+    cost = _cost(the_space, given)
     sampler = given.get("sampler", usual_sampler(the_space, cost))
     defaults = {
+        "objective": the_space.file.objective,
         "data": the_space.file.data,
         "epochs": budget.epochs,
         "limit": budget.limit,
@@ -535,6 +535,12 @@ def _planned(
     if sampler == "strata":
         settings["strata"] = _strata(the_space, settings.get("strata"))
     return Plan(study=folder.name, space=the_space.name, trials=total, **settings)
+
+
+def _cost(the_space: space.Space, given: dict[str, Any]) -> str | None:
+    """What counts beside the error; None where the error alone does."""
+    frontier = given.get("objective", the_space.file.objective) == "frontier"
+    return given.get("cost", "latent_size") if frontier else None
 
 
 def _require_sense(the_space: space.Space, settings: dict[str, Any], cost: str | None) -> None:

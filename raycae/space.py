@@ -1,10 +1,10 @@
 """Search-space files: what is searched, what is fixed, what is tried first, what is refused.
 
-A space is a YAML file with the keys `task`, `data`, `budget`, `params`, `fixed`, `points`, `series`
-and `constraints`; its first comment line is the question it asks. Names of parameters are the
-settings of `raycae.config`; one with `per: stage` becomes `channels_1` … `channels_4`. This room
-knows how to draw a configuration from anything with Optuna's `suggest_*` methods, and nothing of
-studies.
+A space is a YAML file with the keys `task`, `data`, `budget`, `objective`, `params`, `fixed`,
+`points`, `series` and `constraints`; its first comment line is the question it asks. Names of
+parameters are the settings of `raycae.config`; one with `per: stage` becomes `channels_1` …
+`channels_4`. This room knows how to draw a configuration from anything with Optuna's `suggest_*`
+methods, and nothing of studies.
 """
 
 from __future__ import annotations
@@ -253,6 +253,9 @@ class SpaceFile(_Strict):
     task: Literal["reconstruct", "colourise"]
     data: str = "cifar10"
     budget: Budget = Budget()
+    objective: Literal["val_mse", "frontier"] = "val_mse"
+    """What a search of this space is after if the command does not say otherwise: the least error,
+    or the frontier of error against latent size."""
     params: dict[str, Parameter] = {}
     fixed: Settings = Settings()
     points: dict[str, Settings] = {}

@@ -283,7 +283,7 @@ def test_mistake_in_a_file(changes: dict[str, object], message: str) -> None:
     ("text", "message"),
     [
         ("task: [reconstruct", "not valid YAML"),
-        ("- 1", "has to be a mapping with the keys task, data, budget, params, fixed, points"),
+        ("- 1", "has to be a mapping with the keys task, data, budget, objective, params"),
         ("? [a]\n: b", "a key has to be a word"),
         ("!!python/object/apply:os.system ['exit 1']", "not valid YAML"),
         ("", "has to be a mapping"),
