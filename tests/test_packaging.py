@@ -131,6 +131,16 @@ def test_constraints_name_every_dependency() -> None:
 
 def test_spaces_are_yaml_with_the_contracts_keys() -> None:
     """Oracle: the contract's list of keys."""
-    allowed = {"task", "data", "budget", "params", "fixed", "points", "series", "constraints"}
+    allowed = {
+        "task",
+        "data",
+        "budget",
+        "objective",
+        "params",
+        "fixed",
+        "points",
+        "series",
+        "constraints",
+    }
     for path in (ROOT / "search_spaces").glob("*.yaml"):
         assert set(yaml.safe_load(path.read_text())) <= allowed
