@@ -160,8 +160,11 @@ def trial(
     net = architecture(config)
     print(f"network   {net}, {config.activation}, {config.output}")
     print(f"latent    {net.latent_size}, {net.n_params:,} parameters, {net.flops:,} FLOPs")
-    rate = f"lr {config.lr:g} {config.schedule}, averaging {config.averaging:g}"
-    print(f"training  {config.optimizer}, {rate}, batch {config.batch_size}, {device}")
+    print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
+    print(
+        f"          schedule {config.schedule}, averaging {config.averaging:g}, "
+        f"linear path {config.linear_path}"
+    )
     print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
     epochs = epochs or the_space.budget.epochs
     training = Training(
