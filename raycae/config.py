@@ -69,6 +69,9 @@ class Config(BaseModel):
         3.0,
     )
     """Colourise: one input channel, luma ** gamma, for each. `[1]` is the plain grey picture."""
+    classes: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Colourise: so many further input channels say what is in the picture: that of its class, from
+    0 on, is 1 and the others 0. 0: nobody says."""
 
     depth: Annotated[int, Field(ge=1, le=4)] = 2
     channels: Annotated[tuple[Channels, ...], *PerStage] = (8, 12)
@@ -111,7 +114,7 @@ class Config(BaseModel):
 
     @property
     def in_channels(self) -> int:
-        return 3 if self.task == "reconstruct" else len(self.gammas)
+        return 3 if self.task == "reconstruct" else len(self.gammas) + self.classes
 
     @property
     def out_channels(self) -> int:
@@ -124,7 +127,9 @@ class Config(BaseModel):
 
 ENCODER_STAGE_KEYS = ("channels", "kernel", "padding", "convs", "downsample", "factor")
 DECODER_STAGE_KEYS = ("decoder_channels", "decoder_kernel", "decoder_convs", "decoder_kind")
-TRAINING_KEYS = (*("task", "gammas", "optimizer", "lr", "weight_decay", "momentum", "batch_size"),)
+TRAINING_KEYS = (
+    *("task", "gammas", "classes", "optimizer", "lr", "weight_decay", "momentum", "batch_size"),
+)
 """What is no part of the network."""
 STAGE_KEYS = frozenset(ENCODER_STAGE_KEYS + DECODER_STAGE_KEYS)
 """Settings that hold one entry per stage; `channels_1` … `channels_4` are its entries."""
@@ -172,6 +177,7 @@ def resolve(settings: Mapping[str, Any]) -> Config:
         values["gammas"] = (
             1.0,
         )  # means nothing here; one spelling, so that equal trials are equal
+        values["classes"] = 0
     if values.get("optimizer", "adam") != "sgd":
         values["momentum"] = 0.0
     return Config(**values)

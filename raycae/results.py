@@ -154,6 +154,7 @@ class _Data(_Part):
     fingerprint: str
     n_train: Count
     n_val: Count
+    labels: str | None = None
 
 
 class _Hardware(_Part):

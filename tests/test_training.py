@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 from raycae import data
 from raycae.config import resolve
@@ -17,13 +17,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def photos() -> tuple[Tensor, Tensor]:
+def photos() -> tuple[TensorDataset, TensorDataset]:
     images = data.load("photos", limit=320)
     return on_device(images.train, CPU), on_device(images.val, CPU)
 
 
 def train(
-    photos: tuple[Tensor, Tensor], epochs: int, seed: int = 0, **settings: object
+    photos: tuple[TensorDataset, TensorDataset], epochs: int, seed: int = 0, **settings: object
 ) -> Training:
     training = Training(resolve(settings), *photos, seed=seed)
     for _ in range(epochs):
@@ -33,7 +33,7 @@ def train(
 
 @pytest.mark.parametrize("task", ["reconstruct", "colourise"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
-def test_it_learns(photos: tuple[Tensor, Tensor], task: str, optimizer: str) -> None:
+def test_it_learns(photos: tuple[TensorDataset, TensorDataset], task: str, optimizer: str) -> None:
     """Oracle: the loss of the third epoch is below that of the first; the best validation error
     is the least of the three."""
     lr = 0.5 if optimizer == "sgd" else 0.003
@@ -45,12 +45,12 @@ def test_it_learns(photos: tuple[Tensor, Tensor], task: str, optimizer: str) -> 
     assert training.best_val_mse == min(e["val_mse"] for e in (first, second, third))
 
 
-def test_numbers_are_what_they_say(photos: tuple[Tensor, Tensor]) -> None:
+def test_numbers_are_what_they_say(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: the error of the whole validation set in one piece, by torch's own mean."""
     training = Training(resolve({}), *photos)
     measured = training.run_epoch()
     training.model.eval()
-    x = photos[1].permute(0, 3, 1, 2).float() / 255
+    x = photos[1].tensors[0].permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         expected = F.mse_loss(training.model(x), x)
     assert measured["val_mse"] == pytest.approx(float(expected), rel=1e-5)
@@ -59,7 +59,7 @@ def test_numbers_are_what_they_say(photos: tuple[Tensor, Tensor]) -> None:
     assert 0 < measured["epoch_time_s"] < 60
 
 
-def test_same_seed_same_trial(photos: tuple[Tensor, Tensor]) -> None:
+def test_same_seed_same_trial(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: bit-equal weights; another seed differs."""
     a, b, c = train(photos, 2), train(photos, 2), train(photos, 2, seed=1)
     for name, tensor in a.model.state_dict().items():
@@ -82,7 +82,7 @@ def test_order_of_minibatches() -> None:
     assert sizes == [16] * 6 + [4]
 
 
-def test_it_goes_on_where_it_stopped(photos: tuple[Tensor, Tensor]) -> None:
+def test_it_goes_on_where_it_stopped(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: four epochs in one go; two, a new process, and two more end in the same bits."""
     whole = train(photos, 4, optimizer="adamw", norm="batch")
     half = train(photos, 2, optimizer="adamw", norm="batch")
@@ -94,7 +94,7 @@ def test_it_goes_on_where_it_stopped(photos: tuple[Tensor, Tensor]) -> None:
         assert torch.equal(tensor, resumed.model.state_dict()[name])
 
 
-def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
+def test_diverging_is_said(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: a linear output at an absurd learning rate is not finite within an epoch."""
     training = Training(
         resolve({"output": "linear", "optimizer": "sgd", "lr": 10.0, "momentum": 0.9}), *photos
@@ -103,7 +103,7 @@ def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
         training.run_epoch()
 
 
-def test_exploding_is_said(photos: tuple[Tensor, Tensor]) -> None:
+def test_exploding_is_said(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: an output of a thousand where pictures lie in [0, 1] costs a million: finite, and
     beyond everything that training comes back from."""
     training = Training(resolve({"output": "linear", "lr": 1e-9}), *photos)
@@ -114,7 +114,9 @@ def test_exploding_is_said(photos: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [5, 32, 100])
-def test_a_minibatch_in_pieces(photos: tuple[Tensor, Tensor], micro_batch: int) -> None:
+def test_a_minibatch_in_pieces(
+    photos: tuple[TensorDataset, TensorDataset], micro_batch: int
+) -> None:
     """Oracle: the same minibatches whole. Losses, errors and weights agree up to rounding, also
     where the last piece and the last minibatch are smaller."""
     settings = resolve({"batch_size": 32, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9})
@@ -130,7 +132,7 @@ def test_a_minibatch_in_pieces(photos: tuple[Tensor, Tensor], micro_batch: int) 
         torch.testing.assert_close(tensor, state[name], rtol=1e-3, atol=1e-5)
 
 
-def test_best_epoch_is_kept(photos: tuple[Tensor, Tensor]) -> None:
+def test_best_epoch_is_kept(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: the error of the kept weights is the least of all epochs, though the last epoch was
     made worse on purpose."""
     training = train(photos, 2)
@@ -144,7 +146,7 @@ def test_best_epoch_is_kept(photos: tuple[Tensor, Tensor]) -> None:
     assert errors(training.model.eval(), Reconstruct(), photos[1])[0] == pytest.approx(best)
 
 
-def test_colourise_never_sees_colour(photos: tuple[Tensor, Tensor]) -> None:
+def test_colourise_never_sees_colour(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: pictures of equal luma give equal inputs, whatever their colours."""
     grey = torch.full((1, 8, 8, 3), 100, dtype=torch.uint8)
     # 0.299 * 100 + 0.587 * 100 + 0.114 * 100 with red up and green down: luma moves below 1/255.
@@ -171,4 +173,5 @@ def test_images_are_shared_not_copied() -> None:
     object store hands it out."""
     images = np.zeros((4, 8, 8, 3), np.uint8)
     images.flags.writeable = False
-    assert on_device(images, CPU).data_ptr() == images.__array_interface__["data"][0]
+    (tensor,) = on_device(images, CPU).tensors
+    assert tensor.data_ptr() == images.__array_interface__["data"][0]
