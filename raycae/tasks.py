@@ -120,8 +120,8 @@ class Colourise:
         shown = _powers(luma, self.gammas)  # (N, H, W, len(gammas))
         if self.classes:
             assert labels is not None  # `data.load_labels` refuses images without
-            planes = F.one_hot(labels, self.classes)[:, None, None].expand(*luma.shape, -1)
-            shown = torch.cat([shown, planes], dim=-1)
+            planes = F.one_hot(labels, self.classes).to(luma.dtype)[:, None, None]
+            shown = torch.cat([shown, planes.expand(*luma.shape, -1)], dim=-1)
         return shown.permute(0, 3, 1, 2), chroma.permute(0, 3, 1, 2)
 
     def picture(self, images: Tensor, output: Tensor) -> Tensor:

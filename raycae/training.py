@@ -70,8 +70,8 @@ class Training:
     """A trial under way: model, optimizer, and the best epoch so far.
 
     `train` and `val` are what `on_device` made. `seed` draws the weights, `order_seed` the
-    minibatches. With `micro_batch` a minibatch goes through the
-    network so many images at a time; its gradient, and so the trial, is the same up to rounding.
+    minibatches. With `micro_batch` a minibatch goes through the network so many images at a time;
+    its gradient, and so the trial, is the same up to rounding.
     """
 
     def __init__(
