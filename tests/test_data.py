@@ -551,6 +551,16 @@ def test_labels_are_of_the_images_beside_them(tmp_path: Path, own: str, limit: i
     assert relabelled.labels.fingerprint != images.labels.fingerprint
 
 
+def test_real_labels(jpeg_set: str) -> None:
+    """Oracle: CIFAR-10's description: of each of ten classes 5,000 images and 1,000 test images."""
+    labels = data.load_labels(jpeg_set, classes=10)
+    assert labels.train is not None
+    assert labels.val is not None
+    assert labels.test is not None
+    assert np.bincount(np.concatenate([labels.train, labels.val])).tolist() == [5000] * 10
+    assert np.bincount(labels.test).tolist() == [1000] * 10
+
+
 @pytest.mark.parametrize(
     ("train", "test", "says"),
     [
