@@ -150,12 +150,13 @@ def trial(
 
     from raycae import data, evaluation
     from raycae.architecture import architecture
-    from raycae.tasks import task
     from raycae.training import Diverged, Training, errors, on_device
 
     source = data_source or the_space.file.data
     limit = limit or the_space.budget.limit
-    images = data.load(source, image_size=config.image_size, limit=limit, seed=seed)
+    images = data.load(
+        source, image_size=config.image_size, limit=limit, seed=seed, classes=config.classes
+    )
     device = evaluation.best_device()
     net = architecture(config)
     print(f"network   {net}, {config.activation}, {config.output}")
@@ -169,8 +170,8 @@ def trial(
     epochs = epochs or the_space.budget.epochs
     training = Training(
         config,
-        on_device(images.train, device),
-        on_device(images.val, device),
+        on_device(images.train, device, images.labels.train),
+        on_device(images.val, device, images.labels.val),
         epochs=epochs,
         seed=seed,
         order_seed=seed,
@@ -189,8 +190,9 @@ def trial(
         )
     network = training.measured
     network.load_state_dict(training.best_weights)
-    test = on_device(data.load_test(source, image_size=config.image_size, seed=seed), device)
-    test_mse, test_psnr_db = errors(network.eval(), task(config.task, config.gammas), test)
+    pixels = data.load_test(source, image_size=config.image_size, seed=seed)
+    test = on_device(pixels, device, images.labels.test)
+    test_mse, test_psnr_db = errors(network.eval(), training.task, test)
     print(
         f"best epoch {training.best_epoch}: val_mse {training.best_val_mse:.5f}, "
         f"test_mse {test_mse:.5f} ({test_psnr_db:.2f} dB, {len(test):,} images)"

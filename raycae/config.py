@@ -69,6 +69,9 @@ class Config(BaseModel):
         3.0,
     )
     """Colourise: one input channel, luma ** gamma, for each. `[1]` is the plain grey picture."""
+    classes: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Colourise: so many further input channels say what is in the picture: that of its class, from
+    0 on, is 1 and the others 0. 0: nobody says."""
 
     depth: Annotated[int, Field(ge=1, le=4)] = 2
     channels: Annotated[tuple[Channels, ...], *PerStage] = (8, 12)
@@ -124,7 +127,7 @@ class Config(BaseModel):
 
     @property
     def in_channels(self) -> int:
-        return 3 if self.task == "reconstruct" else len(self.gammas)
+        return 3 if self.task == "reconstruct" else len(self.gammas) + self.classes
 
     @property
     def out_channels(self) -> int:
@@ -142,7 +145,7 @@ TRAINING_KEYS = (
     *("schedule", "averaging"),
 )
 """How a network is trained."""
-UNSEEN_KEYS = ("task", "gammas", "linear_path")
+UNSEEN_KEYS = ("task", "gammas", "classes", "linear_path")
 """What else its layers do not show; of `linear_path`, where it begins."""
 STAGE_KEYS = frozenset(ENCODER_STAGE_KEYS + DECODER_STAGE_KEYS)
 """Settings that hold one entry per stage; `channels_1` … `channels_4` are its entries."""
@@ -190,6 +193,7 @@ def resolve(settings: Mapping[str, Any]) -> Config:
         values["gammas"] = (
             1.0,
         )  # means nothing here; one spelling, so that equal trials are equal
+        values["classes"] = 0
     if values.get("optimizer", "adam") != "sgd":
         values["momentum"] = 0.0
     if not values.get("refine"):

@@ -14,6 +14,10 @@ A folder called ``photos`` is reached as ``./photos``.
 Every source ends as three disjoint splits (see `split_indices`). Training and validation come from
 `load`; the test images come from `load_test` alone, and `load` does not decode them nor, where the
 source keeps them apart, open the files they are in.
+
+CIFAR-10 says which class each image is of, and so do Parquet files with a column ``label`` of whole
+numbers, as Hugging Face writes them. `load_labels` reads that, of the test images too, so that
+nobody learns after a search that they cannot be evaluated.
 """
 
 from __future__ import annotations
@@ -71,21 +75,41 @@ _LARGE = 1 << 24  # pixels; above, images are decoded one at a time, for each ma
 _one_large = threading.RLock()
 
 
+class Labels(NamedTuple):
+    """The class of each image of a split, int64 (N,), in the order of the images; None: not asked
+    for. ``fingerprint`` is that of all three."""
+
+    train: Indices | None = None
+    val: Indices | None = None
+    test: Indices | None = None
+    fingerprint: str | None = None
+
+
 @dataclass(frozen=True)
 class Images:
     """The images a search trains and validates on.
 
     ``train`` is uint8 (N, H, W, 3) and ``val`` uint8 (M, H, W, 3), RGB, 0 to 255, H = W.
     ``fingerprint`` is 16 hexadecimal digits: equal for equal images in equal order and shape.
+    ``labels`` are the classes that were asked for.
     """
 
     train: Pixels
     val: Pixels
     fingerprint: str
+    labels: Labels
 
 
-def load(source: str, *, image_size: int = 32, limit: int | None = None, seed: int = 0) -> Images:
-    """The training and validation images of ``source``, ``image_size`` pixels square.
+def load(
+    source: str,
+    *,
+    image_size: int = 32,
+    limit: int | None = None,
+    seed: int = 0,
+    classes: int = 0,
+) -> Images:
+    """The training and validation images of ``source``, ``image_size`` pixels square, and with
+    ``classes`` what `load_labels` gives.
 
     ``limit`` bounds training and validation images together; only those are decoded. The same
     arguments give the same arrays; `split_indices` says what ``seed`` and ``limit`` choose.
@@ -94,6 +118,7 @@ def load(source: str, *, image_size: int = 32, limit: int | None = None, seed: i
     read, an image is damaged, or fewer than `LEAST_IMAGES` images would be left.
     """
     _check_numbers(image_size, seed)
+    labels = load_labels(source, classes=classes, limit=limit, seed=seed)  # refused in no time
     pools = _open(source)
     split = _split(source, pools, limit, seed)
     if pools.validation is None:  # one pass over the files for both
@@ -103,7 +128,7 @@ def load(source: str, *, image_size: int = 32, limit: int | None = None, seed: i
     else:
         train = pools.train.take(split.train, image_size)
         val = pools.validation.take(split.validation, image_size)
-    return Images(train, val, _fingerprint(train, val))
+    return Images(train, val, _fingerprint(train, val), labels)
 
 
 def load_test(source: str, *, image_size: int = 32, seed: int = 0) -> Pixels:
@@ -117,6 +142,39 @@ def load_test(source: str, *, image_size: int = 32, seed: int = 0) -> Pixels:
     if pools.test is not None:
         return pools.test.take(np.arange(len(pools.test)), image_size)
     return pools.train.take(_split(source, pools, None, seed).test, image_size)
+
+
+def load_labels(source: str, *, classes: int, limit: int | None = None, seed: int = 0) -> Labels:
+    """The class, 0 to ``classes`` - 1, of every image that `load` and `load_test` give with this
+    ``limit`` and ``seed``. No image is decoded; without ``classes`` nothing is read at all.
+
+    Raises `InputError` where the source does not say them, or one is not below ``classes``.
+    """
+    if not classes:
+        return Labels()
+    pools = _open(source)
+    split = _split(source, pools, limit, seed)
+
+    def labels(pool: _Pool) -> Indices:
+        found = pool.labels()
+        if found is None:
+            raise InputError(
+                f"source {source!r}: does not say which class its images are of, and "
+                f"classes: {classes} asks for it; cifar10 does, and Parquet files with a column "
+                "'label' of whole numbers"
+            )
+        if len(odd := found[(found < 0) | (found >= classes)]):
+            raise InputError(
+                f"source {source!r}: holds an image of class {odd[0]}; "
+                f"with classes: {classes} allowed are 0 to {classes - 1}"
+            )
+        return found
+
+    own = labels(pools.train)
+    train = own[split.train]
+    val = (own if pools.validation is None else labels(pools.validation))[split.validation]
+    test = own[split.test] if pools.test is None else labels(pools.test)
+    return Labels(train, val, test, _fingerprint(train, val, test))
 
 
 def check(source: str) -> None:
@@ -209,6 +267,9 @@ class _Pool(Protocol):
 
     def take(self, indices: Indices, size: int) -> Pixels:
         """uint8 (len(indices), size, size, 3), in the order of ``indices``."""
+
+    def labels(self) -> Indices | None:
+        """The class of every image, int64; None where the source does not say it."""
 
 
 @dataclass(frozen=True)
@@ -336,6 +397,9 @@ class _ImageFiles:
         _in_threads(fill, len(indices))
         return out
 
+    def labels(self) -> None:
+        return None
+
 
 def _n_bytes(file: Path) -> int:
     """The size of an image file; `InputError` for what cannot be one. A pipe would be waited for,
@@ -370,6 +434,11 @@ class _ParquetRows:
             slots = np.flatnonzero((indices >= start) & (indices < end))
             _decode_rows(file, indices[slots] - start, out, slots)
         return out
+
+    def labels(self) -> Indices | None:
+        columns = [_label_column(file) for file in self._files]
+        known = [column for column in columns if column is not None]
+        return np.concatenate(known) if len(known) == len(columns) else None
 
 
 def _decode_rows(file: Path, rows: Indices, out: Pixels, slots: Indices) -> None:
@@ -440,6 +509,22 @@ def _image_column(file: Path) -> str:
     )
 
 
+def _label_column(file: Path) -> Indices | None:
+    """The column ``label``, if it is one of whole numbers; -1 where a row has none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parquet = _parquet(file)
+    schema = parquet.schema_arrow
+    at = schema.get_field_index("label")
+    if at < 0 or not pa.types.is_integer(schema.field(at).type):
+        return None
+    with _readable(file):
+        column = parquet.read(columns=["label"]).column("label").cast(pa.int64())
+    labels: Indices = pc.fill_null(column, -1).to_numpy()
+    return labels
+
+
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
     import pyarrow as pa
@@ -457,14 +542,14 @@ class _Cifar10:
         self._train = train
 
     @cached_property
-    def _images(self) -> Pixels:
+    def _half(self) -> Any:
         return _cifar10(self._train)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._half)
 
     def take(self, indices: Indices, size: int) -> Pixels:
-        chosen = self._images[indices]
+        chosen: Pixels = self._half.data[indices]
         if size == chosen.shape[1]:
             return chosen
         out = _blank(len(indices), size)
@@ -474,6 +559,9 @@ class _Cifar10:
 
         _in_threads(fill, len(indices))
         return out
+
+    def labels(self) -> Indices:
+        return np.array(self._half.targets, np.int64)
 
 
 class _PhotoCrops:
@@ -495,6 +583,9 @@ class _PhotoCrops:
             # and so into another split's region.
             out[slot] = np.asarray(_fit(photos[crop.photo].crop(crop.box), size))
         return out
+
+    def labels(self) -> None:
+        return None
 
 
 # --- photos ---------------------------------------------------------------------------------------
@@ -574,8 +665,8 @@ def _photo(name: str) -> Path:
 # --- CIFAR-10 -------------------------------------------------------------------------------------
 
 
-def _cifar10(train: bool) -> Pixels:
-    """The training or the test images, from the cache, after a download where they are not there.
+def _cifar10(train: bool) -> Any:
+    """The training or the test half, from the cache, after a download where it is not there.
 
     Any number of processes may start together: one downloads, the others wait for it.
     """
@@ -601,14 +692,14 @@ def _cifar10(train: bool) -> Pixels:
         ) from error
 
 
-def _cifar10_half(root: Path, train: bool) -> Pixels:
-    """The images of one half; RuntimeError where one of its files is missing or damaged."""
+def _cifar10_half(root: Path, train: bool) -> Any:
+    """One half as torchvision's data set, with ``data`` uint8 (N, 32, 32, 3) and ``targets``;
+    RuntimeError where one of its files is missing or damaged."""
     from torchvision.datasets import CIFAR10
 
     # torchvision checks the files of both halves; without its list, the other one stays unopened.
     half = type("Cifar10Half", (CIFAR10,), {"test_list" if train else "train_list": []})
-    images: Pixels = half(root, train=train).data
-    return images
+    return half(root, train=train)
 
 
 def _complete_cifar10(root: Path) -> None:
@@ -768,7 +859,7 @@ def _blank(count: int, size: int) -> Pixels:
     return np.empty((count, size, size, 3), np.uint8)
 
 
-def _fingerprint(*arrays: Pixels) -> str:
+def _fingerprint(*arrays: NDArray[Any]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for array in arrays:
         digest.update(repr(array.shape).encode())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raycae import data, model, results
 from raycae.baselines import baselines
+from raycae.config import Config
 from raycae.errors import InputError
 from raycae.provenance import n_cpus
 from raycae.space import Space
@@ -32,7 +33,9 @@ def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
     if not todo:
         return 0
     device = best_device()
-    test = on_device(test_images(study.plan, study.space), device)
+    told = [Config.model_validate_json(study.records.trials[n]["config"]).classes for n in todo]
+    labels = _labels(study.plan, min(filter(None, told), default=0))
+    test = on_device(test_images(study.plan, study.space), device, labels.test)
     done = 0
     for number in todo:
         if over():
@@ -42,7 +45,8 @@ def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
         except InputError as error:
             study.notes.append(f"{error}; not evaluated")
             continue
-        test_mse, _ = errors(network.to(device), task(config.task, config.gammas), test)
+        the_task = task(config.task, config.gammas, config.classes)
+        test_mse, _ = errors(network.to(device), the_task, test)
         study.evaluated(number, test_mse)
         done += 1
     return done
@@ -85,11 +89,13 @@ def paint(study_folder: Place, number: int, val: np.ndarray) -> None:
     Rows: what the network is shown (colourise: grey), its output, the original.
     """
     network, config = model.load(model_folder(study_folder, number))
+    labels = _labels(plan_of(results.read_study(study_folder)), config.classes).val
     spread = np.linspace(0, len(val) - 1, N_PICTURES).astype(int)
-    images = torch.from_numpy(val[spread])
-    the_task = task(config.task, config.gammas)
+    batch = on_device(val, torch.device("cpu"), labels)[spread]
+    images = batch[0]
+    the_task = task(config.task, config.gammas, config.classes)
     with torch.inference_mode():
-        output = the_task.picture(images, network(the_task.batch(images)[0]))
+        output = the_task.picture(images, network(the_task.batch(*batch)[0]))
     rows = [_to_rgb8(output), images]
     if isinstance(the_task, Colourise):
         rows.insert(0, _to_rgb8(the_task.grey(images)))
@@ -129,6 +135,10 @@ def _sheet(rows: list[Tensor], gap: int = 2) -> bytes:
 def test_images(plan: Plan, the_space: Space) -> np.ndarray:
     """CIFAR-10's own, or what the source sets aside: uint8 (N, H, W, 3)."""
     return data.load_test(plan.data, image_size=the_space.image_size, seed=plan.seed)
+
+
+def _labels(plan: Plan, classes: int) -> data.Labels:
+    return data.load_labels(plan.data, classes=classes, limit=plan.limit, seed=plan.seed)
 
 
 def _has_baselines(folder: Place, fingerprint: str) -> bool:

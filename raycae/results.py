@@ -161,6 +161,7 @@ class _Data(_Part):
     n_train: Count
     n_val: Count
     line: list[Annotated[float, Field(ge=0)]] | None = None
+    labels: str | None = None
 
 
 class _Hardware(_Part):

@@ -381,7 +381,13 @@ def run(
     patience.say = progress.wait
     patience.over = lambda: bool(received)
     with _signals(received, begun), progress, ExitStack() as open_study:
-        images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
+        images = data.load(
+            plan.data,
+            image_size=size,
+            limit=plan.limit,
+            seed=plan.seed,
+            classes=the_space.classes,
+        )
         # Twice, because Ray takes SIGTERM for itself when it starts.
         with _ray(address), _signals(received, begun):
             # Only now: a cluster that does not answer, or has no room, leaves no study behind.
@@ -444,7 +450,13 @@ def _train(
         "folder": str(study.folder),
     }
     trainable = tune.with_resources(
-        tune.with_parameters(AutoencoderTrainable, train=images.train, val=images.val, test=test),
+        tune.with_parameters(
+            AutoencoderTrainable,
+            train=images.train,
+            val=images.val,
+            test=test,
+            labels=images.labels,
+        ),
         {"cpu": resources["cpus"], "gpu": resources["gpus"]},
     )
     # Tune would ask for one actor at a time and hand trials that end quickly to the first one for
@@ -690,6 +702,7 @@ def _open(
             "fingerprint": images.fingerprint,
             "n_train": len(images.train),
             "n_val": len(images.val),
+            "labels": images.labels.fingerprint,
         }
         if plan.strata:
             progress.say("fitting linear codes, to know what each latent size has to beat …")
@@ -697,11 +710,18 @@ def _open(
         study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
         progress.resumed(study.records)
         return study
-    fingerprint = read_content(folder)["data"]["fingerprint"]
+    begun = read_content(folder)["data"]
+    fingerprint, labels = begun["fingerprint"], begun.get("labels")
     if fingerprint != images.fingerprint:
         raise InputError(
             f"{plan.data}: these are not the images this study was begun with "
             f"(fingerprint {images.fingerprint}, then {fingerprint}); begin another study"
+        )
+    now = images.labels.fingerprint
+    if labels and now and labels != now:
+        raise InputError(
+            f"{plan.data}: these images were of other classes when this study was begun "
+            f"(fingerprint {now}, then {labels}); begin another study"
         )
     study = Study.resume(folder, plan, progress.listen, space=the_space, database=database)
     progress.resumed(study.records)

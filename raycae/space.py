@@ -325,6 +325,21 @@ class Space:
                 flat[column] = parameter
         return flat
 
+    @property
+    def classes(self) -> int:
+        """The fewest classes, above 0, that a network of this space may be told; 0: none is."""
+        file = self.file
+        if file.task == "reconstruct":
+            return 0
+        written = [file.fixed, *file.points.values(), *file.series.values()]
+        told = {given(settings).get("classes", 0) for settings in written}
+        match file.params.get("classes"):
+            case CategoricalParameter(choices=choices):
+                told.update(choices)
+            case IntParameter(low=low, high=high, step=step):
+                told.update(range(low, high + 1, step))
+        return min(told - {0}, default=0)
+
     def draw(self, trial: Suggest, rest: Mapping[str, Any] | None = None) -> Config:
         """A configuration with every open setting suggested by `trial`, conditions heeded. `rest`:
         settings that the space leaves at their defaults."""

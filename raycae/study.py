@@ -183,8 +183,9 @@ class Study:
         database: str | None = None,
         known: Iterable[tuple[Config, float]] = (),
     ) -> Study:
-        """A new study. `data`: the source, its fingerprint, `n_train` and `n_val`. `known`: trials
-        of earlier studies and their validation errors, for the sampler.
+        """A new study. `data`: the source, `n_train`, `n_val`, the fingerprints of the images and
+        of their labels. `known`: trials of earlier studies and their validation errors, for the
+        sampler.
 
         Raises `InputError` where there is one already, or the folder cannot be written.
         """

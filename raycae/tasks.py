@@ -20,6 +20,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from raycae.errors import InputError
 
@@ -62,10 +63,10 @@ class Reconstruct:
     in_channels: ClassVar[int] = 3
     out_channels: ClassVar[int] = 3
 
-    def batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """uint8 (N, H, W, 3) to input and target, both float (N, 3, H, W) in [0, 1].
 
-        The two are one tensor: neither may be changed in place.
+        The two are one tensor: neither may be changed in place. `labels` add nothing here.
         """
         rgb = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)  # (N, 3, H, W) channels last
         return rgb, rgb
@@ -80,10 +81,12 @@ class Colourise:
     """Luma in, chroma (Cb, Cr) out.
 
     `gammas`: one input channel each, the luma raised to that power; `(1.0,)` is the plain grey
-    channel. Raises `InputError` for an empty list or a gamma outside [0.01, 100].
+    channel. `classes`: so many planes behind them say which class the picture is of. Raises
+    `InputError` for an empty list or a gamma outside [0.01, 100].
     """
 
     gammas: tuple[float, ...]
+    classes: int = 0
 
     name: ClassVar[str] = "colourise"
     out_channels: ClassVar[int] = 2
@@ -99,13 +102,14 @@ class Colourise:
 
     @property
     def in_channels(self) -> int:
-        """One per gamma."""
-        return len(self.gammas)
+        """One per gamma and one per class."""
+        return len(self.gammas) + self.classes
 
-    def batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (N, H, W, 3) to input (N, len(gammas), H, W) and target (N, 2, H, W), in [0, 1].
+    def batch(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """uint8 (N, H, W, 3) to input (N, in_channels, H, W) and target (N, 2, H, W), in [0, 1].
 
-        Input: the luma to the power of each gamma. Target: Cb and Cr.
+        Input: the luma to the power of each gamma; then a plane for each class, 1 where it is the
+        image's label (int64 (N,), 0 to classes - 1) and else 0. Target: Cb and Cr.
         """
         red, green, blue = _planes(images)
         luma = _luma(red, green, blue)
@@ -113,7 +117,12 @@ class Colourise:
         # In place and straight into the channels-last result: a quarter less time than `stack`.
         chroma[..., 0].add_(blue.sub_(luma), alpha=1 / CB_SPAN)
         chroma[..., 1].add_(red.sub_(luma), alpha=1 / CR_SPAN)
-        return _powers(luma, self.gammas).permute(0, 3, 1, 2), chroma.permute(0, 3, 1, 2)
+        shown = _powers(luma, self.gammas)  # (N, H, W, len(gammas))
+        if self.classes:
+            assert labels is not None  # `data.load_labels` refuses images without
+            planes = F.one_hot(labels, self.classes).to(luma.dtype)[:, None, None]
+            shown = torch.cat([shown, planes.expand(*luma.shape, -1)], dim=-1)
+        return shown.permute(0, 3, 1, 2), chroma.permute(0, 3, 1, 2)
 
     def picture(self, images: Tensor, output: Tensor) -> Tensor:
         """RGB (N, 3, H, W) in [0, 1] of the images' true luma and the predicted chroma.
@@ -132,15 +141,15 @@ class Colourise:
 Task = Reconstruct | Colourise
 
 
-def task(name: str, gammas: Sequence[float] = GAMMAS) -> Task:
-    """The task called `name`: "reconstruct" (which has no use for `gammas`) or "colourise".
+def task(name: str, gammas: Sequence[float] = GAMMAS, classes: int = 0) -> Task:
+    """The task called `name`: "reconstruct" (which has no use for the rest) or "colourise".
 
     Raises `InputError` for another name.
     """
     if name == Reconstruct.name:
         return Reconstruct()
     if name == Colourise.name:
-        return Colourise(tuple(gammas))
+        return Colourise(tuple(gammas), classes)
     raise InputError(f"task: {name!r} is unknown; use {Reconstruct.name} or {Colourise.name}")
 
 

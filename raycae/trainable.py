@@ -14,6 +14,7 @@ from ray import tune
 
 from raycae import model
 from raycae.config import Config
+from raycae.data import Labels
 from raycae.errors import StorageError
 from raycae.storage import digest, make_folder, place, write_whole
 from raycae.study import checkpoint_folder
@@ -27,10 +28,10 @@ class AutoencoderTrainable(tune.Trainable):
     """Trains what `config` says, an epoch a step, on images that every actor of a node shares.
 
     `config`: the fields of `study.Issue` (`config` as JSON), `epochs`, `threads`, `folder` (the
-    study's). With `test` images each epoch is measured on them too. A step returns a dict under
-    `said`: `trial_number`, `attempt`, and what `Training.run_epoch` measured, or `failed` with the
-    reason, or `storage` where the storage failed and not the trial. A fault ends the attempt, not
-    the actor.
+    study's). With `test` images each epoch is measured on them too; `labels` are of all three. A
+    step returns a dict under `said`: `trial_number`, `attempt`, and what `Training.run_epoch`
+    measured, or `failed` with the reason, or `storage` where the storage failed and not the trial.
+    A fault ends the attempt, not the actor.
     """
 
     def setup(
@@ -38,13 +39,14 @@ class AutoencoderTrainable(tune.Trainable):
         config: dict[str, Any],
         train: np.ndarray,
         val: np.ndarray,
-        test: np.ndarray | None = None,
+        test: np.ndarray | None,
+        labels: Labels,
     ) -> None:
         self.device = _device()
         prepare_cpu(config["threads"])
-        self.train_images = on_device(train, self.device)
-        self.val_images = on_device(val, self.device)
-        self.test_images = None if test is None else on_device(test, self.device)
+        self.train_images = on_device(train, self.device, labels.train)
+        self.val_images = on_device(val, self.device, labels.val)
+        self.test_images = None if test is None else on_device(test, self.device, labels.test)
         self.host = socket.gethostname()
         self.reset_config(config)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import TensorDataset
 
 from raycae import metrics
 from raycae.architecture import architecture
@@ -47,12 +48,16 @@ def prepare_cpu(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def on_device(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 images (N, H, W, 3) as a tensor on `device`; on the CPU the memory stays shared."""
+def on_device(
+    images: np.ndarray, device: torch.device, labels: np.ndarray | None = None
+) -> TensorDataset:
+    """uint8 images (N, H, W, 3) on `device`, and where they are given their classes, int64 (N,);
+    on the CPU the memory stays shared. Its rows are what `Task.batch` takes."""
+    arrays = [images] if labels is None else [images, labels]
     with warnings.catch_warnings():
         # Ray's object store hands out read-only memory; nothing here writes to images.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(images).to(device)
+        return TensorDataset(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 def minibatches(
@@ -67,17 +72,17 @@ def minibatches(
 class Training:
     """A trial under way: model, optimizer, and the best epoch so far.
 
-    `train` and `val` are uint8 (N, H, W, 3) on the device. `epochs` are planned: a schedule ends
-    with them. `seed` draws the weights, `order_seed` the minibatches. With `micro_batch` a
-    minibatch goes through the network so many images at a time; its gradient, and so the trial, is
-    the same up to rounding.
+    `train` and `val` are what `on_device` made. `epochs` are planned: a schedule ends with them.
+    `seed` draws the weights, `order_seed` the minibatches. With `micro_batch` a minibatch goes
+    through the network so many images at a time; its gradient, and so the trial, is the same up to
+    rounding.
     """
 
     def __init__(
         self,
         config: Config,
-        train: Tensor,
-        val: Tensor,
+        train: TensorDataset,
+        val: TensorDataset,
         *,
         epochs: int,
         seed: int = 0,
@@ -85,16 +90,16 @@ class Training:
         micro_batch: int | None = None,
     ) -> None:
         self.config = config
-        self.task: Task = task(config.task, config.gammas)
+        self.task: Task = task(config.task, config.gammas, config.classes)
         self.train, self.val = train, val
-        self.device = train.device
+        self.device = train.tensors[0].device
         self.epochs = epochs
         self.order_seed = order_seed
         self.micro_batch = micro_batch
         net = architecture(config)
         model = build(net, seed=seed).to(self.device)
         if config.linear_path == "pca":
-            model.begin_as(*_block_axes(train, net.linear[0].kernel))
+            model.begin_as(*_block_axes(train.tensors[0], net.linear[0].kernel))
         self.model: Autoencoder = model.to(memory_format=torch.channels_last)
         self.averaged = _averaged(self.model, config.averaging) if config.averaging else None
         self.optimizer = optimizer(self.model, config)
@@ -138,8 +143,8 @@ class Training:
             "images_per_s": len(self.train) / (trained - begun),
         }
 
-    def error(self, images: Tensor) -> float:
-        """The task's MSE on other images (uint8, on the device), of the network as it stands."""
+    def error(self, images: TensorDataset) -> float:
+        """The task's MSE on other images (on the device), of the network as it stands."""
         return errors(self.measured.eval(), self.task, images, at_once=self._at_once())[0]
 
     def val_ssim(self) -> float:
@@ -198,7 +203,7 @@ class Training:
                     group["lr"] = self.config.lr * (1 + math.cos(math.pi * done)) / 2
             self.optimizer.zero_grad(set_to_none=True)
             for part in rows.split(self.micro_batch or len(rows)):
-                x, y = self.task.batch(self.train[part])
+                x, y = self.task.batch(*self.train[part])
                 loss = F.mse_loss(self.model(x), y)
                 if len(part) < len(rows):
                     loss = loss * (len(part) / len(rows))
@@ -224,37 +229,40 @@ class Training:
         network = self.measured.eval()
         truth = Reference(self.val, self._at_once())
         total = sum(
-            metrics.ssim(self.task.picture(images, network(self.task.batch(images)[0])), rgb).sum()
-            for images, rgb in truth
+            metrics.ssim(
+                self.task.picture(batch[0], network(self.task.batch(*batch)[0])), rgb
+            ).sum()
+            for batch, rgb in truth
         )
         return float(total) / len(self.val)
 
 
 class Reference:
-    """Images in batches together with themselves as RGB floats (N, 3, H, W) in [0, 1]."""
+    """Batches, each what `Task.batch` takes (the images first), together with their images as RGB
+    floats (N, 3, H, W) in [0, 1]."""
 
-    def __init__(self, images: Tensor, at_once: int = VALIDATION_BATCH) -> None:
+    def __init__(self, images: TensorDataset, at_once: int = VALIDATION_BATCH) -> None:
         self.images, self.at_once = images, at_once
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images in self.images.split(self.at_once):
-            yield images, images.permute(0, 3, 1, 2).float() / 255
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        for start in range(0, len(self.images), self.at_once):
+            batch = self.images[start : start + self.at_once]
+            yield batch, batch[0].permute(0, 3, 1, 2).float() / 255
 
 
 @torch.inference_mode()
 def errors(
-    model: nn.Module, task: Task, images: Tensor, *, at_once: int = VALIDATION_BATCH
+    model: nn.Module, task: Task, images: TensorDataset, *, at_once: int = VALIDATION_BATCH
 ) -> tuple[float, float]:
-    """The task's MSE and the PSNR (dB) of the RGB pictures, each the mean over `images`
-    (uint8, (N, H, W, 3)), `at_once` of which go through the network at a time. `model` has to be
-    in eval mode."""
-    mse = torch.zeros((), device=images.device, dtype=torch.float64)
+    """The task's MSE and the PSNR (dB) of the RGB pictures, each the mean over `images`, `at_once`
+    of which go through the network at a time. `model` has to be in eval mode."""
+    mse = torch.zeros((), device=images.tensors[0].device, dtype=torch.float64)
     psnr_db = torch.zeros_like(mse)
     for batch, rgb in Reference(images, at_once):
-        x, y = task.batch(batch)
+        x, y = task.batch(*batch)
         output = model(x)
         mse += metrics.mse(output, y).sum()
-        psnr_db += metrics.psnr_db(task.picture(batch, output), rgb).sum()
+        psnr_db += metrics.psnr_db(task.picture(batch[0], output), rgb).sum()
     return float(mse) / len(images), float(psnr_db) / len(images)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from searches import SmallRay
 
-from raycae import cli, space
+from raycae import cli, data, space
 from raycae.space import Space
 from raycae.storage import digest
-from raycae.study import Issue, Plan, Study, checkpoint_folder
+from raycae.study import Issue, Plan, Study, checkpoint_folder, model_folder, write_model
 
 JPEG_SET = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg"
 
@@ -142,6 +142,32 @@ def run_trial(study: Study, *errors: float) -> int:
         if not study.epoch(issue.number, issue.attempt, measured(epoch, error)):
             break
     return issue.number
+
+
+def train_all(study: Study, images: data.Images) -> None:
+    """Every trial of `study`, in this process and to its end; each keeps its model."""
+    import torch
+
+    from raycae import model
+    from raycae.training import Training, on_device
+
+    cpu = torch.device("cpu")
+    train, val = (
+        on_device(pixels, cpu, labels)
+        for pixels, labels in ((images.train, images.labels.train), (images.val, images.labels.val))
+    )
+    while issue := study.ask():
+        study.started(issue.number, issue.attempt)
+        training = Training(issue.config, train, val, epochs=study.plan.epochs, seed=0)
+        goes_on = True
+        while goes_on:
+            told = training.run_epoch()
+            if training.epoch == study.plan.epochs:
+                told["val_ssim"] = training.val_ssim()
+                weights = model.to_bytes(training.best_weights)
+                folder = model_folder(study.folder, issue.number)
+                write_model(folder, weights, issue.config.model_dump(mode="json"))
+            goes_on = study.epoch(issue.number, issue.attempt, told)
 
 
 def write_epoch(study: Study, issue: Issue, epoch: int) -> dict[str, str]:

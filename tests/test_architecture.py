@@ -80,6 +80,7 @@ def configs(draw: st.DrawFn) -> Config:
             "task": draw(st.sampled_from(["reconstruct", "colourise"])),
             "image_size": draw(st.sampled_from([16, 31, 32, 45])),
             "gammas": draw(st.lists(st.floats(0.1, 3), min_size=1, max_size=3)),
+            "classes": draw(st.integers(0, 3)),
             "depth": len(stages),
             "latent_channels": draw(st.integers(0, 8)),
             "latent_kernel": draw(st.integers(2, 7)),

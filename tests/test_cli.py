@@ -12,17 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
-from conftest import TINY_SPACE, Run, begin, measured, run_trial
+from conftest import TINY_SPACE, Run, begin, measured, run_trial, train_all
 from PIL import Image
 from rich.console import Console
 
-from raycae import data, model, results, search
+from raycae import data, results, search
 from raycae.progress import Progress
 from raycae.space import Space
-from raycae.study import Plan, Study, model_folder, write_model
-from raycae.training import Training, on_device
+from raycae.study import Plan, Study
 
 
 @pytest.fixture
@@ -42,17 +40,7 @@ def trained(tmp_path: Path, tiny_space: Space, plan: Plan) -> Path:
     facts = {"source": "photos", "fingerprint": images.fingerprint, "n_train": 105, "n_val": 15}
     short = replace(plan, trials=3, epochs=1, limit=120)
     study = Study.create(tmp_path / "tiny", short, tiny_space, facts)
-    cpu = torch.device("cpu")
-    while issue := study.ask():
-        study.started(issue.number, issue.attempt)
-        training = Training(
-            issue.config, on_device(images.train, cpu), on_device(images.val, cpu), epochs=1
-        )
-        measured_now = training.run_epoch()
-        folder = model_folder(study.folder, issue.number)
-        weights = model.to_bytes(training.best_weights)
-        write_model(folder, weights, issue.config.model_dump(mode="json"))
-        study.epoch(issue.number, issue.attempt, {**measured_now, "val_ssim": training.val_ssim()})
+    train_all(study, images)
     study.close()
     return tmp_path
 

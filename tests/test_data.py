@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import combinations
 from pathlib import Path
@@ -65,11 +66,17 @@ def put_images(folder: Path, numbers: range, suffix: str = ".png") -> None:
 
 
 def put_parquet(
-    file: Path, blobs: list[bytes | None], column: str = "img", row_group_size: int = 7
+    file: Path,
+    blobs: list[bytes | None],
+    column: str = "img",
+    row_group_size: int = 7,
+    labels: Sequence[object] | None = None,
 ) -> None:
+    """`labels`: the column of that name; the row's number if not given."""
     rows = [{"bytes": blob, "path": None} for blob in blobs]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({"label": list(range(len(rows))), column: pa.array(rows, kind)})
+    numbers = list(range(len(rows)) if labels is None else labels)
+    table = pa.table({"label": numbers, column: pa.array(rows, kind)})
     pq.write_table(table, file, row_group_size=row_group_size)
 
 
@@ -514,6 +521,82 @@ def test_a_parquet_folder_with_validation_keeps_it(tmp_path: Path) -> None:
     assert len(limited.train) == 16
 
 
+@pytest.mark.parametrize("own", ["neither", "test", "validation"])
+@pytest.mark.parametrize("limit", [None, 20])
+def test_labels_are_of_the_images_beside_them(tmp_path: Path, own: str, limit: int | None) -> None:
+    """Oracle: the images. Each is labelled with a remainder of the number that its colour tells,
+    over two files, whichever split it comes into; another fingerprint for other labels alone."""
+
+    def put(name: str, numbers: range) -> None:
+        file = tmp_path / f"{name}.parquet"
+        put_parquet(file, tiles(numbers), labels=[number % 7 for number in numbers])
+
+    put("train-0", range(30))
+    put("train-1", range(30, 50))
+    if own != "neither":
+        put(f"{own}-0", range(50, 60))
+    images = data.load(str(tmp_path), seed=3, limit=limit, classes=7)
+    test = data.load_test(str(tmp_path), seed=3)
+    parts = zip((images.train, images.val, test), images.labels, strict=False)
+    for pixels, labels in parts:
+        assert labels is not None
+        assert labels.dtype == np.int64
+        assert labels.tolist() == [number % 7 for number in numbers_in(pixels, 60)]
+    untold = data.load(str(tmp_path), seed=3, limit=limit)
+    assert untold.labels == data.Labels()
+    assert untold.fingerprint == images.fingerprint
+    put_parquet(tmp_path / "train-1.parquet", tiles(range(30, 50)), labels=[0] * 20)
+    relabelled = data.load(str(tmp_path), seed=3, limit=limit, classes=7)
+    assert relabelled.fingerprint == images.fingerprint
+    assert relabelled.labels.fingerprint != images.labels.fingerprint
+
+
+def test_real_labels(jpeg_set: str) -> None:
+    """Oracle: CIFAR-10's description: of each of ten classes 5,000 images and 1,000 test images."""
+    labels = data.load_labels(jpeg_set, classes=10)
+    assert labels.train is not None
+    assert labels.val is not None
+    assert labels.test is not None
+    assert np.bincount(np.concatenate([labels.train, labels.val])).tolist() == [5000] * 10
+    assert np.bincount(labels.test).tolist() == [1000] * 10
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        (["cat"] * 20, [0] * 3, "does not say which class its images are of, and classes: 4 asks"),
+        ([0.5] * 20, [0] * 3, "does not say which class its images are of"),
+        ([1] * 20, ["cat"] * 3, "does not say which class its images are of"),
+        ([1] * 19 + [4], [0] * 3, "an image of class 4; with classes: 4 allowed are 0 to 3"),
+        ([1] * 20, [0, 7, 0], "an image of class 7; with classes: 4 allowed are 0 to 3"),
+        ([1] * 20, [0, None, 0], "an image of class -1; with classes: 4"),
+    ],
+    ids=["words", "fractions", "words in the test", "too large", "too large in the test", "none"],
+)
+def test_labels_that_are_no_classes_are_refused(
+    tmp_path: Path, train: list[object], test: list[object], says: str
+) -> None:
+    """The message names the source and the value; without classes the images load as ever."""
+    put_parquet(tmp_path / "train-0.parquet", tiles(range(20)), labels=train)
+    put_parquet(tmp_path / "test-0.parquet", tiles(range(3)), labels=test)
+    for call in (data.load, data.load_labels):
+        with pytest.raises(InputError, match=re.escape(f"source '{tmp_path}': ") + f".*{says}"):
+            call(str(tmp_path), classes=4)
+    assert len(data.load(str(tmp_path)).train) == 18
+
+
+def test_sources_without_labels_are_named(tmp_path: Path) -> None:
+    """Photographs, image files, and Parquet files without the column: none says a class."""
+    put_images(tmp_path / "files" / "cat", range(20))
+    (tmp_path / "rows").mkdir()
+    put_parquet(tmp_path / "rows" / "train-0.parquet", tiles(range(20)))
+    table = pq.read_table(tmp_path / "rows" / "train-0.parquet").drop_columns("label")
+    pq.write_table(table, tmp_path / "rows" / "train-0.parquet")
+    for source in ("photos", str(tmp_path / "files"), str(tmp_path / "rows")):
+        with pytest.raises(InputError, match=f"source '{source}': does not say which class"):
+            data.load_labels(source, classes=10)
+
+
 def test_load_never_opens_the_test(tmp_path: Path) -> None:
     """Test images that are garbage: load succeeds, load_test names the file."""
     parquet, folder = tmp_path / "parquet", tmp_path / "folder"
@@ -732,8 +815,8 @@ class SmallCifar:
         batches = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
         self.pixels = {name: rng.integers(0, 256, (10, 3072), np.uint8) for name in batches}
         self.files = {
-            name: pickle.dumps({"data": pixels, "labels": [0] * 10})
-            for name, pixels in self.pixels.items()
+            name: pickle.dumps({"data": pixels, "labels": [number] * 10})
+            for number, (name, pixels) in enumerate(self.pixels.items())
         }
         self.files["batches.meta"] = pickle.dumps({"label_names": ["thing"]})
         archive = io.BytesIO()
@@ -834,6 +917,10 @@ def test_cifar10_is_downloaded_once_and_quietly(
     assert np.array_equal(images.train, train[order[6:]])
     assert np.array_equal(data.load_test("cifar10"), cifar.images("test_batch"))
     assert data.load("cifar10", image_size=16, limit=16).train.shape == (14, 16, 16, 3)
+    labels = data.load_labels("cifar10", classes=10, seed=4)
+    assert np.array_equal(labels.val, order[:6] // 10)  # the number of an image's file
+    assert np.array_equal(labels.train, order[6:] // 10)
+    assert np.array_equal(labels.test, [5] * 10)
     assert server.requests == 1
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in cache.iterdir() if path.suffix != ".lock") == [

@@ -44,7 +44,7 @@ from raycae import cli, config, data, model, report, results, search, space
 from raycae.config import Config, resolve
 from raycae.errors import InputError
 from raycae.storage import digest
-from raycae.training import Training
+from raycae.training import Training, on_device
 
 T = TypeVar("T")
 LONG = 10_000
@@ -1127,7 +1127,7 @@ def test_nothing_in_a_study_is_unpickled(
             for command in ("show", "report", "evaluate"):
                 run_cli(monkeypatch, command, str(at))
             assert not mark.exists(), name
-    images = torch.zeros(16, 32, 32, 3, dtype=torch.uint8)
+    images = on_device(np.zeros((16, 32, 32, 3), np.uint8), torch.device("cpu"))
     for content in contents.values():
         with suppress(Exception):  # which one is the training's affair
             Training(resolve({}), images, images, epochs=1).load_state(content)

@@ -134,6 +134,7 @@ def test_what_tells_two_runs_apart() -> None:
     other = {
         "task": "colourise",
         "gammas": [1.0],
+        "classes": 10,
         "optimizer": "sgd",
         "lr": 0.5,
         "weight_decay": 0.5,

@@ -21,7 +21,7 @@ from raycae.tasks import (
     ycbcr_to_rgb,
 )
 
-TASKS = [Reconstruct(), Colourise((1.0,)), Colourise(GAMMAS)]
+TASKS = [Reconstruct(), Colourise((1.0,)), Colourise(GAMMAS), Colourise(GAMMAS, classes=5)]
 
 small_images = arrays.arrays(
     np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.just(3))
@@ -127,6 +127,22 @@ def test_colourise_input_is_luma_to_the_power_of_gamma(images: Tensor, gammas: l
     assert torch.isfinite(x).all()
 
 
+@settings(max_examples=30)
+@given(images=small_images, classes=st.integers(1, 12), data=st.data())
+def test_the_class_is_shown_as_planes(images: Tensor, classes: int, data: st.DataObject) -> None:
+    """Oracle: numpy, by hand: ones in the plane of the image's class, zeros in the others. What
+    comes before them and the target are those of a network that is told nothing."""
+    labels = data.draw(st.lists(st.integers(0, classes - 1), min_size=3, max_size=3))[: len(images)]
+    x, y = Colourise((1.0, 2.0), classes).batch(images, torch.tensor(labels))
+    grey, chroma = Colourise((1.0, 2.0)).batch(images)
+    expected = np.zeros((len(images), classes, *images.shape[1:3]), np.float32)
+    for image, label in enumerate(labels):
+        expected[image, label] = 1
+    np.testing.assert_array_equal(x[:, 2:].numpy(), expected)
+    assert torch.equal(x[:, :2], grey)
+    assert torch.equal(y, chroma)
+
+
 def test_luma_is_not_rounded() -> None:
     """Oracle: 0.299 and 0.114 of one step of 255, far less than half a step, must both show."""
     images = torch.tensor([[1, 0, 0], [0, 0, 1]], dtype=torch.uint8).view(1, 1, 2, 3)
@@ -154,7 +170,7 @@ def test_shapes_types_and_memory_order(task: Task, n: int) -> None:
     """Oracle: the contract. Batches and pictures are float32, channels last, of stated channels."""
     images = torch.randint(0, 256, (n, 12, 20, 3), dtype=torch.uint8)
     kept = images.clone()
-    x, y = task.batch(images)
+    x, y = task.batch(images, torch.arange(n) % 5)
     picture = task.picture(images, y)
     assert x.shape == (n, task.in_channels, 12, 20)
     assert y.shape == (n, task.out_channels, 12, 20)
@@ -179,7 +195,7 @@ def test_one_grey_channel_is_channels_last_to_a_convolution() -> None:
 @pytest.mark.parametrize("task", TASKS, ids=str)
 def test_the_target_gives_back_the_picture(task: Task, photos: Tensor) -> None:
     """Oracle: the photographs. A network that hits its target exactly paints the original."""
-    _, y = task.batch(photos)
+    _, y = task.batch(photos, torch.tensor([0, 4]))
     torch.testing.assert_close(task.picture(photos, y), scaled(photos), atol=1e-6, rtol=0)
 
 
@@ -222,6 +238,8 @@ def test_task_by_name() -> None:
     assert task("reconstruct", [1.0]) == Reconstruct()
     assert task("colourise", [0.5, 2]) == Colourise((0.5, 2))
     assert task("colourise").in_channels == 4
+    assert task("colourise", GAMMAS, 10) == Colourise(GAMMAS, 10)
+    assert task("colourise", GAMMAS, 10).in_channels == 14
     assert len({task("colourise"), task("colourise", GAMMAS)}) == 1
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 from raycae import data
 from raycae.architecture import architecture
@@ -19,13 +20,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def photos() -> tuple[Tensor, Tensor]:
+def photos() -> tuple[TensorDataset, TensorDataset]:
     images = data.load("photos", limit=320)
     return on_device(images.train, CPU), on_device(images.val, CPU)
 
 
 def train(
-    photos: tuple[Tensor, Tensor], epochs: int, seed: int = 0, **settings: object
+    photos: tuple[TensorDataset, TensorDataset], epochs: int, seed: int = 0, **settings: object
 ) -> Training:
     training = Training(resolve(settings), *photos, epochs=epochs, seed=seed)
     for _ in range(epochs):
@@ -35,7 +36,7 @@ def train(
 
 @pytest.mark.parametrize("task", ["reconstruct", "colourise"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
-def test_it_learns(photos: tuple[Tensor, Tensor], task: str, optimizer: str) -> None:
+def test_it_learns(photos: tuple[TensorDataset, TensorDataset], task: str, optimizer: str) -> None:
     """Oracle: the loss of the third epoch is below that of the first; the best validation error
     is the least of the three."""
     lr = 0.5 if optimizer == "sgd" else 0.003
@@ -49,12 +50,12 @@ def test_it_learns(photos: tuple[Tensor, Tensor], task: str, optimizer: str) -> 
     assert training.best_val_mse == min(e["val_mse"] for e in (first, second, third))
 
 
-def test_numbers_are_what_they_say(photos: tuple[Tensor, Tensor]) -> None:
+def test_numbers_are_what_they_say(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: the error of the whole validation set in one piece, by torch's own mean."""
     training = Training(resolve({}), *photos, epochs=1)
     measured = training.run_epoch()
     training.model.eval()
-    x = photos[1].permute(0, 3, 1, 2).float() / 255
+    x = photos[1].tensors[0].permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         expected = F.mse_loss(training.model(x), x)
     assert measured["val_mse"] == pytest.approx(float(expected), rel=1e-5)
@@ -63,7 +64,7 @@ def test_numbers_are_what_they_say(photos: tuple[Tensor, Tensor]) -> None:
     assert 0 < measured["epoch_time_s"] < 60
 
 
-def test_same_seed_same_trial(photos: tuple[Tensor, Tensor]) -> None:
+def test_same_seed_same_trial(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: bit-equal weights; another seed differs."""
     a, b, c = train(photos, 2), train(photos, 2), train(photos, 2, seed=1)
     for name, tensor in a.model.state_dict().items():
@@ -95,7 +96,7 @@ def test_order_of_minibatches() -> None:
     ],
 )
 def test_it_goes_on_where_it_stopped(
-    photos: tuple[Tensor, Tensor], settings_: dict[str, object]
+    photos: tuple[TensorDataset, TensorDataset], settings_: dict[str, object]
 ) -> None:
     """Oracle: four epochs in one go; two, a new process, and two more end in the same bits."""
     whole, half, resumed = (
@@ -144,13 +145,17 @@ def test_pca_network_begins_on_the_linear_line(settings_: dict[str, object], bas
     assert training.run_epoch()["train_mse"] != pytest.approx(line, rel=1e-5)
 
 
-def test_pca_network_with_more_channels_than_axes(photos: tuple[Tensor, Tensor]) -> None:
+def test_pca_network_with_more_channels_than_axes(
+    photos: tuple[TensorDataset, TensorDataset],
+) -> None:
     """Oracle: all axes lose nothing, and what is beyond them has no say."""
     settings_ = BLOCKS_OF_4 | {"latent_channels": 50, "linear_path": "pca", "output": "linear"}
     assert Training(resolve(settings_), *photos, epochs=1).error(photos[1]) < 1e-12
 
 
-def test_pca_network_leaves_the_line_everywhere(photos: tuple[Tensor, Tensor]) -> None:
+def test_pca_network_leaves_the_line_everywhere(
+    photos: tuple[TensorDataset, TensorDataset],
+) -> None:
     """Oracle: after two steps nothing that began at zero is zero any more: no part shuts another
     one off."""
     training = train(photos, 1, linear_path="pca", output="linear", refine=4, batch_size=140)
@@ -159,7 +164,7 @@ def test_pca_network_leaves_the_line_everywhere(photos: tuple[Tensor, Tensor]) -
 
 
 def test_learning_rate_falls_by_the_cosine(
-    photos: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+    photos: tuple[TensorDataset, TensorDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: torch's own schedule, a step of it after each of the optimizer's."""
     training = Training(
@@ -186,7 +191,7 @@ def test_learning_rate_falls_by_the_cosine(
 
 
 def test_weights_are_averaged(
-    photos: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+    photos: tuple[TensorDataset, TensorDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: the recursion by hand over the weights after each step; the errors that are told are
     the average's, and so is what is kept."""
@@ -210,7 +215,7 @@ def test_weights_are_averaged(
     assert plain != pytest.approx(measured["val_mse"])
 
 
-def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
+def test_diverging_is_said(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: a linear output at an absurd learning rate is not finite within an epoch."""
     training = Training(
         resolve({"output": "linear", "optimizer": "sgd", "lr": 10.0, "momentum": 0.9}),
@@ -221,7 +226,7 @@ def test_diverging_is_said(photos: tuple[Tensor, Tensor]) -> None:
         training.run_epoch()
 
 
-def test_exploding_is_said(photos: tuple[Tensor, Tensor]) -> None:
+def test_exploding_is_said(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: an output of a thousand where pictures lie in [0, 1] costs a million: finite, and
     beyond everything that training comes back from."""
     training = Training(resolve({"output": "linear", "lr": 1e-9}), *photos, epochs=1)
@@ -232,7 +237,9 @@ def test_exploding_is_said(photos: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [5, 32, 100])
-def test_a_minibatch_in_pieces(photos: tuple[Tensor, Tensor], micro_batch: int) -> None:
+def test_a_minibatch_in_pieces(
+    photos: tuple[TensorDataset, TensorDataset], micro_batch: int
+) -> None:
     """Oracle: the same minibatches whole. Losses, errors and weights agree up to rounding, also
     where the last piece and the last minibatch are smaller."""
     settings = resolve({"batch_size": 32, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9})
@@ -248,7 +255,7 @@ def test_a_minibatch_in_pieces(photos: tuple[Tensor, Tensor], micro_batch: int) 
         torch.testing.assert_close(tensor, state[name], rtol=1e-3, atol=1e-5)
 
 
-def test_best_epoch_is_kept(photos: tuple[Tensor, Tensor]) -> None:
+def test_best_epoch_is_kept(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: the error of the kept weights is the least of all epochs, though the last epoch was
     made worse on purpose."""
     training = train(photos, 2)
@@ -262,7 +269,7 @@ def test_best_epoch_is_kept(photos: tuple[Tensor, Tensor]) -> None:
     assert errors(training.model.eval(), Reconstruct(), photos[1])[0] == pytest.approx(best)
 
 
-def test_colourise_never_sees_colour(photos: tuple[Tensor, Tensor]) -> None:
+def test_colourise_never_sees_colour(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: pictures of equal luma give equal inputs, whatever their colours."""
     grey = torch.full((1, 8, 8, 3), 100, dtype=torch.uint8)
     # 0.299 * 100 + 0.587 * 100 + 0.114 * 100 with red up and green down: luma moves below 1/255.
@@ -289,4 +296,5 @@ def test_images_are_shared_not_copied() -> None:
     object store hands it out."""
     images = np.zeros((4, 8, 8, 3), np.uint8)
     images.flags.writeable = False
-    assert on_device(images, CPU).data_ptr() == images.__array_interface__["data"][0]
+    (tensor,) = on_device(images, CPU).tensors
+    assert tensor.data_ptr() == images.__array_interface__["data"][0]

@@ -90,8 +90,8 @@ def tutorial(images: np.ndarray, batch_size: int, workers: int) -> Callable[[], 
 
 
 def ours(images: np.ndarray, batch_size: int) -> Callable[[], None]:
-    tensor = on_device(images, torch.device("cpu"))
-    training = Training(resolve({"batch_size": batch_size}), tensor, tensor[:16], epochs=1)
+    train, val = (on_device(part, torch.device("cpu")) for part in (images, images[:16]))
+    training = Training(resolve({"batch_size": batch_size}), train, val, epochs=1)
 
     def epoch() -> None:
         training.epoch += 1
