@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
         ("val_ssim", pa.float64()),
         ("epoch_time_s", pa.float64()),
         ("images_per_s", pa.float64()),
+        ("n_images", pa.int64()),
         ("checkpoint", pa.string()),  # digest of what it takes to go on from here
         ("model", pa.string()),  # digest of the model, where this epoch is the best so far
         # lost: one of study.CAUSES, and the images that go through the network at a time from now

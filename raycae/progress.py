@@ -96,7 +96,7 @@ class Progress:
         if event["event"] == "epoch":
             self._epochs_now += 1
             now = time.monotonic()
-            n_images = records.n_images or 0
+            n_images = event.get("n_images") or records.n_images or 0
             self._images.append((now, n_images))
         elif event["event"] == "lost":
             row = records.trials[event["trial_number"]]

@@ -90,6 +90,7 @@ EPOCH_COLUMNS: dict[str, pa.DataType] = {
     "val_psnr_db": pa.float64(),
     "epoch_time_s": pa.float64(),
     "test_mse": pa.float64(),
+    "n_images": pa.int64(),
 }
 BASELINE_COLUMNS: dict[str, pa.DataType] = {
     "data_fingerprint": pa.string(),
@@ -100,7 +101,7 @@ BASELINE_COLUMNS: dict[str, pa.DataType] = {
 }
 _PER_EPOCH = (
     *("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s"),
-    *("test_mse", "attempt", "checkpoint", "model"),
+    *("test_mse", "n_images", "attempt", "checkpoint", "model"),
 )
 _FACTS = (
     "latent_size",
@@ -118,6 +119,7 @@ _CREATED = (
 )
 """What a row has from its first event on."""
 LATER = ("change", "parent", "on_frontier", "epoch_time_s")
+LATER_OF_EPOCHS = ("n_images",)
 """Columns that the first studies did not have."""
 
 
@@ -147,6 +149,7 @@ class _Plan(_Part):
     cost: Literal[COSTS] = "latent_size"  # type: ignore[valid-type]
     strata: list[Annotated[int, Field(ge=1)]] | None = None
     settings: Annotated[int, Field(ge=1)] = 1
+    first_images: Annotated[int, Field(ge=1)] | None = None
 
 
 class _SpaceText(_Part):
@@ -365,7 +368,8 @@ def events_of(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> lis
             if epoch["epoch"] not in known.epochs.get(number, {})
         ]
         for epoch in lacking:
-            measured = {name: epoch[name] for name in EPOCH_COLUMNS}
+            values = ((name, epoch[name]) for name in EPOCH_COLUMNS)
+            measured = {name: None if pd.isna(value) else value for name, value in values}
             found.append({**event, "event": "epoch", **where, **measured})
         if row["state"] != RUNNING and not ended:
             how = {"state": row["state"], "reason": row["reason"], "at": row["ended_at"]}
@@ -463,7 +467,7 @@ def read_epochs(folder: Place) -> pd.DataFrame:
     """One row an epoch. Raises `InputError` where there is no such table, or its rows are no
     epochs."""
     path, key = folder / "epochs.parquet", ["trial_number", "epoch"]
-    epochs = tables.read(path, EPOCH_COLUMNS, filled=key, key=key)
+    epochs = tables.read(path, EPOCH_COLUMNS, filled=key, key=key, later=LATER_OF_EPOCHS)
     _check_errors(path, epochs)
     return epochs
 

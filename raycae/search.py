@@ -192,6 +192,15 @@ def search(
             min=1, metavar="E", help="No trial is stopped before epoch E.", show_default="1"
         ),
     ] = None,
+    first_images: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            metavar="IMAGES",
+            help="Few images first: epoch 1 sees so many, each further one twice as many.",
+            show_default="all",
+        ),
+    ] = None,
     factor: Annotated[
         int | None,
         typer.Option(
@@ -299,6 +308,7 @@ def search(
         "cost": cost,
         "strata": None if strata is None else _bounds(strata),
         "settings": settings,
+        "first_images": first_images,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     the_space = space.load(space_name or "ex3")
@@ -446,6 +456,7 @@ def _train(
 
     settings = {
         "epochs": study.plan.epochs,
+        "first_images": study.plan.first_images,
         "threads": resources["cpus"],
         "folder": str(study.folder),
     }
@@ -538,6 +549,11 @@ def _planned(
     if settings["scheduler"] == "none":
         for name in settings.keys() & {"grace", "factor"}:
             raise InputError(f"--{name} {settings[name]}: says when --scheduler none stops: never")
+        if (n := settings.get("first_images")) is not None:
+            raise InputError(
+                f"--first-images {n}: few images are for finding out whom to stop, and "
+                "--scheduler none stops nobody"
+            )
     total = _total(trials, so_far=0) or budget.trials
     if settings["sampler"] == "points":
         total = min(total, len(the_space.points))
@@ -621,7 +637,7 @@ def _resumed(
     for name, value in given.items():
         if value != getattr(plan, name):
             raise InputError(
-                f"--{name} {_told_as(value)}: this study was begun with "
+                f"--{name.replace('_', '-')} {_told_as(value)}: this study was begun with "
                 f"{_told_as(getattr(plan, name))}; "
                 "leave the option out, or begin another study with --study NAME"
             )

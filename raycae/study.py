@@ -93,6 +93,8 @@ class Plan:
     """cut at these latent sizes, for the sampler `strata`."""
     settings: int = 1
     """Settings of the training that each network is tried with, the worse ones stopped early."""
+    first_images: int | None = None
+    """Images that the first epoch of a trial sees; each further one sees twice as many."""
 
 
 @dataclass(frozen=True)

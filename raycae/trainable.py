@@ -27,11 +27,11 @@ NO_MEMORY = re.compile("not enough memory|can't allocate memory")
 class AutoencoderTrainable(tune.Trainable):
     """Trains what `config` says, an epoch a step, on images that every actor of a node shares.
 
-    `config`: the fields of `study.Issue` (`config` as JSON), `epochs`, `threads`, `folder` (the
-    study's). With `test` images each epoch is measured on them too; `labels` are of all three. A
-    step returns a dict under `said`: `trial_number`, `attempt`, and what `Training.run_epoch`
-    measured, or `failed` with the reason, or `storage` where the storage failed and not the trial.
-    A fault ends the attempt, not the actor.
+    `config`: the fields of `study.Issue` (`config` as JSON), `epochs`, `first_images`, `threads`,
+    `folder` (the study's). With `test` images each epoch is measured on them too; `labels` are of
+    all three. A step returns a dict under `said`: `trial_number`, `attempt`, and what
+    `Training.run_epoch` measured, or `failed` with the reason, or `storage` where the storage
+    failed and not the trial. A fault ends the attempt, not the actor.
     """
 
     def setup(
@@ -131,6 +131,7 @@ class AutoencoderTrainable(tune.Trainable):
             seed=self.issue["seed"],
             order_seed=self.issue["seed"],
             micro_batch=self.issue["micro_batch"],
+            first_images=self.issue["first_images"],
         )
 
 

@@ -75,7 +75,8 @@ class Training:
     `train` and `val` are what `on_device` made. `epochs` are planned: a schedule ends with them.
     `seed` draws the weights, `order_seed` the minibatches. With `micro_batch` a minibatch goes
     through the network so many images at a time; its gradient, and so the trial, is the same up to
-    rounding.
+    rounding. With `first_images` the first epoch sees so many of the training images, each further
+    one twice as many and those before among them, until it sees all.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Training:
         seed: int = 0,
         order_seed: int = 0,
         micro_batch: int | None = None,
+        first_images: int | None = None,
     ) -> None:
         self.config = config
         self.task: Task = task(config.task, config.gammas, config.classes)
@@ -96,6 +98,7 @@ class Training:
         self.epochs = epochs
         self.order_seed = order_seed
         self.micro_batch = micro_batch
+        self.first_images = first_images or len(train)
         net = architecture(config)
         model = build(net, seed=seed).to(self.device)
         if config.linear_path == "pca":
@@ -114,13 +117,19 @@ class Training:
         of its weights."""
         return cast(Autoencoder, self.averaged.module) if self.averaged else self.model
 
+    @property
+    def n_images(self) -> int:
+        """How many training images this epoch sees: the first ones, for their order is random."""
+        doublings = min(self.epoch - 1, len(self.train).bit_length())
+        return min(len(self.train), self.first_images << doublings)
+
     def run_epoch(self) -> dict[str, Any]:
         """Train for one epoch, then validate.
 
         Returns `epoch` (from 1), `train_mse` (mean over the epoch's images while the weights
-        moved), `val_mse`, `val_psnr_db` (mean over images), `epoch_time_s` (all of it) and
-        `images_per_s` (training alone). Raises `Diverged` where a loss is not finite or beyond
-        `EXPLODED`.
+        moved), `val_mse`, `val_psnr_db` (mean over images), `epoch_time_s` (all of it),
+        `images_per_s` (training alone) and `n_images` (trained on). Raises `Diverged` where a
+        loss is not finite or beyond `EXPLODED`.
         """
         begun = time.perf_counter()
         self.epoch += 1
@@ -140,7 +149,8 @@ class Training:
             "val_mse": val_mse,
             "val_psnr_db": val_psnr_db,
             "epoch_time_s": time.perf_counter() - begun,
-            "images_per_s": len(self.train) / (trained - begun),
+            "images_per_s": self.n_images / (trained - begun),
+            "n_images": self.n_images,
         }
 
     def error(self, images: TensorDataset) -> float:
@@ -188,14 +198,15 @@ class Training:
     def _train(self) -> float:
         self.model.train()
         total = torch.zeros((), device=self.device, dtype=torch.float64)
+        n_images = self.n_images
         batches = minibatches(
-            len(self.train),
+            n_images,
             self.config.batch_size,
             seed=self.order_seed,
             epoch=self.epoch,
             device=self.device,
         )
-        n_batches = -(-len(self.train) // self.config.batch_size)
+        n_batches = -(-n_images // self.config.batch_size)
         for step, rows in enumerate(batches):
             if self.config.schedule == "cosine":
                 done = (self.epoch - 1 + step / n_batches) / self.epochs
@@ -212,7 +223,7 @@ class Training:
             self.optimizer.step()
             if self.averaged:
                 self.averaged.update_parameters(self.model)
-        return float(total) / len(self.train)
+        return float(total) / n_images
 
     @torch.inference_mode()
     def _validate(self) -> tuple[float, float]:

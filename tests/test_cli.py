@@ -128,6 +128,11 @@ FRONTIER = ["--objective", "frontier"]
         ),
         (["--settings", "3", "--sampler", "grid"], "--settings 3: grid draws none"),
         (["--settings", "0"], "'--settings'"),
+        (["--first-images", "8"], "'--first-images'"),
+        (
+            ["--first-images", "99", "--scheduler", "none"],
+            "--first-images 99: few images are for finding out whom to stop",
+        ),
         (["--study", "../../x"], "--study '../../x': letters, digits"),
         (["--study", "-rf"], "--study '-rf': letters, digits"),
         (["--study", "x" * 300], "letters, digits"),

@@ -298,3 +298,22 @@ def test_images_are_shared_not_copied() -> None:
     images.flags.writeable = False
     (tensor,) = on_device(images, CPU).tensors
     assert tensor.data_ptr() == images.__array_interface__["data"][0]
+
+
+def test_few_images_first(photos: tuple[TensorDataset, TensorDataset]) -> None:
+    """Oracle: by hand: of 140 images 20, 40, 80, then all; a network that saw the first 20 alone is
+    the same to the bit. Going on in a new process sees as many as going on in the old one."""
+    few = [Training(resolve({}), *photos, epochs=5, first_images=20) for _ in range(2)]
+    measured = [few[0].run_epoch() for _ in range(5)]
+    n = len(photos[0])
+    assert [epoch["n_images"] for epoch in measured] == [min(n, 20 * 2**e) for e in range(5)]
+    first = TensorDataset(photos[0].tensors[0][:20])
+    alone = Training(resolve({}), first, photos[1], epochs=5)
+    assert alone.run_epoch()["val_mse"] == measured[0]["val_mse"]
+    for _ in range(2):
+        few[1].run_epoch()
+    resumed = Training(resolve({}), *photos, epochs=5, first_images=20, seed=3)
+    resumed.load_state(few[1].state())
+    assert [resumed.run_epoch()["val_mse"] for _ in range(3)] == [
+        epoch["val_mse"] for epoch in measured[2:]
+    ]
