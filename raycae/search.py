@@ -181,8 +181,8 @@ def search(
         typer.Option(
             "--max",
             metavar="NAME=VALUE",
-            help="What a trial may have at most: latent_size, n_params, flops; may be repeated. "
-            "Named points with more are left out.",
+            help="What a trial may have at most: latent_size, n_params, flops, epoch_time_s; may "
+            "be repeated. Named points with more are left out.",
             show_default="the space's",
         ),
     ] = None,

@@ -229,12 +229,23 @@ class Bounds(_Strict):
     max: float | None = Field(default=None, allow_inf_nan=False)
 
 
+class Most(_Strict):
+    """What a trial may have at most."""
+
+    max: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+COUNTED = ("latent_size", "n_params", "flops")
+
+
 class Constraints(_Strict):
-    """Checked before a trial is issued; a proposal outside is replaced."""
+    """Counts are checked before a trial is issued; a proposal outside is replaced."""
 
     latent_size: Bounds = Bounds()
     n_params: Bounds = Bounds()
     flops: Bounds = Bounds()
+    epoch_time_s: Most = Most()
+    """Known once it is measured: a trial is stopped after an epoch that takes longer."""
 
 
 class Budget(_Strict):
@@ -388,8 +399,8 @@ class Space:
         return self.violation(net)
 
     def violation(self, net: Architecture) -> str | None:
-        for name, bounds in self.file.constraints:
-            value = getattr(net, name)
+        for name in COUNTED:
+            bounds, value = getattr(self.file.constraints, name), getattr(net, name)
             if bounds.max is not None and value > bounds.max:
                 return f"{name} {value:,} is above {bounds.max:,.0f}"
             if bounds.min is not None and value < bounds.min:
@@ -502,7 +513,7 @@ def bounded(space: Space, limits: list[str]) -> Space:
     for limit in limits:
         name, _, value = limit.partition("=")
         if name not in Constraints.model_fields:
-            raise InputError(f"--max {limit}: {name!r} is no such count; allowed: {allowed}")
+            raise InputError(f"--max {limit}: {name!r} has no limit; allowed: {allowed}")
         if not re.fullmatch(r"[0-9][0-9_]*(\.[0-9]+)?(e\+?[0-9]{1,2})?", value):
             raise InputError(f"--max {limit}: write {name}=NUMBER, e.g. {name}=50000")
         constraints = content.setdefault("constraints", {})

@@ -335,7 +335,10 @@ def test_limits_from_the_command_line() -> None:
     assert list(least) == ["blocks-1024"]
     assert least["blocks-1024"] == frontier.points["blocks-1024"]
     for limit, message in (
-        ("lr=1", "--max lr=1: 'lr' is no such count; allowed: latent_size, n_params, flops"),
+        (
+            "lr=1",
+            "--max lr=1: 'lr' has no limit; allowed: latent_size, n_params, flops, epoch_time_s",
+        ),
         ("flops=many", "--max flops=many: write flops=NUMBER"),
         ("n_params=", "--max n_params=: write"),
         ("n_params=100", "--max n_params=100: points.base: n_params 4,911 is above 100"),

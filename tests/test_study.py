@@ -144,6 +144,23 @@ def test_the_frontier_of_another_cost(tmp_path: Path, plan: Plan, tiny_space: Sp
     study.close()
 
 
+def test_an_epoch_that_takes_too_long(tmp_path: Path, plan: Plan, tiny_space: Space) -> None:
+    """Oracle: by hand: at most two seconds; the trial whose second epoch takes three is stopped
+    there, and says why; a last epoch is not held against a trial that is through."""
+    limited = space.bounded(tiny_space, ["epoch_time_s=2"])
+    study = Study.create(tmp_path / "s", plan, limited, data_facts())
+    for times in ([1.0, 3.0], [1.0, 2.0, 9.0]):
+        issue = begin(study)
+        for epoch, seconds in enumerate(times, 1):
+            said = {**measured(epoch, 0.1), "epoch_time_s": seconds}
+            goes_on = study.epoch(issue.number, issue.attempt, said)
+        assert not goes_on
+    rows = study.records.trials
+    assert (rows[0]["state"], rows[0]["reason"]) == ("PRUNED", "epoch_time_s 3 is above 2")
+    assert rows[1]["state"] == "COMPLETE"
+    study.close()
+
+
 def test_strata_without_a_line(plan: Plan) -> None:
     """Oracle: a `study.json` from elsewhere that says strata and not what they have to beat is
     refused by name, not met as a fault later."""
