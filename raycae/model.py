@@ -104,7 +104,7 @@ class LinearPath(nn.Module):
     The two layers say the same as convolutions. With those a whole image of 32 x 32 to 256 numbers
     and back costs a CPU four times as long. Pictures are counted from grey, not from black: Adam
     moves every weight as far, and what all pixels have in common would move a latent number by
-    their sum: without this, 384 numbers were still above the linear line after four epochs.
+    their sum. Without this, 384 numbers were still above the linear line after four epochs.
     """
 
     def __init__(self, there: Conv, back: Conv) -> None:
