@@ -66,6 +66,8 @@ def render(folder: Place) -> str:
     plan = {**EARLIER, **study["plan"]}
     cost = plan["cost"]
     grown = figures.growth(trials, latent, cost) if plan["objective"] == "frontier" else None
+    curve = grown is not None and cost == "latent_size"
+    winner = answer(best) if best else None
     shown = results.pictured(trials, plan["strata"])
     columns = [*COLUMNS, SETTINGS] if plan["settings"] > 1 else COLUMNS
     plots = {}
@@ -86,7 +88,8 @@ def render(folder: Place) -> str:
         source=Path(study["plan"]["data"]).name,
         counts=state_counts(trials),
         best=best,
-        answer=answer(best) if best else None,
+        answer=frontier_answer(latent, ranked) if curve else winner,
+        winner=winner,
         comparison=comparison(best, ranked, latent) if best else None,
         latent_sentence=latent_sentence(latent),
         curves_sentence=curves_sentence(curves, study["plan"]["epochs"]),
@@ -143,6 +146,36 @@ def answer(best: Row) -> str:
         f"Trial {best['trial_number']} reaches a validation error of {error(best['val_mse'])}"
         f"{test}, a PSNR of {best['val_psnr_db']:.2f} dB, through a latent of "
         f"{best['latent_size']:,} numbers per image with {best['n_params']:,} parameters."
+    )
+
+
+def frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
+    """At which latent sizes the frontier lies below linear codes, on validation and test images."""
+    rows = {row["trial_number"]: row for row in ranked}
+    front = [rows[number] for number in latent.frontier["trial_number"]]
+    low, high = front[0]["latent_size"], front[-1]["latent_size"]
+    said = f"The frontier has {_number(len(front), 'trial')}, from {low:,} to {high:,} numbers"
+    codes = {row["trial_number"]: latent.best_linear(row["latent_size"]) for row in front}
+    below = [
+        (row, code)
+        for row in front
+        if (code := codes[row["trial_number"]]) is not None and row["val_mse"] < code.val_mse
+    ]
+    if not any(codes.values()):
+        return f"{said} per image."
+    if not below:
+        return f"{said} per image; linear codes of no larger size beat all of it."
+    on_test = sum(row["test_mse"] is not None and row["test_mse"] < c.test_mse for row, c in below)
+    listed = _listed(
+        [
+            f"{r['latent_size']:,} ({ratio(r['val_mse'] / c.val_mse)} times its error)"
+            for r, c in below
+        ]
+    )
+    where = "all of these" if on_test == len(below) else f"{on_test or 'none'} of these"
+    return (
+        f"{said} per image. It lies below the best linear code of no larger size at {listed}; on "
+        f"the test images at {where}."
     )
 
 

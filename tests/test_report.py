@@ -450,6 +450,12 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
     for number in (0, 3):
         painted(folder, number, 2)
     page = report.render(folder)
+    assert (
+        "The frontier has 2 trials, from 64 to 256 numbers per image. It lies below the best "
+        "linear code of no larger size at 256 (0.90 times its error); on the test images at all of "
+        "these."
+    ) in page
+    assert "Trial 3 reaches a validation error of 0.00900" in page
     assert "Latent size 64: trial 0, error 0.02000, 2.0 times that of a linear code." in page
     assert "Latent size 256: trial 3, error 0.00900, 0.90 times that of a linear code." in page
     assert page.count("<figure>") == 2
