@@ -58,6 +58,7 @@ def repeat(study: Path, data: str) -> None:
     for number, text in zip(chosen["trial_number"], chosen["config"], strict=True):
         settings = Config.model_validate_json(text).model_dump(mode="json")
         task = settings.pop("task")
+        settings.pop("image_size")  # the space's
         points[f"trial-{number}"] = settings
     content = yaml.safe_dump({"task": task, "points": points}, sort_keys=False)
     the_space = space.parse(content, name=folder.name)
