@@ -15,6 +15,7 @@ from raycae.config import given, parse_setting, resolve
 from raycae.errors import InputError, printable, told_on_stderr
 from raycae.reproduce import reproduce
 from raycae.search import MAX_SEED, search
+from raycae.simulate import simulate
 from raycae.storage import Place
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ StudyArgument = Annotated[
 
 app.command("search")(search)
 app.command("reproduce")(reproduce)
+app.command("simulate")(simulate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,300 @@
+"""Recorded curves, their surrogate, and searches over them in simulated time."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY_SPACE, Run, begin, data_facts, measured
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycae import recorded, space
+from raycae.config import Config, resolve
+from raycae.errors import InputError
+from raycae.recorded import Curve, Recorded
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
+from raycae.searcher import SAMPLERS, Proposal, Proposer
+from raycae.simulate import Epoch, run
+from raycae.space import Space
+from raycae.stopping import ASHA, SCHEDULERS, NoStopping, rule
+from raycae.study import Plan, Study
+
+EPOCHS = 3
+
+
+class Listed:
+    """Proposes what it is given, and keeps what it is told."""
+
+    def __init__(self, *configs: Config) -> None:
+        self.configs = configs
+        self.told: list[tuple[int, str, float | None]] = []
+
+    def propose(self, number: int) -> Proposal | None:
+        return Proposal(self.configs[number], {}, 0) if number < len(self.configs) else None
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        pass
+
+    def tell(self, number: int, state: str, value: float | None) -> None:
+        self.told.append((number, state, value))
+
+
+def of(lr: float) -> Config:
+    return resolve({"lr": lr})
+
+
+def world(**curves: Curve) -> tuple[Recorded, dict[str, Config]]:
+    """A world of these curves, and its configurations by name."""
+    configs = {name: of(0.001 * (i + 1)) for i, name in enumerate(curves)}
+    table: Mapping[Config, Mapping[int, Curve]] = {
+        configs[name]: {0: curve} for name, curve in curves.items()
+    }
+    return Recorded(space.parse(TINY_SPACE, name="tiny"), EPOCHS, table), configs
+
+
+def begin_study(folder: Path, the_space: Space, trials: int = 40) -> None:
+    """A study whose errors fall from epoch to epoch, and the less the farther the learning rate
+    is from 0.003; trial 1 diverges in its second epoch."""
+    plan = Plan(folder.name, "tiny", "photos", trials, EPOCHS, None, 0, "random", "none")
+    study = Study.create(folder, plan, the_space, data_facts())
+    for _ in range(trials):
+        issue = begin(study)
+        for epoch in range(1, EPOCHS + 1):
+            if issue.number == 1 and epoch == 2:
+                study.failed(1, 1, "diverged: training loss is nan in epoch 2")
+                break
+            study.epoch(issue.number, issue.attempt, measured(epoch, made_up(issue.config, epoch)))
+    study.close()
+
+
+def made_up(config: Config, epoch: int) -> float:
+    return 0.01 * math.exp(abs(math.log(config.lr / 0.003))) / epoch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a study of forty trials; to be read alone."""
+    made = tmp_path_factory.mktemp("recorded") / "tiny"
+    begin_study(made, space.parse(TINY_SPACE, name="tiny"))
+    return made
+
+
+def test_two_workers_by_hand() -> None:
+    """Oracle: by hand. a: 1 s an epoch, b: 2 s, c: 1 s and diverges in its second epoch. Worker one
+    runs a until 3 s and then c, worker two runs b; at 2 and at 4 s a, c end an epoch together with
+    b, and the earlier trial comes first."""
+    table, configs = world(
+        a=Curve((0.5, 0.4, 0.45), 1.0),
+        b=Curve((0.3, 0.2, 0.1), 2.0),
+        c=Curve((0.7,), 1.0, failed=True),
+    )
+    searcher = Listed(*configs.values())
+    seen = run(searcher, NoStopping(), table, trials=9, epochs=EPOCHS, workers=2)
+    assert [(e.at_s, e.number, e.epoch, e.error, e.state) for e in seen] == [
+        (1.0, 0, 1, 0.5, RUNNING),
+        (2.0, 0, 2, 0.4, RUNNING),
+        (2.0, 1, 1, 0.3, RUNNING),
+        (3.0, 0, 3, 0.45, COMPLETE),
+        (4.0, 1, 2, 0.2, RUNNING),
+        (4.0, 2, 1, 0.7, RUNNING),
+        (5.0, 2, 2, None, FAIL),
+        (6.0, 1, 3, 0.1, COMPLETE),
+    ]
+    assert searcher.told == [(0, COMPLETE, 0.4), (2, FAIL, 0.7), (1, COMPLETE, 0.1)]
+
+
+def test_the_rule_stops() -> None:
+    """Oracle: ASHA by hand, factor 3, one worker: the third comes to the first rung as the worst of
+    three, of whom one goes on. Its least error so far is what the sampler is told."""
+    table, configs = world(
+        a=Curve((0.3, 0.2, 0.1), 1.0),
+        b=Curve((0.4, 0.2, 0.1), 1.0),
+        c=Curve((0.5, 0.2, 0.1), 1.0),
+    )
+    searcher = Listed(*configs.values())
+    seen = list(run(searcher, ASHA(EPOCHS), table, trials=3, epochs=EPOCHS, workers=1))
+    assert len(seen) == 7
+    assert searcher.told[-1] == (2, PRUNED, 0.5)
+
+
+@given(st.lists(st.floats(0.1, 9), min_size=1, max_size=12), st.integers(1, 5))
+def test_workers_and_time(seconds: list[float], workers: int) -> None:
+    """Oracle: invariants. Time never goes back; every epoch of every trial is there once; never are
+    more trials under way than workers, nor fewer while any are left; the whole lasts at least its
+    work over the workers and its longest trial."""
+    curves = {f"t{i}": Curve((0.3, 0.2, 0.1), s) for i, s in enumerate(seconds)}
+    table, configs = world(**curves)
+    seen = list(
+        run(Listed(*configs.values()), NoStopping(), table, trials=99, epochs=3, workers=workers)
+    )
+    assert all(a.at_s <= b.at_s for a, b in pairwise(seen))
+    assert sorted((e.number, e.epoch) for e in seen) == [
+        (number, epoch) for number in range(len(seconds)) for epoch in (1, 2, 3)
+    ]
+    began = {e.number: e.at_s - seconds[e.number] for e in seen if e.epoch == 1}
+    ended = {e.number: e.at_s for e in seen if e.epoch == 3}
+    for at in sorted(set(began.values())):
+        under_way = sum(began[n] <= at + 1e-9 and ended[n] > at + 1e-9 for n in began)
+        assert under_way == min(workers, sum(ended[n] > at + 1e-9 for n in ended))
+    assert seen[-1].at_s >= max(3 * sum(seconds) / workers, 3 * max(seconds)) - 1e-9
+
+
+def replayed(table: Recorded, sampler: str, scheduler: str, trials: int = 40) -> list[Epoch]:
+    proposer = Proposer(table.space, sampler, seed=0)
+    stopping = rule(scheduler, EPOCHS)
+    return list(run(proposer, stopping, table, trials=trials, epochs=EPOCHS, workers=3))
+
+
+def test_a_replay_is_what_was_recorded(folder: Path) -> None:
+    """Oracle: the tables, read by pandas. The sampler and seed of the study propose its trials
+    again, and without a surrogate their curves come out as they went in; so does the best."""
+    import pandas as pd
+
+    table = recorded.read([folder])
+    trials, epochs = (pd.read_parquet(folder / f"{n}.parquet") for n in ("trials", "epochs"))
+    seen = replayed(table, "random", "none")
+    assert "surrogate" not in vars(table)
+    for number, told in epochs.groupby("trial_number"):
+        curve = [e.error for e in seen if e.number == number and e.error is not None]
+        assert curve == told["val_mse"].tolist()
+    states = {e.number: e.state for e in seen if e.state != RUNNING}
+    assert states == dict(zip(trials["trial_number"], trials["state"], strict=True))
+    assert min(e.error for e in seen if e.error is not None) == trials["val_mse"].min()
+    assert table.least == trials["val_mse"].min()
+
+
+def test_seeds_are_told_apart() -> None:
+    """Oracle: two seeds of one configuration give their own curves, a third one the first's. The
+    noise by hand: log errors 0.1 above and below their mean in every epoch, so with two seeds a
+    curve's deviation is 0.1 x sqrt(2), and an epoch's nothing."""
+    up, down = (Curve((0.2 * factor, 0.1 * factor), 1.0) for factor in (math.exp(0.2), 1.0))
+    table = Recorded(space.parse(TINY_SPACE, name="tiny"), 2, {of(0.1): {5: up, 6: down}})
+    assert [table.curve(of(0.1), seed) for seed in (5, 6, 7)] == [up, down, up]
+    assert table.noise
+    assert table.noise == pytest.approx((0.1 * math.sqrt(2), 0.0))
+
+
+class TestSurrogate:
+    @pytest.fixture(autouse=True)
+    def _there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("sklearn", reason="the surrogate is scikit-learn's")
+        monkeypatch.setattr(recorded, "FOLDS", 3)  # seconds
+
+    def test_it_ranks_what_it_has_not_seen(self, folder: Path) -> None:
+        """Oracle: errors that are a function of the learning rate alone are ranked; errors drawn
+        from a hat cannot be."""
+        table = recorded.read([folder])
+        assert table.rank_correlation > 0.5
+        draw = np.random.default_rng(0)
+        hat = {
+            config: {0: Curve(tuple(draw.uniform(0.1, 0.2, EPOCHS).tolist()), 1.0)}
+            for config in table.curves
+        }
+        assert abs(Recorded(table.space, EPOCHS, hat).rank_correlation) < 0.5
+
+    def test_noise_of_seeds(self, folder: Path) -> None:
+        """Oracle: over many seeds the errors of a configuration that was not recorded spread by
+        what was recorded with two; the same seed gives the same curve."""
+        table = recorded.read([folder])
+        one, curve = next(iter(table.curves.items()))
+        up = Curve(tuple(e * math.exp(0.2) for e in curve[0].errors), 1.0)
+        noisy = replace(table, curves={**table.curves, one: {**curve, 1: up}})
+        new = of(0.00321)
+        curves = [noisy.curve(new, seed) for seed in range(300)]
+        assert curves[7] == noisy.curve(new, 7)
+        logs = np.log([c.errors for c in curves])
+        assert logs.std(axis=0) == pytest.approx(0.1 * math.sqrt(2), rel=0.15)
+        assert np.exp(logs.mean(axis=0)) == pytest.approx(noisy.surrogate.errors(new), rel=0.05)
+
+    def test_what_diverges(self, folder: Path) -> None:
+        """Oracle: where every recorded neighbour diverged, so does a proposal; where none did, it
+        does not."""
+        table = recorded.read([folder])
+        curves: dict[Config, Any] = {
+            c: {0: Curve((0.1,), 1.0, failed=True)} if c.optimizer == "sgd" else runs
+            for c, runs in table.curves.items()
+        }
+        split = replace(table, curves=curves)
+        (sgd, adam) = (resolve({"optimizer": o, "lr": 0.0031}) for o in ("sgd", "adam"))
+        assert split.curve(sgd, 0).failed
+        assert len(split.curve(sgd, 0).errors) < EPOCHS
+        assert not split.curve(adam, 0).failed
+
+    @pytest.mark.parametrize("scheduler", SCHEDULERS)
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_every_sampler_and_rule(self, folder: Path, sampler: str, scheduler: str) -> None:
+        """Oracle: the same seed gives the same search, whoever proposes and stops."""
+        table = recorded.read([folder])
+        first = replayed(table, sampler, scheduler, trials=14)
+        assert first == replayed(table, sampler, scheduler, trials=14)
+
+    def test_the_command(self, folder: Path, run: Run) -> None:
+        """Oracle: what it prints of a replay is what numpy says of the table: the best, the epochs
+        (forty trials of three, one of which ended in its second), trials by state; and nothing is
+        written."""
+        before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        arguments = ["--sampler", "random", "--scheduler", "none", "--trials", "40"]
+        code, out, err = run("simulate", folder, *arguments, "--workers", "4")
+        assert (code, err) == (0, "")
+        best = recorded.read([folder]).least
+        assert f"best: {best:.5f} (trial " in out
+        assert "39 COMPLETE, 1 FAIL; 119 epochs" in out
+        assert "0.01 simulated hours on 4 workers" in out  # 119 s of work / 4
+        assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, random, grid"),
+        (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, hyperband, none"),
+        (["--epochs", "4"], "--epochs 4: the curves end after epoch 3"),
+        (["--workers", "0"], "'--workers'"),
+        (["nobody"], "nobody: there is no study"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use(folder: Path, run: Run, arguments: list[str], message: str) -> None:
+    """Oracle: one message that names the option, the value and what is allowed; exit code 2."""
+    code, out, err = run("simulate", folder, "--results", folder.parent, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_what_holds_no_curves(tmp_path: Path, tiny_space: Space, run: Run) -> None:
+    """Oracle: studies without a finished trial, of too few, of another task or other epochs."""
+    begin_study(tmp_path / "none", tiny_space, 0)
+    begin_study(tmp_path / "few", tiny_space, 3)
+    colour = space.parse(TINY_SPACE.replace("reconstruct", "colourise"), name="colour")
+    begin_study(tmp_path / "colour", colour, 1)
+    for names, message in (
+        (["none"], "no trial ran to its end, so there are no curves to replay"),
+        (["few"], "tiny: 3 recorded configurations are too few for a surrogate; it takes 20"),
+        (
+            ["few", "colour"],
+            "colourise at 32 pixels, 3 epochs does not go with reconstruct at 32 pixels, 3 epochs",
+        ),
+    ):
+        code, out, err = run("simulate", "--results", tmp_path, *names)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
+def test_a_curve_of_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Oracle: an error of 0 has no logarithm; one message names the folder, trial and column."""
+    import pandas as pd
+
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    epochs = pd.read_parquet(changed / "epochs.parquet")
+    epochs.loc[4, "val_mse"] = 0.0
+    epochs.to_parquet(changed / "epochs.parquet")
+    with pytest.raises(InputError, match=r"trial 2: val_mse and epoch_time_s .* are above 0"):
+        recorded.read([changed])
