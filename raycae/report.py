@@ -166,12 +166,11 @@ def frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
     if not below:
         return f"{said} per image; linear codes of no larger size beat all of it."
     on_test = sum(row["test_mse"] is not None and row["test_mse"] < c.test_mse for row, c in below)
-    listed = _listed(
-        [
-            f"{r['latent_size']:,} ({ratio(r['val_mse'] / c.val_mse)} times its error)"
-            for r, c in below
-        ]
+    first, *others = (
+        (f"{row['latent_size']:,}", ratio(row["val_mse"] / code.val_mse)) for row, code in below
     )
+    words = [f"{first[0]} ({first[1]} times its error)", *(f"{n} ({times})" for n, times in others)]
+    listed = _listed(words)
     where = "all of these" if on_test == len(below) else f"{on_test or 'none'} of these"
     return (
         f"{said} per image. It lies below the best linear code of no larger size at {listed}; on "

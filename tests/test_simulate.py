@@ -254,7 +254,7 @@ class TestSurrogate:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, random, grid"),
+        (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, strata, random, grid"),
         (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, hyperband, none"),
         (["--epochs", "4"], "--epochs 4: the curves end after epoch 3"),
         (["--workers", "0"], "'--workers'"),
