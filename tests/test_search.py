@@ -72,7 +72,7 @@ def test_one_trial_at_a_time_is_repeatable(
         more += ["--epochs", "2", "--limit", "200"]
         done = run(command(space_file, tmp_path, *more), small_ray)
         assert done.returncode == 0, done.stderr
-        drop = "study wall_time_s images_per_s started_at ended_at"
+        drop = "study wall_time_s epoch_time_s images_per_s started_at ended_at"
         frames.append(trials_of(tmp_path / name).drop(columns=drop.split()))
     pd.testing.assert_frame_equal(frames[0], frames[1])
     assert not frames[0]["params_lr"].equals(frames[2]["params_lr"])
