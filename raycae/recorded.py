@@ -1,9 +1,9 @@
 """Recorded learning curves, and a surrogate for configurations that nobody ran.
 
 What a study's tables hold is answered as it was recorded. For the rest a surrogate is fitted to
-them, and what another seed would have changed is added as noise; so every proposal has a curve, the
-same one whenever it is asked for. Errors are validation errors (MSE, above 0); between them the
-surrogate works with logarithms, for they differ by factors.
+them, and what seeds were seen to change is added; so every proposal has a curve, the
+same one whenever it is asked for. Errors are validation errors (MSE, above 0), which differ by
+factors: means and deviations are those of their logarithms.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, get_args
 
@@ -38,6 +38,9 @@ TRUSTED = 0.8
 FEWEST = 20
 """Configurations that a surrogate can be fitted to, and held against."""
 FOLDS = 10
+ALIKE = 3
+"""Of so many repeated configurations, those that end nearest to it, a curve gets its noise: what
+learns nothing does so with every seed."""
 DIVERGED = 10.0
 """What an epoch counts as in which a trial diverged, and those after it. Pictures lie in [0, 1]: an
 error above 1 is none of a network that learnt anything."""
@@ -52,12 +55,13 @@ class Curve(NamedTuple):
     """It diverged in the epoch after the last of these."""
 
 
-class Noise(NamedTuple):
-    """What a seed does to the logarithm of an error: standard deviations, one for the curve as a
-    whole and one for every epoch anew."""
+class Repeated(NamedTuple):
+    """A configuration that was run with several seeds, by the logarithms of its errors."""
 
-    curve: float
-    epoch: float
+    least: float
+    """Of the mean curve."""
+    deviations: Array
+    """(seeds, epochs), from the mean curve; as large as those from the true mean would be."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +71,34 @@ class Recorded:
     space: Space
     epochs: int
     curves: Mapping[Config, Mapping[int, Curve]]
-    noise: Noise | None = field(init=False)
-    """None where no configuration was run with two seeds."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "noise", _noise(self.curves, self.epochs))
 
     def curve(self, config: Config, seed: int) -> Curve:
         """What was recorded, with this seed or, if that was not run, with the first one; else what
-        the surrogate says, with a noise that is a function of `config` and `seed`."""
+        the surrogate says, and on top what a seed was seen to do to curves that end about as low:
+        a function of `config` and `seed`."""
         if runs := self.curves.get(config):
             return runs.get(seed) or next(iter(runs.values()))
         logs = np.log(self.surrogate.errors(config))
-        if self.noise:
+        if self.repeated:
+            near = sorted(self.repeated, key=lambda other: abs(other.least - logs.min()))
+            seen = np.concatenate([other.deviations for other in near[:ALIKE]])
             text = f"{config.to_json()} {seed}".encode()
-            draw = np.random.default_rng(list(hashlib.blake2b(text, digest_size=16).digest()))
-            logs += draw.normal(0, self.noise.curve)
-            logs += draw.normal(0, self.noise.epoch, self.epochs)
+            draw = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+            logs += seen[draw % len(seen)]
         good = next((i for i, log in enumerate(logs) if log > 0), self.epochs)
         errors = tuple(np.exp(logs[:good]).tolist())
         return Curve(errors, self.surrogate.epoch_s(config), failed=good < self.epochs)
+
+    @cached_property
+    def repeated(self) -> list[Repeated]:
+        found = []
+        for runs in self.curves.values():
+            logs = [np.log(run.errors) for run in runs.values() if len(run.errors) == self.epochs]
+            if (n := len(logs)) > 1:
+                mean = np.mean(logs, axis=0)
+                deviations = (np.array(logs) - mean) * math.sqrt(n / (n - 1))
+                found.append(Repeated(float(mean.min()), deviations))
+        return found
 
     @cached_property
     def surrogate(self) -> Surrogate:
@@ -126,15 +138,15 @@ class Recorded:
 
 
 class Surrogate:
-    """Gradient boosting on what a configuration is and how far an epoch takes it: in steps, and in
-    steps times the learning rate. A curve that diverged goes on at `DIVERGED`."""
+    """Gradient boosting of the errors' ranks, on what a configuration is and how far an epoch takes
+    it: in steps, and in steps times the learning rate. A curve that diverged goes on at `DIVERGED`;
+    no prediction is better than the best that was recorded."""
 
     def __init__(self, curves: Mapping[Config, Mapping[int, Curve]], epochs: int) -> None:
         self._epochs = epochs
-        self._forest = _boosting()
         x = np.concatenate([_features(config, epochs) for config in curves])
         y = np.concatenate([_log_errors(runs, epochs) for runs in curves.values()])
-        self._forest.fit(x, y)
+        self._trees = _regressor(len(y)).fit(x, y)
         costs = np.array([_costs(config) for config in curves])
         seconds = np.array([np.mean([run.epoch_s for run in r.values()]) for r in curves.values()])
         # Weighted, so that it is ratios that are fitted: epochs differ by a factor of 20.
@@ -142,7 +154,7 @@ class Surrogate:
 
     def errors(self, config: Config) -> Array:
         """After each epoch, without any noise; above 1 where the trial would diverge."""
-        return np.exp(self._forest.predict(_features(config, self._epochs)))
+        return np.exp(self._trees.predict(_features(config, self._epochs)))
 
     def epoch_s(self, config: Config) -> float:
         return float(_costs(config) @ self._seconds)
@@ -192,24 +204,6 @@ def _runs(folder: Place, epochs: int) -> list[tuple[Config, int, Curve]]:
             curve = Curve(tuple(errors.tolist()), float(np.median(seconds)), failed)
             runs.append((Config.model_validate_json(trial["config"]), int(trial["seed"]), curve))
     return runs
-
-
-def _noise(curves: Mapping[Config, Mapping[int, Curve]], epochs: int) -> Noise | None:
-    """Two-way: deviations from a configuration's mean curve, split into what a whole curve shares
-    and what is left."""
-    of_curves, of_epochs = [], []
-    for runs in curves.values():
-        logs = [np.log(run.errors) for run in runs.values() if len(run.errors) == epochs]
-        if len(logs) < 2:
-            continue
-        deviations = np.array(logs) - np.mean(logs, axis=0)
-        deviations *= math.sqrt(len(logs) / (len(logs) - 1))
-        shared = deviations.mean(axis=1)
-        of_curves += list(shared**2)
-        of_epochs += list(((deviations - shared[:, None]) ** 2).mean(axis=1))
-    if not of_curves:
-        return None
-    return Noise(math.sqrt(np.mean(of_curves)), math.sqrt(np.mean(of_epochs)))
 
 
 def _log_errors(runs: Mapping[int, Curve], epochs: int) -> Array:
@@ -265,20 +259,27 @@ def _costs(config: Config) -> Array:
     return np.array([len(net.layers) / config.batch_size, net.flops / 1e6, 1.0])
 
 
-def _boosting() -> Any:
+def _regressor(n_rows: int) -> Any:
     try:
+        from sklearn.compose import TransformedTargetRegressor
         from sklearn.ensemble import GradientBoostingRegressor
+        from sklearn.preprocessing import QuantileTransformer
     except ImportError:
         raise InputError(
             "a surrogate needs scikit-learn; install it with: pip install 'raycae[simulate]'"
         ) from None
-    # Few of the many features at a time: the best of what was tried by rank on held-out
-    # configurations (analysis/FINDINGS.md).
-    return GradientBoostingRegressor(
+    trees = GradientBoostingRegressor(
         n_estimators=600,
+        learning_rate=0.02,
         max_depth=5,
-        learning_rate=0.05,
+        min_samples_leaf=9,
         subsample=0.5,
-        max_features=0.15,
+        max_features=0.3,
         random_state=0,
     )
+    # Ranks, as a normal variable: logarithms would leave it to the few worst what is fitted, and
+    # predictions with a shorter tail of good ones than the table has (analysis/FINDINGS.md).
+    ranks = QuantileTransformer(
+        n_quantiles=min(1000, n_rows), output_distribution="normal", random_state=0
+    )
+    return TransformedTargetRegressor(trees, transformer=ranks, check_inverse=False)

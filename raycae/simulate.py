@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, NamedTuple, Protocol
 
+import numpy as np
 import typer
 
 from raycae import recorded, results
@@ -133,9 +134,11 @@ def simulate(
         f"surrogate: rank correlation {correlation:.2f} on held-out configurations"
         + (f"; below {TRUSTED} it is not fit to compare methods" if correlation < TRUSTED else "")
     )
+    spreads = [np.sqrt(np.mean(other.deviations**2)) for other in world.repeated]
     print(
-        f"noise of seeds: {world.noise.curve:.1%} of a curve, {world.noise.epoch:.1%} of an epoch"
-        if world.noise
+        f"noise of seeds: as in {len(spreads)} configurations, {min(spreads):.1%} to "
+        f"{max(spreads):.1%}, median {np.median(spreads):.1%}"
+        if spreads
         else "noise of seeds: none, for no configuration was run with two"
     )
     begun = time.perf_counter()
