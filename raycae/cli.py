@@ -231,8 +231,8 @@ def show(
         table.add_column(name, justify="left" if name in ("", "network") else "right")
     ranked = trials[trials["val_mse"].notna() & (trials["state"] != "FAIL")]
     ranked = ranked.sort_values(["val_mse", "trial_number"])
-    plan = results.read_study(folder)["plan"]
-    if plan.get("objective") == "frontier":  # that first, as it runs
+    plan = results.asked(results.read_study(folder))
+    if plan["objective"] == "frontier":  # that first, as it runs
         on = ranked["on_frontier"].fillna(False).astype(bool)
         ranked = pd.concat([ranked[on].sort_values(plan["cost"], kind="stable"), ranked[~on]])
     for row in ranked.head(number).to_dict("records"):

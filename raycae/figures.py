@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,6 @@ CLOSE = 1.6
 
 EXACT = 1e-8
 """Below this an error is rounding: half a step of 8 bits, everywhere, is 4e-6."""
-
-MARKERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    (PRUNED, "stopped early", {"color": GREY, "symbol": "circle-open", "size": 7}),
-    (COMPLETE, "complete", {"color": BLUE, "size": 8}),
-)
 
 COST_NAMES = {
     "latent_size": "latent size, numbers per image",
@@ -139,8 +134,7 @@ def latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> Latent
     `trials`: rows as `described` gives them. `baselines`: `baseline`, `latent_size` (null: there is
     no latent), `val_mse`; None where there are none yet.
     """
-    ended = trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])
-    points = trials.loc[ended].filter(POINT_COLUMNS).reset_index(drop=True)
+    points = _ended(trials).filter(POINT_COLUMNS).reset_index(drop=True)
     points = points.astype({"trial_number": int, "latent_size": int, "val_mse": float})
     on = frontier_of(points.to_dict("records"))  # type: ignore[arg-type]
     points["on_frontier"] = points["trial_number"].map(on).astype(bool)
@@ -166,27 +160,7 @@ def latent_error_figure(data: LatentError) -> go.Figure:
             line={"color": VIOLET, "width": 1.5, "dash": dashes[i % len(dashes)]},
             hovertemplate=f"{name}<br>%{{x:,}} numbers: %{{y:.4g}}<extra></extra>",
         )
-    frontier = data.frontier
-    figure.add_scatter(
-        x=frontier["latent_size"].tolist(),
-        y=frontier["val_mse"].tolist(),
-        name="frontier",
-        mode="lines",
-        line={"color": ORANGE, "width": 2},
-        hoverinfo="skip",
-    )
-    for state, name, marker in MARKERS:
-        points = data.points[data.points["state"] == state]
-        if not points.empty:
-            figure.add_scatter(
-                x=points["latent_size"].tolist(),
-                y=points["val_mse"].tolist(),
-                name=name,
-                mode="markers",
-                marker=marker,
-                hovertext=[_hover(point) for point in points.to_dict("records")],
-                hoverinfo="text",
-            )
+    _draw_trials(figure, data.points, data.frontier, "latent_size", _hover)
     _draw_levels(figure, data.levels)
     sizes = _powers_of_two(x_low, x_high)
     figure.update_xaxes(_log_axis(x_low, x_high, sizes, [f"{size:,}" for size in sizes]))
@@ -213,8 +187,7 @@ def growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Growth | Non
     """From the smallest cost of any trial to twice the largest, so that each counts. `worst` is the
     error of doing nothing, where that is known; else that of the worst trial. None where no trial
     has ended with an error."""
-    ended = trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])
-    rows = trials[ended].sort_values(["ended_at", "trial_number"])
+    rows = _ended(trials).sort_values(["ended_at", "trial_number"])
     if rows.empty:
         return None
     steps = pd.DataFrame({"cost": rows[cost].astype(float), "error": rows["val_mse"].astype(float)})
@@ -265,35 +238,14 @@ def growth_figure(data: Growth) -> go.Figure:
 def cost_figure(trials: pd.DataFrame, cost: str) -> go.Figure:
     """Error against a cost other than the latent size, both axes logarithmic. Needs one trial that
     ended with an error."""
-    ended = trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])
-    rows = trials[ended].sort_values([cost, "val_mse"])
+    rows = _ended(trials).sort_values([cost, "val_mse"])
     on = frontier_of(rows.to_dict("records"), cost)  # type: ignore[arg-type]
     figure = _figure(COST_NAMES[cost], "validation error, MSE")
-    front = rows[rows["trial_number"].map(on).astype(bool)]
-    figure.add_scatter(
-        x=front[cost].tolist(),
-        y=front["val_mse"].tolist(),
-        name="frontier",
-        mode="lines",
-        line={"color": ORANGE, "width": 2},
-        hoverinfo="skip",
-    )
-    for state, name, marker in MARKERS:
-        shown = rows[rows["state"] == state]
-        if not shown.empty:
-            figure.add_scatter(
-                x=shown[cost].tolist(),
-                y=shown["val_mse"].tolist(),
-                name=name,
-                mode="markers",
-                marker=marker,
-                hovertext=[
-                    html.escape(f"trial {row['trial_number']}: {error(row['val_mse'])}, ")
-                    + f"{row[cost]:,.4g}"
-                    for row in shown.to_dict("records")
-                ],
-                hoverinfo="text",
-            )
+
+    def hover(row: dict[Hashable, Any]) -> str:
+        return f"trial {row['trial_number']}: {error(row['val_mse'])}, {row[cost]:,.4g}"
+
+    _draw_trials(figure, rows, rows[rows["trial_number"].map(on).astype(bool)], cost, hover)
     low, high = float(rows["val_mse"].min()) / 1.2, float(rows["val_mse"].max()) * 1.2
     ticks = log_ticks(low, high)
     figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
@@ -517,6 +469,44 @@ def _window(data: LatentError) -> tuple[float, float, float, float]:
         label = (high / low) ** (0.07 * len(data.levels))
         high = max(high, max(data.levels.values()) * label)
     return low, high, min(sizes) / 1.7, max(sizes) * 1.7
+
+
+def _ended(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials that ended with an error, complete or stopped early."""
+    return trials[trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])]
+
+
+def _draw_trials(
+    figure: go.Figure,
+    trials: pd.DataFrame,
+    front: pd.DataFrame,
+    cost: str,
+    hover: Callable[[dict[Hashable, Any]], str],
+) -> None:
+    """Each trial's error over its `cost`, and a line through those of the frontier."""
+    figure.add_scatter(
+        x=front[cost].tolist(),
+        y=front["val_mse"].tolist(),
+        name="frontier",
+        mode="lines",
+        line={"color": ORANGE, "width": 2},
+        hoverinfo="skip",
+    )
+    for state, name, marker in (
+        (PRUNED, "stopped early", {"color": GREY, "symbol": "circle-open", "size": 7}),
+        (COMPLETE, "complete", {"color": BLUE, "size": 8}),
+    ):
+        shown = trials[trials["state"] == state]
+        if not shown.empty:
+            figure.add_scatter(
+                x=shown[cost].tolist(),
+                y=shown["val_mse"].tolist(),
+                name=name,
+                mode="markers",
+                marker=marker,
+                hovertext=[hover(trial) for trial in shown.to_dict("records")],
+                hoverinfo="text",
+            )
 
 
 def _draw_levels(figure: go.Figure, levels: dict[str, float]) -> None:

@@ -65,8 +65,9 @@ class Strata:
         n = len(self.bounds)
         self.best = [math.inf] * n
         self._begun = [0] * n
+        self._running = [0] * n
         self._in_vain = [0] * n
-        """Trials since the best of the stratum; those that run are taken for such."""
+        """Trials that ended since the best of the stratum did."""
 
     def of(self, size: float) -> int | None:
         """The stratum of a latent size; None above all of them."""
@@ -77,12 +78,16 @@ class Strata:
         place = self.of(size)
         if place is not None:
             self._begun[place] += 1
-            self._in_vain[place] += 1
+            self._running[place] += 1
 
     def end(self, size: int, error: float | None) -> None:
         """A trial has ended, with its least error if it has one."""
         place = self.of(size)
-        if place is not None and error is not None and error < self.best[place]:
+        if place is None:
+            return
+        self._running[place] -= 1
+        self._in_vain[place] += 1
+        if error is not None and error < self.best[place]:
             self.best[place] = error
             self._in_vain[place] = 0
 
@@ -105,4 +110,5 @@ class Strata:
         best = self.best[place]
         # Where all that began still runs or has failed, only their number says anything.
         above = best / goal if best < math.inf and goal > 0 else 1.0
-        return float(above * FADING ** self._in_vain[place])
+        # Those that run are taken to be in vain: workers that ask together go to different strata.
+        return float(above * FADING ** (self._in_vain[place] + self._running[place]))

@@ -30,8 +30,6 @@ from raycae.storage import Place, write_whole
 MOST_ROWS = 200
 PICTURES_WIDTH_PX = 812  # 12 images of 32 pixels and the gaps between them, doubled
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-EARLIER = {"objective": "val_mse", "cost": "latent_size", "strata": None, "settings": 1}
-"""What a plan says that was written before there were these."""
 NOTHING = {"mean_colour", "mean_chroma"}
 """The baselines that do nothing: the same answer for every image."""
 
@@ -63,7 +61,7 @@ def render(folder: Place) -> str:
     latent = figures.latent_error(trials, _baselines(folder, study["data"]["fingerprint"]))
     curves = figures.learning_curves(trials, epochs)
     steps = figures.ladder(trials)
-    plan = {**EARLIER, **study["plan"]}
+    plan = results.asked(study)
     cost = plan["cost"]
     grown = figures.growth(trials, latent, cost) if plan["objective"] == "frontier" else None
     curve = grown is not None and cost == "latent_size"
@@ -126,7 +124,7 @@ def page(template: str, plots: dict[str, str], **values: Any) -> str:
 def lacks_anything(folder: Place) -> bool:
     """Whether the folder lacks pictures of the best trials or baselines of its images."""
     study = results.read_study(folder)
-    if not (shown := results.pictured(_tables(folder)[0], study["plan"].get("strata"))):
+    if not (shown := results.pictured(_tables(folder)[0], results.asked(study)["strata"])):
         return False
     baselines = _baselines(folder, study["data"]["fingerprint"])
     unpainted = any(not (folder / "pictures" / f"{number}.png").exists() for number in shown)
@@ -155,13 +153,10 @@ def frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
     front = [rows[number] for number in latent.frontier["trial_number"]]
     low, high = front[0]["latent_size"], front[-1]["latent_size"]
     said = f"The frontier has {_number(len(front), 'trial')}, from {low:,} to {high:,} numbers"
-    codes = {row["trial_number"]: latent.best_linear(row["latent_size"]) for row in front}
-    below = [
-        (row, code)
-        for row in front
-        if (code := codes[row["trial_number"]]) is not None and row["val_mse"] < code.val_mse
-    ]
-    if not any(codes.values()):
+    codes = [(row, latent.best_linear(row["latent_size"])) for row in front]
+    compared = [(row, code) for row, code in codes if code is not None]
+    below = [(row, code) for row, code in compared if row["val_mse"] < code.val_mse]
+    if not compared:
         return f"{said} per image."
     if not below:
         return f"{said} per image; linear codes of no larger size beat all of it."

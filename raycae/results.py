@@ -503,6 +503,12 @@ def read_study(folder: Place) -> dict[str, Any]:
     return content
 
 
+def asked(study: Mapping[str, Any]) -> dict[str, Any]:
+    """What the search was asked to do: `plan` in the content of a `study.json`; what was not there
+    to be asked when it was written is as it was then."""
+    return _Plan.model_validate(study["plan"]).model_dump()
+
+
 def _check_errors(path: Place, table: pd.DataFrame) -> None:
     errors = table["val_mse"].dropna()
     if (bad := errors[(errors < 0) | (errors > MOST_ERROR)]).size:

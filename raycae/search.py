@@ -7,6 +7,7 @@ unpickle. Ray and torch are imported once a search begins.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -597,10 +598,11 @@ def _require_sense(the_space: space.Space, settings: dict[str, Any], cost: str |
 def _strata(the_space: space.Space, wanted: list[int] | None) -> list[int]:
     """The strata that are asked for, or of the usual ones those that the space reaches. Raises
     `InputError` for one that no network lies in."""
-    there = reachable(the_space, wanted or USUAL_STRATA)
-    if wanted is None and there:
+    bounds = wanted or list(USUAL_STRATA)
+    there = reachable(the_space, bounds)
+    if there and wanted is None:
         return there
-    for below, bound in zip([0, *(wanted or ())], wanted or USUAL_STRATA, strict=False):
+    for below, bound in itertools.pairwise([0, *bounds]):
         if bound not in there:
             raise InputError(
                 f"--strata {bound}: no network of {the_space.name} was found that has a latent "

@@ -10,19 +10,21 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 
 import numpy as np
 import typer
 
-from raycae import recorded, results
+from raycae import results
 from raycae.errors import InputError, printable
 from raycae.progress import summary
-from raycae.recorded import TRUSTED, Curve, Recorded
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 from raycae.search import MAX_SEED, ResultsOption
 from raycae.searcher import SAMPLERS, Proposal, Proposer
 from raycae.stopping import SCHEDULERS, Rule, rule
+
+if TYPE_CHECKING:
+    from raycae.recorded import Curve, Recorded
 
 
 class Searcher(Protocol):
@@ -119,6 +121,8 @@ def simulate(
 
     Example: raycae simulate ex2 --sampler tpe --scheduler asha --trials 300 --workers 8
     """
+    from raycae import recorded  # scipy takes a while, and no other command needs it
+
     if sampler == "strata":
         raise InputError("--sampler strata: is after a frontier; simulated is the least error")
     world = recorded.read([results.find_study(name, results_folder) for name in studies])
@@ -132,7 +136,11 @@ def simulate(
         f"{printable(', '.join(studies))}: {len(world.curves)} configurations, "
         f"{world.epochs} epochs; least error {world.least:.5f}\n"
         f"surrogate: rank correlation {correlation:.2f} on held-out configurations"
-        + (f"; below {TRUSTED} it is not fit to compare methods" if correlation < TRUSTED else "")
+        + (
+            f"; below {recorded.TRUSTED} it is not fit to compare methods"
+            if correlation < recorded.TRUSTED
+            else ""
+        )
     )
     spreads = [np.sqrt(np.mean(other.deviations**2)) for other in world.repeated]
     print(

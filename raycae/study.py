@@ -297,13 +297,13 @@ class Study:
         said_before = epoch in self.records.epochs[number]
         known = {**self.records.trials[number], **measured}
         goes_on = said_before or self.rule.report(number, epoch, value, known)
+        reason = None if goes_on else f"{self.plan.scheduler} after epoch {epoch}"
         most_s = self.space.file.constraints.epoch_time_s.max or math.inf
+        if (took_s := measured["epoch_time_s"]) > most_s:
+            reason = f"epoch_time_s {took_s:.3g} is above {most_s:g}"
         if epoch >= self.plan.epochs:
             events.append(self._event(number, "ended", state=COMPLETE))
-        elif not goes_on or measured["epoch_time_s"] > most_s:
-            reason = f"{self.plan.scheduler} after epoch {epoch}"
-            if measured["epoch_time_s"] > most_s:
-                reason = f"epoch_time_s {measured['epoch_time_s']:.3g} is above {most_s:g}"
+        elif reason:
             events.append(self._event(number, "ended", state=PRUNED, reason=reason))
         best_before = self._best_model(number)
         self._record(*events)

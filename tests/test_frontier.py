@@ -103,3 +103,17 @@ def test_trials_that_run_and_trials_that_fail() -> None:
     strata.begin(4096)
     strata.end(4096, 1e-9)
     assert strata.best == [math.inf, math.inf]
+
+
+def test_an_improvement_does_not_call_everybody() -> None:
+    """Oracle: by hand, two strata at 1.5 and 1.2 times their lines: while four run in the first,
+    0.8 to the fourth of its need is left, also after a fifth has improved it to 1.4."""
+    strata = Strata((64, 128), (0.1, 0.05))
+    for size, error in ((64, 0.15), (128, 0.06)):
+        strata.begin(size)
+        strata.end(size, error)
+    for _ in range(5):
+        strata.begin(64)
+    strata.end(64, 0.14)
+    assert 1.4 * FADING**4 < 1.2
+    assert strata.weakest() == 1
