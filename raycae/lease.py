@@ -59,13 +59,12 @@ class Lease:
         """Raises `InputError` naming the holder where another process writes this study."""
         lease = cls(folder)
         try:
-            lease._wait_for_holder()
-            begun = time.monotonic()
+            looked_at = lease._wait_for_holder()
             lease._renew()
             if lease._lock is None:
-                # A write that took its time may have come after another one's settling: that one
-                # has to hear of it.
-                late = time.monotonic() - begun > SETTLE_S / 2
+                # A write so long after the last look may have come after another one's settling:
+                # that one has to hear of it.
+                late = time.monotonic() - looked_at > SETTLE_S / 2
                 time.sleep(SETTLE_S + (BEAT_S if late else 0.0))
                 if (holder := lease._holder()) and holder["token"] != lease._content["token"]:
                     raise _held(folder, holder)
@@ -100,10 +99,13 @@ class Lease:
                 self._path.unlink(missing_ok=True)
         self._unlock()
 
-    def _wait_for_holder(self) -> None:
+    def _wait_for_holder(self) -> float:
+        """Until nobody holds it. Returns when that was seen, or a little before, on the monotonic
+        clock."""
+        looked_at = time.monotonic()
         found = self._holder()
         if found is None or (gone := _is_gone(found)):
-            return
+            return looked_at
         if gone is None:
             print(
                 f"{self._folder}: {_named(found)} wrote here last; "
@@ -113,12 +115,13 @@ class Lease:
             until = time.monotonic() + WATCH_S
             while time.monotonic() < until:
                 time.sleep(min(1.0, WATCH_S / 10))
+                looked_at = time.monotonic()
                 if (now := self._holder()) is None:
-                    return
+                    return looked_at
                 if now != found:
                     raise _held(self._folder, now)
             print(f"{self._folder}: it does not; taking over", flush=True)
-            return
+            return looked_at
         raise _held(self._folder, found)
 
     def _holder(self) -> dict[str, Any] | None:

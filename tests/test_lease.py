@@ -33,7 +33,7 @@ import sys, time
 {QUICK}
 from raycae.errors import InputError
 from raycae.storage import place
-if sys.argv[2:]: time.sleep(float(sys.argv[2]) - time.time())
+if sys.argv[2:]: print("ready", flush=True), sys.stdin.readline()
 try:
     held = lease.Lease.take(place(sys.argv[1]))
 except InputError as error:
@@ -97,10 +97,15 @@ def said(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def has_lost(process: subprocess.Popen[str]) -> bool:
+def tell(process: subprocess.Popen[str]) -> None:
+    """A line, which it waits for."""
     assert process.stdin is not None
-    process.stdin.write("?\n")
+    process.stdin.write("\n")
     process.stdin.flush()
+
+
+def has_lost(process: subprocess.Popen[str]) -> bool:
+    tell(process)
     return said(process) == "True\n"
 
 
@@ -228,19 +233,42 @@ def test_two_at_the_same_moment(folder: Place, times: int) -> None:
     folder = folder / str(times)
     if isinstance(folder, Path):
         folder.mkdir()
-    at = str(time.time() + 2.5)
     with (
-        holder(folder, at) as a,
-        holder(folder, at, before=ELSEWHERE) as b,
-        holder(folder, at) as c,
-        holder(folder, at, before=ELSEWHERE) as d,
+        holder(folder, "on a word") as a,
+        holder(folder, "on a word", before=ELSEWHERE) as b,
+        holder(folder, "on a word") as c,
+        holder(folder, "on a word", before=ELSEWHERE) as d,
     ):
+        assert {said(process) for process in (a, b, c, d)} == {"ready\n"}
+        for process in (a, b, c, d):
+            tell(process)
         words = [said(process) for process in (a, b, c, d)]
         for i, process in enumerate((a, b, c, d)):
             if "watching" in words[i]:  # one of the other host, first
                 words[i] = said(process)
         assert sum(word == "held\n" for word in words) == 1, words
         assert sum("another process is searching here" in word for word in words) == 3, words
+
+
+def test_one_that_looked_long_ago(in_store: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: one looks, finds nobody, and is kept from writing until another one's lease counts;
+    when his counts too the other has heard of it: at no moment do both believe to hold it."""
+    monkeypatch.setattr(lease, "BEAT_S", 1.0)
+    first: list[Lease] = []
+    look = Lease._wait_for_holder
+
+    def and_sleep(self: Lease) -> float:
+        looked_at = look(self)
+        if not first:
+            monkeypatch.setattr(Lease, "_wait_for_holder", look)
+            first.append(Lease.take(in_store))
+        return looked_at
+
+    monkeypatch.setattr(Lease, "_wait_for_holder", and_sleep)
+    second = Lease.take(in_store)
+    assert first[0]._lost
+    assert not second.lost
+    second.release()
 
 
 def test_one_that_was_away(in_store: Place) -> None:
