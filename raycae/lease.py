@@ -93,10 +93,14 @@ class Lease:
         if storage.patience.spent:
             threading.Thread(target=self._unlock, daemon=True).start()
             return
+        # A beat under way would write the lease anew behind this.
+        beats_no_more = self._beating.acquire(timeout=BEAT_S)
         with suppress(OSError, StorageError):
             holder = None if self._lost else self._holder()
             if holder and holder["token"] == self._content["token"]:
                 self._path.unlink(missing_ok=True)
+        if beats_no_more:
+            self._beating.release()
         self._unlock()
 
     def _wait_for_holder(self) -> float:

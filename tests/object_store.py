@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import json
 import logging
-import os
 import socket
 import socketserver
 import struct
@@ -247,10 +246,13 @@ def message(head: list[str], content: bytes) -> bytes:
 def reset(connection: socket.socket) -> None:
     """Closed so that the other side hears "connection reset by peer" and not just an end, also
     while a thread of ours waits for what it says."""
-    with contextlib.suppress(OSError):  # it went by itself
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.shutdown(socket.SHUT_RD)
-        os.close(connection.detach())
+    # Taken away from that thread first: once awake it would close in order, before us.
+    with (
+        contextlib.suppress(OSError, ValueError),  # it went by itself
+        socket.socket(fileno=connection.detach()) as mine,
+    ):
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        mine.shutdown(socket.SHUT_RD)
 
 
 def main(address: str, bucket: str) -> None:

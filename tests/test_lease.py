@@ -271,6 +271,23 @@ def test_one_that_looked_long_ago(in_store: Place, monkeypatch: pytest.MonkeyPat
     second.release()
 
 
+def test_let_go_in_the_middle_of_a_beat(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a beat that has begun to write when the lease is let go leaves none behind."""
+    mine = Lease.take(folder)
+    renew, writing = Lease._renew, threading.Event()
+
+    def slow(self: Lease) -> None:
+        writing.set()
+        time.sleep(0.05)
+        renew(self)
+
+    monkeypatch.setattr(Lease, "_renew", slow)
+    assert writing.wait(5)
+    mine.release()
+    time.sleep(0.3)
+    assert not (folder / NAME).exists()
+
+
 def test_one_that_was_away(in_store: Place) -> None:
     """Oracle: a holder is stopped for longer than he is watched for, so another one takes over;
     when he goes on, the first thing he asks tells him, before he writes anything; he leaves the
