@@ -40,7 +40,7 @@ from raycae.searcher import (
     require_possible,
     usual_sampler,
 )
-from raycae.stopping import SCHEDULERS
+from raycae.stopping import FACTOR, SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
     Plan,
@@ -208,7 +208,7 @@ def search(
             min=2,
             metavar="F",
             help="Of the trials that come to a rung one in F goes on.",
-            show_default="3",
+            show_default=str(FACTOR),
         ),
     ] = None,
     repeats: Annotated[
@@ -545,10 +545,11 @@ def _planned(
         "sampler": sampler,
         # These compare errors after equally many epochs.
         "scheduler": "none" if sampler in ("greedy", "points") else "asha",
+        "factor": FACTOR,
     }
     settings = {**defaults, **given}
     if settings["scheduler"] == "none":
-        for name in settings.keys() & {"grace", "factor"}:
+        for name in given.keys() & {"grace", "factor"}:
             raise InputError(f"--{name} {settings[name]}: says when --scheduler none stops: never")
         if (n := settings.get("first_images")) is not None:
             raise InputError(

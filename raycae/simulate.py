@@ -21,7 +21,7 @@ from raycae.progress import summary
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 from raycae.search import MAX_SEED, ResultsOption
 from raycae.searcher import SAMPLERS, Proposal, Proposer
-from raycae.stopping import SCHEDULERS, Rule, rule
+from raycae.stopping import FACTOR, SCHEDULERS, Rule, rule
 
 if TYPE_CHECKING:
     from raycae.recorded import Curve, Recorded
@@ -111,7 +111,7 @@ def simulate(
     ] = 1,
     factor: Annotated[
         int, typer.Option(min=2, metavar="F", help="One in F goes on from a rung.")
-    ] = 3,
+    ] = FACTOR,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
 ) -> None:
     """Search over the recorded curves of a study in simulated time; nothing is trained.

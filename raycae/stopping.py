@@ -18,6 +18,8 @@ from raycae.errors import InputError
 
 Known = Mapping[str, Any]
 NOTHING: Known = {}
+FACTOR = 4
+"""Unless told otherwise one in so many goes on."""
 
 
 class Rule(Protocol):
@@ -33,35 +35,40 @@ class NoStopping:
 
 
 class ASHA:
-    """Asynchronous successive halving, stopping variant (Li et al., MLSys 2020).
+    """Asynchronous successive halving, stopping variant (Li et al., MLSys 2020), that keeps to its
+    share.
 
-    Rungs stand at `grace` x `factor`^k epochs below `epochs`. A trial that reaches a rung goes on
-    if it is among the best 1 / `factor` of all values seen there so far; the first `factor` - 1
-    at a rung have too little company to be judged and go on.
+    Rungs stand at `grace` x `factor`^k epochs below `epochs`. Of the trials that reach a rung the
+    best so far goes on, and whoever is among the best 1 / `factor` of all values seen there as long
+    as no more than that have gone on. Without the latter a sampler that learns sends nearly
+    everything on: what it proposes later is better than most of what came before
+    (analysis/FINDINGS.md).
     """
 
-    def __init__(self, epochs: int, *, grace: int = 1, factor: int = 3) -> None:
+    def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
         self.factor = factor
         self.rungs = _rungs(epochs, grace, factor)
         self._seen: dict[int, dict[int, float]] = defaultdict(dict)
+        self._went_on: dict[int, set[int]] = defaultdict(set)
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
         if epoch not in self.rungs:
             return True
-        seen = self._seen[epoch]
-        seen[trial_number] = value
-        if len(seen) < self.factor:
-            return True
-        places = len(seen) // self.factor
-        better = sum(other < value for other in seen.values())
-        return better < places
+        seen, went_on = self._seen[epoch], self._went_on[epoch]
+        if trial_number not in seen:
+            seen[trial_number] = value
+            places = len(seen) // self.factor
+            better = sum(other < value for other in seen.values())
+            if not better or (better < places and len(went_on) < places):
+                went_on.add(trial_number)
+        return trial_number in went_on
 
 
 class ParetoASHA:
     """ASHA where two things count, the error and a `cost`: of all trials at a rung those go on that
     the fewest others beat in both (the ranking of Fonseca & Fleming, ICGA 1993)."""
 
-    def __init__(self, epochs: int, *, cost: str, grace: int = 1, factor: int = 3) -> None:
+    def __init__(self, epochs: int, *, cost: str, grace: int = 1, factor: int = FACTOR) -> None:
         self.factor = factor
         self.cost = cost
         self.rungs = _rungs(epochs, grace, factor)
@@ -101,7 +108,7 @@ class OfItsOwn:
 class TheBest:
     """At the rungs of ASHA whoever is not the best so far is stopped."""
 
-    def __init__(self, epochs: int, *, grace: int = 1, factor: int = 3) -> None:
+    def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
         self.rungs = _rungs(epochs, grace, factor)
         self._best: dict[int, float] = {}
 
@@ -146,7 +153,7 @@ class Hyperband:
         epochs: int,
         *,
         grace: int = 1,
-        factor: int = 3,
+        factor: int = FACTOR,
         halving: Callable[..., Rule] = ASHA,
     ) -> None:
         first = _rungs(epochs, grace, factor) or [grace]
@@ -172,7 +179,7 @@ def rule(
     epochs: int,
     *,
     grace: int = 1,
-    factor: int = 3,
+    factor: int = FACTOR,
     cost: str | None = None,
     stratum: Callable[[Known], Hashable] | None = None,
     family: str | None = None,

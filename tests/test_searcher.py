@@ -307,25 +307,45 @@ def test_constraints_are_kept_before_a_trial_is_issued() -> None:
 
 def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: by hand, with a window of 8: of twelve that ended the two with the least errors, of
-    three that run the newest two, and the newest of the others; none that failed."""
+    three that run and said something the newest two, and the newest of the others; none that
+    failed, none that has not come to its first epoch."""
     monkeypatch.setattr(searcher, "WINDOW", 8)
     proposer = Proposer(tiny_space)
     errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55]
-    for number in range(15):
+    for number in range(16):
         proposer.propose(number)
-        proposer.report(number, 1, 0.99)
+        if number < 15:
+            proposer.report(number, 1, 0.99)
     for number, error in enumerate(errors):
         proposer.tell(number, "FAIL" if number == 11 else "COMPLETE", error)
     seen = proposer._window()
-    assert [trial.value for trial in seen if trial.state == TrialState.COMPLETE] == [
+    assert [trial.value for trial in seen] == [
         *(0.1, 0.2),  # the best, as trials 1 and 3
         *(0.4, 0.3, 0.35, 0.45),
+        *(0.99, 0.99),
     ]
-    running = [trial for trial in seen if trial.state == TrialState.RUNNING]
-    assert [trial.params for trial in running] == [
+    assert [trial.params for trial in seen[-2:]] == [
         proposer.study.trials[number].params for number in (13, 14)
     ]
-    assert all(trial.intermediate_values == {1: 0.99} for trial in seen)
+
+
+def test_stopped_trials_are_seen_at_their_end(tiny_space: Space) -> None:
+    """Oracle: by hand. Two ran three epochs, halving the error and then taking a third and a half
+    off it; one was stopped after the first, one runs after the second, in which it got worse. A
+    good stopped trial comes before a bad complete one."""
+    proposer = Proposer(tiny_space)
+    curves = [[0.9, 0.45, 0.3], [0.8, 0.4, 0.2], [0.1], [0.6, 0.7]]
+    for number, curve in enumerate(curves):
+        proposer.propose(number)
+        for epoch, error in enumerate(curve, 1):
+            proposer.report(number, epoch, error)
+    for number, state in enumerate(["COMPLETE", "COMPLETE", "PRUNED"]):
+        proposer.tell(number, state, min(curves[number]))
+    second = math.sqrt(2 / 3 * 1 / 2)  # between two the median lies in the middle, of logarithms
+    first = 1 / 2  # of 1/2, 1/2 and 1
+    seen = [trial.value for trial in proposer._window()]
+    assert seen == pytest.approx([0.3, 0.2, 0.1 * first * second, 0.6 * second])
+    assert {trial.state for trial in proposer._window()} == {TrialState.COMPLETE}
 
 
 def test_impossible_constraint_is_refused(tiny_space: Space) -> None:

@@ -112,8 +112,9 @@ def test_two_workers_by_hand() -> None:
 
 
 def test_the_rule_stops() -> None:
-    """Oracle: ASHA by hand, factor 3, one worker: the third comes to the first rung as the worst of
-    three, of whom one goes on. Its least error so far is what the sampler is told."""
+    """Oracle: ASHA by hand, one worker: the first is the best of all and runs its three epochs, the
+    others come to the first rung as worse ones. Their least error so far is what the sampler is
+    told."""
     table, configs = world(
         a=Curve((0.3, 0.2, 0.1), 1.0),
         b=Curve((0.4, 0.2, 0.1), 1.0),
@@ -121,8 +122,8 @@ def test_the_rule_stops() -> None:
     )
     searcher = Listed(*configs.values())
     seen = list(run(searcher, ASHA(EPOCHS), table, trials=3, epochs=EPOCHS, workers=1))
-    assert len(seen) == 7
-    assert searcher.told[-1] == (2, PRUNED, 0.5)
+    assert len(seen) == 3 + 1 + 1
+    assert searcher.told[1:] == [(1, PRUNED, 0.4), (2, PRUNED, 0.5)]
 
 
 @settings(deadline=None)

@@ -14,22 +14,43 @@ from raycae.stopping import ASHA, SCHEDULERS, Hyperband, NoStopping, ParetoASHA,
 
 def test_rungs() -> None:
     """Oracle: grace times powers of the factor, below the last epoch."""
-    assert ASHA(10).rungs == [1, 3, 9]
-    assert ASHA(9).rungs == [1, 3]
+    assert ASHA(10, factor=3).rungs == [1, 3, 9]
+    assert ASHA(9, factor=3).rungs == [1, 3]
+    assert ASHA(10).rungs == [1, 4]
     assert ASHA(1).rungs == []
     assert ASHA(20, grace=2, factor=2).rungs == [2, 4, 8, 16]
 
 
 def test_the_best_third_goes_on() -> None:
-    """Oracle: by hand, factor 3. The first two are let go on; of n seen, n // 3 places."""
-    asha = ASHA(9)
-    verdicts = [asha.report(i, 1, v) for i, v in enumerate([5.0, 4.0, 3.0, 6.0, 2.0, 3.5, 1.0])]
-    assert verdicts == [True, True, True, False, True, False, True]
+    """Oracle: by hand, factor 3; of n seen n // 3 places. The first is the best so far, so are 4,
+    3, 2 and 1. 3.5 is among the best two of six, but four have gone on; 1.5 is the second of nine,
+    and five have."""
+    asha = ASHA(9, factor=3)
+    values = [5.0, 4.0, 3.0, 6.0, 2.0, 3.5, 1.0, 7.0, 1.5]
+    verdicts = [asha.report(i, 1, value) for i, value in enumerate(values)]
+    assert verdicts == [True, True, True, False, True, False, True, False, False]
+
+
+def test_a_place_that_nobody_took_is_given_away() -> None:
+    """Oracle: by hand, factor 3. The first one stays the best; of six two may go on and one has, so
+    the second best of six does, and the second best of seven no more."""
+    asha = ASHA(9, factor=3)
+    verdicts = [asha.report(i, 1, v) for i, v in enumerate([1.0, 5.0, 6.0, 7.0, 8.0, 2.0, 1.5])]
+    assert verdicts == [True, False, False, False, False, True, False]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(2, 5))
+def test_no_more_than_a_share_goes_on(values: list[float], factor: int) -> None:
+    """Oracle: beside those that were the best of their time at most one in `factor` goes on."""
+    asha = ASHA(9, factor=factor)
+    went_on = sum(asha.report(i, 1, value) for i, value in enumerate(values))
+    n_best = sum(value <= min(values[: i + 1]) for i, value in enumerate(values))
+    assert went_on <= n_best + len(values) // factor
 
 
 def test_between_rungs_nobody_is_stopped() -> None:
     """Oracle: epochs 2 and 4 to 8 are no rungs."""
-    asha = ASHA(9)
+    asha = ASHA(9, factor=3)
     assert all(asha.report(i, epoch, 9.0 - i) for i in range(9) for epoch in (2, 4, 8))
 
 
@@ -54,15 +75,15 @@ def test_a_replay_gives_the_same_verdicts(values: list[float]) -> None:
 
 def test_a_repeated_report_counts_once() -> None:
     """Oracle: a trial that repeats an epoch after a restart is one trial at the rung."""
-    asha = ASHA(9)
+    asha = ASHA(9, factor=2)
     assert [asha.report(0, 1, 1.0) for _ in range(5)] == [True] * 5
-    assert asha.report(1, 1, 2.0)  # still only two have been seen
+    assert not asha.report(1, 1, 2.0)  # of two, which have one place; six would have three
 
 
 def test_brackets_of_hyperband() -> None:
     """Oracle: by hand, 27 epochs, factor 3: brackets from rung 1, 3, 9 on, with 2, 1 and 0 further
     rungs. Shares (n + 1 = 3, 2, 1 rungs): 3/3 x 9, 3/2 x 3, 3/1 x 1 = 9 : 4.5 : 3."""
-    hyperband = Hyperband(27)
+    hyperband = Hyperband(27, factor=3)
     assert [bracket.rungs for bracket in hyperband.brackets] == [[1, 3, 9], [3, 9], [9]]
     counts = Counter(hyperband.bracket(number) for number in range(1650))
     assert [counts[n] for n in range(3)] == pytest.approx([900, 450, 300], abs=5)
@@ -73,13 +94,13 @@ def test_brackets_of_hyperband() -> None:
 def test_hyperband_compares_within_a_bracket() -> None:
     """Oracle: a trial of the last bracket has no rung before epoch 9, however bad it is; those of
     the first are halved at epoch 1 among themselves."""
-    hyperband = Hyperband(27)
+    hyperband = Hyperband(27, factor=3)
     of_bracket = [
         [number for number in range(100) if hyperband.bracket(number) == n] for n in range(3)
     ]
     assert all(hyperband.report(number, 1, 1e3) for number in of_bracket[2][:9])
     verdicts = [hyperband.report(n, 1, float(i)) for i, n in enumerate(of_bracket[0][:6])]
-    assert verdicts == [True, True, False, False, False, False]
+    assert verdicts == [True, False, False, False, False, False]
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -125,7 +146,7 @@ def test_pareto_rank_by_its_definition(points: list[tuple[int, int]]) -> None:
     def beaten_by(one: tuple[int, int], others: list[tuple[int, int]]) -> int:
         return sum(o != one and o[0] <= one[0] and o[1] <= one[1] for o in others)
 
-    asha = ParetoASHA(9, cost="n_params")
+    asha = ParetoASHA(9, cost="n_params", factor=3)
     for n, (error, size) in enumerate(points):
         seen = points[: n + 1]
         ranks = [beaten_by(point, seen) for point in seen]
