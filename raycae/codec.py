@@ -238,10 +238,15 @@ def blended(function: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tenso
     x = x if height >= side else _mirrored(x, 2, side)
     x = x if width >= side else _mirrored(x, 3, side)
     tops, lefts = (_starts(length, side) for length in x.shape[2:])
-    rows = []
-    for top in tops:
-        tiles = [x[:, :, top : top + side, left : left + side] for left in lefts]
-        rows.append(_faded(function(torch.cat(tiles)).split(len(x)), lefts, 3))
+    tiles = [x[:, :, top : top + side, left : left + side] for top in tops for left in lefts]
+    at_once = max(1, PIECE**2 // side**2)
+    painted = [
+        tile
+        for first in range(0, len(tiles), at_once)
+        for tile in function(torch.cat(tiles[first : first + at_once])).split(len(x))
+    ]
+    n = len(lefts)
+    rows = [_faded(painted[i : i + n], lefts, 3) for i in range(0, len(painted), n)]
     return _faded(rows, tops, 2)[:, :, :height, :width]
 
 
@@ -305,7 +310,7 @@ def _taken(pictures: Any) -> tuple[Tensor, _Kind]:
             raise InputError(f"picture: {error}") from None
         planes = rows.permute(2, 0, 1)
     elif isinstance(pictures, np.ndarray):
-        rows = torch.from_numpy(np.ascontiguousarray(_checked(pictures)))
+        rows = torch.from_numpy(np.array(_checked(pictures), order="C"))
         planes = rows[None] if rows.ndim == 2 else rows.movedim(-1, -3)
     elif isinstance(pictures, Tensor):
         planes = _checked(pictures).detach().cpu()
