@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import PurePath
 from typing import Any
 
 from raycae import results
@@ -43,8 +44,6 @@ def _title(folder: Place, config: Config) -> str:
 
 
 def _network(config: Config, net: Architecture) -> str:
-    halves = str(net).split(" | ")
-    x, z, y = ("x".join(map(str, s)) for s in (net.in_shape, net.latent_shape, net.out_shape))
     told = (
         f" It is told the class of each image, 0 to {config.classes - 1}." if config.classes else ""
     )
@@ -57,16 +56,28 @@ def _network(config: Config, net: Architecture) -> str:
     return (
         f"{net.n_params:,} parameters; a latent of {net.latent_size:,} numbers for a picture of "
         f"{config.image_size} x {config.image_size}.{planes}{told}\n\n"
-        f"```\n{x}\n   {halves[0].replace(', ', chr(10) + '   ')}\n"
-        f"{z}  the latent\n   {halves[1].replace(', ', chr(10) + '   ')}\n{y}\n```\n\n"
+        f"```\n{_drawn(net)}\n```\n\n"
         f"Activation {config.activation}, output {config.output}."
     )
+
+
+def _drawn(net: Architecture) -> str:
+    """A layer a line, with what it puts out: channels x height x width."""
+    last = len(net.encoder) - 1
+    lines = [("x".join(map(str, net.in_shape)), "input")]
+    for i, layer in enumerate((*net.encoder, *net.decoder)):
+        shape = "x".join(map(str, layer.out_shape))
+        lines.append((shape, f"{layer}   <- the latent" if i == last else str(layer)))
+    beside = zip(("added to the latent", "added to the picture"), net.linear, strict=False)
+    lines += [("x".join(map(str, conv.out_shape)), f"linear {conv}, {how}") for how, conv in beside]
+    lines += [("x".join(map(str, conv.out_shape)), f"refine {conv}") for conv in net.refine]
+    return "\n".join(f"{shape:>12}  {what}" for shape, what in lines)
 
 
 def _data(content: Row, config: Config) -> str:
     data, plan = content["data"], results.asked(content)
     rows = {
-        "source": data["source"],
+        "source": PurePath(data["source"]).name,
         "fingerprint": data["fingerprint"],
         "training images": f"{data['n_train']:,}",
         "validation images": f"{data['n_val']:,}",
