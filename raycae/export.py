@@ -171,7 +171,8 @@ def _program(ready: Codec) -> Any:
     from torch.export import Dim
 
     rgb, labels = _photographs(ready)[-1]
-    ready.painter(rgb, labels)
+    # Weights in channels-last order have pt2 warn that it cannot find them whole.
+    ready.painter.to(memory_format=torch.contiguous_format)
     sizes: dict[int, Any] = {0: Dim("N")}
     if ready.stride:
         for axis, side in ((2, "height"), (3, "width")):
