@@ -74,7 +74,7 @@ class Codec:
     def __init__(self, network: Autoencoder, config: Config) -> None:
         self.network, self.config = network, config
         self.task = task(config.task, config.gammas, config.classes)
-        self.painter = Painter(network, self.task).eval()
+        self.painter = Painter(network, self.task).eval().requires_grad_(False)
         self.architecture = architecture(config)
         self.stride = self.architecture.stride
 

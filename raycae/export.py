@@ -171,6 +171,7 @@ def _program(ready: Codec) -> Any:
     from torch.export import Dim
 
     rgb, labels = _photographs(ready)[-1]
+    rgb = rgb.contiguous()  # or the program would hold for pictures of no other layout
     # Weights in channels-last order have pt2 warn that it cannot find them whole.
     ready.painter.to(memory_format=torch.contiguous_format)
     sizes: dict[int, Any] = {0: Dim("N")}
