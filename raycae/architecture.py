@@ -144,6 +144,14 @@ class Architecture:
         return prod(self.latent_shape)
 
     @cached_property
+    def stride(self) -> int | None:
+        """Pixels, each way, to one position of the latent, where the network serves every picture
+        whose sides are multiples of it. None where it serves its own size alone."""
+        if all(map(_scales, self.layers)):
+            return self.in_shape[1] // self.latent_shape[1]
+        return None
+
+    @cached_property
     def n_params(self) -> int:
         return sum(layer.n_params for layer in self.layers if isinstance(layer, Conv))
 
@@ -170,6 +178,24 @@ class Architecture:
             ]
         refine = f" + refine {', '.join(map(str, self.refine))}" if self.refine else ""
         return " | ".join(halves) + refine
+
+
+def reach(layers: tuple[Layer, ...], picture: Shape) -> int:
+    """How many pixels of the picture, at most, lie between a place in what `layers` put out and
+    the farthest place that has a say in it."""
+    pixels = 0
+    for layer in layers:
+        of_input, of_output = (
+            picture[1] // shape[1] for shape in (layer.in_shape, layer.out_shape)
+        )
+        match layer:
+            case Conv(transposed=True):
+                pixels += layer.kernel * of_output
+            case Conv():
+                pixels += layer.kernel // 2 * of_input
+            case Resize(mode="bilinear"):
+                pixels += of_input
+    return pixels
 
 
 def architecture(config: Config) -> Architecture:
@@ -319,6 +345,24 @@ def _refine(config: Config, picture: Shape) -> tuple[Conv, ...]:
         layers.append(_conv(config, shape, width, kernel=3))
         shape = layers[-1].out_shape
     return cast(tuple[Conv, ...], tuple(_bare(layers)))
+
+
+def _scales(layer: Layer) -> bool:
+    """Whether the layer does to a larger map what it does to its own.
+
+    Not so where sizes do not divide, for what closes the gap closes this gap only. Nor where the
+    kernel is larger than the map: parts of it have seen nothing but the zeros around it.
+    """
+    size, out = layer.in_shape[1], layer.out_shape[1]
+    match layer:
+        case Conv(transposed=True):
+            return out == size * layer.stride and layer.kernel <= out
+        case Conv():
+            return out * layer.stride == size * layer.shuffle and layer.kernel <= size
+        case Pool():
+            return out * layer.factor == size
+        case Resize():
+            return out % size == 0
 
 
 def _bare(layers: list[Layer]) -> list[Layer]:

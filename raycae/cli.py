@@ -13,6 +13,8 @@ import typer
 from raycae import __version__, results, space
 from raycae.config import given, parse_setting, resolve
 from raycae.errors import InputError, printable, told_on_stderr
+from raycae.export import export
+from raycae.predict import predict
 from raycae.reproduce import reproduce
 from raycae.search import MAX_SEED, search
 from raycae.simulate import simulate
@@ -43,6 +45,8 @@ StudyArgument = Annotated[
 app.command("search")(search)
 app.command("reproduce")(reproduce)
 app.command("simulate")(simulate)
+app.command("predict")(predict)
+app.command("export")(export)
 
 
 def _print_version(wanted: bool) -> None:

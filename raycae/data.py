@@ -177,6 +177,13 @@ def load_labels(source: str, *, classes: int, limit: int | None = None, seed: in
     return Labels(train, val, test, _fingerprint(train, val, test))
 
 
+def picture(file: Path) -> Pixels:
+    """The image in ``file`` at its own size, as the images of a folder are read: uint8 (H, W, 3),
+    RGB, 0 to 255. Raises `InputError` naming the file where it is none."""
+    with _as_errors():
+        return _read_file(file, None)
+
+
 def check(source: str) -> None:
     """Raise `InputError` where ``source`` plainly cannot be read; decode and download nothing."""
     _open(source)
@@ -386,13 +393,7 @@ class _ImageFiles:
         out = _blank(len(indices), size)
 
         def fill(slot: int) -> None:
-            file = self._files[indices[slot]]
-            try:
-                n_bytes = _n_bytes(file)
-                with _alone_if(n_bytes > _LARGE):
-                    out[slot] = _decode(file.read_bytes(), str(file), size)
-            except OSError as error:
-                raise InputError(f"image {file}: cannot be read: {error.strerror}") from error
+            out[slot] = _read_file(self._files[indices[slot]], size)
 
         _in_threads(fill, len(indices))
         return out
@@ -401,12 +402,21 @@ class _ImageFiles:
         return None
 
 
+def _read_file(file: Path, size: int | None) -> Pixels:
+    try:
+        n_bytes = _n_bytes(file)
+        with _alone_if(n_bytes > _LARGE):
+            return _decode(file.read_bytes(), str(file), size)
+    except OSError as error:
+        raise InputError(f"image {file}: cannot be read: {error.strerror}") from error
+
+
 def _n_bytes(file: Path) -> int:
     """The size of an image file; `InputError` for what cannot be one. A pipe would be waited for,
     and a device has no end."""
     about = file.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise InputError(f"image {file}: a device, a pipe or a socket; it has to be a file")
+        raise InputError(f"image {file}: a folder, a device or a pipe; it has to be a file")
     assert Image.MAX_IMAGE_PIXELS is not None  # nobody sets it
     if about.st_size > (most := 8 * Image.MAX_IMAGE_PIXELS):  # four channels of 16 bits
         raise InputError(f"image {file}: {about.st_size:,} bytes; at most {most:,} are read")
@@ -753,10 +763,11 @@ def _download(url: str, target: Path, md5: str) -> None:
 # --- decoding -------------------------------------------------------------------------------------
 
 
-def _decode(data: bytes, name: str, size: int) -> Pixels:
-    """One encoded image as uint8 (size, size, 3); `InputError` with its ``name`` where it fails."""
+def _decode(data: bytes, name: str, size: int | None) -> Pixels:
+    """One encoded image as uint8 (size, size, 3), or of its own size (H, W, 3); `InputError` with
+    its ``name`` where it fails."""
     try:
-        if _is_plain_jpeg(data, size):
+        if size and _is_plain_jpeg(data, size):
             # Pillow takes over where torchvision's decoder refuses (Pillow then says what is
             # wrong), was built without libjpeg, or is gone: it is deprecated since 0.29.
             with suppress(ImportError, RuntimeError):
@@ -764,9 +775,11 @@ def _decode(data: bytes, name: str, size: int) -> Pixels:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8: much faster for photographs, and enough left
             # for the resize to smooth. Other formats ignore this.
-            image.draft(None, (2 * size, 2 * size))
+            if size:
+                image.draft(None, (2 * size, 2 * size))
             with _alone_if(image.width * image.height > _LARGE):
-                return np.asarray(_fit(_to_rgb(image), size))
+                rgb = to_rgb(image)
+                return np.asarray(_fit(rgb, size) if size else rgb)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
             f"image {name}: refused, more than {Image.MAX_IMAGE_PIXELS:,} pixels"
@@ -783,7 +796,7 @@ def _alone_if(large: bool) -> AbstractContextManager[Any]:
     return _one_large if large else nullcontext()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB, turned as its EXIF says, 16 bits scaled to 8. Transparent parts are laid over
     white, except for a colour of 16-bit grey that is to be transparent: it is seen."""
     image = ImageOps.exif_transpose(image)
@@ -811,7 +824,7 @@ def _is_plain_jpeg(data: bytes, size: int) -> bool:
     """Whether this is a JPEG of just the size wanted, grey or of three channels, without EXIF.
 
     Such images are what ready-made data sets hold by the ten thousand. They need none of the steps
-    in `_to_rgb`, and their size is known before memory is asked for.
+    in `to_rgb`, and their size is known before memory is asked for.
     """
     if data[:2] != b"\xff\xd8":
         return False
@@ -846,13 +859,19 @@ def _in_threads(fill: Callable[[int], None], count: int) -> None:
             fill(slot)
 
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        # Pillow only warns of the smaller decompression bombs. Set here, not in the threads:
-        # the filters belong to the whole process.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)  # torchvision
+    # Set here, not in the threads: the filters belong to the whole process.
+    with _as_errors(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for _ in pool.map(run, chunks):
             pass
+
+
+@contextmanager
+def _as_errors() -> Iterator[None]:
+    """Pillow only warns of the smaller decompression bombs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)  # torchvision
+        yield
 
 
 def _blank(count: int, size: int) -> Pixels:

@@ -48,7 +48,7 @@ class Autoencoder(nn.Module):
         z = encoder(x) + to_latent(x)    y = decoder(z) + to_picture(z)    x_hat = y + refine(y)
 
     `forward` takes x (N, C, H, W) in [0, 1] to x_hat (N, C', H, W), in [0, 1] where the output is
-    a sigmoid.
+    a sigmoid. H and W are the trained size, or multiples of the architecture's `stride`.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -142,8 +142,8 @@ class ConvBlock(nn.Module):
                 layer.in_shape[0], filters, layer.kernel, layer.stride, padding, bias=bias
             )
         self.shuffle = nn.PixelShuffle(layer.shuffle) if layer.shuffle > 1 else None
-        side = layer.out_shape[1]
-        self.crop = side if layer.raw_size * layer.shuffle > side else None
+        # What is too much, not what is left: the same for pictures of other sizes.
+        self.crop = max(0, layer.raw_size * layer.shuffle - layer.out_shape[1])
         self.norm = nn.BatchNorm2d(layer.out_shape[0]) if layer.norm else None
         self.residual = layer.residual
         self.activation = activation() if layer.activation else None
@@ -153,7 +153,7 @@ class ConvBlock(nn.Module):
         if self.shuffle:
             y = self.shuffle(y)
         if self.crop:
-            y = y[:, :, : self.crop, : self.crop]
+            y = y[:, :, : -self.crop, : -self.crop]
         if self.residual:
             return self.finish(y, x)
         return self.finish(y)
@@ -216,10 +216,13 @@ class UpsampledConv(ConvBlock):
 class Interpolate(nn.Module):
     def __init__(self, layer: Resize) -> None:
         super().__init__()
-        self.size, self.mode = layer.out_shape[1:], layer.mode
+        factor, rest = divmod(layer.out_shape[1], layer.in_shape[1])
+        self.size, self.factor, self.mode = layer.out_shape[1:], 0 if rest else factor, layer.mode
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, self.size, mode=self.mode)
+        height, width = x.shape[2:]
+        grown = (self.factor * height, self.factor * width) if self.factor else self.size
+        return F.interpolate(x, grown, mode=self.mode)
 
 
 def build(architecture: Architecture, *, seed: int) -> Autoencoder:

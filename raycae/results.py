@@ -430,6 +430,38 @@ def find_study(path: str | Path, results: str | Path = "results") -> Place:
     raise InputError(f"{path}: there is no study of this name or at this path; {there}")
 
 
+def find_model(path: str | Path, results: str | Path = "results") -> Place:
+    """The folder of a model given by itself (`STUDY/models/TRIAL`), or the best kept one of a study
+    given as in `find_study`. Raises `InputError`."""
+    with suppress(OSError):
+        for folder in _candidates(str(path), place(results)):
+            if (folder / "config.json").is_file() or (folder / "model.safetensors").is_file():
+                return folder
+            if folder.parent.name == "models" and (study := folder.parent.parent).is_dir():
+                there = ", ".join(map(str, _with_model(study))) or "none"
+                raise InputError(
+                    f"{path}: there is no model of a trial {folder.name}; {study.name} has kept "
+                    f"those of: {there}"
+                )
+    folder = find_study(path, results)
+    kept = _with_model(folder)
+    trials = read_trials(folder)
+    trials = trials[trials["trial_number"].isin(kept) & trials["val_mse"].notna()]
+    if trials.empty:
+        raise InputError(f"{path}: this study has kept no model (yet); models lie in models/TRIAL")
+    # As `best_trial` has it; a stopped trial's only where no other one is left.
+    trials = trials.assign(stopped=trials["state"] != COMPLETE)
+    best = trials.sort_values(["stopped", "val_mse", "trial_number"])["trial_number"].iloc[0]
+    return folder / "models" / str(best)
+
+
+def _with_model(study: Place) -> list[int]:
+    """The trials whose models lie in the study's folder."""
+    with suppress(FileNotFoundError):
+        return sorted(int(p.name) for p in (study / "models").iterdir() if p.name.isdigit())
+    return []
+
+
 def _candidates(path: str, under: Place) -> list[Place]:
     try:
         return [place(path), under / path]

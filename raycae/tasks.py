@@ -75,6 +75,14 @@ class Reconstruct:
         """The output (N, 3, H, W) as an RGB picture in [0, 1]; `images` add nothing here."""
         return output.float().clamp(0, 1)
 
+    def shown(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The input of `batch` from pictures, float (N, 3, H, W) in [0, 1]."""
+        return rgb
+
+    def painted(self, rgb: Tensor, output: Tensor) -> Tensor:
+        """`picture` for such pictures."""
+        return output.clamp(0, 1)
+
 
 @dataclass(frozen=True)
 class Colourise:
@@ -117,12 +125,7 @@ class Colourise:
         # In place and straight into the channels-last result: a quarter less time than `stack`.
         chroma[..., 0].add_(blue.sub_(luma), alpha=1 / CB_SPAN)
         chroma[..., 1].add_(red.sub_(luma), alpha=1 / CR_SPAN)
-        shown = _powers(luma, self.gammas)  # (N, H, W, len(gammas))
-        if self.classes:
-            assert labels is not None  # `data.load_labels` refuses images without
-            planes = F.one_hot(labels, self.classes).to(luma.dtype)[:, None, None]
-            shown = torch.cat([shown, planes.expand(*luma.shape, -1)], dim=-1)
-        return shown.permute(0, 3, 1, 2), chroma.permute(0, 3, 1, 2)
+        return self._told(_powers(luma, self.gammas), labels), chroma.permute(0, 3, 1, 2)
 
     def picture(self, images: Tensor, output: Tensor) -> Tensor:
         """RGB (N, 3, H, W) in [0, 1] of the images' true luma and the predicted chroma.
@@ -131,6 +134,24 @@ class Colourise:
         """
         luma = _luma(*_planes(images))  # (N, H, W)
         return _rgb(luma, output[:, 0], output[:, 1]).clamp_(0, 1)
+
+    def shown(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The input of `batch` from pictures, float (N, 3, H, W) in [0, 1], and their labels."""
+        luma = _luma(*rgb.unbind(1))
+        # Not `_powers`: its kept tensor of exponents would be one of torch.export's make-believe.
+        return self._told(torch.stack([luma**gamma for gamma in self.gammas], dim=-1), labels)
+
+    def painted(self, rgb: Tensor, output: Tensor) -> Tensor:
+        """`picture` for such pictures."""
+        return _rgb(_luma(*rgb.unbind(1)), output[:, 0], output[:, 1]).clamp(0, 1)
+
+    def _told(self, shown: Tensor, labels: Tensor | None) -> Tensor:
+        """`shown` (N, H, W, len(gammas)) and the planes of the classes as the network's input."""
+        if self.classes:
+            assert labels is not None  # whoever has images without has refused them
+            planes = F.one_hot(labels, self.classes).to(shown.dtype)[:, None, None]
+            shown = torch.cat([shown, planes.expand(*shown.shape[:3], -1)], dim=-1)
+        return shown.permute(0, 3, 1, 2)
 
     def grey(self, images: Tensor) -> Tensor:
         """The luma as a grey RGB picture (N, 3, H, W) in [0, 1]: what the network is shown."""
