@@ -1,5 +1,21 @@
 """raycae searches for convolutional autoencoders: how much error does a given latent size cost?"""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raycae.reader import open_study as open_study
+    from raycae.search import run_search as run_search
 
 __version__ = version("raycae")
+
+_ROOMS = {"open_study": "reader", "run_search": "search"}
+"""The rooms of what Python finds here; one is opened when it is asked for, so that `import raycae`
+costs nothing."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'raycae' has no attribute {name!r}")
+    return getattr(import_module(f"raycae.{_ROOMS[name]}"), name)
