@@ -12,6 +12,7 @@ import typer
 
 from raycae import __version__, results, space
 from raycae.config import given, parse_setting, resolve
+from raycae.dashboard import dashboard
 from raycae.errors import InputError, printable, told_on_stderr
 from raycae.reproduce import reproduce
 from raycae.search import MAX_SEED, search
@@ -43,6 +44,7 @@ StudyArgument = Annotated[
 app.command("search")(search)
 app.command("reproduce")(reproduce)
 app.command("simulate")(simulate)
+app.command("dashboard")(dashboard)
 
 
 def _print_version(wanted: bool) -> None:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -616,6 +617,7 @@ def _train(
                 callbacks=[StudyCallback(run)],
                 failure_config=tune.FailureConfig(max_failures=0),  # attempts are the study's
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours
+                progress_reporter=tune.CLIReporter(),  # a notebook's would clear the cell
                 verbose=0,
             ),
         ).fit()
@@ -983,8 +985,10 @@ def _quiet() -> None:
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "1")  # what still runs has had its time
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is searched here
+    # In a notebook: what would be nicer with ipywidgets, which raycae's view does without.
+    warnings.filterwarnings("ignore", "IProgress not found")
     # SQLAlchemy would print a traceback where Ctrl-C meets it in the middle of a query.
-    for name in ("ray", "ray.tune", "ray.train", "ray.air", "sqlalchemy"):
+    for name in ("ray", "ray.tune", "ray.train", "ray.air", "ray.widgets", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
