@@ -228,7 +228,7 @@ def looking_only(app: Callable[..., Any]) -> Callable[..., Any]:
 
 def _local(at: datetime | None) -> datetime | None:
     """As Optuna has it: this machine's time, without a zone."""
-    return None if at is None else at.astimezone().replace(tzinfo=None)
+    return None if at is None else datetime.fromtimestamp(at.timestamp())
 
 
 class _Server(ThreadingMixIn, WSGIServer):
