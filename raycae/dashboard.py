@@ -98,8 +98,6 @@ class Copy:
     """
 
     def __init__(self, folder: Place) -> None:
-        import optuna_dashboard
-
         content = read_content(folder)
         plan = plan_of(content)
         self._folder, self._space = folder, space_of(content)
@@ -114,9 +112,9 @@ class Copy:
             study_name=folder.name,
             directions=["minimize"] * (2 if self._cost else 1),
         )
-        optuna_dashboard.set_objective_names(
-            self.study, ["val_mse", *([self._cost] if self._cost else [])]
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names(["val_mse", *([self._cost] if self._cost else [])])
 
     def follow(self) -> None:
         """Take in what has happened since the last time."""
