@@ -14,24 +14,33 @@ from typing import Any
 
 import pandas as pd
 
-from raycae import results
 from raycae.frontier import ENDED, frontier_of
 from raycae.progress import summary
+from raycae.results import (
+    FAIL,
+    Records,
+    asked,
+    best_trial,
+    find_study,
+    read_epochs,
+    read_study,
+    read_trials,
+)
 from raycae.storage import Place
 
 SHOWN = ["trial_number", "state", "val_mse", "test_mse", "val_psnr_db", "latent_size", "n_params"]
 BEST = 5
 
 
-def open_study(study: str | Path, results_folder: str | Path = "results") -> StudyReader:
+def open_study(study: str | Path, results: str | Path = "results") -> StudyReader:
     """A study to be read: its folder, its URI (`s3://BUCKET/PATH/NAME`, `gs://…`), or its name
-    under `results_folder`, a folder or a URI. Raises `InputError` where there is none."""
-    return StudyReader(results.find_study(study, results_folder))
+    under `results`, a folder or a URI. Raises `InputError` where there is none."""
+    return StudyReader(find_study(study, results))
 
 
 class StudyReader:
-    """The study in `folder`. Everything raises `InputError` where the folder's files are not there
-    (the first trial has not ended its first seconds) or are no study's."""
+    """The study in `folder`. Its tables are empty in the seconds before the first trial; everything
+    raises `InputError` where the folder's files are no study's."""
 
     def __init__(self, folder: Place) -> None:
         self.folder = folder
@@ -39,26 +48,26 @@ class StudyReader:
     @property
     def trials(self) -> pd.DataFrame:
         """One row a trial, in any state; the columns of `trials.parquet`."""
-        return results.read_trials(self.folder)
+        return read_trials(self.folder) if self._begun() else Records().trials_table().to_pandas()
 
     @property
     def epochs(self) -> pd.DataFrame:
         """One row an epoch of a trial; the columns of `epochs.parquet`."""
-        return results.read_epochs(self.folder)
+        return read_epochs(self.folder) if self._begun() else Records().epochs_table().to_pandas()
 
     @property
     def best(self) -> pd.Series[Any] | None:
         """The row of the COMPLETE trial with the least validation error; None where there is none
         yet."""
         trials = self.trials
-        number = results.best_trial(trials)
+        number = best_trial(trials)
         return None if number is None else trials[trials["trial_number"] == number].iloc[0]
 
     def frontier(self) -> pd.DataFrame:
         """The rows of the trials that no other beats in both error and cost, from the cheapest on;
         the cost is the study's own (`cost` of its plan), usually `latent_size`. Trials that were
         stopped early count too."""
-        cost = results.asked(results.read_study(self.folder))["cost"]
+        cost = asked(read_study(self.folder))["cost"]
         trials = self.trials
         ended = trials[trials["state"].isin(ENDED) & trials["val_mse"].notna()]
         on = frontier_of(ended.to_dict("records"), cost)  # type: ignore[arg-type]
@@ -76,13 +85,16 @@ class StudyReader:
             evaluation.illustrate(self.folder)
         return report.write(self.folder)
 
+    def _begun(self) -> bool:
+        return (self.folder / "trials.parquet").exists()
+
     def __repr__(self) -> str:
         return f"<study {self.folder}: {self._summary(self.trials)}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: how it stands, the best trials, and where the report is."""
         trials = self.trials
-        scored = trials[trials["val_mse"].notna() & (trials["state"] != results.FAIL)]
+        scored = trials[trials["val_mse"].notna() & (trials["state"] != FAIL)]
         best = scored.sort_values(["val_mse", "trial_number"]).head(BEST)[SHOWN]
         report = self.folder / "report.html"
         where = html.escape(str(report))

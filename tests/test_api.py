@@ -182,6 +182,8 @@ def test_reading_while_it_is_searched(study: Study) -> None:
     """Oracle: the events: nobody is complete before the first trial has ended. The search holds
     the lease all the while."""
     reader = StudyReader(study.folder)
+    assert (len(reader.trials), len(reader.epochs), reader.best) == (0, 0, None)
+    assert "no trials" in reader._repr_html_()
     study.records.write(study.folder)
     assert reader.best is None
     assert len(reader.frontier()) == 0
