@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -236,3 +237,21 @@ def test_a_cell_is_not_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told) <= 3
     assert "a <study>" in told[-1]["text/plain"]
     assert "a &lt;study&gt;" in told[-1]["text/html"]
+
+
+def test_interrupts_where_a_person_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the contract: in an interactive Python the first interrupt of a search is noted, so
+    that it ends in order, and the second, or one before the study has begun, is Python's own; a
+    process of raycae's own would end."""
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    received: list[int] = []
+    with search._signals(received, [cast(Study, None)]):
+        signal.raise_signal(signal.SIGINT)
+        assert received == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with search._signals([], []), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    monkeypatch.delattr(sys, "ps1")
+    with search._signals([], []), pytest.raises(SystemExit, match="130"):
+        signal.raise_signal(signal.SIGINT)
