@@ -1,19 +1,22 @@
 """raycae searches for convolutional autoencoders: how much error does a given latent size cost?"""
 
-from __future__ import annotations
-
+from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raycae.codec import Codec
+    from raycae.codec import load as load
+    from raycae.reader import open_study as open_study
+    from raycae.search import run_search as run_search
 
 __version__ = version("raycae")
 
+_ROOMS = {"load": "codec", "open_study": "reader", "run_search": "search"}
+"""The rooms of what Python finds here; one is opened when it is asked for, so that `import raycae`
+costs nothing."""
 
-def load(path: str | Path, results: str | Path = "results") -> Codec:
-    """A trained model, ready for use: `codec.load`, imported with torch once it is needed."""
-    from raycae import codec
 
-    return codec.load(path, results)
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'raycae' has no attribute {name!r}")
+    return getattr(import_module(f"raycae.{_ROOMS[name]}"), name)

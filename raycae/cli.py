@@ -12,6 +12,7 @@ import typer
 
 from raycae import __version__, results, space
 from raycae.config import given, parse_setting, resolve
+from raycae.dashboard import dashboard
 from raycae.errors import InputError, printable, told_on_stderr
 from raycae.export import export
 from raycae.predict import predict
@@ -47,6 +48,7 @@ app.command("reproduce")(reproduce)
 app.command("simulate")(simulate)
 app.command("predict")(predict)
 app.command("export")(export)
+app.command("dashboard")(dashboard)
 
 
 def _print_version(wanted: bool) -> None:

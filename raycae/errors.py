@@ -1,4 +1,4 @@
-"""The two exceptions that are a message to a person, not a fault of raycae."""
+"""The exceptions that are a message to a person, not a fault of raycae."""
 
 import sys
 from collections.abc import Iterator
@@ -32,13 +32,17 @@ class StorageError(_Message):
     """
 
 
+class Hopeless(_Message):
+    """The trials of a search fail one after the other for one reason, so it was ended."""
+
+
 @contextmanager
 def told_on_stderr() -> Iterator[None]:
-    """An `InputError` inside ends the process with exit code 2, a `StorageError` with 1: their
-    message on standard error, no traceback. Everything else keeps its traceback."""
+    """An `InputError` inside ends the process with exit code 2, a `StorageError` or `Hopeless` with
+    1: their message on standard error, no traceback. Everything else keeps its traceback."""
     try:
         yield
-    except (InputError, StorageError) as error:
+    except (InputError, StorageError, Hopeless) as error:
         print(f"raycae: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
 

@@ -165,6 +165,27 @@ def read(folder: Place) -> list[dict[str, Any]]:
         return [event for part in parts for event in part.to_pylist()]
 
 
+class Follower:
+    """What is new in the ledger in `folder`, which another process writes."""
+
+    def __init__(self, folder: Place) -> None:
+        self._folder = folder
+        self._read: dict[Part, list[dict[str, Any]]] = {}
+        self._n_told = 0
+
+    def news(self) -> list[dict[str, Any]]:
+        """The events since it was last asked, oldest first. Raises `InputError` naming a part that
+        is damaged or missing, `FileNotFoundError` where parts were merged just now."""
+        self._read = {
+            part: self._read.get(part) or _read_part(self._folder / part.name).to_pylist()
+            for part in _whole(self._folder)
+        }
+        events = [event for part in self._read.values() for event in part]
+        news = events[self._n_told :]
+        self._n_told = len(events)
+        return news
+
+
 def is_begun(folder: Place) -> bool:
     """Whether any part lies in `folder`."""
     return folder.exists() and bool(_parts(folder))

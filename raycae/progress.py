@@ -1,10 +1,12 @@
-"""What a person sees while a search runs: a live view on a terminal, plain lines on a pipe."""
+"""What a person sees while a search runs: a live view on a terminal and in a notebook, plain lines
+on a pipe."""
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +23,7 @@ STYLES = {COMPLETE: "green", PRUNED: "yellow", FAIL: "red", RUNNING: "cyan"}
 WORDS = {COMPLETE: "done", RUNNING: "running", PRUNED: "pruned", FAIL: "failed"}
 STARTING = "starting Ray …"
 AGAIN_S = 60.0
+CELL_EVERY_S = 1.0
 
 
 class Progress:
@@ -44,11 +47,13 @@ class Progress:
         self._epochs_before = 0
         self._epochs_now = 0
         self._images: list[tuple[float, float]] = []
-        self._live = (
-            Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
-            if self.console.is_terminal
-            else None
-        )
+        self._live: Live | Cell | None = None
+        if self.console.is_terminal:
+            self._live = Live(
+                get_renderable=self.render, console=self.console, refresh_per_second=4
+            )
+        elif self.console.is_jupyter:
+            self._live = Cell(self.render)
 
     def __enter__(self) -> Self:
         if self._live:
@@ -68,10 +73,11 @@ class Progress:
     def say(self, note: str) -> None:
         """What goes on beside the trials, in the last line of the live view."""
         self.note = note
+        self._refresh()
 
     def warn(self, text: str) -> None:
         """What a person should know even later: a line of its own, above the live view."""
-        if self._live:
+        if isinstance(self._live, Live):
             self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
@@ -82,6 +88,7 @@ class Progress:
         kind, now = text.partition(":")[0], time.monotonic()
         if self._live:
             self.note = text
+            self._refresh()
         elif now - self._waited.get(kind, -AGAIN_S) >= AGAIN_S:
             print(text, file=sys.stderr, flush=True)
             self._waited[kind] = now
@@ -104,6 +111,7 @@ class Progress:
             self.warn(f"trial {row['trial_number']}: {event['reason']}; epochs kept: {kept}")
         elif event["event"] == "ended" and self._live is None:
             print(self.line(records.trials[event["trial_number"]]), flush=True)
+        self._refresh()
 
     def line(self, row: Mapping[str, Any]) -> str:
         """One finished trial in plain words."""
@@ -180,6 +188,10 @@ class Progress:
         left = max(epochs_to_come, 0.0) * spent / self._epochs_now
         return left if deadline is None else min(left, deadline)
 
+    def _refresh(self) -> None:
+        if isinstance(self._live, Cell):
+            self._live.refresh()
+
     def _running(self) -> list[dict[str, Any]]:
         rows = self.records.trials.values()
         running = (row for row in rows if row["state"] == RUNNING and row["attempt"])
@@ -190,6 +202,46 @@ class Progress:
         error = f"val_mse {row['val_mse']:.5f}" if row["val_mse"] is not None else "first epoch"
         text = f"  trial {row['trial_number']}  epoch {done}/{self.epochs}  {error}"
         return Text(f"{text}  latent {row['latent_size']}", style="cyan")
+
+
+class Cell:
+    """The live view as one output of a notebook's cell, replaced at most once a second.
+
+    `rich.live.Live` would need ipywidgets there, whose outputs are not saved with the notebook.
+    """
+
+    def __init__(self, render: Callable[[], RenderableType]) -> None:
+        self._render = render
+        self._shown_at = 0.0
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self._shown = display(self._output(), raw=True, display_id=True)
+
+    def refresh(self) -> None:
+        if time.monotonic() - self._shown_at >= CELL_EVERY_S:
+            self._shown.update(self._output(), raw=True)
+
+    def stop(self) -> None:
+        self._shown.update(self._output(), raw=True)
+
+    def _output(self) -> dict[str, str]:
+        """By MIME type."""
+        self._shown_at = time.monotonic()
+        paper = Console(
+            file=io.StringIO(),
+            record=True,
+            width=100,
+            force_jupyter=False,
+            color_system="truecolor",
+        )
+        paper.print(self._render())
+        text = paper.export_text(clear=False)
+        return {
+            "text/plain": text,
+            "text/html": paper.export_html(inline_styles=True, code_format="<pre>{code}</pre>"),
+        }
 
 
 def described(row: Mapping[str, Any]) -> str:

@@ -30,6 +30,8 @@ def command() -> str:
     """As it could be typed again, but for what stands before a URL's @: it may be a password."""
     words = [re.sub("//[^/@]*@", "//…@", word) for word in sys.argv[1:]]
     program = Path(sys.argv[0]).name
+    if program == "ipykernel_launcher.py":  # what stands behind it says nothing of the search
+        return "raycae.run_search, in a notebook"
     return shlex.join(["raycae" if program == "__main__.py" else program, *words])
 
 

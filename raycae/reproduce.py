@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from raycae import data, search, space
-from raycae.errors import InputError
+from raycae.errors import Hopeless, InputError
 from raycae.search import (
     MAX_SEED,
     AddressOption,
@@ -119,7 +119,11 @@ def reproduce(
     code = 0
     for the_space, at, plan in todo:
         if code in (0, 1):
-            code = max(code, _run(at, the_space, plan, resources, address))
+            try:
+                code = max(code, _run(at, the_space, plan, resources, address))
+            except Hopeless as error:  # of this task; the other one may do better
+                print(f"raycae: {error}", file=sys.stderr)
+                code = 1
     from raycae import reproduction
 
     for _, at, plan in plans if code in (0, 1) else []:

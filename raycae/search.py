@@ -18,20 +18,25 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from raycae import data, earlier, space
+from raycae import data as sources
+from raycae import earlier
+from raycae import space as spaces
 from raycae.config import TRAINING_KEYS
-from raycae.errors import InputError, StorageError, told_on_stderr
+from raycae.errors import Hopeless, InputError, StorageError, told_on_stderr
 from raycae.frontier import COSTS, USUAL_STRATA
 from raycae.provenance import versions
+from raycae.reader import StudyReader
 from raycae.searcher import (
     REPEATS,
     SAMPLERS,
@@ -290,59 +295,143 @@ def search(
 
     Example: raycae search --space ex3 --trials 50 --epochs 10
     """
+    try:
+        run_search(
+            space_name,
+            data_source,
+            trials=trials,
+            epochs=epochs,
+            hours=hours,
+            limit=limit,
+            results=results_folder,
+            study=study_name,
+            seed=seed,
+            sampler=sampler,
+            scheduler=scheduler,
+            max=limits,
+            grace=grace,
+            first_images=first_images,
+            factor=factor,
+            repeats=repeats,
+            objective=objective,
+            cost=cost,
+            strata=strata,
+            settings=settings,
+            from_=from_studies,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            concurrent=concurrent,
+            address=address,
+            storage=storage_url,
+            resume=resume,
+            force=force,
+        )
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+
+
+def run_search(
+    space: str | Path | None = None,
+    data: str | Path | None = None,
+    *,
+    trials: int | str | None = None,
+    epochs: int | None = None,
+    hours: float | None = None,
+    limit: int | None = None,
+    results: str | Path = "results",
+    study: str | None = None,
+    seed: int | None = None,
+    sampler: str | None = None,
+    scheduler: str | None = None,
+    max: Mapping[str, float] | Sequence[str] | None = None,
+    grace: int | None = None,
+    first_images: int | None = None,
+    factor: int | None = None,
+    repeats: str | None = None,
+    objective: str | None = None,
+    cost: str | None = None,
+    strata: Sequence[int] | str | None = None,
+    settings: int | None = None,
+    from_: Sequence[str] | str | None = None,
+    cpus_per_trial: int = 1,
+    gpus_per_trial: float | None = None,
+    concurrent: int | None = None,
+    address: str | None = None,
+    storage: str | None = None,
+    resume: bool = False,
+    force: bool = False,
+) -> StudyReader:
+    """`raycae search` from Python: the same options by the same names (`from_`, for `from` is a
+    word of Python's), with the same meaning, ranges and defaults (`raycae search --help`).
+
+    `max` is `{"n_params": 5000}`, `strata` `[64, 128]`, `from_` `["ex2"]`; text is taken as it
+    would be typed. Returns the study, to be read, once the search has ended and its report is
+    written. An interrupt (Ctrl-C, or a notebook's stop button) ends the search in order and is a
+    `KeyboardInterrupt` then; `open_study` reads what there is, `resume=True` goes on.
+
+    Raises `InputError` for a value that is not allowed, `StorageError` where results cannot be
+    written, `Hopeless` where trials fail one after the other for one reason.
+    """
     _require_choice("--sampler", sampler, SAMPLERS)
     _require_choice("--scheduler", scheduler, SCHEDULERS)
     _require_choice("--repeats", repeats, REPEATS)
     _require_choice("--objective", objective, OBJECTIVES)
     _require_choice("--cost", cost, COSTS)
     asked = {
-        "data": absolute(data_source),
-        "epochs": epochs,
-        "limit": limit,
-        "seed": seed,
+        "data": None if data is None else absolute(str(data)),
+        "epochs": _number("epochs", epochs),
+        "limit": _number("limit", limit),
+        "seed": _number("seed", seed),
         "sampler": sampler,
         "scheduler": scheduler,
-        "grace": grace,
-        "factor": factor,
+        "grace": _number("grace", grace),
+        "factor": _number("factor", factor),
         "repeats": repeats,
         "objective": objective,
         "cost": cost,
-        "strata": None if strata is None else _bounds(strata),
-        "settings": settings,
-        "first_images": first_images,
+        "strata": None if strata is None else _bounds(_told_as(strata)),
+        "settings": _number("settings", settings),
+        "first_images": _number("first_images", first_images),
+    }
+    resources = {
+        "cpus": _number("cpus_per_trial", cpus_per_trial),
+        "gpus": _number("gpus_per_trial", gpus_per_trial),
+        "concurrent": _number("concurrent", concurrent),
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    the_space = space.load(space_name or "ex3")
-    if limits:
+    total = None if trials is None else str(trials)
+    the_space = spaces.load(str(space or "ex3"))
+    if limits := _limits(max):
         if resume:
             raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
-        the_space = space.bounded(the_space, limits)
-    folder = study_folder(results_folder, study_name or the_space.name)
-    if storage_url is not None:
-        require_database(storage_url)
+        the_space = spaces.bounded(the_space, limits)
+    folder = study_folder(str(results), study or the_space.name)
+    if storage is not None:
+        require_database(storage)
     known: list[earlier.Known] = []
-    if from_studies is not None:
+    if from_ is not None:
+        told = _told_as(from_)
         if resume:
-            raise InputError(f"--from {from_studies}: a study learns from others when it is begun")
+            raise InputError(f"--from {told}: a study learns from others when it is begun")
         frontier = _cost(the_space, given)
         who = sampler or usual_sampler(the_space, frontier)
         if who not in LEARNING:
-            raise InputError(f"--from {from_studies}: {who} does not learn; {LEARN} do")
+            raise InputError(f"--from {told}: {who} does not learn; {LEARN} do")
         if frontier == "epoch_time_s":
-            raise InputError(f"--from {from_studies}: says nothing of the time of an epoch here")
-        names = [name.strip() for name in from_studies.split(",")]
-        known, notes = earlier.known(names, results_folder, the_space)
+            raise InputError(f"--from {told}: says nothing of the time of an epoch here")
+        names = [name.strip() for name in told.split(",")]
+        known, notes = earlier.known(names, str(results), the_space)
         print("\n".join(notes), flush=True)
     if resume:
-        wanted = the_space if space_name else None
-        plan, the_space = _resumed(folder, trials, given, wanted, force)
+        wanted = the_space if space else None
+        plan, the_space = _resumed(folder, total, given, wanted, force)
     else:
-        plan = _planned(folder, the_space, trials, given)
-    data.check(plan.data)
+        plan = _planned(folder, the_space, total, given)
+    sources.check(plan.data)
+    hours = _number("hours", hours)
     if hours is not None and not 0 < hours <= MAX_HOURS:
         raise InputError(f"--hours {hours:g}: has to be above 0 and at most {MAX_HOURS:,}")
     hours = hours if hours is not None else the_space.budget.hours
-    resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
     code = run(
         folder,
         plan,
@@ -351,16 +440,48 @@ def search(
         resources,
         hours=hours,
         address=address,
-        database=storage_url,
+        database=storage,
         known=known,
     )
-    raise typer.Exit(code)
+    if code == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if code:
+        raise SystemExit(code)
+    return StudyReader(folder)
+
+
+def _number(option: str, value: Any) -> Any:
+    """A number from Python by what the command's option of that name allows; None as it is. Raises
+    `InputError`."""
+    if value is None:
+        return None
+    hint = get_type_hints(search, include_extras=True)[option]
+    (allowed,) = hint.__metadata__
+    whole = float not in (hint.__origin__, *get_args(hint.__origin__))
+    low, high = allowed.min, allowed.max
+    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if fits and not (low is not None and value < low) and not (high is not None and value > high):
+        return int(value) if whole else float(value)
+    words = [
+        "a whole number" if whole else "a number",
+        "" if low is None else f"from {low:g}",
+        "" if high is None else f"to {high}",
+    ]
+    name = option.replace("_", "-")
+    raise InputError(f"--{name} {value!r}: has to be {' '.join(filter(None, words))}")
+
+
+def _limits(limits: Mapping[str, float] | Sequence[str] | None) -> list[str]:
+    """`NAME=VALUE`, as typed."""
+    if isinstance(limits, Mapping):
+        return [f"{name}={value}" for name, value in limits.items()]
+    return [limits] if isinstance(limits, str) else list(limits or ())
 
 
 def run(
     folder: Place,
     plan: Plan,
-    the_space: space.Space,
+    the_space: spaces.Space,
     resume: bool,
     resources: dict[str, Any],
     *,
@@ -370,8 +491,8 @@ def run(
     known: Iterable[earlier.Known] = (),
     go_on: str | None = None,
 ) -> int:
-    """One search from its images to its report. Returns the exit code: 0, 130 or 143; 1 where it
-    stopped because every trial failed for the same reason. Raises `StorageError`.
+    """One search from its images to its report. Returns the exit code: 0, 130 or 143. Raises
+    `Hopeless` where it stopped because every trial failed for the same reason, and `StorageError`.
 
     `go_on`: the command that goes on with it, if it is not `raycae search --resume`.
     """
@@ -389,10 +510,13 @@ def run(
     def over() -> bool:
         return bool(received) or _passed(until)
 
-    patience.say = progress.wait
-    patience.over = lambda: bool(received)
-    with _signals(received, begun), progress, ExitStack() as open_study:
-        images = data.load(
+    with (
+        _signals(received, begun),
+        patience.of(progress.wait, lambda: bool(received)),
+        progress,
+        ExitStack() as open_study,
+    ):
+        images = sources.load(
             plan.data,
             image_size=size,
             limit=plan.limit,
@@ -430,8 +554,7 @@ def run(
     elif not study.hopeless and len(study.records.trials) < plan.trials:
         print("Nothing is left to try in this space.")
     if study.hopeless:
-        print(f"raycae: {study.hopeless}; once that is mended: {go_on}", file=sys.stderr)
-        return 1
+        raise Hopeless(f"{study.hopeless}; once that is mended: {go_on}")
     return 0
 
 
@@ -443,7 +566,7 @@ def _results_option(folder: Place) -> str:
 
 def _train(
     study: Study,
-    images: data.Images,
+    images: sources.Images,
     test: np.ndarray | None,
     resources: dict[str, Any],
     over: Callable[[], bool],
@@ -494,6 +617,7 @@ def _train(
                 callbacks=[StudyCallback(run)],
                 failure_config=tune.FailureConfig(max_failures=0),  # attempts are the study's
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours
+                progress_reporter=tune.CLIReporter(),  # a notebook's would clear the cell
                 verbose=0,
             ),
         ).fit()
@@ -513,7 +637,7 @@ def _passed(until: float | None) -> bool:
 
 
 def _finish(
-    study: Study, images: data.Images, progress: Progress, over: Callable[[], bool]
+    study: Study, images: sources.Images, progress: Progress, over: Callable[[], bool]
 ) -> None:
     """Test errors, baselines, pictures, report. Once `over`, a person waits: only what is at
     hand."""
@@ -530,7 +654,7 @@ def _finish(
 
 
 def _planned(
-    folder: Place, the_space: space.Space, trials: str | None, given: dict[str, Any]
+    folder: Place, the_space: spaces.Space, trials: str | None, given: dict[str, Any]
 ) -> Plan:
     """A new study, checked before anything heavy is imported or written."""
     budget = the_space.budget
@@ -567,13 +691,13 @@ def _planned(
     return Plan(study=folder.name, space=the_space.name, trials=total, **settings)
 
 
-def _cost(the_space: space.Space, given: dict[str, Any]) -> str | None:
+def _cost(the_space: spaces.Space, given: dict[str, Any]) -> str | None:
     """What counts beside the error; None where the error alone does."""
     frontier = given.get("objective", the_space.file.objective) == "frontier"
     return given.get("cost", "latent_size") if frontier else None
 
 
-def _require_sense(the_space: space.Space, settings: dict[str, Any], cost: str | None) -> None:
+def _require_sense(the_space: spaces.Space, settings: dict[str, Any], cost: str | None) -> None:
     """Raise `InputError` where one option has nothing to say beside the others."""
     sampler = settings["sampler"]
     if cost is None:
@@ -596,7 +720,7 @@ def _require_sense(the_space: space.Space, settings: dict[str, Any], cost: str |
             raise InputError(f"--settings {n}: {the_space.name} searches none of {named}")
 
 
-def _strata(the_space: space.Space, wanted: list[int] | None) -> list[int]:
+def _strata(the_space: spaces.Space, wanted: list[int] | None) -> list[int]:
     """The strata that are asked for, or of the usual ones those that the space reaches. Raises
     `InputError` for one that no network lies in."""
     bounds = wanted or list(USUAL_STRATA)
@@ -621,16 +745,16 @@ def _bounds(text: str) -> list[int]:
 
 
 def _told_as(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _resumed(
     folder: Place,
     trials: str | None,
     given: dict[str, Any],
-    wanted: space.Space | None,
+    wanted: spaces.Space | None,
     force: bool,
-) -> tuple[Plan, space.Space]:
+) -> tuple[Plan, spaces.Space]:
     """What the study was begun with; only its number of trials may change, and by `force` the text
     of its space."""
     if not holds_study(folder):
@@ -706,9 +830,9 @@ def study_folder(results_folder: str, name: str) -> Place:
 def _open(
     folder: Place,
     plan: Plan,
-    the_space: space.Space,
+    the_space: spaces.Space,
     resume: bool,
-    images: data.Images,
+    images: sources.Images,
     progress: Progress,
     database: str | None,
     known: Iterable[earlier.Known],
@@ -862,24 +986,30 @@ def _quiet() -> None:
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "1")  # what still runs has had its time
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is searched here
+    # In a notebook: what would be nicer with ipywidgets, which raycae's view does without.
+    warnings.filterwarnings("ignore", "IProgress not found")
     # SQLAlchemy would print a traceback where Ctrl-C meets it in the middle of a query.
-    for name in ("ray", "ray.tune", "ray.train", "ray.air", "sqlalchemy"):
+    for name in ("ray", "ray.tune", "ray.train", "ray.air", "ray.widgets", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def _signals(received: list[int], begun: list[Study]) -> Iterator[None]:
     """Collects the first SIGINT or SIGTERM, which ends the search in order, or at once where none
-    has `begun`; the second one ends the process at once."""
+    has `begun`. The second one ends the process at once; not where a person works on in it, in a
+    notebook: there a SIGINT is a `KeyboardInterrupt`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(128 + number)
+        once_more, interactive = bool(received), hasattr(sys, "ps1")
         received.append(number)
+        if interactive and number == signal.SIGINT and (once_more or not begun):
+            raise KeyboardInterrupt
+        if once_more:
+            os._exit(128 + number)
         if not begun:
             raise SystemExit(128 + number)
 
@@ -903,7 +1033,7 @@ def _total(trials: str | None, *, so_far: int) -> int | None:
 
 
 def _require_choice(option: str, value: str | None, allowed: Iterable[str]) -> None:
-    if value is not None and value not in allowed:
+    if value is not None and value not in tuple(allowed):
         raise InputError(f"{option} {value}: not known; allowed: {', '.join(allowed)}")
 
 

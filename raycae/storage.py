@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -86,6 +86,16 @@ class Patience:
     spent: bool = False
     speaker: int | None = None
     """Of many threads that wait, one says so."""
+
+    @contextmanager
+    def of(self, say: Callable[[str], None], over: Callable[[], bool]) -> Iterator[None]:
+        """While a search runs, what it says through, and when it is to end."""
+        before = self.say, self.over
+        self.say, self.over = say, over
+        try:
+            yield
+        finally:
+            self.say, self.over = before
 
     def limit(self) -> float:
         return min(SILENT_S, self.limit_s) if self.spent or self.over() else self.limit_s

@@ -104,6 +104,8 @@ def test_rooms_import_one_way() -> None:
         "results": {"torch", "ray", "optuna"},
         "figures": {"torch", "ray", "optuna"},
         "report": {"torch", "ray", "optuna"},
+        "reader": {"torch", "ray", "optuna"},
+        "dashboard": {"torch", "ray"},
         "recorded": {"torch", "ray"},
         "simulate": {"torch", "ray"},
         "predict": {"torch", "ray"},
