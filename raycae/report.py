@@ -394,6 +394,8 @@ def sheets(
         )
         if number in means:
             text += f" {measured_sentence(means[number], task)}"
+        else:
+            text += " These are validation images, which no trial was trained on."
         said.append((text, pictures(folder, number, task)))
     return said
 
@@ -406,7 +408,7 @@ def measured_sentence(mean: Row, task: str) -> str:
             f"{mean['ssim']:.2f}; their colours are off by Delta E {mean['delta_e']:.1f}."
         )
     return (
-        f"On average its colours of test images are off by Delta E {mean['delta_e']:.1f}, their "
+        f"On average the colours of test images are off by Delta E {mean['delta_e']:.1f}, their "
         f"chroma by {mean['chroma_error']:.1f} and their hue by {mean['hue_error']:.1f}."
     )
 
@@ -449,8 +451,8 @@ def gallery(
         warning=pale(best, means[best]),
         cases=cases,
         cases_sentence=(
-            f"Trial {best}: the test images with the least error, from {least}, and with the "
-            f"largest, up to {most}."
+            f"Of all test images, from left to right, those with the least error of trial {best}, "
+            f"from {least}, and those with the largest, up to {most}."
         ),
     )
 
