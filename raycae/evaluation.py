@@ -66,8 +66,12 @@ def illustrate(
     plan, the_space = plan_of(content), space_of(content)
     if not (shown := results.pictured(results.read_trials(folder), plan.strata)):
         return
-    models = [n for n in shown if (model_folder(folder, n) / "config.json").exists()]
-    unpainted = [n for n in models if n not in results.painted(folder)]
+    painted = results.painted(folder)
+    unpainted = [
+        number
+        for number in shown
+        if number not in painted and (model_folder(folder, number) / "config.json").exists()
+    ]
     lines = not _has_baselines(folder, content["data"]["fingerprint"])
     if not unpainted and not lines:
         return
@@ -75,12 +79,12 @@ def illustrate(
     for number in unpainted:
         if not over():
             paint(folder, number, test)
-    if over():
+    if over() or not lines:
         return
-    if lines and images is None:
+    if images is None:
         size = the_space.image_size
         images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
-    if images and not _has_baselines(folder, images.fingerprint):
+    if not _has_baselines(folder, images.fingerprint):
         frame = baselines(the_space.task, images.train, images.val, test)
         frame.insert(0, "data_fingerprint", images.fingerprint)
         _write_table(folder / "baselines.parquet", frame)

@@ -435,26 +435,29 @@ def gallery(
     n_sizes = len(results.shown_off(trials, strata))
     some = (
         f"Of {n_sizes} latent sizes {len(shown)} are shown, evenly from the smallest to the "
-        "largest, the best trial's among them. "
-        if n_sizes > len(shown)
-        else ""
+        "largest, the best trial's among them."
+    )
+    of_what, units = (
+        (" (of chroma)", "; chroma and hue are in units of CIE Lab")
+        if task == "colourise"
+        else ("", "")
+    )
+    said = (
+        some if n_sizes > len(shown) else "",
+        f"The test images are the same in every sheet, and below each stands its error{of_what}; "
+        "no trial was trained on them or chosen by them.",
+        f"The difference is output less original, {results.AMPLIFIED} times as strong; where there "
+        "is none it is grey.",
+        "A Delta E (CIEDE2000) of 1 is about the least that is seen between two patches side by "
+        f"side{units}.",
     )
     cases = pictures(folder, best, task, BEST, WORST)
     least, most = (cases.errors[0], cases.errors[-1]) if cases and cases.errors else ("", "")
-    return Gallery(
-        said=f"{some}The test images are the same in every sheet, and below each stands its error"
-        f"{' (of chroma)' if task == 'colourise' else ''}; no trial was trained on them or chosen "
-        f"by them. The difference is output less original, {results.AMPLIFIED} times as strong; "
-        "where there is none it is grey. A Delta E (CIEDE2000) of 1 is about the least that is "
-        "seen between two patches side by side"
-        f"{'; chroma and hue are in units of CIE Lab' if task == 'colourise' else ''}.",
-        warning=pale(best, means[best]),
-        cases=cases,
-        cases_sentence=(
-            f"Of all test images, from left to right, those with the least error of trial {best}, "
-            f"from {least}, and those with the largest, up to {most}."
-        ),
+    cases_sentence = (
+        f"Of all test images, from left to right, those with the least error of trial {best}, "
+        f"from {least}, and those with the largest, up to {most}."
     )
+    return Gallery(" ".join(filter(None, said)), pale(best, means[best]), cases, cases_sentence)
 
 
 def pale(number: int, mean: Row) -> str | None:

@@ -150,8 +150,8 @@ def _illustrate(folder: Place, plan: Plan) -> None:
 
     evaluation.illustrate(folder)
     part = reproduction.read(folder)
-    numbers = reproduction.best_runs(part.runs).values()
-    if unpainted := [n for n in numbers if n not in results.painted(folder)]:
+    numbers = set(reproduction.best_runs(part.runs).values())
+    if unpainted := sorted(numbers - results.painted(folder)):
         test = evaluation.test_images(plan, space_of(part.study))
         for number in unpainted:
             try:
