@@ -390,7 +390,7 @@ def sheets(
         against = "" if over == "–" else f", {over} times that of a linear code"
         text = (
             f"Latent size {row['latent_size']:,}: trial {number}, "
-            f"error {error(row['val_mse'])}{against}."
+            f"validation error {error(row['val_mse'])}{against}."
         )
         if number in means:
             text += f" {measured_sentence(means[number], task)}"
@@ -467,8 +467,8 @@ def pale(number: int, mean: Row) -> str | None:
         return None
     return (
         f"The pictures of trial {number} are paler than their originals: their colourfulness "
-        f"(Hasler and Süsstrunk) is {output:.1f} on average, for {original:.1f}, "
-        f"{ratio(output / original)} times as much."
+        f"(Hasler and Süsstrunk) is {output:.1f} on average where that of the originals is "
+        f"{original:.1f}: {ratio(output / original)} times as much."
     )
 
 

@@ -479,8 +479,14 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
         "these."
     ) in page
     assert "Trial 3 reaches a validation error of 0.00900" in page
-    assert "Latent size 64: trial 0, error 0.02000, 2.0 times that of a linear code." in page
-    assert "Latent size 256: trial 3, error 0.00900, 0.90 times that of a linear code." in page
+    assert (
+        "Latent size 64: trial 0, validation error 0.02000, 2.0 times that of a linear code."
+        in page
+    )
+    assert (
+        "Latent size 256: trial 3, validation error 0.00900, 0.90 times that of a linear code."
+        in page
+    )
     assert page.count("<figure>") == 3  # of each stratum, and the best and worst images
     assert re.search(r">0\.90</td><td class=\"number\">0\.80</td>", page)
     decades = (2 * math.log10(3) + math.log10(0.06 / 0.009)) / 3  # over three doublings
@@ -517,7 +523,7 @@ def test_what_is_said_of_the_pictures(tmp_path: Path) -> None:
     text = section(report.render(painted(folder, 1, n_rows=4, colourfulness=9.8)))
     assert "off by Delta E 12.3, their chroma by 5.7 and their hue by 4.4" in text
     assert "pictures of trial 1 are paler than their originals" in text
-    assert "is 9.8 on average, for 20.0, 0.49 times as much" in text
+    assert "is 9.8 on average where that of the originals is 20.0: 0.49 times as much" in text
 
 
 @pytest.mark.parametrize(
