@@ -27,6 +27,12 @@ from raycae.training import on_device
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other on a busy machine take many times as long."""
+    monkeypatch.setattr(evaluation, "n_cpus", lambda: 1)
+
+
 @pytest.fixture
 def images() -> np.ndarray:
     """40 images of noise around a colour each, from dark to bright: uint8 (40, 32, 32, 3)."""
