@@ -1,5 +1,5 @@
-"""After the search: kept models on the test split, baselines, pictures. The one reader of the test
-images."""
+"""After the search: kept models on the test split, baselines, pictures and what is measured of
+them. The one reader of the test images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
-from raycae import data, model, results
+from raycae import data, metrics, model, results
 from raycae.baselines import baselines
 from raycae.config import Config
 from raycae.errors import InputError
 from raycae.provenance import n_cpus
+from raycae.results import ALL, BEST, SAME, WORST
 from raycae.space import Space
 from raycae.storage import Place, make_folder, write_whole
 from raycae.study import Plan, Study, model_folder, plan_of, space_of
-from raycae.tasks import Colourise, task
-from raycae.training import errors, on_device, prepare_cpu
+from raycae.tasks import Colourise, Task, task
+from raycae.training import Reference, errors, on_device, prepare_cpu
 
 N_PICTURES = 12
+N_CASES = 6
+"""So many of the best and of the worst test images have a sheet of their own."""
 
 
 def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
@@ -52,26 +56,38 @@ def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
     return done
 
 
-def illustrate(folder: Place, images: data.Images | None = None, *, lines: bool = True) -> None:
+def illustrate(
+    folder: Place, images: data.Images | None = None, over: Callable[[], bool] = lambda: False
+) -> None:
     """What the report shows beside the tables, if the folder lacks it: pictures of the best trials
-    and, with `lines`, `baselines.parquet`. `images`: the study's own, if they are at hand."""
+    and `baselines.parquet`, until `over` says stop. `images`: the study's own, if they are at
+    hand."""
     content = results.read_study(folder)
     plan, the_space = plan_of(content), space_of(content)
     if not (shown := results.pictured(results.read_trials(folder), plan.strata)):
         return
+    painted = results.painted(folder)
+    unpainted = [
+        number
+        for number in shown
+        if number not in painted and (model_folder(folder, number) / "config.json").exists()
+    ]
+    lines = not _has_baselines(folder, content["data"]["fingerprint"])
+    if not unpainted and not lines:
+        return
+    test = test_images(plan, the_space)
+    for number in unpainted:
+        if not over():
+            paint(folder, number, test)
+    if over() or not lines:
+        return
     if images is None:
         size = the_space.image_size
         images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
-    for number in shown:
-        has_model = (model_folder(folder, number) / "config.json").exists()
-        if has_model and not (folder / "pictures" / f"{number}.png").exists():
-            paint(folder, number, images.val)
-    if lines and not _has_baselines(folder, images.fingerprint):
-        frame = baselines(the_space.task, images.train, images.val, test_images(plan, the_space))
+    if not _has_baselines(folder, images.fingerprint):
+        frame = baselines(the_space.task, images.train, images.val, test)
         frame.insert(0, "data_fingerprint", images.fingerprint)
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer, index=False)
-        write_whole(folder / "baselines.parquet", buffer.getvalue())
+        _write_table(folder / "baselines.parquet", frame)
 
 
 def line(task: str, images: data.Images, sizes: Sequence[int]) -> list[float]:
@@ -82,26 +98,61 @@ def line(task: str, images: data.Images, sizes: Sequence[int]) -> list[float]:
     return [float(frame.loc[needed <= size, "val_mse"].min()) for size in sizes]
 
 
-def paint(study_folder: Place, number: int, val: np.ndarray) -> None:
-    """A sheet of pictures of one trial's model on validation images, as PNG.
+def paint(study_folder: Place, number: int, test: np.ndarray) -> None:
+    """Two sheets of pictures of one trial's model on test images, as PNG, and what is measured of
+    them, in `pictures.parquet`.
 
-    The images are spread over the set, for neighbours may be crops of one photograph.
-    Rows: what the network is shown (colourise: grey), its output, the original.
+    `NUMBER.png` has the same images for every trial, spread over the set, for neighbours may be
+    crops of one photograph; `NUMBER-cases.png` the `N_CASES` images with the least error, the least
+    first, then those with the largest, the largest last. Rows: the original, what the network is
+    shown (colourise: grey), its output, the difference.
     """
     network, config = model.load(model_folder(study_folder, number))
-    labels = _labels(plan_of(results.read_study(study_folder)), config.classes).val
-    spread = np.linspace(0, len(val) - 1, N_PICTURES).astype(int)
-    batch = on_device(val, torch.device("cpu"), labels)[spread]
-    images = batch[0]
+    labels = _labels(plan_of(results.read_study(study_folder)), config.classes).test
+    device = best_device()
+    images = on_device(test, device, labels)
     the_task = task(config.task, config.gammas, config.classes)
-    with torch.inference_mode():
-        output = the_task.picture(images, network(the_task.batch(*batch)[0]))
-    rows = [_to_rgb8(output), images]
-    if isinstance(the_task, Colourise):
-        rows.insert(0, _to_rgb8(the_task.grey(images)))
-    path = study_folder / "pictures" / f"{number}.png"
-    make_folder(path.parent, within=study_folder)
-    write_whole(path, _sheet(rows))
+    network = network.to(device)
+    measured = measure(network, the_task, images)
+    order = measured["mse"].argsort(kind="stable").to_numpy()
+    same = np.linspace(0, len(test) - 1, N_PICTURES).astype(int)
+    cases = {SAME: same, BEST: order[:N_CASES], WORST: order[-N_CASES:]}
+    make_folder(study_folder / "pictures", within=study_folder)
+    for name, places in (("", same), ("-cases", np.concatenate((cases[BEST], cases[WORST])))):
+        path = study_folder / "pictures" / f"{number}{name}.png"
+        write_whole(path, _sheet(_rows(network, the_task, images[places])))
+    told = [measured.mean().to_frame().T.assign(shows=ALL, image=None)]
+    told += [measured.iloc[at].assign(shows=shows, image=at) for shows, at in cases.items()]
+    before = results.read_pictures(study_folder)
+    others = [] if before is None else [before[before["trial_number"] != number]]
+    frame = pd.concat([*others, *(part.assign(trial_number=number) for part in told)])
+    _write_table(
+        study_folder / "pictures.parquet",
+        frame[list(results.PICTURE_COLUMNS)].astype({"image": "Int64"}),
+    )
+
+
+@torch.inference_mode()
+def measure(network: nn.Module, the_task: Task, images: TensorDataset) -> pd.DataFrame:
+    """One row an image, one column each of `results.MEASURES`. `network` in eval mode."""
+    parts = []
+    for batch, rgb in Reference(images):
+        x, y = the_task.batch(*batch)
+        output = network(x)
+        picture = the_task.picture(batch[0], output)
+        colours, true = metrics.lab(picture), metrics.lab(rgb)
+        values = (
+            metrics.mse(output, y),
+            metrics.psnr_db(picture, rgb),
+            metrics.ssim(picture, rgb),
+            metrics.delta_e(colours, true),
+            metrics.chroma_error(colours, true),
+            metrics.hue_error(colours, true),
+            metrics.colourfulness(picture),
+            metrics.colourfulness(rgb),
+        )
+        parts.append(torch.stack(values, dim=1).cpu())  # (N, 8)
+    return pd.DataFrame(torch.cat(parts).double().numpy(), columns=list(results.MEASURES))
 
 
 def best_device() -> torch.device:
@@ -112,21 +163,28 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _to_rgb8(pictures: Tensor) -> Tensor:
-    """(N, 3, H, W) in [0, 1] to uint8 (N, H, W, 3)."""
-    return (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+@torch.inference_mode()
+def _rows(network: nn.Module, the_task: Task, batch: tuple[Tensor, ...]) -> list[Tensor]:
+    """The rows of a sheet, each RGB (N, 3, H, W) in [0, 1]."""
+    images = batch[0]
+    original = images.permute(0, 3, 1, 2).float() / 255
+    output = the_task.picture(images, network(the_task.batch(*batch)[0]))
+    difference = (0.5 + results.AMPLIFIED * (output - original)).clamp(0, 1)
+    shown = [the_task.grey(images)] if isinstance(the_task, Colourise) else []
+    return [original, *shown, output, difference]
 
 
 def _sheet(rows: list[Tensor], gap: int = 2) -> bytes:
-    """Rows of images (N, H, W, 3) on white, as PNG."""
-    n, height, width, _ = rows[0].shape
-    sheet = np.full(
-        (len(rows) * (height + gap) - gap, n * (width + gap) - gap, 3), 255, dtype=np.uint8
-    )
-    for i, images in enumerate(rows):
-        for j, image in enumerate(images.numpy()):
+    """Rows of RGB pictures (N, 3, H, W) in [0, 1] as PNG, transparent between them: the page may
+    be light or dark."""
+    n, _, height, width = rows[0].shape
+    sheet = np.zeros((len(rows) * (height + gap) - gap, n * (width + gap) - gap, 4), np.uint8)
+    for i, pictures in enumerate(rows):
+        pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        for j, picture in enumerate(pixels):
             top, left = i * (height + gap), j * (width + gap)
-            sheet[top : top + height, left : left + width] = image
+            sheet[top : top + height, left : left + width, :3] = picture
+            sheet[top : top + height, left : left + width, 3] = 255
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG")
     return buffer.getvalue()
@@ -139,6 +197,12 @@ def test_images(plan: Plan, the_space: Space) -> np.ndarray:
 
 def _labels(plan: Plan, classes: int) -> data.Labels:
     return data.load_labels(plan.data, classes=classes, limit=plan.limit, seed=plan.seed)
+
+
+def _write_table(path: Place, frame: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_whole(path, buffer.getvalue())
 
 
 def _has_baselines(folder: Place, fingerprint: str) -> bool:

@@ -24,12 +24,14 @@ from raycae import figures, results
 from raycae.errors import InputError
 from raycae.figures import EXACT, Growth, LatentError, LearningCurves, baseline_name, error
 from raycae.greedy import AGAIN, DROPPED, KEPT, START
-from raycae.results import COMPLETE, FAIL, PRUNED, STATES, Records
+from raycae.results import ALL, BEST, COMPLETE, FAIL, PRUNED, SAME, STATES, WORST, Records
 from raycae.storage import Place, write_whole
 
 MOST_ROWS = 200
 PICTURES_WIDTH_PX = 812  # 12 images of 32 pixels and the gaps between them, doubled
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PALE = 0.8
+"""Outputs with less of their originals' colourfulness are clearly paler; the limit is ours."""
 NOTHING = {"mean_colour", "mean_chroma"}
 """The baselines that do nothing: the same answer for every image."""
 
@@ -99,6 +101,7 @@ def render(folder: Place) -> str:
         growth_sentence=growth_sentence(grown, cost) if grown else None,
         cost=figures.COST_NAMES[cost],
         sheets=sheets(folder, shown, ranked, latent, study["task"]),
+        gallery=gallery(folder, shown, trials, plan["strata"], study["task"]),
         command=f"raycae report {shlex.quote(study['study'])}",
         headers=[column.title for column in columns],
         table=[[column.cell(row) for column in columns] for row in ranked[:MOST_ROWS]],
@@ -127,8 +130,8 @@ def lacks_anything(folder: Place) -> bool:
     if not (shown := results.pictured(_tables(folder)[0], results.asked(study)["strata"])):
         return False
     baselines = _baselines(folder, study["data"]["fingerprint"])
-    unpainted = any(not (folder / "pictures" / f"{number}.png").exists() for number in shown)
-    return unpainted or baselines is None or baselines.empty
+    unpainted = set(shown) - results.painted(folder)
+    return bool(unpainted) or baselines is None or baselines.empty
 
 
 def state_counts(trials: pd.DataFrame) -> dict[str, int]:
@@ -364,11 +367,14 @@ def _over_linear(row: Row, latent: LatentError) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A sheet of pictures as a data URI, how wide to show it, and what its rows are."""
+    """A sheet of pictures as a data URI, how wide to show it, what its rows are, the error of each
+    picture (of old sheets unknown), and which split the images are of."""
 
     uri: str
     width_px: int
     rows: tuple[str, ...]
+    errors: tuple[str, ...]
+    split: str
 
 
 def sheets(
@@ -376,24 +382,110 @@ def sheets(
 ) -> list[tuple[str, Pictures | None]]:
     """What is said of each trial that is shown, and its pictures; None where there are none yet."""
     rows = {row["trial_number"]: row for row in ranked}
+    means = _means(folder)
     said = []
     for number in shown:
         row = rows[number]
-        text = f"Trial {number} on validation images, which no trial was trained on."
-        if len(shown) > 1:
-            over = _over_linear(row, latent)["linear"]
-            against = "" if over == "–" else f", {over} times that of a linear code"
-            text = (
-                f"Latent size {row['latent_size']:,}: trial {number}, "
-                f"error {error(row['val_mse'])}{against}."
-            )
+        over = _over_linear(row, latent)["linear"]
+        against = "" if over == "–" else f", {over} times that of a linear code"
+        text = (
+            f"Latent size {row['latent_size']:,}: trial {number}, "
+            f"validation error {error(row['val_mse'])}{against}."
+        )
+        if number in means:
+            text += f" {measured_sentence(means[number], task)}"
+        else:
+            text += " These are validation images, which no trial was trained on."
         said.append((text, pictures(folder, number, task)))
     return said
 
 
-def pictures(folder: Place, number: int, task: str) -> Pictures | None:
-    """A trial's sheet; None where it has not been painted."""
-    path = folder / "pictures" / f"{number}.png"
+def measured_sentence(mean: Row, task: str) -> str:
+    """How far a trial's test pictures are off on average; `mean` is a row of `pictures.parquet`."""
+    if task == "reconstruct":
+        return (
+            f"On average its test pictures have a PSNR of {mean['psnr_db']:.1f} dB and an SSIM of "
+            f"{mean['ssim']:.2f}; their colours are off by Delta E {mean['delta_e']:.1f}."
+        )
+    return (
+        f"On average the colours of test images are off by Delta E {mean['delta_e']:.1f}, their "
+        f"chroma by {mean['chroma_error']:.1f} and their hue by {mean['hue_error']:.1f}."
+    )
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What stands around the sheets: what they are of, a warning, the best trial's best and worst
+    images."""
+
+    said: str
+    warning: str | None
+    cases: Pictures | None
+    cases_sentence: str
+
+
+def gallery(
+    folder: Place, shown: list[int], trials: pd.DataFrame, strata: list[int] | None, task: str
+) -> Gallery | None:
+    """None where no test image was painted yet."""
+    means = _means(folder)
+    best = results.best_trial(trials)
+    if best not in means:
+        return None
+    n_sizes = len(results.shown_off(trials, strata))
+    some = (
+        f"Of {n_sizes} latent sizes {len(shown)} are shown, evenly from the smallest to the "
+        "largest, the best trial's among them."
+    )
+    of_what, units = (
+        (" (of chroma)", "; chroma and hue are in units of CIE Lab")
+        if task == "colourise"
+        else ("", "")
+    )
+    said = (
+        some if n_sizes > len(shown) else "",
+        f"The test images are the same in every sheet, and below each stands its error{of_what}; "
+        "no trial was trained on them or chosen by them.",
+        f"The difference is output less original, {results.AMPLIFIED} times as strong; where there "
+        "is none it is grey.",
+        "A Delta E (CIEDE2000) of 1 is about the least that is seen between two patches side by "
+        f"side{units}.",
+    )
+    cases = pictures(folder, best, task, BEST, WORST)
+    least, most = (cases.errors[0], cases.errors[-1]) if cases and cases.errors else ("", "")
+    cases_sentence = (
+        f"Of all test images, from left to right, those with the least error of trial {best}, "
+        f"from {least}, and those with the largest, up to {most}."
+    )
+    return Gallery(" ".join(filter(None, said)), pale(best, means[best]), cases, cases_sentence)
+
+
+def pale(number: int, mean: Row) -> str | None:
+    """A warning where a trial's pictures have clearly less colour than their originals."""
+    output, original = mean["colourfulness"], mean["original_colourfulness"]
+    if not output < PALE * original:
+        return None
+    return (
+        f"The pictures of trial {number} are paler than their originals: their colourfulness "
+        f"(Hasler and Süsstrunk) is {output:.1f} on average where that of the originals is "
+        f"{original:.1f}: {ratio(output / original)} times as much."
+    )
+
+
+def _means(folder: Place) -> dict[int, Row]:
+    """Of each trial what is measured of its pictures of test images, on average."""
+    told = results.read_pictures(folder)
+    if told is None:
+        return {}
+    return {
+        row["trial_number"]: row for row in map(_row, told[told["shows"] == ALL].to_dict("records"))
+    }
+
+
+def pictures(folder: Place, number: int, task: str, *shows: str) -> Pictures | None:
+    """A trial's sheet of the same images as every trial's, or with `shows` BEST and WORST of those;
+    None where it has not been painted. What older versions painted are validation images."""
+    path = folder / "pictures" / f"{number}{'-cases' if shows else ''}.png"
     if not path.exists():
         return None
     try:
@@ -403,11 +495,19 @@ def pictures(folder: Place, number: int, task: str) -> Pictures | None:
     width = int.from_bytes(png[16:20], "big")  # the first field of the header, the first chunk
     if not png.startswith(PNG_HEADER) or not width:
         raise InputError(f"{path}: this is no PNG; without it, raycae report paints it anew")
-    rows = ("Output", "Original") if task == "reconstruct" else ("Grey", "Output", "Original")
     uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     # Whole multiples: every pixel is the same size on the screen.
     scaled = width * max(PICTURES_WIDTH_PX // width, 1)
-    return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), rows)
+    grey = ("Grey",) if task == "colourise" else ()
+    told = results.read_pictures(folder)
+    own = None if told is None else told[told["trial_number"] == number]
+    if own is None or own.empty:
+        old = (*grey, "Output", "Original")
+        return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), old, (), "validation")
+    drawn = own[own["shows"].isin(shows or (SAME,))]
+    rows = ("Original", *grey, "Output", f"Difference × {results.AMPLIFIED}")
+    errors = tuple(map(figures.error, drawn["mse"]))
+    return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), rows, errors, "test")
 
 
 def latent_shape(row: Row) -> str:

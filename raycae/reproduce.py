@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raycae import data, search, space
+from raycae import data, results, search, space
 from raycae.errors import Hopeless, InputError
 from raycae.search import (
     MAX_SEED,
@@ -152,19 +152,16 @@ def _illustrate(folder: Place, plan: Plan) -> None:
     where they are missing."""
     from raycae import evaluation, reproduction
 
+    evaluation.illustrate(folder)
     part = reproduction.read(folder)
-    numbers = reproduction.best_runs(part.runs).values()
-    unpainted = [n for n in numbers if not (folder / "pictures" / f"{n}.png").exists()]
-    if not unpainted and part.baselines is not None and len(part.baselines):
-        return
-    size = space_of(part.study).image_size
-    images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
-    evaluation.illustrate(folder, images)
-    for number in unpainted:
-        try:
-            evaluation.paint(folder, number, images.val)
-        except InputError as error:
-            print(f"note     {error}; no pictures")
+    numbers = set(reproduction.best_runs(part.runs).values())
+    if unpainted := sorted(numbers - results.painted(folder)):
+        test = evaluation.test_images(plan, space_of(part.study))
+        for number in unpainted:
+            try:
+                evaluation.paint(folder, number, test)
+            except InputError as error:
+                print(f"note     {error}; no pictures")
 
 
 def _chosen(spaces: list[Space], only: str | None, leave_out: str | None) -> list[str]:

@@ -99,6 +99,23 @@ BASELINE_COLUMNS: dict[str, pa.DataType] = {
     "val_mse": pa.float64(),
     "test_mse": pa.float64(),
 }
+ALL, SAME, BEST, WORST = SHOWS = "all", "same", "best", "worst"
+"""What a row of `pictures.parquet` is of: the mean over all test images; or one of the images that
+are the same for every trial, of those with the least error, with the largest."""
+MEASURES = (
+    *("mse", "psnr_db", "ssim", "delta_e", "chroma_error", "hue_error"),
+    *("colourfulness", "original_colourfulness"),
+)
+"""Of a trial's pictures, see `metrics`; `mse` is the task's loss."""
+PICTURE_COLUMNS: dict[str, pa.DataType] = {
+    "trial_number": pa.int64(),
+    "shows": pa.string(),
+    "image": pa.int64(),  # its place among the test images
+    **dict.fromkeys(MEASURES, pa.float64()),
+}
+AMPLIFIED = 4
+"""So many times the difference of output and original is drawn, around grey."""
+MOST_PICTURED = 6
 _PER_EPOCH = (
     *("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s"),
     *("test_mse", "n_images", "attempt", "checkpoint", "model"),
@@ -398,21 +415,51 @@ def best_trial(trials: pd.DataFrame) -> int | None:
     return int(ended.sort_values(["val_mse", "trial_number"])["trial_number"].iloc[0])
 
 
-def pictured(trials: pd.DataFrame, strata: Iterable[int] | None) -> list[int]:
-    """The trials whose pictures the report shows: the best one; of a frontier with `strata` before
-    it the one with the least error of each, by latent size."""
+def shown_off(trials: pd.DataFrame, strata: Iterable[int] | None) -> list[int]:
+    """The trials that stand for their latent size, by latent size: the best one of each if it is
+    COMPLETE; of a frontier with `strata` the one of it with the least error in each. The best trial
+    is among them. None without a COMPLETE trial."""
     best = best_trial(trials)
     if best is None:
         return []
-    on = trials[trials["on_frontier"].fillna(False).astype(bool)]
-    of_stratum = {}
-    for row in on.sort_values(["latent_size", "trial_number"], ascending=[True, False]).to_dict(
-        "records"
-    ):
-        above = [bound for bound in strata or () if bound >= row["latent_size"]]
-        if above:
-            of_stratum[above[0]] = int(row["trial_number"])
-    return list(dict.fromkeys([*of_stratum.values(), best]))
+    ordered = trials.sort_values(["val_mse", "trial_number"]).dropna(subset="val_mse")
+    if strata is None:
+        first = ordered[ordered["state"].isin([COMPLETE, PRUNED])].drop_duplicates("latent_size")
+        chosen = first[first["state"] == COMPLETE]
+    else:
+        on = ordered[ordered["on_frontier"].fillna(False).astype(bool)]
+        within = on["latent_size"].map(
+            lambda size: min((bound for bound in strata if bound >= size), default=None)
+        )
+        chosen = on[within.notna() & ~within.duplicated()]
+    numbers = {*chosen["trial_number"], best}
+    by_size = trials[trials["trial_number"].isin(numbers)].sort_values(["latent_size", "val_mse"])
+    return [int(number) for number in by_size["trial_number"]]
+
+
+def pictured(trials: pd.DataFrame, strata: Iterable[int] | None) -> list[int]:
+    """The trials whose pictures the report shows: `MOST_PICTURED` of `shown_off`, evenly from the
+    smallest latent to the largest, with the best among them."""
+    numbers = shown_off(trials, strata)
+    best = best_trial(trials)
+    if best is None or len(numbers) <= MOST_PICTURED:
+        return numbers
+    places = {round(i * (len(numbers) - 1) / (MOST_PICTURED - 1)) for i in range(MOST_PICTURED)}
+    own = numbers.index(best)
+    places.remove(min(places, key=lambda place: abs(place - own)))
+    return [numbers[place] for place in sorted({*places, own})]
+
+
+def painted(folder: Place) -> set[int]:
+    """The trials whose sheets are there, with what was measured of them. (Older versions painted
+    validation images, and measured nothing.)"""
+    told = read_pictures(folder)
+    numbers = () if told is None else map(int, told["trial_number"].unique())
+    return {
+        number
+        for number in numbers
+        if all((folder / "pictures" / f"{number}{of}.png").exists() for of in ("", "-cases"))
+    }
 
 
 def find_study(path: str | Path, results: str | Path = "results") -> Place:
@@ -513,6 +560,21 @@ def read_baselines(folder: Place) -> pd.DataFrame | None:
     baselines = tables.read(path, BASELINE_COLUMNS, filled=["baseline", "val_mse"])
     _check_errors(path, baselines)
     return baselines
+
+
+def read_pictures(folder: Place) -> pd.DataFrame | None:
+    """One row a picture that was painted, and one for the mean of each trial over all test images;
+    None where none were. Raises `InputError` where there is something else."""
+    path = folder / "pictures.parquet"
+    if not path.exists():
+        return None
+    key = ["trial_number", "shows", "image"]
+    filled = ["trial_number", "shows", *MEASURES]
+    told = tables.read(path, PICTURE_COLUMNS, filled=filled, key=key)
+    if (bad := told.loc[~told["shows"].isin(SHOWS), "shows"]).size:
+        allowed = ", ".join(SHOWS)
+        raise InputError(f"{path}: shows: {bad.iloc[0]!r} is not allowed; allowed: {allowed}")
+    return told
 
 
 def read_study(folder: Place) -> dict[str, Any]:

@@ -639,16 +639,17 @@ def _passed(until: float | None) -> bool:
 def _finish(
     study: Study, images: sources.Images, progress: Progress, over: Callable[[], bool]
 ) -> None:
-    """Test errors, baselines, pictures, report. Once `over`, a person waits: only what is at
-    hand."""
+    """Test errors, baselines, pictures, report. Once `over`, a person waits: only the report, which
+    says how to get the rest."""
     from raycae import evaluation, report
 
     if not over():
         progress.say("evaluating the kept models on the test images …")
         evaluation.evaluate(study, over)
         study.records.write(study.folder)
-        progress.say("fitting linear codes to the same images …")
-    evaluation.illustrate(study.folder, images, lines=not over())
+    if not over():
+        progress.say("painting pictures, fitting linear codes to the same images …")
+        evaluation.illustrate(study.folder, images, over)
     progress.say("writing the report …")
     report.write(study.folder)
 

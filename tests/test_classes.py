@@ -19,7 +19,7 @@ from searches import command, trials_of
 from searches import run as run_search
 from torch.nn import functional as F
 
-from raycae import data, evaluation, model, search, space
+from raycae import data, evaluation, model, results, search, space
 from raycae.architecture import architecture
 from raycae.config import resolve
 from raycae.errors import InputError
@@ -184,14 +184,17 @@ def test_kept_models_are_evaluated_with_the_labels(study: Study, images: data.Im
 
 
 def test_pictures_are_painted_with_the_labels(study: Study, images: data.Images) -> None:
-    """Oracle: the originals below them. Their colours cannot be told from the grey picture, and a
-    model that knows the class has them all but right."""
-    evaluation.paint(study.folder, 1, images.val)
+    """Oracle: the originals above them. Their colours cannot be told from the grey picture, and a
+    model that knows the class has them all but right, also by CIEDE2000."""
+    evaluation.paint(study.folder, 1, data.load_test(study.plan.data, image_size=8))
     content = (study.folder / "pictures" / "1.png").read_bytes()
     sheet = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
-    output, original = sheet[10:18], sheet[20:28]
+    original, grey, output = sheet[:8], sheet[10:18], sheet[20:28]
     assert np.abs(output - original).mean() < 10
-    assert np.abs(sheet[:8] - original).mean() > 20
+    assert np.abs(grey - original).mean() > 20
+    told = results.read_pictures(study.folder)
+    assert told is not None
+    assert told["delta_e"].iloc[0] < 10
 
 
 @pytest.mark.parametrize("left", [0, 2])

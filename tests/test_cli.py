@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import subprocess
 import sys
@@ -293,6 +294,21 @@ def test_evaluate_and_report(run: Run, trained: Path) -> None:
     assert Path(out.strip()) == folder / "report.html"
     assert (pd.read_parquet(folder / "baselines.parquet")["test_mse"].notna()).all()
     assert "data:image/png;base64" in (folder / "report.html").read_text()
+
+
+def test_a_report_of_images_that_are_gone(run: Run, trained: Path) -> None:
+    """Oracle: the folder of images was moved away; there is a page of what the study's folder
+    holds, which says what it lacks, and one note that names the source."""
+    folder = trained / "tiny"
+    content = json.loads((folder / "study.json").read_text())
+    content["plan"]["data"] = str(trained / "gone")
+    (folder / "study.json").write_text(json.dumps(content))
+    code, _, err = run("report", folder)
+    assert code == 0
+    assert err.startswith("note: ")
+    assert "gone" in err
+    assert err.count("\n") == 1
+    assert "pictures have not been painted" in (folder / "report.html").read_text()
 
 
 def test_preview(run: Run) -> None:

@@ -366,6 +366,7 @@ class Folder:
             "trials": results.read_trials,
             "epochs": results.read_epochs,
             "baselines": results.read_baselines,
+            "pictures": results.read_pictures,
             "page": report.render,
             "lacks": report.lacks_anything,
             "shown": self._shown,
@@ -533,7 +534,7 @@ def check_table(folder: Folder, name: str, content: bytes) -> None:
 
 
 @halves(40)
-@pytest.mark.parametrize("name", ["trials", "epochs", "baselines"])
+@pytest.mark.parametrize("name", ["trials", "epochs", "baselines", "pictures"])
 def test_any_table_is_read_or_refused(n: int, name: str, folder: Folder) -> None:
     """Oracle: the property; a table that is read holds the values that pyarrow reads there."""
     table = pq.read_table(io.BytesIO(folder.files[f"{name}.parquet"]))
@@ -626,7 +627,10 @@ def test_a_table_that_unpacks_to_more_than_fits_is_refused(folder: Folder) -> No
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "name",
-    ["study.json", "trials.parquet", "epochs.parquet", "baselines.parquet", "pictures/1.png"],
+    [
+        *("study.json", "trials.parquet", "epochs.parquet", "baselines.parquet"),
+        *("pictures.parquet", "pictures/1.png", "pictures/1-cases.png"),
+    ],
 )
 def test_a_pipe_or_a_folder_is_no_file(name: str, folder: Folder) -> None:
     """Oracle: one message at once; a pipe would be waited for."""
@@ -1061,7 +1065,8 @@ def payloads(mark: Path) -> dict[str, bytes]:
 
 MODEL = ("models/1/config.json", "models/1/model.safetensors")
 READ = [
-    *("study.json", "trials.parquet", "epochs.parquet", "baselines.parquet", "pictures/1.png"),
+    *("study.json", "trials.parquet", "epochs.parquet", "baselines.parquet"),
+    *("pictures.parquet", "pictures/1.png", "pictures/1-cases.png"),
     *("ledger/00000000-00000000.parquet", "lease.json", *MODEL),
     *("checkpoints/4/1-1.pt", "checkpoints/4/1-1.safetensors"),
 ]

@@ -10,14 +10,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from skimage import color
+from skimage.color.delta_e import get_dH2
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from raycae.errors import InputError
-from raycae.metrics import PSNR_CAP_DB, mse, psnr_db, ssim
+from raycae.metrics import (
+    PSNR_CAP_DB,
+    chroma_error,
+    colourfulness,
+    delta_e,
+    hue_error,
+    lab,
+    mse,
+    psnr_db,
+    ssim,
+)
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-METRICS: list[Metric] = [mse, psnr_db, ssim]
+OF_LAB: list[Metric] = [delta_e, chroma_error, hue_error]
+METRICS: list[Metric] = [mse, psnr_db, ssim, *OF_LAB]
+PAIRS = arrays.arrays(np.uint8, (2, 3, 3, 3))
+"""Any two pictures of 3 x 3 pixels."""
 
 
 def pictures(images: np.ndarray) -> Tensor:
@@ -151,6 +166,137 @@ def test_metrics_are_per_image_symmetric_and_blind_to_memory_order(
     torch.testing.assert_close(values, metric(b, a), atol=1e-6, rtol=1e-6)
     reordered = metric(a.contiguous(memory_format=last), b.contiguous(memory_format=last))
     torch.testing.assert_close(values, reordered, atol=1e-6, rtol=1e-6)
+
+
+def skimage_lab(a: Tensor) -> np.ndarray:
+    """scikit-image's Lab, (N, H, W, 3), in float64."""
+    found: np.ndarray = color.rgb2lab(a.double().permute(0, 2, 3, 1).numpy())
+    return found
+
+
+def planes(colours: np.ndarray) -> Tensor:
+    """Lab (N, H, W, 3) as the metrics take it, float64 (N, 3, H, W)."""
+    return torch.from_numpy(colours).permute(0, 3, 1, 2)
+
+
+@given(images=PAIRS)
+def test_lab_equals_scikit_image(images: np.ndarray) -> None:
+    """Oracle: scikit-image, whose white is another by 1e-4; that is 0.005 in Lab."""
+    ours = lab(pictures(images)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(ours, skimage_lab(pictures(images)), atol=0.01, rtol=0)
+
+
+@given(level=st.integers(0, 255))
+def test_grey_has_no_chroma(level: int) -> None:
+    """Oracle: the definition; a* and b* of r = g = b are 0, and L* is 0 for black, 100 for white,
+    116 * 0.18 ** (1 / 3) - 16 for 18 % of its light."""
+    light, red, yellow = lab(torch.full((1, 3, 1, 1), level / 255)).flatten().tolist()
+    assert (red, yellow) == pytest.approx((0, 0), abs=1e-3)
+    luminance = ((level / 255 + 0.055) / 1.055) ** 2.4 if level > 10 else level / 255 / 12.92
+    root = luminance ** (1 / 3) if level > 23 else (luminance * 24389 / 27 + 16) / 116
+    assert light == pytest.approx(116 * root - 16, abs=1e-3)
+
+
+@given(images=PAIRS)
+def test_delta_e_equals_scikit_image(images: np.ndarray) -> None:
+    """Oracle: scikit-image's `deltaE_ciede2000` of the same Lab, in float64."""
+    colours = skimage_lab(pictures(images))
+    ours = delta_e(planes(colours[:1]), planes(colours[1:])).item()
+    assert ours == pytest.approx(color.deltaE_ciede2000(colours[0], colours[1]).mean(), abs=1e-6)
+
+
+SHARMA = [
+    ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+    ((50, -1.3802, -84.2814), (50, 0, -82.7485), 1.0000),
+    ((50, 0, 0), (50, -1, 2), 2.3669),
+    ((50, 2.49, -0.001), (50, -2.49, 0.0009), 7.1792),
+    ((50, 2.49, -0.001), (50, -2.49, 0.0011), 7.2195),
+    ((50, 2.5, 0), (50, 0, -2.5), 4.3065),
+    ((50, 2.5, 0), (73, 25, -18), 27.1492),
+    ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), SHARMA)
+def test_delta_e_of_published_pairs(
+    a: tuple[float, ...], b: tuple[float, ...], expected: float
+) -> None:
+    """Oracle: the table of Sharma, Wu and Dalal 2005, made to find what others had got wrong: hues
+    either side of opposite ones, grey, blue."""
+    one, other = (torch.tensor(x, dtype=torch.float64).view(1, 3, 1, 1) for x in (a, b))
+    assert delta_e(one, other).item() == pytest.approx(expected, abs=5e-5)
+
+
+@given(images=PAIRS)
+def test_chroma_and_hue_error_equal_scikit_image(images: np.ndarray) -> None:
+    """Oracle: scikit-image's Lab and `get_dH2`; and of one pixel, with the difference of L*, the
+    two make up CIE76, `deltaE_cie76`."""
+    first, second = skimage_lab(pictures(images))
+    a, b = planes(first[None]), planes(second[None])
+    chroma = [np.hypot(x[..., 1], x[..., 2]) for x in (first, second)]
+    expected = np.abs(chroma[0] - chroma[1]).mean()
+    assert chroma_error(a, b).item() == pytest.approx(expected, abs=1e-9)
+    hue = np.sqrt(get_dH2(first, second).clip(0)).mean()
+    assert hue_error(a, b).item() == pytest.approx(hue, abs=1e-4)
+    one, other = a[..., :1, :1], b[..., :1, :1]
+    parts = (chroma_error(one, other), hue_error(one, other), (one - other)[:, 0].flatten())
+    whole = sum(part.item() ** 2 for part in parts) ** 0.5
+    assert whole == pytest.approx(color.deltaE_cie76(first[0, 0], second[0, 0]), abs=1e-9)
+
+
+@given(images=PAIRS, turn=st.floats(0.1, 3.1))
+def test_a_turn_of_the_hue_is_an_error_of_hue_alone(images: np.ndarray, turn: float) -> None:
+    """Oracle: a rotation around grey by an angle leaves the chroma C*; the chord is
+    2 C* sin(angle / 2). A change of lightness is neither."""
+    a = lab(pictures(images[:1]).double())
+    cos, sin = math.cos(turn), math.sin(turn)
+    light, red, yellow = a.unbind(1)
+    b = torch.stack((light + 3, cos * red - sin * yellow, sin * red + cos * yellow), dim=1)
+    chord = (2 * torch.hypot(red, yellow) * math.sin(turn / 2)).mean().item()
+    assert hue_error(a, b).item() == pytest.approx(chord, abs=1e-6)
+    assert chroma_error(a, b).item() == pytest.approx(0, abs=1e-6)
+
+
+@given(images=PAIRS)
+def test_differences_of_colour_are_zero_for_equal_pictures_and_symmetric(
+    images: np.ndarray,
+) -> None:
+    """Oracle: the definitions."""
+    a, b = lab(pictures(images)).split(1)
+    for metric in OF_LAB:
+        assert metric(a, a).item() == pytest.approx(0, abs=1e-5)
+        assert metric(a, b).item() == pytest.approx(metric(b, a).item(), abs=1e-3)
+
+
+def test_against_grey_the_hue_is_not_wrong(photos: Tensor, degraded: dict[str, Tensor]) -> None:
+    """Oracle: the definition; without chroma there is no hue, also where rounding leaves some."""
+    a, grey = lab(photos), lab(degraded["grey"])
+    assert hue_error(a, grey).max() < 0.05
+    torch.testing.assert_close(
+        chroma_error(a, grey), torch.hypot(a[:, 1], a[:, 2]).mean(dim=(1, 2)), atol=0.01, rtol=0
+    )
+
+
+@given(images=arrays.arrays(np.uint8, (1, 4, 5, 3)), level=st.floats(-1, 1))
+def test_colourfulness_by_numpy(images: np.ndarray, level: float) -> None:
+    """Oracle: the paper's formula in numpy on values from 0 to 255. It does not see where pixels
+    lie, nor how bright they are; half the contrast is half of it."""
+    red, green, blue = images[0].reshape(-1, 3).astype(float).T
+    rg, yb = red - green, (red + green) / 2 - blue
+    expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+    rgb = pictures(images).double()
+    found = colourfulness(rgb).item()
+    assert found == pytest.approx(expected, abs=1e-4)  # float32 pictures
+    assert colourfulness(rgb.flip(2) + level).item() == pytest.approx(found, abs=1e-9)
+    assert colourfulness(rgb / 2).item() == pytest.approx(found / 2, abs=1e-9)
+
+
+def test_colourfulness_of_flat_colours() -> None:
+    """Oracle: arithmetic. Grey has none; red has rg 255 and yb 127.5 everywhere."""
+    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    assert colourfulness(torch.full((1, 3, 8, 8), 0.4)).item() == 0
+    assert colourfulness(red).item() == pytest.approx(0.3 * math.hypot(255, 127.5))
 
 
 @pytest.mark.gpu

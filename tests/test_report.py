@@ -20,10 +20,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from raycae import report
+from raycae import report, results
 from raycae.config import resolve
 from raycae.errors import InputError
-from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING, Records
+from raycae.results import ALL, BEST, COMPLETE, FAIL, PRUNED, RUNNING, SAME, WORST, Records
 
 BEGUN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOSTILE = '<script>alert(\'x\')</script>"><img src=x onerror="boom()">'
@@ -112,8 +112,30 @@ def _events(number: int, trial: Trial, task: str) -> list[dict[str, Any]]:
     return [{**common, **event} for event in events]
 
 
-def painted(folder: Path, number: int, n_rows: int) -> Path:
-    """A sheet as `evaluation.paint` lays it out: rows of 12 pictures of 32 pixels, gaps of 2."""
+MEAN = {"mse": 0.0012, "psnr_db": 21.26, "ssim": 0.914, "delta_e": 12.34, "chroma_error": 5.66}
+MEAN |= {"hue_error": 4.44, "colourfulness": 18.0, "original_colourfulness": 20.0}
+
+
+def painted(folder: Path, number: int, n_rows: int, **mean: float) -> Path:
+    """Both sheets as `evaluation.paint` lays them out: rows of 12 pictures of 32 pixels, gaps of 2;
+    and what is measured of them: on average `MEAN` but for what is given, and errors of 0.01 more
+    for each picture from the left to the right."""
+    shows = [SAME] * 12 + [BEST] * 6 + [WORST] * 6
+    rows = [{**MEAN, **mean, "trial_number": number, "shows": ALL}]
+    rows += [
+        {**MEAN, "trial_number": number, "shows": of, "image": i, "mse": 0.01 * (i % 12 + 1)}
+        for i, of in enumerate(shows)
+    ]
+    before = results.read_pictures(folder)
+    frame = pd.concat([before, pd.DataFrame(rows)])
+    frame.astype({"image": "Int64"}).to_parquet(folder / "pictures.parquet", index=False)
+    painted_before(folder, number, n_rows)
+    shutil.copy(folder / "pictures" / f"{number}.png", folder / "pictures" / f"{number}-cases.png")
+    return folder
+
+
+def painted_before(folder: Path, number: int, n_rows: int) -> Path:
+    """The sheet alone, as versions did that painted validation images."""
     (folder / "pictures").mkdir(exist_ok=True)
     sheet = Image.new("RGB", (12 * 34 - 2, n_rows * 34 - 2), "white")
     slope = Image.linear_gradient("L").resize((32, 32))
@@ -298,7 +320,8 @@ def test_colourisation_compares_with_grey_and_shows_it(tmp_path: Path) -> None:
     page = Page(report.render(painted(folder, 1, n_rows=3)))
     assert "0.29 times that of doing nothing (mean chroma)" in page.text
     assert "linear" not in page.text
-    assert page.text.index("Grey") < page.text.index("Output") < page.text.index("Original")
+    rows = [page.text.index(row) for row in ("Original", "Grey", "Output", "Difference")]
+    assert rows == sorted(rows)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +412,7 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
         for name in ("src", "href", "srcset", "data", "action")
         for address in page.having(name)
         if address
-    ] == ["data:"]
+    ] == ["data:"] * 2
     assert not [tag for tag, _ in page.elements if tag in ("link", "iframe", "object", "base")]
     (policy,) = [
         attrs["content"]
@@ -456,9 +479,15 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
         "these."
     ) in page
     assert "Trial 3 reaches a validation error of 0.00900" in page
-    assert "Latent size 64: trial 0, error 0.02000, 2.0 times that of a linear code." in page
-    assert "Latent size 256: trial 3, error 0.00900, 0.90 times that of a linear code." in page
-    assert page.count("<figure>") == 2
+    assert (
+        "Latent size 64: trial 0, validation error 0.02000, 2.0 times that of a linear code."
+        in page
+    )
+    assert (
+        "Latent size 256: trial 3, validation error 0.00900, 0.90 times that of a linear code."
+        in page
+    )
+    assert page.count("<figure>") == 3  # of each stratum, and the best and worst images
     assert re.search(r">0\.90</td><td class=\"number\">0\.80</td>", page)
     decades = (2 * math.log10(3) + math.log10(0.06 / 0.009)) / 3  # over three doublings
     assert f"lies a factor of {10**decades:.1f} below an error of 0.06000" in page
@@ -469,6 +498,74 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
     assert not report.lacks_anything(folder)
     (folder / "pictures" / "0.png").unlink()
     assert report.lacks_anything(folder)
+
+
+def section(page: str) -> str:
+    """The text of the pictures' section, without the names of the sheets' rows."""
+    start = page.index("<h2>What it looks like</h2>")
+    return Page(page[start : page.index("</section>", start)]).text
+
+
+def test_what_is_said_of_the_pictures(tmp_path: Path) -> None:
+    """Oracle: by hand, from `MEAN` and errors of 0.01 to 0.12. 18 is 0.9 times 20 and no reason
+    for a warning, 9.8 is 0.49 times."""
+    folder = painted(made_study(tmp_path / "r", TRIALS), 1, n_rows=3)
+    text = section(report.render(folder))
+    assert (
+        "have a PSNR of 21.3 dB and an SSIM of 0.91; their colours are off by Delta E 12.3" in text
+    )
+    assert "least error of trial 1, from 0.01000, and those with the largest, up to 0.12000" in text
+    assert "The difference is output less original, 4 times as strong" in text
+    assert text.count("Error " + " ".join(f"{i / 100:.5f}" for i in range(1, 13))) == 2
+    assert "paler" not in text
+    assert "chroma" not in text
+    folder = made_study(tmp_path / "c", TRIALS, task="colourise")
+    text = section(report.render(painted(folder, 1, n_rows=4, colourfulness=9.8)))
+    assert "off by Delta E 12.3, their chroma by 5.7 and their hue by 4.4" in text
+    assert "pictures of trial 1 are paler than their originals" in text
+    assert "is 9.8 on average where that of the originals is 20.0: 0.49 times as much" in text
+
+
+@pytest.mark.parametrize(
+    ("output", "original", "warns"),
+    [(0.0, 0.0, False), (5.0, 0.0, False), (0.0, 5.0, True), (4.1, 5.0, False), (3.9, 5.0, True)],
+)
+def test_a_warning_of_pale_pictures(output: float, original: float, warns: bool) -> None:
+    """Oracle: by hand, four fifths; originals without colour have none to lose."""
+    mean = {**MEAN, "colourfulness": output, "original_colourfulness": original}
+    assert (report.pale(0, mean) is not None) == warns
+
+
+def test_sheets_of_older_versions_are_shown_as_what_they_are(tmp_path: Path) -> None:
+    """Oracle: a folder as they left it: validation images, the original below, no errors; and
+    `raycae report` paints anew where it can."""
+    folder = painted_before(made_study(tmp_path / "s", TRIALS, baselines=BASELINES), 1, n_rows=2)
+    text = section(report.render(folder))
+    assert text.index("Output") < text.index("Original")
+    assert "These are validation images" in text
+    assert "test images" not in text
+    assert "Error" not in text
+    assert "Difference" not in text
+    assert report.lacks_anything(folder)
+
+
+def test_of_many_latent_sizes_six_are_shown(tmp_path: Path) -> None:
+    """Oracle: by hand. 20 sizes, of which the one of trial 12 is best; trial 20, stopped, has less
+    error than any of its size; trial 21 has more. Every fourth size or so, the ends among them."""
+    settings = [{"latent_channels": n} for n in range(1, 21)]
+    trials = [Trial([0.01 + abs(i - 12) / 1000], settings=s) for i, s in enumerate(settings)]
+    trials += [Trial([0.001], PRUNED, settings[4]), Trial([0.02], settings=settings[12])]
+    folder = made_study(tmp_path / "s", trials)
+    table = results.read_trials(folder)
+    stand = results.shown_off(table, None)
+    assert stand == [*range(4), *range(5, 20)]
+    shown = results.pictured(table, None)
+    assert shown == [0, 5, 8, 12, 15, 19]
+    for number in shown:
+        painted(folder, number, n_rows=3)
+    page = report.render(folder)
+    assert "Of 19 latent sizes 6 are shown" in page
+    assert page.count("<figure>") == 7
 
 
 def test_report_of_another_cost(tmp_path: Path) -> None:
