@@ -21,8 +21,9 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from raycae import figures, results
+from raycae.canvas import error
 from raycae.errors import InputError
-from raycae.figures import EXACT, Growth, LatentError, LearningCurves, baseline_name, error
+from raycae.figures import EXACT, Growth, LatentError, LearningCurves, baseline_name
 from raycae.greedy import AGAIN, DROPPED, KEPT, START
 from raycae.results import COMPLETE, FAIL, PRUNED, STATES, Records
 from raycae.storage import Place, write_whole

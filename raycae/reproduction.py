@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from raycae import claims, figures, report, results
+from raycae import canvas, claims, figures, report, results
 from raycae.architecture import architecture
 from raycae.claims import CONTRADICTED, MISSING, UNDECIDED, UPHELD, Judgement
 from raycae.config import Config
@@ -129,7 +129,7 @@ def _shown(part: Part) -> dict[str, Any]:
         "n_panels": len(order),
         "has_linear": not spread.linear.empty,
         "levels": [
-            (figures.baseline_name(name), figures.error(level))
+            (figures.baseline_name(name), canvas.error(level))
             for name, level in sorted(spread.levels.items(), key=lambda item: item[1])
         ],
         "correlation": correlation(part.runs) if task == "reconstruct" else None,

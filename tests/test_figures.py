@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycae import figures
+from raycae import canvas, figures
 from raycae.config import resolve
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -269,7 +269,7 @@ def test_no_trial_and_no_epoch_are_empty_numbers(n: int) -> None:
 def test_ticks_of_a_logarithmic_axis(low: float, span: float) -> None:
     """Oracle: ticks lie inside, rise, and are enough to read the axis and few enough for labels."""
     high = low * span
-    ticks = figures.log_ticks(low, high)
+    ticks = canvas.log_ticks(low, high)
     assert all(low <= tick <= high * (1 + 1e-9) for tick in ticks)
     assert ticks == sorted(set(ticks))
     assert 3 <= len(ticks) <= 16
@@ -280,7 +280,7 @@ def test_ticks_of_a_logarithmic_axis(low: float, span: float) -> None:
 )
 def test_errors_keep_three_digits(mse: float, text: str) -> None:
     """Oracle: by hand."""
-    assert figures.error(mse) == text
+    assert canvas.error(mse) == text
 
 
 def runs_of(**errors: tuple[int, list[float]]) -> pd.DataFrame:
