@@ -1,4 +1,4 @@
-"""The look that all figures share: colours, axes, how an error is written.
+"""The look that all figures share: colours, axes, how numbers are written in words.
 
 Colours and text are chosen to be read on a white and on a black page alike; backgrounds are
 transparent.
@@ -18,6 +18,32 @@ FAINT = "rgba(138, 143, 150, 0.22)"
 def error(mse: float) -> str:
     """A mean squared error: five decimals, or three digits where those would not be enough."""
     return f"{mse:.5f}" if mse >= 0.001 else f"{mse:#.3g}"
+
+
+def factor(value: float) -> str:
+    """`0.62 times`, `1.8 times`, `140 times`."""
+    return f"{ratio(value)} times"
+
+
+def ratio(value: float) -> str:
+    """Two digits that count, never an exponent: `0.0062`, `0.62`, `1.8`, `140`."""
+    if value >= 10:
+        digits = 0
+    elif 0 < value < 1:
+        digits = 1 - math.floor(math.log10(value))
+    else:
+        digits = 1
+    return f"{value:,.{digits}f}"
+
+
+def listed(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`"""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def counted(n: int, thing: str) -> str:
+    """`1 trial`, `2,000 trials`"""
+    return f"{n:,} {thing}{'s' * (n != 1)}"
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -40,14 +66,16 @@ def powers_of_two(low: float, high: float) -> list[int]:
 
 
 def log_axis(
-    low: float, high: float, ticks: Iterable[float], labels: Iterable[str]
+    low: float, high: float, ticks: Iterable[float] | None = None, form: str = "{:.3g}"
 ) -> dict[str, object]:
-    """What makes a plotly axis logarithmic from `low` to `high`, marked at `ticks`."""
+    """What makes a plotly axis logarithmic from `low` to `high`, marked at `ticks` or, without any,
+    at round numbers."""
+    ticks = log_ticks(low, high) if ticks is None else list(ticks)
     return {
         "type": "log",
         "range": [math.log10(low), math.log10(high)],
-        "tickvals": list(ticks),
-        "ticktext": list(labels),
+        "tickvals": ticks,
+        "ticktext": [form.format(tick) for tick in ticks],
     }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,12 @@ COST_NAMES = {
     "epoch_time_s": "time of an epoch, s",
 }
 
+SIDES = {
+    "latent_positions": "spatial size of the latent, height × width",
+    "latent_channels": "channels of the latent",
+}
+"""The latent size is their product."""
+
 LADDER_COLUMNS = (
     *("trial_number", "state", "change", "parent", "val_mse"),
     *("parent_change", "percent", "verdict", "best"),
@@ -63,11 +69,13 @@ def baseline_name(baseline: str) -> str:
 
 
 def described(trials: pd.DataFrame) -> pd.DataFrame:
-    """`trials` with what their configurations say: `network` (in words), `optimizer`, `lr`,
-    `batch_size`."""
+    """`trials` with what their configurations say: `network` (in words),
+    `latent_positions` (height × width), `optimizer`, `lr`, `batch_size`."""
     configs = [Config.model_validate_json(text) for text in trials["config"]]
+    nets = [architecture(config) for config in configs]
     return trials.assign(
-        network=[str(architecture(config)) for config in configs],
+        network=list(map(str, nets)),
+        latent_positions=[net.latent_shape[1] * net.latent_shape[2] for net in nets],
         optimizer=[config.optimizer for config in configs],
         lr=[config.lr for config in configs],
         batch_size=[config.batch_size for config in configs],
@@ -85,7 +93,7 @@ class Code:
 
 
 POINT_COLUMNS = [
-    *("trial_number", "state", "point", "latent_size", "val_mse"),
+    *("trial_number", "state", "point", "latent_size", "val_mse", "val_psnr_db"),
     *("network", "optimizer", "lr", "batch_size"),
 ]
 
@@ -98,11 +106,14 @@ class LatentError:
     and `on_frontier`, `linear_mse` (see `best_linear`; NaN where there is no such code).
     `linear`: `baseline`, `latent_size`, `val_mse`, `test_mse` of the linear codes.
     `levels`: the error of each baseline without a latent, lowest first.
+    `seeds`: one row a configuration that ran to its end with several seeds: `latent_size`, `n`,
+    `mean`, `low`, `high` of its errors.
     """
 
     points: pd.DataFrame
     linear: pd.DataFrame
     levels: dict[str, float]
+    seeds: pd.DataFrame
 
     @property
     def frontier(self) -> pd.DataFrame:
@@ -131,14 +142,27 @@ def latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> Latent
     points = points.astype({"trial_number": int, "latent_size": int, "val_mse": float})
     on = frontier_of(points.to_dict("records"))  # type: ignore[arg-type]
     points["on_frontier"] = points["trial_number"].map(on).astype(bool)
-    data = LatentError(points, *_codes_and_levels(baselines))
+    data = LatentError(points, *_codes_and_levels(baselines), _over_seeds(trials))
     codes = [data.best_linear(size) for size in points["latent_size"].tolist()]
     points["linear_mse"] = [math.nan if code is None else code.val_mse for code in codes]
     return data
 
 
-def latent_error_figure(data: LatentError) -> go.Figure:
-    """Both axes logarithmic. Needs at least one point."""
+def _over_seeds(trials: pd.DataFrame) -> pd.DataFrame:
+    complete = ended(trials).query("state == @COMPLETE")
+    errors = complete.astype({"val_mse": float}).groupby("config", sort=False)
+    rows = errors.agg(
+        latent_size=("latent_size", "first"),
+        n=("seed", "nunique"),
+        mean=("val_mse", "mean"),
+        low=("val_mse", "min"),
+        high=("val_mse", "max"),
+    )
+    return rows[rows["n"] > 1].reset_index(drop=True)
+
+
+def latent_error_figure(data: LatentError, most: int = 1500) -> go.Figure:
+    """Both axes logarithmic; beside the frontier at most `most` points. Needs at least one."""
     low, high, x_low, x_high = _window(data)
     figure = canvas.figure("latent size, numbers per image", "validation error, MSE")
     dashes = ("solid", "dash", "dashdot")
@@ -153,12 +177,43 @@ def latent_error_figure(data: LatentError) -> go.Figure:
             line={"color": VIOLET, "width": 1.5, "dash": dashes[i % len(dashes)]},
             hovertemplate=f"{name}<br>%{{x:,}} numbers: %{{y:.4g}}<extra></extra>",
         )
-    _draw_trials(figure, data.points, data.frontier, "latent_size", _hover)
+    points = thinned(data.points.sort_values(["val_mse", "trial_number"]), most)
+    points = pd.concat([points, data.frontier]).drop_duplicates("trial_number")
+    _draw_trials(figure, points, data.frontier, "latent_size", _hover)
+    _draw_seeds(figure, data.seeds)
     _draw_levels(figure, data.levels)
     sizes = canvas.powers_of_two(x_low, x_high)
-    figure.update_xaxes(canvas.log_axis(x_low, x_high, sizes, [f"{size:,}" for size in sizes]))
-    errors = canvas.log_ticks(low, high)
-    figure.update_yaxes(canvas.log_axis(low, high, errors, [f"{tick:.3g}" for tick in errors]))
+    figure.update_xaxes(canvas.log_axis(x_low, x_high, sizes, "{:,}"))
+    figure.update_yaxes(canvas.log_axis(low, high))
+    return figure
+
+
+def wider_is_better(trials: pd.DataFrame) -> tuple[int, int]:
+    """Of the latent sizes that trials reached with more than one shape: at how many the shape with
+    the most positions and the fewest channels has the least error; how many there are."""
+    shapes = ended(trials).groupby(["latent_size", "latent_positions"])["val_mse"].min()
+    best = shapes.astype(float).reset_index().sort_values("latent_positions")
+    several = best[best["latent_size"].duplicated(keep=False)].groupby("latent_size")["val_mse"]
+    return int((several.last() <= several.min()).sum()), several.ngroups
+
+
+def side_figure(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
+    """Error against one of `SIDES`, both axes logarithmic, with a line through the least error at
+    each. Needs one trial that ended with an error."""
+    ranked = ranking(ended(trials))
+    least = ranked.drop_duplicates(side).sort_values(side)
+    figure = canvas.figure(SIDES[side], "validation error, MSE")
+
+    def hover(row: dict[Hashable, Any]) -> str:
+        shape = f"{row['latent_channels']} × {row['latent_height']} × {row['latent_width']}"
+        return f"trial {row['trial_number']}: {error(row['val_mse'])}<br>latent {shape}"
+
+    _draw_trials(figure, thinned(ranked, most), least, side, hover)
+    figure.data[0].name = "least error"
+    low, high = float(ranked["val_mse"].min()) / 1.2, float(ranked["val_mse"].max()) * 1.2
+    figure.update_yaxes(canvas.log_axis(low, max(min(high, 1.0), 1.5 * low)))
+    low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
+    figure.update_xaxes(canvas.log_axis(low, high, canvas.powers_of_two(low, high), "{:,}"))
     return figure
 
 
@@ -240,11 +295,9 @@ def cost_figure(trials: pd.DataFrame, cost: str) -> go.Figure:
 
     _draw_trials(figure, rows, rows[rows["trial_number"].map(on).astype(bool)], cost, hover)
     low, high = float(rows["val_mse"].min()) / 1.2, float(rows["val_mse"].max()) * 1.2
-    ticks = canvas.log_ticks(low, high)
-    figure.update_yaxes(canvas.log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_yaxes(canvas.log_axis(low, high))
     low, high = float(rows[cost].min()) / 1.2, float(rows[cost].max()) * 1.2
-    ticks = canvas.log_ticks(low, high)
-    figure.update_xaxes(canvas.log_axis(low, high, ticks, [f"{tick:,.4g}" for tick in ticks]))
+    figure.update_xaxes(canvas.log_axis(low, high, form="{:,.4g}"))
     return figure
 
 
@@ -358,8 +411,7 @@ def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
     errors = steps.loc[shown, "val_mse"].astype(float)
     low = errors.min() / 1.1
     high = max(min(errors.max() * 1.1, 1.0), 1.5 * low)
-    ticks = canvas.log_ticks(low, high)
-    figure.update_yaxes(canvas.log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_yaxes(canvas.log_axis(low, high))
     last = len(steps)
     figure.update_xaxes(dtick=1 if last <= 24 else None, range=[0.5, last + 0.5], tickformat="d")
     return figure
@@ -372,8 +424,19 @@ def ranking(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([best_first, trials[~scored].sort_values("trial_number")])
 
 
-def learning_curves_figure(data: LearningCurves) -> go.Figure:
-    """Error on a logarithmic axis. Needs at least one curve."""
+def thinned(trials: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most `most` rows: a third of them the first, the others taken evenly from the rest, in
+    their order. For trials from the best to the worst: the best are looked at most."""
+    if len(trials) <= most:
+        return trials
+    first = most // 3
+    places = np.linspace(first, len(trials) - 1, most - first).round().astype(int)
+    return trials.iloc[[*range(first), *places]]
+
+
+def learning_curves_figure(data: LearningCurves, rungs: Iterable[int] = ()) -> go.Figure:
+    """Error on a logarithmic axis; dotted lines at `rungs`, the epochs after which trials may be
+    stopped. Needs at least one curve."""
     figure = canvas.figure("epoch", "validation error, MSE")
     curves = data.curves
     is_best = curves["trial_number"] == data.best
@@ -401,9 +464,13 @@ def learning_curves_figure(data: LearningCurves) -> go.Figure:
     # first epoch must not flatten all the others.
     low, high = curves["val_mse"].min() / 1.15, min(curves["val_mse"].max() * 1.15, 1.0)
     high = max(high, 2 * low)
-    ticks = canvas.log_ticks(low, high)
-    figure.update_yaxes(canvas.log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_yaxes(canvas.log_axis(low, high))
     last = int(curves["epoch"].max())
+    for rung in rungs:
+        if rung <= last:
+            line = {"color": GREY, "width": 1.2, "dash": "dot"}
+            label = {"text": "rung", "textangle": 0, "font": {"size": 11, "color": GREY}}
+            figure.add_vline(x=rung, line=line, layer="below", label=label)
     figure.update_xaxes(dtick=1 if last <= 12 else None, range=[0.5, last + 0.5], tickformat="d")
     return figure
 
@@ -467,6 +534,7 @@ def _draw_trials(
     figure.add_scatter(
         x=front[cost].tolist(),
         y=front["val_mse"].tolist(),
+        customdata=front["trial_number"].astype(int).tolist(),
         name="frontier",
         mode="lines",
         line={"color": ORANGE, "width": 2},
@@ -484,9 +552,36 @@ def _draw_trials(
                 name=name,
                 mode="markers",
                 marker=marker,
+                customdata=shown["trial_number"].astype(int).tolist(),
                 hovertext=[hover(trial) for trial in shown.to_dict("records")],
                 hoverinfo="text",
             )
+
+
+def _draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
+    """A bar from the least to the greatest error of a configuration that ran with several seeds."""
+    if seeds.empty:
+        return
+    figure.add_scatter(
+        x=seeds["latent_size"].tolist(),
+        y=seeds["mean"].tolist(),
+        error_y={
+            "type": "data",
+            "array": (seeds["high"] - seeds["mean"]).tolist(),
+            "arrayminus": (seeds["mean"] - seeds["low"]).tolist(),
+            "color": BLUE,
+            "thickness": 1.2,
+            "width": 4,
+        },
+        name="several seeds: mean, least to greatest",
+        mode="markers",
+        marker={"color": BLUE, "symbol": "line-ew-open", "size": 9},
+        hovertext=[
+            f"{row['n']} seeds: {error(row['mean'])}, {error(row['low'])} to {error(row['high'])}"
+            for row in seeds.to_dict("records")
+        ],
+        hoverinfo="text",
+    )
 
 
 def _draw_levels(figure: go.Figure, levels: dict[str, float]) -> None:
@@ -644,8 +739,7 @@ def spread_figure(data: Spread) -> go.Figure:
             },
         )
     high = max(shown) * 1.15
-    ticks = canvas.log_ticks(low, high)
-    figure.update_xaxes(canvas.log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_xaxes(canvas.log_axis(low, high))
     figure.update_yaxes(showgrid=True, ticks="", ticksuffix="  ")
     return figure
 
@@ -689,9 +783,8 @@ def latent_spread_figure(data: Spread) -> go.Figure:
     high = rows["high"].max() * 1.3
     x_low, x_high = sizes.min() / 1.7, sizes.max() * 1.7
     powers = canvas.powers_of_two(x_low, x_high)
-    figure.update_xaxes(canvas.log_axis(x_low, x_high, powers, [f"{size:,}" for size in powers]))
-    ticks = canvas.log_ticks(low, high)
-    figure.update_yaxes(canvas.log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_xaxes(canvas.log_axis(x_low, x_high, powers, "{:,}"))
+    figure.update_yaxes(canvas.log_axis(low, high))
     return figure
 
 
@@ -756,10 +849,9 @@ def three_curves_figure(curves: pd.DataFrame, data: Spread, columns: int = 4) ->
         if low < baseline[point] < high:  # else it stands in the title
             line = {"color": VIOLET, "width": 1.5, "dash": "dot"}
             figure.add_hline(y=baseline[point], line=line, **place)
-    ticks = canvas.log_ticks(low, high)
     axis = {name: plain.xaxis[name] for name in ("gridcolor", "linecolor", "zeroline")}
     axis |= {"fixedrange": True, "automargin": True}
-    figure.update_yaxes(canvas.log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]) | axis)
+    figure.update_yaxes(canvas.log_axis(low, high) | axis)
     last = int(curves["epoch"].max())
     figure.update_xaxes(
         axis | {"dtick": 1 if last <= 6 else None, "range": [0.7, last + 0.3], "tickformat": "d"}

@@ -198,7 +198,7 @@ def _times(error: float, linear: float | None) -> str:
     """A linear code of nearly as many numbers as the picture has loses next to nothing."""
     if linear is None:
         return "–"
-    return "> 1,000" if error > 1000 * linear else report.ratio(error / linear)
+    return "> 1,000" if error > 1000 * linear else canvas.ratio(error / linear)
 
 
 def _mean_and_spread(values: pd.Series[float]) -> str:

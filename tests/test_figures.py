@@ -34,6 +34,7 @@ def made_trials(*rows: tuple[str, int, float | None]) -> pd.DataFrame:
     """(state, latent size, error), numbered from 0, with the types that `read_trials` gives."""
     frame = pd.DataFrame(rows, columns=["state", "latent_size", "val_mse"])
     frame.insert(0, "trial_number", range(len(rows)))
+    frame["seed"] = 0
     frame["point"] = pd.Series([None] * len(rows), dtype="string")
     frame["config"] = resolve({"lr": 0.002, "batch_size": 64}).to_json()
     return figures.described(frame.astype({"latent_size": "Int64", "val_mse": "Float64"}))
