@@ -7,7 +7,7 @@ transparent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
@@ -57,6 +57,19 @@ def log_ticks(low: float, high: float) -> list[float]:
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     step *= max(m for m in (1, 2, 5) if m * step <= (high - low) / 4)
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def error_axis(errors: Sequence[float]) -> dict[str, object]:
+    """A logarithmic axis from the least of `errors` to a little above nine tenths of them: one that
+    exploded must not flatten all the others. What lies above is drawn at `ceiling`."""
+    low, high = min(errors) / 1.15, ceiling(errors) * 1.05
+    return log_axis(low, max(high, 1.5 * low))
+
+
+def ceiling(errors: Sequence[float]) -> float:
+    """The greatest error that is drawn where it is."""
+    ordered = sorted(errors)
+    return min(ordered[-1], 3 * ordered[int(0.9 * (len(ordered) - 1))])
 
 
 def powers_of_two(low: float, high: float) -> list[int]:

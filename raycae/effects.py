@@ -42,6 +42,9 @@ MOST_WEIGHED = 4000
 
 CONFIDENCE = 0.95
 
+AXES = 10
+"""Of parallel coordinates; more of them nobody reads."""
+
 MIRRORS = ("decoder_channels", "decoder_kernel", "decoder_convs", "latent_kernel")
 """Settings that are as the encoder has them unless somebody says otherwise."""
 
@@ -205,6 +208,8 @@ def slice_figure(data: Slice, most: int = 300) -> go.Figure:
     """Error over the parameter, of at most `most` trials, on logarithmic axes where the space
     draws so."""
     points, parameter = thinned(data.points, most), data.parameter
+    errors = points["val_mse"].astype(float).tolist()
+    top = canvas.ceiling(errors)
     figure = canvas.figure("", "")
     order = None
     if isinstance(parameter, CategoricalParameter):
@@ -222,7 +227,7 @@ def slice_figure(data: Slice, most: int = 300) -> go.Figure:
         ]
         figure.add_scatter(
             x=[html.escape(word(v)) for v in shown_values] if order else shown_values,
-            y=shown["val_mse"].astype(float).tolist(),
+            y=shown["val_mse"].astype(float).clip(upper=top).tolist(),
             customdata=numbers,
             name=name,
             mode="markers",
@@ -230,8 +235,7 @@ def slice_figure(data: Slice, most: int = 300) -> go.Figure:
             hovertext=list(map(html.escape, texts)),
             hoverinfo="text",
         )
-    low, high = points["val_mse"].min() / 1.15, min(points["val_mse"].max(), 1.0) * 1.15
-    figure.update_yaxes(canvas.log_axis(low, max(high, 1.5 * low)))
+    figure.update_yaxes(canvas.error_axis(errors))
     if isinstance(parameter, CategoricalParameter):
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
         figure.update_xaxes(range=[-0.5, len(parameter.labels) - 0.5])
@@ -244,11 +248,11 @@ def slice_figure(data: Slice, most: int = 300) -> go.Figure:
 def parallel_figure(
     trials: pd.DataFrame, parameters: Parameters, most: int = 150
 ) -> go.Figure | None:
-    """A line for each trial through what it drew, the best tenth over the others, the weightiest
-    parameter first where `parameters` are in that order. None where fewer than two parameters are
-    drawn. Plotly's own parallel coordinates need WebGL and code made from strings."""
+    """A line for each trial through what it drew of the first `AXES` parameters, the best tenth on
+    top. None where fewer than two parameters are drawn. Plotly's own parallel coordinates need
+    WebGL and code made from strings."""
     ranked = ranking(ended(trials))
-    places = positions(ranked, parameters)
+    places = positions(ranked, parameters).iloc[:, :AXES]
     names = [str(name) for name in places]
     if len(names) < 2:
         return None

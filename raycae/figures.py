@@ -208,10 +208,11 @@ def side_figure(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
         shape = f"{row['latent_channels']} × {row['latent_height']} × {row['latent_width']}"
         return f"trial {row['trial_number']}: {error(row['val_mse'])}<br>latent {shape}"
 
-    _draw_trials(figure, thinned(ranked, most), least, side, hover)
+    errors = ranked["val_mse"].astype(float)
+    shown = ranked.assign(val_mse=errors.clip(upper=canvas.ceiling(errors.tolist())))
+    _draw_trials(figure, thinned(shown, most), least, side, hover)
     figure.data[0].name = "least error"
-    low, high = float(ranked["val_mse"].min()) / 1.2, float(ranked["val_mse"].max()) * 1.2
-    figure.update_yaxes(canvas.log_axis(low, max(min(high, 1.0), 1.5 * low)))
+    figure.update_yaxes(canvas.error_axis(errors.tolist()))
     low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
     figure.update_xaxes(canvas.log_axis(low, high, canvas.powers_of_two(low, high), "{:,}"))
     return figure

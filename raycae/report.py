@@ -11,7 +11,7 @@ import base64
 import math
 import shlex
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def write(folder: Place) -> Place:
 def render(folder: Place) -> str:
     """The page. Raises `InputError` where the folder holds no readable study."""
     study = results.read_study(folder)
-    parameters = space.parse(study["space"]["text"], name=study["space"]["name"]).parameters
+    parameters = _parameters(study)
     trials, epochs = _tables(folder)
     trials = figures.described(trials)
     alike = trials.groupby("arch_hash")["trial_number"]
@@ -123,6 +123,15 @@ def render(folder: Place) -> str:
         error=error,
         latent_shape=latent_shape,
     )
+
+
+def _parameters(study: Mapping[str, Any]) -> effects.Parameters:
+    """What was searched; nothing where this version cannot read the space, which is no reason to
+    show nothing else."""
+    try:
+        return space.parse(study["space"]["text"], name=study["space"]["name"]).parameters
+    except InputError:
+        return {}
 
 
 def _mattered(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str, Any]:
