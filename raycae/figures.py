@@ -143,8 +143,9 @@ def latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> Latent
     on = frontier_of(points.to_dict("records"))  # type: ignore[arg-type]
     points["on_frontier"] = points["trial_number"].map(on).astype(bool)
     data = LatentError(points, *_codes_and_levels(baselines), _over_seeds(trials))
-    codes = [data.best_linear(size) for size in points["latent_size"].tolist()]
-    points["linear_mse"] = [math.nan if code is None else code.val_mse for code in codes]
+    codes = {size: data.best_linear(size) for size in points["latent_size"].unique().tolist()}
+    errors = {size: math.nan if code is None else code.val_mse for size, code in codes.items()}
+    points["linear_mse"] = points["latent_size"].map(errors).astype(float)
     return data
 
 

@@ -58,7 +58,7 @@ def render(folder: Place) -> str:
     trials = figures.described(trials)
     alike = trials.groupby("arch_hash")["trial_number"]
     trials = trials.assign(n_settings=alike.transform("count"))
-    ranked = [_row(record) for record in figures.ranking(trials).to_dict("records")]
+    ranked = _rows(figures.ranking(trials))
     scored = (row for row in ranked if row["state"] == COMPLETE and row["val_mse"] is not None)
     best = next(scored, None)
     latent = figures.latent_error(trials, _baselines(folder, study["data"]["fingerprint"]))
@@ -104,7 +104,7 @@ def render(folder: Place) -> str:
         sides_sentence=sides_sentence(trials),
         curves_sentence=curves_sentence(curves, study["plan"]["epochs"]),
         ladder_sentence=ladder_sentence(steps),
-        ladder=[ladder_row(_row(step)) for step in steps.to_dict("records")],
+        ladder=[ladder_row(step) for step in _rows(steps)],
         frontier=frontier_rows(latent, ranked),
         has_linear=not latent.linear.empty,
         has_baselines=bool(latent.levels) or not latent.linear.empty,
@@ -644,5 +644,6 @@ def _baselines(folder: Place, fingerprint: str) -> pd.DataFrame | None:
     return None if frame is None else frame[frame["data_fingerprint"] == fingerprint]
 
 
-def _row(record: dict[Any, Any]) -> Row:
-    return {name: None if pd.isna(value) else value for name, value in record.items()}
+def _rows(table: pd.DataFrame) -> list[Row]:
+    plain = table.astype(object).where(table.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
