@@ -1,5 +1,5 @@
-"""The report: sentences against numbers worked out by hand, and the page as a parser and a browser
-see it. The studies are made up: events folded by `Records`, as a search would."""
+"""The report: sentences against numbers worked out by hand, and the page as a parser sees it; for a
+browser see `test_browser`. The studies are made up: events folded by `Records`, as a search would."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import random
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -488,28 +487,3 @@ def test_importing_the_report_loads_neither_ray_nor_torch() -> None:
     code = "import sys, raycae.report; print({'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium here")
-@pytest.mark.parametrize("task", ["reconstruct", "colourise"])
-def test_a_browser_draws_every_figure_without_complaint(tmp_path: Path, task: str) -> None:
-    """Oracle: Chromium's console, and the drawings in the document after its scripts have run."""
-    path = report.write(plausible(tmp_path / "s", n=20, task=task))
-    done = subprocess.run(
-        [
-            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-            *("--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000", "--dump-dom"),
-            path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert not re.findall(r".*:CONSOLE.*", done.stderr)
-    for figure in ("ladder", "latent-error", "learning-curves"):
-        drawn = re.search(rf'<div class="[^"]*" id="{figure}".*?</svg>', done.stdout, re.DOTALL)
-        assert drawn
-        assert 'class="point"' in drawn[0]
