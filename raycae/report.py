@@ -39,26 +39,66 @@ Row = dict[str, Any]
 """One trial; what the table lacks is None."""
 
 
-def write(folder: Place) -> Place:
-    """Write `report.html` into a study's folder, from what lies there. Returns its path.
+def write(folder: Place, path: Place | None = None) -> Place:
+    """Write a study's report to `path`, `report.html` in its folder if there is none. Returns it.
 
     Raises `InputError` where the folder holds no readable study.
     """
-    path = folder / "report.html"
-    # A path on the command line need not be UTF-8; the page has to be.
-    write_whole(path, render(folder).encode("utf-8", errors="replace"))
+    return put(path or folder / "report.html", render(folder))
+
+
+def put(path: Place, page: str) -> Place:
+    """Write a page, whole or not at all. Returns its path. Raises `InputError`."""
+    try:
+        # A path on the command line need not be UTF-8; the page has to be.
+        write_whole(path, page.encode("utf-8", errors="replace"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"{path}: the page cannot be written there: {error.strerror}") from None
     return path
+
+
+def write_images(folder: Place, target: Path) -> list[Path]:
+    """Write a study's figures into the folder `target`, each `NAME.png`, 1800 x 1100 pixels on
+    white. Returns their paths.
+
+    Raises `InputError` where Kaleido or a browser for it is missing, or there is no such study.
+    """
+    drawn, _ = _content(folder)
+    paths = [target / f"{name}.png" for name in drawn]
+    for figure in drawn.values():
+        figure.update_layout(paper_bgcolor="white", font_color="#4a4f57")
+    try:
+        import kaleido  # noqa: F401 - plotly asks for it later, with another error
+        from plotly.io import write_images
+
+        target.mkdir(parents=True, exist_ok=True)
+        write_images(list(drawn.values()), paths, width=900, height=550, scale=2)
+    except ImportError:
+        raise InputError("--png: needs Kaleido: pip install 'raycae[png]'") from None
+    except RuntimeError:
+        raise InputError("--png: Kaleido finds no browser; install chromium or Chrome") from None
+    except OSError as error:
+        raise InputError(f"--png {target}: cannot be written: {error.strerror}") from None
+    return paths
 
 
 def render(folder: Place) -> str:
     """The page. Raises `InputError` where the folder holds no readable study."""
+    drawn, values = _content(folder)
+    return page(
+        "report.html.j2", {name: figure.to_json() for name, figure in drawn.items()}, **values
+    )
+
+
+def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
+    """The figures by their places in the page, and all else that its template shows."""
     study = results.read_study(folder)
     parameters = _parameters(study)
     trials, epochs = _tables(folder)
     trials = figures.described(trials)
     alike = trials.groupby("arch_hash")["trial_number"]
     trials = trials.assign(n_settings=alike.transform("count"))
-    ranked = _rows(figures.ranking(trials))
+    ranked = rows(figures.ranking(trials))
     scored = (row for row in ranked if row["state"] == COMPLETE and row["val_mse"] is not None)
     best = next(scored, None)
     latent = figures.latent_error(trials, _baselines(folder, study["data"]["fingerprint"]))
@@ -90,39 +130,37 @@ def render(folder: Place) -> str:
     mattered = _mattered(trials, parameters)
     went = _health(trials, parameters)
     drawn |= mattered.pop("figures") | went.pop("figures")
-    return page(
-        "report.html.j2",
-        {id: figure.to_json() for id, figure in drawn.items()},
-        study=study,
-        source=Path(study["plan"]["data"]).name,
-        counts=state_counts(trials),
-        best=best,
-        answer=frontier_answer(latent, ranked) if curve else winner,
-        winner=winner,
-        comparison=comparison(best, ranked, latent) if best else None,
-        latent_sentence=latent_sentence(latent),
-        sides_sentence=sides_sentence(trials),
-        curves_sentence=curves_sentence(curves, study["plan"]["epochs"]),
-        ladder_sentence=ladder_sentence(steps),
-        ladder=[ladder_row(step) for step in _rows(steps)],
-        frontier=frontier_rows(latent, ranked),
-        has_linear=not latent.linear.empty,
-        has_baselines=bool(latent.levels) or not latent.linear.empty,
-        growth_sentence=growth_sentence(grown, cost) if grown else None,
-        cost=figures.COST_NAMES[cost],
-        sheets=sheets(folder, shown, ranked, latent, study["task"]),
-        pictured=shown,
-        mattered=mattered,
-        health=went,
-        known=known_trials(drawn.values(), ranked, epochs),
-        colours=colours(trials, parameters, drawn.get("latent-error")),
-        command=f"raycae report {shlex.quote(study['study'])}",
-        headers=[column.title for column in columns],
-        table=[[column.cell(row) for column in columns] for row in ranked[:MOST_ROWS]],
-        n_trials=len(ranked),
-        error=error,
-        latent_shape=latent_shape,
-    )
+    return drawn, {
+        "study": study,
+        "source": Path(study["plan"]["data"]).name,
+        "counts": state_counts(trials),
+        "best": best,
+        "answer": frontier_answer(latent, ranked) if curve else winner,
+        "winner": winner,
+        "comparison": comparison(best, ranked, latent) if best else None,
+        "latent_sentence": latent_sentence(latent),
+        "sides_sentence": sides_sentence(trials),
+        "curves_sentence": curves_sentence(curves, study["plan"]["epochs"]),
+        "ladder_sentence": ladder_sentence(steps),
+        "ladder": [ladder_row(step) for step in rows(steps)],
+        "frontier": frontier_rows(latent, ranked),
+        "has_linear": not latent.linear.empty,
+        "has_baselines": bool(latent.levels) or not latent.linear.empty,
+        "growth_sentence": growth_sentence(grown, cost) if grown else None,
+        "cost": figures.COST_NAMES[cost],
+        "sheets": sheets(folder, shown, ranked, latent, study["task"]),
+        "pictured": shown,
+        "mattered": mattered,
+        "health": went,
+        "known": known_trials(drawn.values(), ranked, epochs),
+        "colours": colours(trials, parameters, drawn.get("latent-error")),
+        "command": f"raycae report {shlex.quote(study['study'])}",
+        "headers": [column.title for column in columns],
+        "table": [[column.cell(row) for column in columns] for row in ranked[:MOST_ROWS]],
+        "n_trials": len(ranked),
+        "error": error,
+        "latent_shape": latent_shape,
+    }
 
 
 def _parameters(study: Mapping[str, Any]) -> effects.Parameters:
@@ -644,6 +682,7 @@ def _baselines(folder: Place, fingerprint: str) -> pd.DataFrame | None:
     return None if frame is None else frame[frame["data_fingerprint"] == fingerprint]
 
 
-def _rows(table: pd.DataFrame) -> list[Row]:
+def rows(table: pd.DataFrame) -> list[Row]:
+    """A table's rows."""
     plain = table.astype(object).where(table.notna(), None)
     return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]

@@ -107,6 +107,7 @@ def test_rooms_import_one_way() -> None:
         "effects": {"torch", "ray"},
         "health": {"torch", "ray"},
         "report": {"torch", "ray"},
+        "comparison": {"torch", "ray"},
         "recorded": {"torch", "ray"},
         "simulate": {"torch", "ray"},
         "training": {"ray", "optuna"},

@@ -1,5 +1,5 @@
 """The report: sentences against numbers worked out by hand, and the page as a parser sees it; for a
-browser see `test_browser`. The studies are made up: events folded by `Records`, as a search would."""
+browser see `test_browser`. The studies are made up: events folded by `Records`, as in a search."""
 
 from __future__ import annotations
 
