@@ -94,24 +94,31 @@ def log_axis(
 
 def figure(x_title: str, y_title: str) -> go.Figure:
     """An empty figure in the page's look. Dragging does nothing: on a phone it has to scroll."""
-    empty = go.Figure(layout={"template": "none"})
     axis = {"gridcolor": FAINT, "linecolor": FAINT, "zeroline": False, "fixedrange": True}
-    axis |= {"automargin": True, "title": {"font": {"size": 13}}}
-    empty.update_xaxes(axis, title_text=x_title, showline=True)
-    empty.update_yaxes(axis, title_text=y_title)
-    return empty.update_layout(
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
-        margin={"l": 10, "r": 12, "t": 10, "b": 10},
-        legend={"orientation": "h", "font": {"size": 12}, "x": 0, "y": 1.02, "yanchor": "bottom"},
-        hoverlabel={
-            "bgcolor": "#23272e",
-            "bordercolor": GREY,
-            "font": {"color": "#f1f2f4", "size": 12},
-            "align": "left",
-        },
-        hovermode="closest",
-        dragmode=False,
-        showlegend=True,
+    axis["automargin"] = True
+    x, y = ({**axis, "title": {"text": text, "font": {"size": 13}}} for text in (x_title, y_title))
+    # In one go: plotly checks every update anew.
+    return go.Figure(
+        layout={
+            "template": "none",
+            "xaxis": {**x, "showline": True},
+            "yaxis": y,
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
+            "margin": {"l": 10, "r": 12, "t": 10, "b": 10},
+            "legend": {
+                **{"orientation": "h", "font": {"size": 12}},
+                **{"x": 0, "y": 1.02, "yanchor": "bottom"},
+            },
+            "hoverlabel": {
+                "bgcolor": "#23272e",
+                "bordercolor": GREY,
+                "font": {"color": "#f1f2f4", "size": 12},
+                "align": "left",
+            },
+            "hovermode": "closest",
+            "dragmode": False,
+            "showlegend": True,
+        }
     )

@@ -91,11 +91,14 @@ def apart(groups: list[list[Entry]]) -> str | None:
     """Why not all studies are in one figure; None where they are."""
     if len(groups) == 1:
         return None
-    tasks = {group[0].images[0] for group in groups}
-    why = "images" if len(tasks) == 1 else "tasks"
+    tasks = {task for task, _ in (group[0].images for group in groups)}
+    images = {fingerprint for _, fingerprint in (group[0].images for group in groups)}
+    why = " and ".join(
+        what for what, kinds in (("task", tasks), ("images", images)) if len(kinds) > 1
+    )
     return (
-        f"Not all of them are of the same {why}, and errors of different {why} say nothing of one "
-        "another: they stand in figures of their own."
+        f"Not all of them are of the same {why}, and errors of others say nothing of one another: "
+        "they stand in figures of their own."
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import itertools
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -285,7 +286,7 @@ def parallel_figure(
             figure.add_annotation(
                 x=name,
                 y=at,
-                text=html.escape(text),
+                text=html.escape(textwrap.shorten(text, 12, placeholder="…")),
                 showarrow=False,
                 xanchor="left",
                 xshift=5,

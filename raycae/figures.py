@@ -181,7 +181,7 @@ def latent_error_figure(data: LatentError, most: int = 1500) -> go.Figure:
     points = thinned(data.points.sort_values(["val_mse", "trial_number"]), most)
     points = pd.concat([points, data.frontier]).drop_duplicates("trial_number")
     _draw_trials(figure, points, data.frontier, "latent_size", _hover)
-    _draw_seeds(figure, data.seeds)
+    _draw_seeds(figure, thinned(data.seeds.sort_values("mean"), most // 5))
     _draw_levels(figure, data.levels)
     sizes = canvas.powers_of_two(x_low, x_high)
     figure.update_xaxes(canvas.log_axis(x_low, x_high, sizes, "{:,}"))

@@ -49,11 +49,10 @@ def write(folder: Place, path: Place | None = None) -> Place:
 
 def put(path: Place, page: str) -> Place:
     """Write a page, whole or not at all. Returns its path. Raises `InputError`."""
-    try:
-        # A path on the command line need not be UTF-8; the page has to be.
-        write_whole(path, page.encode("utf-8", errors="replace"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f"{path}: the page cannot be written there: {error.strerror}") from None
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the page cannot be written there: {path.parent} is no folder")
+    # A path on the command line need not be UTF-8; the page has to be.
+    write_whole(path, page.encode("utf-8", errors="replace"))
     return path
 
 

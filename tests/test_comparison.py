@@ -51,11 +51,11 @@ def test_studies_of_the_same_images_share_a_figure(tmp_path: Path) -> None:
     assert "figures of their own" not in page.text
 
 
-@pytest.mark.parametrize("why", ["images", "tasks"])
+@pytest.mark.parametrize("why", ["images", "task"])
 def test_errors_that_say_nothing_of_one_another_stand_apart(tmp_path: Path, why: str) -> None:
     """Oracle: a figure for each, and the reason."""
     one = made_study(tmp_path / "one", WIDE, study="one")
-    task = "colourise" if why == "tasks" else "reconstruct"
+    task = "colourise" if why == "task" else "reconstruct"
     other = made_study(tmp_path / "other", NARROW, study="other", task=task)
     page = Page(comparison.render([one, with_images(other, "beef") if why == "images" else other]))
     assert page.having("id") == ["frontiers-0", "frontiers-1"]
@@ -87,15 +87,14 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "<" not in pages[1].scripts[1].replace("=>", "")
 
 
-def test_the_command_compares_and_says_where(run: Run, tmp_path: Path) -> None:
-    """Oracle: the contract: `comparison.html` where studies lie, or the file that is named; wrong use
-    is one message, exit code 2, and nothing is written."""
+def test_the_command_compares_and_says_where(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the contract: `comparison.html` where studies lie, or the file that is named; wrong
+    use is one message, exit code 2, and nothing is written."""
+    monkeypatch.setattr(report, "lacks_anything", lambda folder: False)  # there are no images
     for name, trials in (("wide", WIDE), ("narrow", NARROW)):
         made_study(tmp_path / "r" / name, trials, study=name)
-        # Pictures and lines are there: nothing is left to be made.
-        (tmp_path / "r" / name / "baselines.parquet").unlink(missing_ok=True)
-    quiet = pytest.MonkeyPatch()
-    quiet.setattr(report, "lacks_anything", lambda folder: False)
     where = ["--results", tmp_path / "r"]
     code, out, _ = run("report", "wide", "narrow", *where)
     assert (code, out) == (0, f"{tmp_path / 'r' / 'comparison.html'}\n")
@@ -115,7 +114,6 @@ def test_the_command_compares_and_says_where(run: Run, tmp_path: Path) -> None:
         assert message in err
         assert err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
-    quiet.undo()
 
 
 def test_images_of_the_figures(tmp_path: Path) -> None:
@@ -155,12 +153,17 @@ def test_a_long_study_is_thinned(tmp_path: Path) -> None:
     table a thousand rows, the page less than 15 MB, and what a click tells is there for each."""
     folder = long_study(tmp_path / "long", 2000)
     drawn, values = report._content(folder)
-    points = [trace for trace in drawn["latent-error"].data if trace.mode == "markers"]
-    n_front = len(values["frontier"])
-    assert 1400 < sum(len(trace.x) for trace in points) <= 1500 + n_front
+    markers = [trace for trace in drawn["latent-error"].data if trace.mode == "markers"]
+    points = [trace for trace in markers if trace.customdata]
+    seeds = [trace for trace in markers if not trace.customdata]
+    assert 1400 < sum(len(trace.x) for trace in points) <= 1500 + len(values["frontier"])
+    assert [len(trace.x) for trace in seeds] == [300]
     assert all(number in values["known"] for trace in points for number in trace.customdata)
     slices = [figure for name, figure in drawn.items() if name.startswith("slice-")]
     assert len(slices) == 20
     assert all(sum(len(trace.x) for trace in figure.data) <= 300 for figure in slices)
     assert len(values["table"]) == 1000
-    assert len(report.render(folder)) < 15e6
+    assert (
+        len(report.page("report.html.j2", {n: f.to_json() for n, f in drawn.items()}, **values))
+        < 15e6
+    )
