@@ -74,6 +74,13 @@ def values(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[A
     return pd.Series(told, index=trials.index, dtype=object)
 
 
+def weighed(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials that importance rests on: those that ended with an error, evenly thinned to
+    `MOST_WEIGHED` at most."""
+    rows = ended(trials)
+    return rows.iloc[:: max(1, math.ceil(len(rows) / MOST_WEIGHED))]
+
+
 def importance(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     """How much each parameter says about which trials are among the best tenth.
 
@@ -84,8 +91,7 @@ def importance(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     Source: Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023), which weighs a conditional parameter
     within the trials that drew it.
     """
-    rows = ended(trials)
-    rows = rows.iloc[:: 1 + len(rows) // MOST_WEIGHED]
+    rows = weighed(trials)
     drawn = {name: values(rows, name, parameter) for name, parameter in parameters.items()}
     drawn = {name: column for name, column in drawn.items() if column.notna().any()}
     none = pd.DataFrame({"parameter": [], "share": [], "n": []})
@@ -106,10 +112,10 @@ def importance(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
         weights = evaluator.evaluate(study)
     if not (total := math.fsum(weights.values())):
         return none
-    weighed = [
+    found = [
         (name, weight / total, int(drawn[name].notna().sum())) for name, weight in weights.items()
     ]
-    return pd.DataFrame(weighed, columns=["parameter", "share", "n"]).sort_values(
+    return pd.DataFrame(found, columns=["parameter", "share", "n"]).sort_values(
         ["share", "parameter"], ascending=[False, True], ignore_index=True
     )
 
@@ -406,7 +412,8 @@ def pair_words(effect: Mapping[Any, Any]) -> str:
 
 
 def importance_sentence(weights: pd.DataFrame, n_trials: int) -> str | None:
-    """The weightiest parameters, and on how many trials that rests; None without weights."""
+    """The weightiest parameters, and on how many `weighed` trials that rests; None without
+    weights."""
     if weights.empty:
         return None
     first = [

@@ -187,7 +187,7 @@ def _mattered(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str,
         drawn["pairs"] = effects.pairs_figure(paired)
     return {
         "figures": drawn,
-        "sentence": effects.importance_sentence(weights, len(figures.ended(trials))),
+        "sentence": effects.importance_sentence(weights, len(effects.weighed(trials))),
         "slices": [(data.name, data.best, len(data.points)) for data in slices],
         "n_searched": len(parameters),
         "pairs_sentence": effects.pairs_sentence(paired),

@@ -78,6 +78,14 @@ def test_few_trials_have_no_weights(n: int) -> None:
     assert effects.importance_sentence(effects.importance(trials, PARAMETERS), n) is None
 
 
+@given(st.integers(0, 9000))
+def test_importance_rests_on_a_bounded_number_of_trials(n: int) -> None:
+    """Oracle: all of them up to 2,000; above that at most as many, and more than half."""
+    trials = pd.DataFrame({"state": COMPLETE, "val_mse": pd.array([0.1] * n, "Float64")})
+    kept = len(effects.weighed(trials))
+    assert kept == n if n <= 2000 else 1000 < kept <= 2000
+
+
 def test_there_is_a_slice_for_every_parameter_that_was_drawn() -> None:
     """Oracle: by hand. The best tenth of twenty trials are the two with the least error; momentum's
     slice has the SGD trials alone; stopped trials are among the points."""
