@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from raycae.predict import predict
 from raycae.reproduce import reproduce
 from raycae.search import MAX_SEED, search
 from raycae.simulate import simulate
-from raycae.storage import Place
+from raycae.storage import Place, place
 
 app = typer.Typer(
     name="raycae",
@@ -278,24 +279,54 @@ def evaluate(study: StudyArgument = "ex3", results_folder: ResultsOption = "resu
 
 
 @app.command("report")
-def report_command(study: StudyArgument = "ex3", results_folder: ResultsOption = "results") -> None:
-    """Write the report of a study: one HTML page that works offline.
+def report_command(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STUDY...", help="Names, folders or URIs.", show_default="ex3"),
+    ] = None,
+    results_folder: ResultsOption = "results",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            metavar="FILE",
+            help="Where to write the page.",
+            show_default="report.html in the study, or comparison.html where studies lie",
+        ),
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the figures as images as well; one study."),
+    ] = None,
+) -> None:
+    """Write the report of a study, or one that compares several: an HTML page that works offline.
 
     Lines and pictures that an interrupted search left out are made now.
 
     Example: raycae report ex3
     """
-    folder = results.find_study(study, results_folder)
-    from raycae import report
+    names = studies or ["ex3"]
+    if png is not None and len(names) > 1:
+        raise InputError("--png: writes the figures of one study, not of a comparison")
+    folders = [results.find_study(name, results_folder) for name in names]
+    path = None if output is None else place(output)
+    from raycae import comparison, report
 
-    if report.lacks_anything(folder):
-        from raycae import evaluation
+    for folder in folders:
+        if report.lacks_anything(folder):
+            from raycae import evaluation
 
-        try:
-            evaluation.illustrate(folder)
-        except InputError as error:  # the images are elsewhere by now; the page says what it lacks
-            print(f"note: {error}", file=sys.stderr)
-    print(printable(str(report.write(folder))))
+            try:
+                evaluation.illustrate(folder)
+            except InputError as error:  # the images are elsewhere by now; the page says so
+                print(f"note: {error}", file=sys.stderr)
+    if len(folders) > 1:
+        default = place(results_folder) / "comparison.html"
+        print(printable(str(comparison.write(folders, path or default))))
+        return
+    print(printable(str(report.write(folders[0], path))))
+    for image in report.write_images(folders[0], png) if png is not None else ():
+        print(printable(str(image)))
 
 
 def main() -> None:

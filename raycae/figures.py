@@ -1,8 +1,7 @@
 """The figures of a report, each in two steps: numbers first, a plotly figure second.
 
 The first step is where something can be wrong, and is tested on its numbers; the second only
-draws. Every error is the task's mean squared error, on values from 0 to 1. Colours and text are
-chosen to be read on a white and on a black page alike; backgrounds are transparent.
+draws. Every error is the task's mean squared error, on values from 0 to 1.
 
 Plotly reads a little HTML in every text, so what comes from files is escaped before it gets there.
 """
@@ -21,14 +20,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from raycae import canvas
 from raycae.architecture import architecture
+from raycae.canvas import BLUE, GREY, ORANGE, VIOLET, error
 from raycae.config import Config
 from raycae.frontier import frontier_of, hypervolume
 from raycae.greedy import AGAIN, DROPPED, KEPT, START, Ladder
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
-
-BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
-FAINT = "rgba(138, 143, 150, 0.22)"
 
 CLOSE = 1.6
 """Lines across a figure whose errors differ by less than this factor share a label."""
@@ -42,6 +40,12 @@ COST_NAMES = {
     "flops": "FLOPs an image, forward",
     "epoch_time_s": "time of an epoch, s",
 }
+
+SIDES = {
+    "latent_positions": "spatial size of the latent, height × width",
+    "latent_channels": "channels of the latent",
+}
+"""The latent size is their product."""
 
 LADDER_COLUMNS = (
     *("trial_number", "state", "change", "parent", "val_mse"),
@@ -64,17 +68,14 @@ def baseline_name(baseline: str) -> str:
     return BASELINES.get(baseline, baseline.replace("_", " "))
 
 
-def error(mse: float) -> str:
-    """A mean squared error: five decimals, or three digits where those would not be enough."""
-    return f"{mse:.5f}" if mse >= 0.001 else f"{mse:#.3g}"
-
-
 def described(trials: pd.DataFrame) -> pd.DataFrame:
-    """`trials` with what their configurations say: `network` (in words), `optimizer`, `lr`,
-    `batch_size`."""
+    """`trials` with what their configurations say: `network` (in words),
+    `latent_positions` (height × width), `optimizer`, `lr`, `batch_size`."""
     configs = [Config.model_validate_json(text) for text in trials["config"]]
+    nets = [architecture(config) for config in configs]
     return trials.assign(
-        network=[str(architecture(config)) for config in configs],
+        network=list(map(str, nets)),
+        latent_positions=[net.latent_shape[1] * net.latent_shape[2] for net in nets],
         optimizer=[config.optimizer for config in configs],
         lr=[config.lr for config in configs],
         batch_size=[config.batch_size for config in configs],
@@ -92,7 +93,7 @@ class Code:
 
 
 POINT_COLUMNS = [
-    *("trial_number", "state", "point", "latent_size", "val_mse"),
+    *("trial_number", "state", "point", "latent_size", "val_mse", "val_psnr_db"),
     *("network", "optimizer", "lr", "batch_size"),
 ]
 
@@ -105,11 +106,14 @@ class LatentError:
     and `on_frontier`, `linear_mse` (see `best_linear`; NaN where there is no such code).
     `linear`: `baseline`, `latent_size`, `val_mse`, `test_mse` of the linear codes.
     `levels`: the error of each baseline without a latent, lowest first.
+    `seeds`: one row a configuration that ran to its end with several seeds: `latent_size`, `n`,
+    `mean`, `low`, `high` of its errors.
     """
 
     points: pd.DataFrame
     linear: pd.DataFrame
     levels: dict[str, float]
+    seeds: pd.DataFrame
 
     @property
     def frontier(self) -> pd.DataFrame:
@@ -134,20 +138,34 @@ def latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> Latent
     `trials`: rows as `described` gives them. `baselines`: `baseline`, `latent_size` (null: there is
     no latent), `val_mse`; None where there are none yet.
     """
-    points = _ended(trials).filter(POINT_COLUMNS).reset_index(drop=True)
+    points = ended(trials).filter(POINT_COLUMNS).reset_index(drop=True)
     points = points.astype({"trial_number": int, "latent_size": int, "val_mse": float})
     on = frontier_of(points.to_dict("records"))  # type: ignore[arg-type]
     points["on_frontier"] = points["trial_number"].map(on).astype(bool)
-    data = LatentError(points, *_codes_and_levels(baselines))
-    codes = [data.best_linear(size) for size in points["latent_size"].tolist()]
-    points["linear_mse"] = [math.nan if code is None else code.val_mse for code in codes]
+    data = LatentError(points, *_codes_and_levels(baselines), _over_seeds(trials))
+    codes = {size: data.best_linear(size) for size in points["latent_size"].unique().tolist()}
+    errors = {size: math.nan if code is None else code.val_mse for size, code in codes.items()}
+    points["linear_mse"] = points["latent_size"].map(errors).astype(float)
     return data
 
 
-def latent_error_figure(data: LatentError) -> go.Figure:
-    """Both axes logarithmic. Needs at least one point."""
+def _over_seeds(trials: pd.DataFrame) -> pd.DataFrame:
+    complete = ended(trials).query("state == @COMPLETE")
+    errors = complete.astype({"val_mse": float}).groupby("config", sort=False)
+    rows = errors.agg(
+        latent_size=("latent_size", "first"),
+        n=("seed", "nunique"),
+        mean=("val_mse", "mean"),
+        low=("val_mse", "min"),
+        high=("val_mse", "max"),
+    )
+    return rows[rows["n"] > 1].reset_index(drop=True)
+
+
+def latent_error_figure(data: LatentError, most: int = 1500) -> go.Figure:
+    """Both axes logarithmic; beside the frontier at most `most` points. Needs at least one."""
     low, high, x_low, x_high = _window(data)
-    figure = _figure("latent size, numbers per image", "validation error, MSE")
+    figure = canvas.figure("latent size, numbers per image", "validation error, MSE")
     dashes = ("solid", "dash", "dashdot")
     codes = data.linear[data.linear["val_mse"] > EXACT].groupby("baseline", sort=True)
     for i, (baseline, code) in enumerate(codes):
@@ -160,12 +178,44 @@ def latent_error_figure(data: LatentError) -> go.Figure:
             line={"color": VIOLET, "width": 1.5, "dash": dashes[i % len(dashes)]},
             hovertemplate=f"{name}<br>%{{x:,}} numbers: %{{y:.4g}}<extra></extra>",
         )
-    _draw_trials(figure, data.points, data.frontier, "latent_size", _hover)
+    points = thinned(data.points.sort_values(["val_mse", "trial_number"]), most)
+    points = pd.concat([points, data.frontier]).drop_duplicates("trial_number")
+    _draw_trials(figure, points, data.frontier, "latent_size", _hover)
+    _draw_seeds(figure, thinned(data.seeds.sort_values("mean"), most // 5))
     _draw_levels(figure, data.levels)
-    sizes = _powers_of_two(x_low, x_high)
-    figure.update_xaxes(_log_axis(x_low, x_high, sizes, [f"{size:,}" for size in sizes]))
-    errors = log_ticks(low, high)
-    figure.update_yaxes(_log_axis(low, high, errors, [f"{tick:.3g}" for tick in errors]))
+    sizes = canvas.powers_of_two(x_low, x_high)
+    figure.update_xaxes(canvas.log_axis(x_low, x_high, sizes, "{:,}"))
+    figure.update_yaxes(canvas.log_axis(low, high))
+    return figure
+
+
+def wider_is_better(trials: pd.DataFrame) -> tuple[int, int]:
+    """Of the latent sizes that trials reached with more than one shape: at how many the shape with
+    the most positions and the fewest channels has the least error; how many there are."""
+    shapes = ended(trials).groupby(["latent_size", "latent_positions"])["val_mse"].min()
+    best = shapes.astype(float).reset_index().sort_values("latent_positions")
+    several = best[best["latent_size"].duplicated(keep=False)].groupby("latent_size")["val_mse"]
+    return int((several.last() <= several.min()).sum()), several.ngroups
+
+
+def side_figure(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
+    """Error against one of `SIDES`, both axes logarithmic, with a line through the least error at
+    each. Needs one trial that ended with an error."""
+    ranked = ranking(ended(trials))
+    least = ranked.drop_duplicates(side).sort_values(side)
+    figure = canvas.figure(SIDES[side], "validation error, MSE")
+
+    def hover(row: dict[Hashable, Any]) -> str:
+        shape = f"{row['latent_channels']} × {row['latent_height']} × {row['latent_width']}"
+        return f"trial {row['trial_number']}: {error(row['val_mse'])}<br>latent {shape}"
+
+    errors = ranked["val_mse"].astype(float)
+    shown = ranked.assign(val_mse=errors.clip(upper=canvas.ceiling(errors.tolist())))
+    _draw_trials(figure, thinned(shown, most), least, side, hover)
+    figure.data[0].name = "least error"
+    figure.update_yaxes(canvas.error_axis(errors.tolist()))
+    low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
+    figure.update_xaxes(canvas.log_axis(low, high, canvas.powers_of_two(low, high), "{:,}"))
     return figure
 
 
@@ -187,7 +237,7 @@ def growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Growth | Non
     """From the smallest cost of any trial to twice the largest, so that each counts. `worst` is the
     error of doing nothing, where that is known; else that of the worst trial. None where no trial
     has ended with an error."""
-    rows = _ended(trials).sort_values(["ended_at", "trial_number"])
+    rows = ended(trials).sort_values(["ended_at", "trial_number"])
     if rows.empty:
         return None
     steps = pd.DataFrame({"cost": rows[cost].astype(float), "error": rows["val_mse"].astype(float)})
@@ -211,7 +261,7 @@ def growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Growth | Non
 
 def growth_figure(data: Growth) -> go.Figure:
     """The hypervolume after each trial."""
-    figure = _figure("trials that ended", "mean height of the frontier, decades")
+    figure = canvas.figure("trials that ended", "mean height of the frontier, decades")
     places = list(range(1, len(data.steps) + 1))
     figure.add_scatter(
         x=places,
@@ -238,20 +288,18 @@ def growth_figure(data: Growth) -> go.Figure:
 def cost_figure(trials: pd.DataFrame, cost: str) -> go.Figure:
     """Error against a cost other than the latent size, both axes logarithmic. Needs one trial that
     ended with an error."""
-    rows = _ended(trials).sort_values([cost, "val_mse"])
+    rows = ended(trials).sort_values([cost, "val_mse"])
     on = frontier_of(rows.to_dict("records"), cost)  # type: ignore[arg-type]
-    figure = _figure(COST_NAMES[cost], "validation error, MSE")
+    figure = canvas.figure(COST_NAMES[cost], "validation error, MSE")
 
     def hover(row: dict[Hashable, Any]) -> str:
         return f"trial {row['trial_number']}: {error(row['val_mse'])}, {row[cost]:,.4g}"
 
     _draw_trials(figure, rows, rows[rows["trial_number"].map(on).astype(bool)], cost, hover)
     low, high = float(rows["val_mse"].min()) / 1.2, float(rows["val_mse"].max()) * 1.2
-    ticks = log_ticks(low, high)
-    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_yaxes(canvas.log_axis(low, high))
     low, high = float(rows[cost].min()) / 1.2, float(rows[cost].max()) * 1.2
-    ticks = log_ticks(low, high)
-    figure.update_xaxes(_log_axis(low, high, ticks, [f"{tick:,.4g}" for tick in ticks]))
+    figure.update_xaxes(canvas.log_axis(low, high, form="{:,.4g}"))
     return figure
 
 
@@ -277,7 +325,7 @@ def learning_curves(trials: pd.DataFrame, epochs: pd.DataFrame, most: int = 30) 
 
     Where there are more, they are taken evenly from the best to the worst, both included.
     """
-    told = epochs.loc[_drawable(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
+    told = epochs.loc[drawable(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
     told = told.astype({"trial_number": int, "epoch": int, "val_mse": float})
     ranked = ranking(trials[trials["trial_number"].isin(told["trial_number"])])
     complete = (ranked["state"] == COMPLETE).to_numpy()
@@ -326,12 +374,12 @@ def ladder(trials: pd.DataFrame) -> pd.DataFrame:
 def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
     """Each step's error, in the order in which they ended, and the least of those that were kept;
     None where no step has an error."""
-    shown = _drawable(steps["val_mse"])
+    shown = drawable(steps["val_mse"])
     if not shown.any():
         return None
-    figure = _figure("trials that ended", "validation error, MSE")
+    figure = canvas.figure("trials that ended", "validation error, MSE")
     places = pd.Series(range(1, len(steps) + 1), index=steps.index)
-    held = _drawable(steps["best"])
+    held = drawable(steps["best"])
     figure.add_scatter(
         x=places[held].tolist(),
         y=steps.loc[held, "best"].tolist(),
@@ -365,8 +413,7 @@ def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
     errors = steps.loc[shown, "val_mse"].astype(float)
     low = errors.min() / 1.1
     high = max(min(errors.max() * 1.1, 1.0), 1.5 * low)
-    ticks = log_ticks(low, high)
-    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_yaxes(canvas.log_axis(low, high))
     last = len(steps)
     figure.update_xaxes(dtick=1 if last <= 24 else None, range=[0.5, last + 0.5], tickformat="d")
     return figure
@@ -379,9 +426,20 @@ def ranking(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([best_first, trials[~scored].sort_values("trial_number")])
 
 
-def learning_curves_figure(data: LearningCurves) -> go.Figure:
-    """Error on a logarithmic axis. Needs at least one curve."""
-    figure = _figure("epoch", "validation error, MSE")
+def thinned(trials: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most `most` rows: a third of them the first, the others taken evenly from the rest, in
+    their order. For trials from the best to the worst: the best are looked at most."""
+    if len(trials) <= most:
+        return trials
+    first = most // 3
+    places = np.linspace(first, len(trials) - 1, most - first).round().astype(int)
+    return trials.iloc[[*range(first), *places]]
+
+
+def learning_curves_figure(data: LearningCurves, rungs: Iterable[int] = ()) -> go.Figure:
+    """Error on a logarithmic axis; dotted lines at `rungs`, the epochs after which trials may be
+    stopped. Needs at least one curve."""
+    figure = canvas.figure("epoch", "validation error, MSE")
     curves = data.curves
     is_best = curves["trial_number"] == data.best
     complete = curves["state"] == COMPLETE
@@ -408,27 +466,18 @@ def learning_curves_figure(data: LearningCurves) -> go.Figure:
     # first epoch must not flatten all the others.
     low, high = curves["val_mse"].min() / 1.15, min(curves["val_mse"].max() * 1.15, 1.0)
     high = max(high, 2 * low)
-    ticks = log_ticks(low, high)
-    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_yaxes(canvas.log_axis(low, high))
     last = int(curves["epoch"].max())
+    for rung in rungs:
+        if rung <= last:
+            line = {"color": GREY, "width": 1.2, "dash": "dot"}
+            label = {"text": "rung", "textangle": 0, "font": {"size": 11, "color": GREY}}
+            figure.add_vline(x=rung, line=line, layer="below", label=label)
     figure.update_xaxes(dtick=1 if last <= 12 else None, range=[0.5, last + 0.5], tickformat="d")
     return figure
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high` (0 < low < high) for a logarithmic axis, four or more."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
-        ticks = [float(f"{m}e{decade}") for decade in decades for m in mantissas]
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) >= 4:
-            return ticks
-    step = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step *= max(m for m in (1, 2, 5) if m * step <= (high - low) / 4)
-    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _drawable(errors: pd.Series[float]) -> pd.Series[bool]:
+def drawable(errors: pd.Series[float]) -> pd.Series[bool]:
     """True where there is an error that a logarithmic axis can show: above 0, and not so near to it
     that ratios overflow, which no network reaches."""
     values = errors.to_numpy(dtype=float, na_value=math.nan)
@@ -471,9 +520,9 @@ def _window(data: LatentError) -> tuple[float, float, float, float]:
     return low, high, min(sizes) / 1.7, max(sizes) * 1.7
 
 
-def _ended(trials: pd.DataFrame) -> pd.DataFrame:
+def ended(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials that ended with an error, complete or stopped early."""
-    return trials[trials["state"].isin([COMPLETE, PRUNED]) & _drawable(trials["val_mse"])]
+    return trials[trials["state"].isin([COMPLETE, PRUNED]) & drawable(trials["val_mse"])]
 
 
 def _draw_trials(
@@ -487,6 +536,7 @@ def _draw_trials(
     figure.add_scatter(
         x=front[cost].tolist(),
         y=front["val_mse"].tolist(),
+        customdata=front["trial_number"].astype(int).tolist(),
         name="frontier",
         mode="lines",
         line={"color": ORANGE, "width": 2},
@@ -504,9 +554,36 @@ def _draw_trials(
                 name=name,
                 mode="markers",
                 marker=marker,
+                customdata=shown["trial_number"].astype(int).tolist(),
                 hovertext=[hover(trial) for trial in shown.to_dict("records")],
                 hoverinfo="text",
             )
+
+
+def _draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
+    """A bar from the least to the greatest error of a configuration that ran with several seeds."""
+    if seeds.empty:
+        return
+    figure.add_scatter(
+        x=seeds["latent_size"].tolist(),
+        y=seeds["mean"].tolist(),
+        error_y={
+            "type": "data",
+            "array": (seeds["high"] - seeds["mean"]).tolist(),
+            "arrayminus": (seeds["mean"] - seeds["low"]).tolist(),
+            "color": BLUE,
+            "thickness": 1.2,
+            "width": 4,
+        },
+        name="several seeds: mean, least to greatest",
+        mode="markers",
+        marker={"color": BLUE, "symbol": "line-ew-open", "size": 9},
+        hovertext=[
+            f"{row['n']} seeds: {error(row['mean'])}, {error(row['low'])} to {error(row['high'])}"
+            for row in seeds.to_dict("records")
+        ],
+        hoverinfo="text",
+    )
 
 
 def _draw_levels(figure: go.Figure, levels: dict[str, float]) -> None:
@@ -558,47 +635,6 @@ def _gapped(
         rows = zip(curve["epoch"], curve["val_mse"], strict=True)
         texts += [*(f"trial {number}, epoch {e}: {error(v)}" for e, v in rows), None]
     return x, y, texts
-
-
-def _powers_of_two(low: float, high: float) -> list[int]:
-    powers = range(math.ceil(math.log2(max(low, 1))), math.floor(math.log2(high)) + 1)
-    return [2**n for n in powers][:: 1 + len(powers) // 8]
-
-
-def _log_axis(
-    low: float, high: float, ticks: Iterable[float], labels: Iterable[str]
-) -> dict[str, object]:
-    return {
-        "type": "log",
-        "range": [math.log10(low), math.log10(high)],
-        "tickvals": list(ticks),
-        "ticktext": list(labels),
-    }
-
-
-def _figure(x_title: str, y_title: str) -> go.Figure:
-    """An empty figure in the page's look. Dragging does nothing: on a phone it has to scroll."""
-    figure = go.Figure(layout={"template": "none"})
-    axis = {"gridcolor": FAINT, "linecolor": FAINT, "zeroline": False, "fixedrange": True}
-    axis |= {"automargin": True, "title": {"font": {"size": 13}}}
-    figure.update_xaxes(axis, title_text=x_title, showline=True)
-    figure.update_yaxes(axis, title_text=y_title)
-    return figure.update_layout(
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
-        margin={"l": 10, "r": 12, "t": 10, "b": 10},
-        legend={"orientation": "h", "font": {"size": 12}, "x": 0, "y": 1.02, "yanchor": "bottom"},
-        hoverlabel={
-            "bgcolor": "#23272e",
-            "bordercolor": GREY,
-            "font": {"color": "#f1f2f4", "size": 12},
-            "align": "left",
-        },
-        hovermode="closest",
-        dragmode=False,
-        showlegend=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -655,7 +691,7 @@ def _baseline(latent_size: int, linear: pd.DataFrame, levels: dict[str, float]) 
 def spread_figure(data: Spread) -> go.Figure:
     """One line an experiment, from the least to the greatest of its seeds, the mean marked. Needs
     at least one."""
-    figure = _figure("test error, MSE", "")
+    figure = canvas.figure("test error, MSE", "")
     rows = data.rows[::-1]  # plotly begins at the bottom
     names = [html.escape(name) for name in rows["experiment"]]
     figure.add_scatter(
@@ -705,15 +741,14 @@ def spread_figure(data: Spread) -> go.Figure:
             },
         )
     high = max(shown) * 1.15
-    ticks = log_ticks(low, high)
-    figure.update_xaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    figure.update_xaxes(canvas.log_axis(low, high))
     figure.update_yaxes(showgrid=True, ticks="", ticksuffix="  ")
     return figure
 
 
 def latent_spread_figure(data: Spread) -> go.Figure:
     """Latent size against test error, both logarithmic, linear codes beside it."""
-    figure = _figure("latent size, numbers per image", "test error, MSE")
+    figure = canvas.figure("latent size, numbers per image", "test error, MSE")
     rows = data.rows
     sizes = rows["latent_size"].astype(int)
     near = data.linear[data.linear["latent_size"].between(sizes.min() / 2, sizes.max() * 2)]
@@ -749,10 +784,9 @@ def latent_spread_figure(data: Spread) -> go.Figure:
     low = max(min([*rows["low"], *near["error"]]), rows["low"].min() / 30) / 1.3
     high = rows["high"].max() * 1.3
     x_low, x_high = sizes.min() / 1.7, sizes.max() * 1.7
-    powers = _powers_of_two(x_low, x_high)
-    figure.update_xaxes(_log_axis(x_low, x_high, powers, [f"{size:,}" for size in powers]))
-    ticks = log_ticks(low, high)
-    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]))
+    powers = canvas.powers_of_two(x_low, x_high)
+    figure.update_xaxes(canvas.log_axis(x_low, x_high, powers, "{:,}"))
+    figure.update_yaxes(canvas.log_axis(low, high))
     return figure
 
 
@@ -791,7 +825,7 @@ def three_curves_figure(curves: pd.DataFrame, data: Spread, columns: int = 4) ->
         horizontal_spacing=0.02,
         vertical_spacing=0.3 / n_rows,
     )
-    plain = _figure("", "").layout
+    plain = canvas.figure("", "").layout
     figure.update_layout(template="none", legend=plain.legend)
     for name in ("paper_bgcolor", "plot_bgcolor", "font", "margin", "hoverlabel", "hovermode"):
         figure.layout[name] = plain[name]
@@ -817,10 +851,9 @@ def three_curves_figure(curves: pd.DataFrame, data: Spread, columns: int = 4) ->
         if low < baseline[point] < high:  # else it stands in the title
             line = {"color": VIOLET, "width": 1.5, "dash": "dot"}
             figure.add_hline(y=baseline[point], line=line, **place)
-    ticks = log_ticks(low, high)
     axis = {name: plain.xaxis[name] for name in ("gridcolor", "linecolor", "zeroline")}
     axis |= {"fixedrange": True, "automargin": True}
-    figure.update_yaxes(_log_axis(low, high, ticks, [f"{tick:.3g}" for tick in ticks]) | axis)
+    figure.update_yaxes(canvas.log_axis(low, high) | axis)
     last = int(curves["epoch"].max())
     figure.update_xaxes(
         axis | {"dtick": 1 if last <= 6 else None, "range": [0.7, last + 0.3], "tickformat": "d"}

@@ -11,53 +11,95 @@ import base64
 import math
 import shlex
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from raycae import figures, results
+from raycae import effects, figures, health, results, space, stopping
+from raycae.canvas import counted, error, factor, listed, ratio
 from raycae.errors import InputError
-from raycae.figures import EXACT, Growth, LatentError, LearningCurves, baseline_name, error
+from raycae.figures import EXACT, Growth, LatentError, LearningCurves, baseline_name
 from raycae.greedy import AGAIN, DROPPED, KEPT, START
 from raycae.results import ALL, BEST, COMPLETE, FAIL, PRUNED, SAME, STATES, WORST, Records
 from raycae.storage import Place, write_whole
 
-MOST_ROWS = 200
+MOST_ROWS = 1000
 PICTURES_WIDTH_PX = 812  # 12 images of 32 pixels and the gaps between them, doubled
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PALE = 0.8
 """Outputs with less of their originals' colourfulness are clearly paler; the limit is ours."""
-NOTHING = {"mean_colour", "mean_chroma"}
-"""The baselines that do nothing: the same answer for every image."""
+NOTHING = ("mean_colour", "mean_chroma", "grey_copy")
+"""The baselines that do nothing: the same answer for every image, or its grey copy."""
 
 Row = dict[str, Any]
 """One trial; what the table lacks is None."""
 
 
-def write(folder: Place) -> Place:
-    """Write `report.html` into a study's folder, from what lies there. Returns its path.
+def write(folder: Place, path: Place | None = None) -> Place:
+    """Write a study's report to `path`, `report.html` in its folder if there is none. Returns it.
 
     Raises `InputError` where the folder holds no readable study.
     """
-    path = folder / "report.html"
+    return put(path or folder / "report.html", render(folder))
+
+
+def put(path: Place, page: str) -> Place:
+    """Write a page, whole or not at all. Returns its path. Raises `InputError`."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the page cannot be written there: {path.parent} is no folder")
     # A path on the command line need not be UTF-8; the page has to be.
-    write_whole(path, render(folder).encode("utf-8", errors="replace"))
+    write_whole(path, page.encode("utf-8", errors="replace"))
     return path
+
+
+def write_images(folder: Place, target: Path) -> list[Path]:
+    """Write a study's figures into the folder `target`, each `NAME.png`, 1800 x 1100 pixels on
+    white. Returns their paths.
+
+    Raises `InputError` where Kaleido or a browser for it is missing, or there is no such study.
+    """
+    drawn, _ = _content(folder)
+    paths = [target / f"{name}.png" for name in drawn]
+    for figure in drawn.values():
+        figure.update_layout(paper_bgcolor="white", font_color="#4a4f57")
+    try:
+        import kaleido  # noqa: F401 - plotly asks for it later, with another error
+        from plotly.io import write_images
+
+        target.mkdir(parents=True, exist_ok=True)
+        write_images(list(drawn.values()), paths, width=900, height=550, scale=2)
+    except ImportError:
+        raise InputError("--png: needs Kaleido: pip install 'raycae[png]'") from None
+    except RuntimeError:
+        raise InputError("--png: Kaleido finds no browser; install chromium or Chrome") from None
+    except OSError as error:
+        raise InputError(f"--png {target}: cannot be written: {error.strerror}") from None
+    return paths
 
 
 def render(folder: Place) -> str:
     """The page. Raises `InputError` where the folder holds no readable study."""
+    drawn, values = _content(folder)
+    return page(
+        "report.html.j2", {name: figure.to_json() for name, figure in drawn.items()}, **values
+    )
+
+
+def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
+    """The figures by their places in the page, and all else that its template shows."""
     study = results.read_study(folder)
+    parameters = _parameters(study)
     trials, epochs = _tables(folder)
     trials = figures.described(trials)
     alike = trials.groupby("arch_hash")["trial_number"]
     trials = trials.assign(n_settings=alike.transform("count"))
-    ranked = [_row(record) for record in figures.ranking(trials).to_dict("records")]
+    ranked = rows(figures.ranking(trials))
     scored = (row for row in ranked if row["state"] == COMPLETE and row["val_mse"] is not None)
     best = next(scored, None)
     latent = figures.latent_error(trials, _baselines(folder, study["data"]["fingerprint"]))
@@ -70,45 +112,184 @@ def render(folder: Place) -> str:
     winner = answer(best) if best else None
     shown = results.pictured(trials, plan["strata"])
     columns = [*COLUMNS, SETTINGS] if plan["settings"] > 1 else COLUMNS
-    plots = {}
+    drawn: dict[str, go.Figure] = {}
     if grown is not None:
-        plots["growth"] = figures.growth_figure(grown).to_json()
+        drawn["growth"] = figures.growth_figure(grown)
         if cost != "latent_size":
-            plots["cost-error"] = figures.cost_figure(trials, cost).to_json()
-    if (drawn := figures.ladder_figure(steps)) is not None:
-        plots["ladder"] = drawn.to_json()
+            drawn["cost-error"] = figures.cost_figure(trials, cost)
+    if (ladder := figures.ladder_figure(steps)) is not None:
+        drawn["ladder"] = ladder
     if not latent.points.empty:
-        plots["latent-error"] = figures.latent_error_figure(latent).to_json()
+        drawn["latent-error"] = figures.latent_error_figure(latent)
+        for side in figures.SIDES:
+            drawn[side.replace("_", "-")] = figures.side_figure(trials, side)
     if not curves.curves.empty:
-        plots["learning-curves"] = figures.learning_curves_figure(curves).to_json()
-    return page(
-        "report.html.j2",
-        plots,
-        study=study,
-        source=Path(study["plan"]["data"]).name,
-        counts=state_counts(trials),
-        best=best,
-        answer=frontier_answer(latent, ranked) if curve else winner,
-        winner=winner,
-        comparison=comparison(best, ranked, latent) if best else None,
-        latent_sentence=latent_sentence(latent),
-        curves_sentence=curves_sentence(curves, study["plan"]["epochs"]),
-        ladder_sentence=ladder_sentence(steps),
-        ladder=[ladder_row(_row(step)) for step in steps.to_dict("records")],
-        frontier=frontier_rows(latent, ranked),
-        has_linear=not latent.linear.empty,
-        has_baselines=bool(latent.levels) or not latent.linear.empty,
-        growth_sentence=growth_sentence(grown, cost) if grown else None,
-        cost=figures.COST_NAMES[cost],
-        sheets=sheets(folder, shown, ranked, latent, study["task"]),
-        gallery=gallery(folder, shown, trials, plan["strata"], study["task"]),
-        command=f"raycae report {shlex.quote(study['study'])}",
-        headers=[column.title for column in columns],
-        table=[[column.cell(row) for column in columns] for row in ranked[:MOST_ROWS]],
-        n_trials=len(ranked),
-        error=error,
-        latent_shape=latent_shape,
+        rungs = stopping.rungs(
+            study["plan"]["scheduler"], plan["epochs"], grace=plan["grace"], factor=plan["factor"]
+        )
+        drawn["learning-curves"] = figures.learning_curves_figure(curves, rungs)
+    mattered = _mattered(trials, parameters)
+    went = _health(trials, parameters)
+    drawn |= mattered.pop("figures") | went.pop("figures")
+    return drawn, {
+        "study": study,
+        "source": Path(study["plan"]["data"]).name,
+        "counts": state_counts(trials),
+        "best": best,
+        "answer": frontier_answer(latent, ranked) if curve else winner,
+        "winner": winner,
+        "comparison": comparison(best, ranked, latent) if best else None,
+        "latent_sentence": latent_sentence(latent),
+        "sides_sentence": sides_sentence(trials),
+        "curves_sentence": curves_sentence(curves, study["plan"]["epochs"]),
+        "ladder_sentence": ladder_sentence(steps),
+        "ladder": [ladder_row(step) for step in rows(steps)],
+        "frontier": frontier_rows(latent, ranked),
+        "has_linear": not latent.linear.empty,
+        "has_baselines": bool(latent.levels) or not latent.linear.empty,
+        "growth_sentence": growth_sentence(grown, cost) if grown else None,
+        "cost": figures.COST_NAMES[cost],
+        "sheets": sheets(folder, shown, ranked, latent, study["task"]),
+        "gallery": gallery(folder, shown, trials, plan["strata"], study["task"]),
+        "pictured": shown,
+        "mattered": mattered,
+        "health": went,
+        "known": known_trials(drawn.values(), ranked, epochs),
+        "colours": colours(trials, parameters, drawn.get("latent-error")),
+        "command": f"raycae report {shlex.quote(study['study'])}",
+        "headers": [column.title for column in columns],
+        "table": [[column.cell(row) for column in columns] for row in ranked[:MOST_ROWS]],
+        "n_trials": len(ranked),
+        "error": error,
+        "latent_shape": latent_shape,
+    }
+
+
+def _parameters(study: Mapping[str, Any]) -> effects.Parameters:
+    """What was searched; nothing where this version cannot read the space, which is no reason to
+    show nothing else."""
+    try:
+        return space.parse(study["space"]["text"], name=study["space"]["name"]).parameters
+    except InputError:
+        return {}
+
+
+def _mattered(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str, Any]:
+    """What the template shows of "What mattered"."""
+    weights = effects.importance(trials, parameters)
+    order = [*weights["parameter"], *(n for n in parameters if n not in set(weights["parameter"]))]
+    parameters = {name: parameters[name] for name in order}
+    slices = effects.slices(trials, parameters)
+    paired = effects.pairs(trials)
+    drawn = {f"slice-{data.name}": effects.slice_figure(data) for data in slices}
+    if not weights.empty:
+        drawn["importance"] = effects.importance_figure(weights)
+    if (parallel := effects.parallel_figure(trials, parameters)) is not None:
+        drawn["parallel"] = parallel
+    if not paired.empty:
+        drawn["pairs"] = effects.pairs_figure(paired)
+    return {
+        "figures": drawn,
+        "sentence": effects.importance_sentence(weights, len(effects.weighed(trials))),
+        "slices": [(data.name, data.best, len(data.points)) for data in slices],
+        "n_searched": len(parameters),
+        "pairs_sentence": effects.pairs_sentence(paired),
+        "n_paired": len(paired),
+    }
+
+
+def _health(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str, Any]:
+    """What the template shows of "How the search went", and of the best so far."""
+    better = health.improvements(trials)
+    running = health.workers(trials)
+    drawn = {}
+    if not better.empty:
+        ended = trials["ended_at"].dropna()
+        hours = (ended.max() - trials["started_at"].min()).total_seconds() / 3600
+        drawn["best-by-trial"] = health.best_so_far_figure(better, "n", len(ended))
+        drawn["best-by-hour"] = health.best_so_far_figure(better, "hours", hours)
+    if running is not None:
+        drawn["workers"] = health.workers_figure(running)
+    return {
+        "figures": drawn,
+        "failed": health.failures_sentence(trials),
+        "failures": health.failures(trials).head(20).to_dict("records"),
+        "regions": health.regions(trials, parameters).head(10).to_dict("records"),
+        "edges": health.edges_sentence(health.edges(trials, parameters)) if parameters else None,
+        "duplicates": health.duplicates_sentence(trials),
+        "workers": health.workers_sentence(running) if running else None,
+        "cost": health.cost_sentence(better, trials),
+        "improved": health.improvements_sentence(better, trials),
+        "improvements": better.tail(20).to_dict("records"),
+        "hosts": sorted(set(trials["host"].dropna())),
+        "devices": sorted(set(trials["device"].dropna())),
+    }
+
+
+def known_trials(
+    drawn: Iterable[go.Figure], ranked: list[Row], epochs: pd.DataFrame
+) -> dict[int, dict[str, Any]]:
+    """What the page tells of a trial when its point is clicked, for all trials of which any figure
+    has a point: `words`, `psnr` (dB), and its curve, `epoch` and `val_mse`."""
+    numbers = {number for figure in drawn for number in _customdata(figure)}
+    told = epochs[epochs["trial_number"].isin(numbers) & figures.drawable(epochs["val_mse"])]
+    told = told.sort_values(["trial_number", "epoch"]).astype({"val_mse": float})
+    curves = dict(list(told.groupby("trial_number")))
+    known = {}
+    for row in ranked:
+        if (number := row["trial_number"]) in numbers:
+            curve = curves.get(number, told[:0])
+            known[number] = {
+                "words": _words(row),
+                "psnr": row["val_psnr_db"],
+                "epoch": curve["epoch"].tolist(),
+                "val_mse": [float(f"{val_mse:.4g}") for val_mse in curve["val_mse"]],
+            }
+    return known
+
+
+def _customdata(figure: go.Figure) -> set[int]:
+    """The numbers of the trials that have a point in it."""
+    told = (trace.customdata for trace in figure.data if trace.customdata is not None)
+    return {number for numbers in told for number in numbers if number is not None}
+
+
+def colours(
+    trials: pd.DataFrame, parameters: effects.Parameters, figure: go.Figure | None
+) -> list[dict[str, Any]]:
+    """What the points of a figure can be coloured by: `name`, `marks` (positions with their values
+    in words), `at` (the position of each trial that drew it, 0 to 1)."""
+    if figure is None:
+        return []
+    shown = trials[trials["trial_number"].isin(_customdata(figure))]
+    places = effects.positions(shown, parameters)
+    return [
+        {
+            "name": str(name),
+            "marks": effects.marks(parameters[str(name)]),
+            "at": {
+                int(number): round(place, 3)
+                for number, place in zip(shown["trial_number"], places[name], strict=True)
+                if not math.isnan(place)
+            },
+        }
+        for name in places
+    ]
+
+
+def _words(row: Row) -> list[str]:
+    """A trial, line by line."""
+    named = f", point {row['point']}" if row["point"] else ""
+    epochs = counted(row["epochs_run"], "epoch") if row["epochs_run"] else "its first epoch"
+    said = [f"trial {row['trial_number']}{named}: {row['state']} after {epochs}"]
+    if row["val_mse"] is not None:
+        test = "" if row["test_mse"] is None else f", on test images {error(row['test_mse'])}"
+        said.append(f"error {error(row['val_mse'])}{test}; PSNR {row['val_psnr_db']:.2f} dB")
+    said.append(
+        f"latent {latent_shape(row)} = {row['latent_size']:,}, {row['n_params']:,} parameters"
     )
+    said.append(f"{row['optimizer']}, lr {row['lr']:.3g}, batch {row['batch_size']}")
+    return [*said, row["network"], *([row["reason"]] if row["reason"] else [])]
 
 
 def page(template: str, plots: dict[str, str], **values: Any) -> str:
@@ -155,7 +336,7 @@ def frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
     rows = {row["trial_number"]: row for row in ranked}
     front = [rows[number] for number in latent.frontier["trial_number"]]
     low, high = front[0]["latent_size"], front[-1]["latent_size"]
-    said = f"The frontier has {_number(len(front), 'trial')}, from {low:,} to {high:,} numbers"
+    said = f"The frontier has {counted(len(front), 'trial')}, from {low:,} to {high:,} numbers"
     codes = [(row, latent.best_linear(row["latent_size"])) for row in front]
     compared = [(row, code) for row, code in codes if code is not None]
     below = [(row, code) for row, code in compared if row["val_mse"] < code.val_mse]
@@ -168,11 +349,10 @@ def frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
         (f"{row['latent_size']:,}", ratio(row["val_mse"] / code.val_mse)) for row, code in below
     )
     words = [f"{first[0]} ({first[1]} times its error)", *(f"{n} ({times})" for n, times in others)]
-    listed = _listed(words)
     where = "all of these" if on_test == len(below) else f"{on_test or 'none'} of these"
     return (
-        f"{said} per image. It lies below the best linear code of no larger size at {listed}; on "
-        f"the test images at {where}."
+        f"{said} per image. It lies below the best linear code of no larger size at "
+        f"{listed(words)}; on the test images at {where}."
     )
 
 
@@ -180,13 +360,13 @@ def comparison(best: Row, ranked: list[Row], latent: LatentError) -> str | None:
     """The best trial's error as a multiple of the base point's, of a linear code's of its latent
     size, and of doing nothing; None where there is nothing to compare with."""
     parts = [_against_base(best, ranked), _against_linear(best, latent)]
-    for level in latent.levels.keys() & NOTHING:
+    for level in filter(NOTHING.__contains__, latent.levels):
         times = factor(best["val_mse"] / latent.levels[level])
         parts.append(f"{times} that of doing nothing ({baseline_name(level)})")
     factors = [part for part in parts if part]
     said = [
         "It is the base point itself." if best["point"] == "base" else "",
-        f"Its error is {_listed(factors)}." if factors else "",
+        f"Its error is {listed(factors)}." if factors else "",
         "Linear codes of that latent size lose nothing." if _is_exact(best, latent) else "",
     ]
     return " ".join(filter(None, said)) or None
@@ -248,7 +428,7 @@ def latent_sentence(latent: LatentError) -> str | None:
         return fall
     below = int((compared["val_mse"] < compared["linear_mse"]).sum())
     return (
-        f"{fall} Of {_number(len(compared), 'trial')} on the frontier that can be compared with a "
+        f"{fall} Of {counted(len(compared), 'trial')} on the frontier that can be compared with a "
         f"linear code of no larger size, {below or 'none'} {'has' if below == 1 else 'have'} less "
         "error than the best such code."
     )
@@ -270,6 +450,19 @@ def growth_sentence(grown: Growth, cost: str) -> str:
     )
 
 
+def sides_sentence(trials: pd.DataFrame) -> str | None:
+    """Which shape has less error where trials of one latent size have several; None where none
+    have."""
+    wider, n = figures.wider_is_better(trials)
+    if not n:
+        return None
+    sizes = counted(n, "latent size")
+    return (
+        f"Of {sizes} that trials reached with more than one shape, the one with the largest "
+        f"spatial size and the fewest channels has the least error at {wider or 'none'}."
+    )
+
+
 def curves_sentence(curves: LearningCurves, n_epochs: int) -> str | None:
     """Whether the best trial had stopped improving, how many were stopped, what is drawn."""
     if curves.curves.empty:
@@ -281,7 +474,7 @@ def curves_sentence(curves: LearningCurves, n_epochs: int) -> str | None:
         usual = f"half of them by epoch {statistics.median_low(stopped)}"
         when = usual if len(stopped) > 1 else f"after epoch {stopped[0]}"
         verb = "was" if len(stopped) == 1 else "were"
-        said.append(f"{_number(len(stopped), 'trial')} {verb} stopped early, {when}.")
+        said.append(f"{counted(len(stopped), 'trial')} {verb} stopped early, {when}.")
     if curves.n_drawn < curves.n_trials:
         said.append(
             f"Drawn are {curves.n_drawn} of {curves.n_trials} trials, "
@@ -313,17 +506,17 @@ def ladder_sentence(steps: pd.DataFrame) -> str | None:
     if not n_judged:
         said = "No change has been judged yet."
     elif not kept:
-        said = f"None of {_number(n_judged, 'change')} was better than the start."
+        said = f"None of {counted(n_judged, 'change')} was better than the start."
     else:
         verb = "was" if len(kept) == 1 else "were"
-        said = f"Of {_number(n_judged, 'change')} {len(kept)} {verb} kept: {_listed(kept)}."
+        said = f"Of {counted(n_judged, 'change')} {len(kept)} {verb} kept: {listed(kept)}."
         first, last = (steps["best"].iloc[place] for place in (0, -1))
         if first > last > 0:
             fall = f"{100 * (1 - last / first):.2g} %"
             said += f" They take the error from {error(first)} to {error(last)}, by {fall}."
     if n_again := int((verdicts == AGAIN).sum()):
         said += (
-            f" {_number(n_again, 'change')} had to be tried again, "
+            f" {counted(n_again, 'change')} had to be tried again, "
             "for another one was kept meanwhile."
         )
     return said
@@ -477,9 +670,7 @@ def _means(folder: Place) -> dict[int, Row]:
     told = results.read_pictures(folder)
     if told is None:
         return {}
-    return {
-        row["trial_number"]: row for row in map(_row, told[told["shows"] == ALL].to_dict("records"))
-    }
+    return {row["trial_number"]: row for row in rows(told[told["shows"] == ALL])}
 
 
 def pictures(folder: Place, number: int, task: str, *shows: str) -> Pictures | None:
@@ -490,8 +681,8 @@ def pictures(folder: Place, number: int, task: str, *shows: str) -> Pictures | N
         return None
     try:
         png = path.read_bytes() if path.is_file() else b""  # a pipe would be waited for
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be read: {fault.strerror}") from None
     width = int.from_bytes(png[16:20], "big")  # the first field of the header, the first chunk
     if not png.startswith(PNG_HEADER) or not width:
         raise InputError(f"{path}: this is no PNG; without it, raycae report paints it anew")
@@ -506,7 +697,7 @@ def pictures(folder: Place, number: int, task: str, *shows: str) -> Pictures | N
         return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), old, (), "validation")
     drawn = own[own["shows"].isin(shows or (SAME,))]
     rows = ("Original", *grey, "Output", f"Difference × {results.AMPLIFIED}")
-    errors = tuple(map(figures.error, drawn["mse"]))
+    errors = tuple(map(error, drawn["mse"]))
     return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), rows, errors, "test")
 
 
@@ -574,22 +765,6 @@ def signed(percent: float) -> str:
     return f"{percent:+.{digits}f} %".replace("-", "−")
 
 
-def factor(value: float) -> str:
-    """`0.62 times`, `1.8 times`, `140 times`."""
-    return f"{ratio(value)} times"
-
-
-def ratio(value: float) -> str:
-    """Two digits that count, never an exponent: `0.0062`, `0.62`, `1.8`, `140`."""
-    if value >= 10:
-        digits = 0
-    elif 0 < value < 1:
-        digits = 1 - math.floor(math.log10(value))
-    else:
-        digits = 1
-    return f"{value:,.{digits}f}"
-
-
 def _tables(folder: Place) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables; empty ones where the search was cut off before its first trial."""
     if not (folder / "trials.parquet").exists():
@@ -604,13 +779,7 @@ def _baselines(folder: Place, fingerprint: str) -> pd.DataFrame | None:
     return None if frame is None else frame[frame["data_fingerprint"] == fingerprint]
 
 
-def _row(record: dict[Any, Any]) -> Row:
-    return {name: None if pd.isna(value) else value for name, value in record.items()}
-
-
-def _listed(parts: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
-
-
-def _number(n: int, thing: str) -> str:
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+def rows(table: pd.DataFrame) -> list[Row]:
+    """A table's rows."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]

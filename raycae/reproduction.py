@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from raycae import claims, figures, report, results
+from raycae import canvas, claims, figures, report, results
 from raycae.architecture import architecture
 from raycae.claims import CONTRADICTED, MISSING, UNDECIDED, UPHELD, Judgement
 from raycae.config import Config
@@ -129,7 +129,7 @@ def _shown(part: Part) -> dict[str, Any]:
         "n_panels": len(order),
         "has_linear": not spread.linear.empty,
         "levels": [
-            (figures.baseline_name(name), figures.error(level))
+            (figures.baseline_name(name), canvas.error(level))
             for name, level in sorted(spread.levels.items(), key=lambda item: item[1])
         ],
         "correlation": correlation(part.runs) if task == "reconstruct" else None,
@@ -198,7 +198,7 @@ def _times(error: float, linear: float | None) -> str:
     """A linear code of nearly as many numbers as the picture has loses next to nothing."""
     if linear is None:
         return "–"
-    return "> 1,000" if error > 1000 * linear else report.ratio(error / linear)
+    return "> 1,000" if error > 1000 * linear else canvas.ratio(error / linear)
 
 
 def _mean_and_spread(values: pd.Series[float]) -> str:

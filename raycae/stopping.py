@@ -171,6 +171,11 @@ class Hyperband:
         return bracket.report(trial_number, epoch, value, known)
 
 
+def rungs(name: str, epochs: int, *, grace: int, factor: int) -> list[int]:
+    """The epochs after which the rule called `name` may stop a trial, ascending."""
+    return [] if name == "none" else _rungs(epochs, grace, factor)
+
+
 SCHEDULERS = ("asha", "hyperband", "none")
 
 

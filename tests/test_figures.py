@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycae import figures
+from raycae import canvas, figures
 from raycae.config import resolve
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -34,6 +34,7 @@ def made_trials(*rows: tuple[str, int, float | None]) -> pd.DataFrame:
     """(state, latent size, error), numbered from 0, with the types that `read_trials` gives."""
     frame = pd.DataFrame(rows, columns=["state", "latent_size", "val_mse"])
     frame.insert(0, "trial_number", range(len(rows)))
+    frame["seed"] = 0
     frame["point"] = pd.Series([None] * len(rows), dtype="string")
     frame["config"] = resolve({"lr": 0.002, "batch_size": 64}).to_json()
     return figures.described(frame.astype({"latent_size": "Int64", "val_mse": "Float64"}))
@@ -269,7 +270,7 @@ def test_no_trial_and_no_epoch_are_empty_numbers(n: int) -> None:
 def test_ticks_of_a_logarithmic_axis(low: float, span: float) -> None:
     """Oracle: ticks lie inside, rise, and are enough to read the axis and few enough for labels."""
     high = low * span
-    ticks = figures.log_ticks(low, high)
+    ticks = canvas.log_ticks(low, high)
     assert all(low <= tick <= high * (1 + 1e-9) for tick in ticks)
     assert ticks == sorted(set(ticks))
     assert 3 <= len(ticks) <= 16
@@ -280,7 +281,7 @@ def test_ticks_of_a_logarithmic_axis(low: float, span: float) -> None:
 )
 def test_errors_keep_three_digits(mse: float, text: str) -> None:
     """Oracle: by hand."""
-    assert figures.error(mse) == text
+    assert canvas.error(mse) == text
 
 
 def runs_of(**errors: tuple[int, list[float]]) -> pd.DataFrame:

@@ -1,0 +1,184 @@
+"""Several studies on one page: the answer of each, and the frontiers of those that may be compared.
+
+Errors say something of one another on the same task and the same images alone.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from raycae import canvas, figures, report, results
+from raycae.canvas import BLUE, GREY, ORANGE, VIOLET, counted, error, ratio
+from raycae.errors import InputError
+from raycae.figures import LatentError
+from raycae.storage import Place
+
+COLOURS = (BLUE, ORANGE, VIOLET, "#4a9d5b", "#c2407a", GREY)
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One study: its name on the page, where it is, `study.json`, its trials and their errors."""
+
+    name: str
+    folder: Place
+    study: dict[str, Any]
+    trials: pd.DataFrame
+    latent: LatentError
+
+    @property
+    def images(self) -> tuple[str, str]:
+        """The task, and which images it was trained and measured on."""
+        return self.study["task"], self.study["data"]["fingerprint"]
+
+
+def write(folders: list[Place], path: Place) -> Place:
+    """Write the page to `path`. Returns it. Raises `InputError`."""
+    return report.put(path, render(folders))
+
+
+def render(folders: list[Place]) -> str:
+    """The page. Raises `InputError` where a folder holds no readable study, or one comes twice."""
+    entries = _read(folders)
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.images, []).append(entry)
+    plots, shown = {}, []
+    for number, group in enumerate(groups.values()):
+        drawn = [entry for entry in group if not entry.latent.points.empty]
+        if drawn:
+            plots[f"frontiers-{number}"] = frontiers_figure(drawn).to_json()
+        task, fingerprint = group[0].images
+        source = Path(group[0].study["plan"]["data"]).name
+        shown.append((f"{task}, {source} ({fingerprint[:8]})", comparison(drawn), bool(drawn)))
+    return report.page(
+        "comparison.html.j2",
+        plots,
+        names=[entry.name for entry in entries],
+        apart=apart(list(groups.values())),
+        groups=shown,
+        rows=[_row(entry) for entry in entries],
+        error=error,
+    )
+
+
+def _read(folders: list[Place]) -> list[Entry]:
+    entries: list[Entry] = []
+    for folder in folders:
+        if folder in [entry.folder for entry in entries]:
+            raise InputError(f"{folder}: is named twice; a study is compared with others")
+        study = results.read_study(folder)
+        trials = figures.described(results.read_trials(folder))
+        baselines = results.read_baselines(folder)
+        if baselines is not None:
+            baselines = baselines[baselines["data_fingerprint"] == study["data"]["fingerprint"]]
+        taken = [entry.name for entry in entries]
+        # Studies of the same name, from different folders, are told apart by these.
+        name = study["study"] if study["study"] not in taken else str(folder)
+        entries.append(Entry(name, folder, study, trials, figures.latent_error(trials, baselines)))
+    return entries
+
+
+def apart(groups: list[list[Entry]]) -> str | None:
+    """Why not all studies are in one figure; None where they are."""
+    if len(groups) == 1:
+        return None
+    tasks = {task for task, _ in (group[0].images for group in groups)}
+    images = {fingerprint for _, fingerprint in (group[0].images for group in groups)}
+    why = " and ".join(
+        what for what, kinds in (("task", tasks), ("images", images)) if len(kinds) > 1
+    )
+    return (
+        f"Not all of them are of the same {why}, and errors of others say nothing of one another: "
+        "they stand in figures of their own."
+    )
+
+
+def comparison(entries: list[Entry]) -> str:
+    """Which study has the least error, and at how many latent sizes. `entries` are of the same task
+    and images."""
+    if not entries:
+        return "None of these studies has a trial that ended with an error."
+    least = [float(entry.latent.points["val_mse"].min()) for entry in entries]
+    order = sorted(range(len(entries)), key=least.__getitem__)
+    best = entries[order[0]]
+    said = f"{best.name} has the least error, {error(least[order[0]])}"
+    if len(entries) == 1:
+        return f"{said}; there is no other study of these images to compare it with."
+    times = ratio(least[order[0]] / least[order[1]])
+    wins, n = lower_at(entries)
+    counts = ", ".join(f"{entry.name} at {won}" for entry, won in zip(entries, wins, strict=True))
+    sizes = counted(n, "latent size")
+    return (
+        f"{said}, {times} times that of {entries[order[1]].name}. Of {sizes} on any of the "
+        f"frontiers the least error for no larger a latent has {counts}."
+    )
+
+
+def lower_at(entries: list[Entry]) -> tuple[list[int], int]:
+    """At how many of the latent sizes on any frontier each study has the least error of trials
+    whose latent is no larger, ties to the first; and how many sizes there are."""
+    fronts = [entry.latent.frontier for entry in entries]
+    sizes = sorted({size for front in fronts for size in front["latent_size"].tolist()})
+    wins = [0] * len(entries)
+    for size in sizes:
+        errors = [front.loc[front["latent_size"] <= size, "val_mse"].min() for front in fronts]
+        errors = [math.inf if math.isnan(value) else float(value) for value in errors]
+        wins[errors.index(min(errors))] += 1
+    return wins, len(sizes)
+
+
+def frontiers_figure(entries: list[Entry]) -> go.Figure:
+    """Each study's frontier in its own colour, both axes logarithmic. Needs one point in each."""
+    figure = canvas.figure("latent size, numbers per image", "validation error, MSE")
+    for i, entry in enumerate(entries):
+        front = entry.latent.frontier
+        name = html.escape(entry.name)
+        numbers, errors = front["trial_number"].tolist(), front["val_mse"].tolist()
+        sizes = front["latent_size"].tolist()
+        figure.add_scatter(
+            x=sizes,
+            y=errors,
+            name=name,
+            mode="lines+markers",
+            line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % 4]},
+            hovertext=[
+                f"{name}, trial {number}<br>latent size {size:,}: {error(val_mse)}"
+                for number, size, val_mse in zip(numbers, sizes, errors, strict=True)
+            ],
+            hoverinfo="text",
+        )
+    fronts = pd.concat([entry.latent.frontier for entry in entries])
+    low, high = fronts["val_mse"].min() / 1.2, fronts["val_mse"].max() * 1.2
+    figure.update_yaxes(canvas.log_axis(low, max(high, 1.5 * low)))
+    low, high = fronts["latent_size"].min() / 1.5, fronts["latent_size"].max() * 1.5
+    return figure.update_xaxes(canvas.log_axis(low, high, canvas.powers_of_two(low, high), "{:,}"))
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    """What the table says of a study; `best` is the row of its best complete trial, or None."""
+    number = results.best_trial(entry.trials)
+    best = None
+    if number is not None:
+        (best,) = report.rows(entry.trials[entry.trials["trial_number"] == number])
+    plan = entry.study["plan"]
+    spent = float(entry.trials["wall_time_s"].astype(float).fillna(0).sum())
+    return {
+        "name": entry.name,
+        "task": entry.study["task"],
+        "source": f"{Path(plan['data']).name} ({entry.study['data']['fingerprint'][:8]})",
+        "searched": f"{entry.study['space']['name']}, {plan['sampler']}, {plan['scheduler']}",
+        "n_trials": len(entry.trials),
+        "epochs": plan["epochs"],
+        "hours": f"{spent / 3600:,.2f}",
+        "answer": report.answer(best) if best else "No trial is complete yet.",
+        "best": best,
+    }

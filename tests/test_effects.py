@@ -1,0 +1,179 @@
+"""What mattered: weights, slices and pairs, against trials whose effects are put in by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycae import effects, space
+from raycae.config import resolve
+from raycae.results import COMPLETE, PRUNED
+
+SPACE = """
+task: reconstruct
+params:
+  lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+  optimizer: {type: categorical, choices: [adam, sgd]}
+  momentum: {type: float, low: 0.0, high: 0.9, when: {optimizer: sgd}}
+  kernel: {type: categorical, choices: [3, 5]}
+  latent_channels: {type: int, low: 2, high: 10}
+"""
+PARAMETERS = space.parse(SPACE, name="s").parameters
+
+
+def made_trials(rows: list[tuple[dict[str, Any], float]], **columns: Any) -> pd.DataFrame:
+    """Complete trials: what each drew, which is also all its configuration says, and its error."""
+    drawn = pd.DataFrame([settings for settings, _ in rows]).convert_dtypes()
+    frame = drawn.rename(columns=lambda name: f"params_{name}").assign(
+        trial_number=range(len(rows)),
+        state=COMPLETE,
+        seed=0,
+        val_mse=pd.array([val_mse for _, val_mse in rows], "Float64"),
+        config=[resolve(settings).to_json() for settings, _ in rows],
+    )
+    return frame.assign(**columns)
+
+
+def searched(n: int) -> pd.DataFrame:
+    """Trials whose error follows from `lr` alone, least in the middle of its range; momentum is
+    drawn where the optimizer is SGD."""
+    chance = np.random.default_rng(0)
+    rows = []
+    for _ in range(n):
+        settings: dict[str, Any] = {"lr": float(10 ** chance.uniform(-4, -2))}
+        settings |= {"optimizer": str(chance.choice(["adam", "sgd"])), "kernel": 3}
+        settings |= {"latent_channels": int(chance.integers(2, 11))}
+        if settings["optimizer"] == "sgd":
+            settings["momentum"] = float(chance.uniform(0, 0.9))
+        rows.append((settings, 0.01 * (1 + (math.log10(settings["lr"]) + 3) ** 2)))
+    return made_trials(rows)
+
+
+def test_the_parameter_that_makes_the_error_has_the_weight() -> None:
+    """Oracle: the error is a function of `lr`; a conditional parameter counts its own trials."""
+    trials = searched(200)
+    weights = effects.importance(trials, PARAMETERS).set_index("parameter")
+    assert weights["share"].sum() == pytest.approx(1)
+    assert weights.index[0] == "lr"
+    assert weights.loc["lr", "share"] > 0.5
+    assert weights.loc["momentum", "n"] == (trials["params_optimizer"] == "sgd").sum()
+    assert weights.loc["lr", "n"] == 200
+    said = effects.importance_sentence(weights.reset_index(), 200)
+    assert said is not None
+    assert said.startswith("lr (")
+    assert said.endswith("among the best tenth (20 trials of 200).")
+
+
+@pytest.mark.parametrize("n", [0, 1, 9])
+def test_few_trials_have_no_weights(n: int) -> None:
+    """Oracle: the contract, ten at least."""
+    trials = searched(10).head(n)
+    assert effects.importance(trials, PARAMETERS).empty
+    assert effects.importance_sentence(effects.importance(trials, PARAMETERS), n) is None
+
+
+@given(st.integers(0, 9000))
+def test_importance_rests_on_a_bounded_number_of_trials(n: int) -> None:
+    """Oracle: all of them up to 2,000; above that at most as many, and more than half."""
+    trials = pd.DataFrame({"state": COMPLETE, "val_mse": pd.array([0.1] * n, "Float64")})
+    kept = len(effects.weighed(trials))
+    assert kept == n if n <= 2000 else 1000 < kept <= 2000
+
+
+def test_there_is_a_slice_for_every_parameter_that_was_drawn() -> None:
+    """Oracle: by hand. The best tenth of twenty trials are the two with the least error; momentum's
+    slice has the SGD trials alone; stopped trials are among the points."""
+    rows: list[tuple[dict[str, Any], float]] = [
+        ({"lr": 1e-4 * (i + 1), "optimizer": "adam", "latent_channels": 2 + i % 9}, 0.5 - i / 100)
+        for i in range(18)
+    ]
+    rows += [({"lr": 5e-3, "optimizer": "sgd", "momentum": 0.5, "latent_channels": 4}, 0.01)]
+    rows += [({"lr": 8e-3, "optimizer": "sgd", "momentum": 0.7, "latent_channels": 8}, 0.02)]
+    trials = made_trials(rows, state=[COMPLETE] * 19 + [PRUNED])
+    slices = {data.name: data for data in effects.slices(trials, PARAMETERS)}
+    assert list(slices) == ["lr", "optimizer", "momentum", "latent_channels"]
+    assert slices["lr"].best == "0.005 to 0.008"
+    assert slices["optimizer"].best == "sgd"
+    assert slices["latent_channels"].best == "4 to 8"
+    assert slices["momentum"].points["trial_number"].tolist() == [18, 19]
+    figure = effects.slice_figure(slices["lr"])
+    assert sum(len(trace.x) for trace in figure.data) == 20
+    assert figure.layout.xaxis.type == "log"
+
+
+def test_values_outside_the_space_are_no_values() -> None:
+    """Oracle: by hand; a point may lie outside, and words and numbers share a column of words."""
+    mixed = space.CategoricalParameter(type="categorical", choices=[3, "wide", True])
+    trials = pd.DataFrame({"params_p": ["3", "wide", "True", "5", None]})
+    assert effects.values(trials, "p", mixed).tolist() == [3, "wide", True, None, None]
+    lr = pd.DataFrame({"params_lr": [1e-3, 1.0, None]})
+    assert effects.values(lr, "lr", PARAMETERS["lr"]).tolist() == [1e-3, None, None]
+    assert effects.values(lr, "gone", PARAMETERS["lr"]).isna().all()
+
+
+@given(st.floats(1e-4, 1e-2), st.floats(1e-4, 1e-2))
+def test_positions_keep_the_order_of_values(one: float, other: float) -> None:
+    """Oracle: the property; 0 and 1 are the ends of the range."""
+    at, then = (effects.position(value, PARAMETERS["lr"]) for value in sorted((one, other)))
+    assert -1e-9 <= at <= then <= 1 + 1e-9
+    assert effects.position(1e-4, PARAMETERS["lr"]) == 0
+    assert effects.position(1e-2, PARAMETERS["lr"]) == 1
+    assert effects.marks(PARAMETERS["kernel"]) == [(0.0, "3"), (1.0, "5")]
+
+
+def test_pairs_agree_in_all_else() -> None:
+    """Oracle: by hand. Kernels: 0.8 and 0.9 times, so the geometric mean sqrt(0.72), the interval
+    by Student's t of one degree of freedom, 12.706; the decoder's kernel goes along. SGD's momentum
+    does not part it from Adam. A trial that also differs in the rate, and one that was stopped,
+    make no pair."""
+    rows: list[tuple[dict[str, Any], float]] = [
+        ({"kernel": 3, "lr": 1e-3}, 0.010),
+        ({"kernel": 5, "lr": 1e-3}, 0.008),
+        ({"kernel": 3, "lr": 2e-3, "downsample": "stride"}, 0.020),
+        ({"kernel": 5, "lr": 2e-3, "downsample": "stride"}, 0.018),
+        ({"optimizer": "sgd", "momentum": 0.9, "lr": 1e-3, "kernel": 3}, 0.02),
+        ({"kernel": 7, "lr": 1e-3}, 0.001),
+    ]
+    trials = made_trials(rows, state=[COMPLETE] * 5 + [PRUNED])
+    found = effects.pairs(trials)
+    assert found[["setting", "value", "other", "n"]].to_numpy().tolist() == [
+        ["kernel", "5", "3", 2],
+        ["optimizer", "adam", "sgd", 1],
+    ]
+    assert found["ratio"].tolist() == pytest.approx([math.sqrt(0.72), 0.5])
+    spread = abs(math.log(0.8) - math.log(0.9)) / 2
+    assert found["high"].iloc[0] == pytest.approx(math.sqrt(0.72) * math.exp(12.7062 * spread))
+    assert math.isnan(found["low"].iloc[1])
+    assert effects.pairs_sentence(found) == (
+        "3 pairs of trials differ in one setting alone; no effect stands clear of chance."
+    )
+
+
+def test_every_seed_is_a_pair_of_its_own() -> None:
+    """Oracle: by hand; three seeds, the same ratio in each, so the interval is the ratio."""
+    rows = [
+        ({"kernel": k}, 0.01 * (0.5 if k == 5 else 1) * (1 + s)) for s in range(3) for k in (3, 5)
+    ]
+    found = effects.pairs(made_trials(rows, seed=[0, 0, 1, 1, 2, 2]))
+    assert found["n"].tolist() == [3]
+    assert found[["ratio", "low", "high"]].to_numpy()[0] == pytest.approx([0.5] * 3)
+    assert "kernel: 5, not 3: 0.50 times the error" in effects.pairs_sentence(found)
+
+
+def test_parallel_lines_are_the_trials() -> None:
+    """Oracle: by hand; forty trials, of which four are the best tenth; a trial without momentum has
+    a gap there."""
+    figure = effects.parallel_figure(searched(40), PARAMETERS)
+    assert figure is not None
+    others, best = figure.data
+    n_axes = 5
+    assert len(others.x) == 36 * (n_axes + 1)
+    assert len(best.x) == 4 * (n_axes + 1)
+    assert set(best.x) == {*PARAMETERS, None}
+    assert all(y is None or 0 <= y <= 1 for y in best.y)

@@ -1,0 +1,163 @@
+"""How a search went: failures, edges, workers and costs, against a handful of trials by hand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycae import health, space
+from raycae.config import resolve
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
+
+BEGUN = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PARAMETERS = space.parse(
+    """
+task: reconstruct
+params:
+  lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+  depth: {type: int, low: 1, high: 4}
+  norm: {type: categorical, choices: [none, batch]}
+""",
+    name="s",
+).parameters
+
+
+def made_trials(*rows: dict[str, Any]) -> pd.DataFrame:
+    """Trials by their columns; begun at minute `at`, for `minutes`."""
+    made = []
+    for number, row in enumerate(rows):
+        began = BEGUN + timedelta(minutes=row.get("at", number))
+        made.append(
+            {"trial_number": number, "state": COMPLETE, "reason": None, "seed": 0, "device": "cpu"}
+            | {"config": resolve({"lr": row.get("params_lr", 1e-3)}).to_json()}
+            | {"started_at": began, "ended_at": began + timedelta(minutes=row.get("minutes", 1))}
+            | {"wall_time_s": 60.0 * row.get("minutes", 1), "val_mse": None, **row}
+        )
+    return pd.DataFrame(made).astype({"val_mse": "Float64", "wall_time_s": "Float64"})
+
+
+def test_failures_are_counted_by_reason_and_region() -> None:
+    """Oracle: by hand. Four of ten fail: three by one reason with other numbers; all three with a
+    rate in the upper third, of which one other went well: 3 of 4 against 4 of 10 is not twice as
+    often, batch norm's 4 of 4 is."""
+    reasons = ["diverged: loss 1e5 in epoch 2", "diverged: loss nan in epoch 2"]
+    rows: list[dict[str, Any]] = [{"val_mse": 0.01, "params_lr": 1e-4 * (i + 1)} for i in range(5)]
+    rows += [{"val_mse": 0.01, "params_lr": 9e-3}]
+    rows += [
+        {
+            "state": FAIL,
+            "reason": "diverged: loss 3e7 in epoch 1",
+            "params_lr": 9e-3,
+            "params_norm": "batch",
+        },
+        {"state": FAIL, "reason": reasons[0], "params_lr": 9e-3, "params_norm": "batch"},
+        {"state": FAIL, "reason": reasons[0], "params_lr": 9e-3, "params_norm": "batch"},
+        {"state": FAIL, "reason": reasons[1], "params_lr": 1e-4, "params_norm": "batch"},
+        {"state": RUNNING, "params_lr": 9e-3, "params_norm": "batch"},
+    ]
+    trials = made_trials(*rows)
+    assert health.failures(trials).to_numpy().tolist() == [
+        ["diverged: loss 3e7 in epoch 1", 3],
+        ["diverged: loss nan in epoch 2", 1],
+    ]
+    assert health.failures_sentence(trials) == "4 of 10 trials failed (40%)."
+    assert health.regions(trials, PARAMETERS).to_numpy().tolist() == [["norm batch", 4, 4]]
+    assert health.failures_sentence(trials.head(3)) == "No trial failed."
+    assert health.regions(trials.head(0), PARAMETERS).empty
+
+
+def test_ranges_are_to_be_widened_where_the_best_lie_at_their_edge() -> None:
+    """Oracle: by hand. Of forty trials the four best have the greatest rates and a depth of 1; a
+    network cannot be shallower, so that is no advice."""
+    rows = [
+        {
+            "val_mse": 0.1 - i / 1000,
+            "params_lr": 1e-4 * 100 ** (i / 39),
+            "params_depth": 1 + (i < 30) * i % 4,
+        }
+        for i in range(40)
+    ]
+    found = health.edges(made_trials(*rows), PARAMETERS)
+    assert found.to_numpy().tolist() == [["lr", "upward", 0.01, 4, 4]]
+    assert health.edges_sentence(found) == (
+        "Widen lr upward (of the best tenth 4 of 4 lie at 0.01)."
+    )
+    assert health.edges(made_trials(*rows[:9]), PARAMETERS).empty
+
+
+def test_repeats_are_counted_by_seed() -> None:
+    """Oracle: by hand."""
+    trials = made_trials({"seed": 0}, {"seed": 0}, {"seed": 1}, {"seed": 0, "params_lr": 1e-4})
+    assert health.duplicates(trials) == (1, 1)
+    assert health.duplicates_sentence(trials) == (
+        "A configuration that had run before ran again in 1 trial with another seed and 1 trial "
+        "with the same seed."
+    )
+    assert health.duplicates_sentence(trials.head(1)) == "No configuration ran twice."
+
+
+def test_workers_are_counted_from_beginnings_and_ends() -> None:
+    """Oracle: by hand: one trial for minutes 0 to 6, another for 3 to 6, nothing to 9, a third
+    for 9 to 12: 1, 2, 0, 1 running; 12 trial-minutes in 9 minutes with any."""
+    trials = made_trials({"at": 0, "minutes": 6}, {"at": 3, "minutes": 3}, {"at": 9, "minutes": 3})
+    found = health.workers(trials)
+    assert found is not None
+    assert (found.steps["hours"] * 60).tolist() == pytest.approx([0, 3, 6, 9, 12])
+    assert found.steps["running"].tolist() == [1, 2, 0, 1, 0]
+    assert found.mean == pytest.approx(12 / 9)
+    assert found.most == 2
+    assert found.busy_hours == pytest.approx(0.2)
+    assert health.workers_sentence(found) == (
+        "While any trial ran, 1.3 ran on average and 2 at most; 100% of their time went into "
+        "epochs."
+    )
+    assert health.workers(trials.assign(ended_at=pd.NaT)) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 60)), min_size=1, max_size=60))
+def test_thinning_keeps_the_time_that_trials_ran(spans: list[tuple[int, int]]) -> None:
+    """Oracle: the area under the steps, before and after there are at most twenty of them."""
+    trials = made_trials(*({"at": at, "minutes": minutes} for at, minutes in spans))
+    found = health.workers(trials, most=20)
+    assert found is not None
+    assert len(found.steps) <= 21
+    hours = found.steps["hours"].diff().shift(-1) * found.steps["running"]
+    assert hours.sum() == pytest.approx(sum(minutes for _, minutes in spans) / 60)
+
+
+def test_improvements_and_what_they_cost() -> None:
+    """Oracle: by hand; a stopped trial with less error is no improvement, but its time counts."""
+    trials = made_trials(
+        {"val_mse": 0.04, "minutes": 1},
+        {"val_mse": 0.05, "minutes": 2},
+        {"val_mse": 0.01, "minutes": 3, "state": PRUNED},
+        {"val_mse": 0.02, "minutes": 4},
+        {"val_mse": 0.03, "minutes": 10},
+    )
+    found = health.improvements(trials)
+    assert found["trial_number"].tolist() == [0, 3]
+    assert found["n"].tolist() == [1, 4]
+    assert found["spent_s"].tolist() == [60, 600]
+    assert found["cost_s"].tolist() == [60, 540]
+    assert found["gain"].iloc[1] == pytest.approx(0.5)
+    assert found["hours"].iloc[1] == pytest.approx(7 / 60)
+    assert health.improvements_sentence(found, trials) == (
+        "The least error fell from 0.04000 to 0.02000 in 1 improvement. The last one, trial 3, "
+        "ended as number 4 of 5, after 7 min, and took 50 % off."
+    )
+    assert health.cost_sentence(found, trials) == (
+        "Trials spent 20 min in epochs, summed over workers (on cpu); the best trial was there "
+        "after 50% of that, and the last improvement cost 9 min."
+    )
+    figure = health.best_so_far_figure(found, "n", 5)
+    assert list(figure.data[0].x) == [1, 4, 5]
+    assert list(figure.data[0].y) == [0.04, 0.02, 0.02]
+    alone = health.improvements(trials.head(2))
+    assert health.improvements_sentence(alone, trials.head(2)) == (
+        "The first complete trial, 0, was never improved on by the 1 trial that ended after it."
+    )
