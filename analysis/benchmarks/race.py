@@ -39,7 +39,7 @@ import rivals
 from plotly.offline import get_plotlyjs
 
 import raycae
-from raycae import figures, recorded
+from raycae import canvas, recorded
 from raycae.config import Config
 from raycae.recorded import TRUSTED, Recorded
 from raycae.searcher import Proposer
@@ -255,9 +255,9 @@ def regret(errors: Any, mark: dict[str, float]) -> Any:
 
 
 def regret_figure(by_method: dict[str, pd.DataFrame], mark: dict[str, float]) -> Any:
-    figure = figures._figure("epochs spent", "normalised regret, median over seeds")
+    figure = canvas.figure("epochs spent", "normalised regret, median over seeds")
     epochs = np.unique(np.geomspace(4, EPOCHS, 60).astype(int))
-    colours = [figures.GREY, "#b5b9be", figures.VIOLET, figures.ORANGE, figures.BLUE]
+    colours = [canvas.GREY, "#b5b9be", canvas.VIOLET, canvas.ORANGE, canvas.BLUE]
     colours += ["#2f8f4e", "#a87b00", "#c4392b"]
     for colour, (method, own) in zip(colours, by_method.items(), strict=False):
         regrets = regret(errors_at(own, epochs), mark)
