@@ -6,6 +6,7 @@ transparent.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +14,11 @@ import plotly.graph_objects as go
 
 BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
 FAINT = "rgba(138, 143, 150, 0.22)"
+
+
+def plain(text: str) -> str:
+    """Text that plotly shows as it is; it reads a little HTML, but no escaped quotes."""
+    return html.escape(text, quote=False)
 
 
 def error(mse: float) -> str:

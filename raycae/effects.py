@@ -6,8 +6,8 @@ sampler draws (`lr`, `channels_2`); a *setting* is one of `config.Config`, searc
 
 from __future__ import annotations
 
-import html
 import itertools
+import json
 import math
 import textwrap
 import warnings
@@ -163,8 +163,15 @@ def marks(parameter: Parameter) -> list[tuple[float, str]]:
 
 
 def word(value: Any) -> str:
-    """A parameter's value, floats in three digits."""
+    """A parameter's value, floats in three digits, a list's members with commas."""
+    if isinstance(value, str) and value.startswith("["):  # the label of a list
+        return ", ".join(map(word, json.loads(value)))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _short(text: str) -> str:
+    """What fits beside an axis."""
+    return textwrap.shorten(text, 18, placeholder="…")
 
 
 def positions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
@@ -220,7 +227,7 @@ def slice_figure(data: Slice, most: int = 300) -> go.Figure:
     figure = canvas.figure("", "")
     order = None
     if isinstance(parameter, CategoricalParameter):
-        order = [html.escape(word(label)) for label in parameter.labels]
+        order = [canvas.plain(word(label)) for label in parameter.labels]
     for state, name, marker in (
         (PRUNED, "stopped early", {"color": GREY, "symbol": "circle-open", "size": 5}),
         (COMPLETE, "complete", {"color": BLUE, "size": 5}),
@@ -233,18 +240,24 @@ def slice_figure(data: Slice, most: int = 300) -> go.Figure:
             for number, value, val_mse in zip(numbers, shown_values, shown["val_mse"], strict=True)
         ]
         figure.add_scatter(
-            x=[html.escape(word(v)) for v in shown_values] if order else shown_values,
+            x=[canvas.plain(word(v)) for v in shown_values] if order else shown_values,
             y=shown["val_mse"].astype(float).clip(upper=top).tolist(),
             customdata=numbers,
             name=name,
             mode="markers",
             marker=marker,
-            hovertext=list(map(html.escape, texts)),
+            hovertext=list(map(canvas.plain, texts)),
             hoverinfo="text",
         )
     figure.update_yaxes(canvas.error_axis(errors))
     if isinstance(parameter, CategoricalParameter):
-        figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
+        figure.update_xaxes(
+            type="category",
+            categoryorder="array",
+            categoryarray=order,
+            tickvals=order,
+            ticktext=[canvas.plain(_short(word(label))) for label in parameter.labels],
+        )
         figure.update_xaxes(range=[-0.5, len(parameter.labels) - 0.5])
     elif parameter.log and parameter.high > parameter.low:
         ends = parameter.low / 1.1, parameter.high * 1.1
@@ -292,7 +305,7 @@ def parallel_figure(
             figure.add_annotation(
                 x=name,
                 y=at,
-                text=html.escape(textwrap.shorten(text, 12, placeholder="…")),
+                text=canvas.plain(_short(text)),
                 showarrow=False,
                 xanchor="left",
                 xshift=5,
@@ -379,7 +392,7 @@ def pairs_figure(effects: pd.DataFrame, most: int = 24) -> go.Figure:
     figure = canvas.figure("error, as a multiple of the other's", "")
     figure.add_scatter(
         x=ratios.tolist(),
-        y=[html.escape(pair_name(row)) for row in rows.to_dict("records")],
+        y=[canvas.plain(pair_name(row)) for row in rows.to_dict("records")],
         error_x={
             "type": "data",
             "array": (rows["high"] - ratios).fillna(0).tolist(),
@@ -417,7 +430,7 @@ def importance_sentence(weights: pd.DataFrame, n_trials: int) -> str | None:
     if weights.empty:
         return None
     first = [
-        f"{row['parameter']} ({row['share']:.0%} of the importance"
+        f"{row['parameter']} ({100 * row['share']:.0f} % of the importance"
         + (f", drawn by {row['n']:,} trials alone)" if row["n"] < weights["n"].max() else ")")
         for row in weights.head(3).to_dict("records")
     ]
@@ -436,7 +449,8 @@ def pairs_sentence(effects: pd.DataFrame) -> str:
         return "No two complete trials differ in one setting alone, so nothing can be paired."
     n_pairs = int(effects["n"].sum())
     clear = effects[effects["high"] < 1].sort_values("ratio")
-    said = f"{counted(n_pairs, 'pair')} of trials differ in one setting alone"
+    verb = "differs" if n_pairs == 1 else "differ"
+    said = f"{counted(n_pairs, 'pair')} of trials {verb} in one setting alone"
     if clear.empty:
         return f"{said}; no effect stands clear of chance."
     row = clear.iloc[0].to_dict()

@@ -8,7 +8,6 @@ Plotly reads a little HTML in every text, so what comes from files is escaped be
 
 from __future__ import annotations
 
-import html
 import math
 import textwrap
 from collections.abc import Callable, Hashable, Iterable
@@ -169,7 +168,7 @@ def latent_error_figure(data: LatentError, most: int = 1500) -> go.Figure:
     dashes = ("solid", "dash", "dashdot")
     codes = data.linear[data.linear["val_mse"] > EXACT].groupby("baseline", sort=True)
     for i, (baseline, code) in enumerate(codes):
-        name = html.escape(baseline_name(str(baseline)))
+        name = canvas.plain(baseline_name(str(baseline)))
         figure.add_scatter(
             x=code["latent_size"].tolist(),
             y=code["val_mse"].tolist(),
@@ -402,7 +401,7 @@ def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
                 mode="markers",
                 marker=marker,
                 hovertext=[
-                    html.escape(
+                    canvas.plain(
                         f"trial {step['trial_number']}, {step['change'] or START}: "
                         f"{error(step['val_mse'])}"
                     )
@@ -606,7 +605,7 @@ def _draw_levels(figure: go.Figure, levels: dict[str, float]) -> None:
                 showarrow=False,
                 font={"size": 12, "color": GREY},
             )
-        label.append(html.escape(baseline_name(baseline)))
+        label.append(canvas.plain(baseline_name(baseline)))
         figure.layout.annotations[-1].text = "<br>".join(label)
 
 
@@ -619,7 +618,7 @@ def _hover(point: dict[Hashable, Any]) -> str:
         f"{point['optimizer']}, lr {point['lr']:.3g}, batch {point['batch_size']}",
         *network,
     ]
-    return "<br>".join(map(html.escape, lines))
+    return "<br>".join(map(canvas.plain, lines))
 
 
 def _gapped(
@@ -693,7 +692,7 @@ def spread_figure(data: Spread) -> go.Figure:
     at least one."""
     figure = canvas.figure("test error, MSE", "")
     rows = data.rows[::-1]  # plotly begins at the bottom
-    names = [html.escape(name) for name in rows["experiment"]]
+    names = [canvas.plain(name) for name in rows["experiment"]]
     figure.add_scatter(
         x=[error for each in rows["each"] for error in each],
         y=[name for name, each in zip(names, rows["each"], strict=True) for _ in each],
@@ -715,7 +714,7 @@ def spread_figure(data: Spread) -> go.Figure:
     if len(linear):
         figure.add_scatter(
             x=linear["baseline"].clip(lower=low).tolist(),
-            y=[html.escape(name) for name in linear["experiment"]],
+            y=[canvas.plain(name) for name in linear["experiment"]],
             name="linear code of its latent size; at the edge: far below",
             mode="markers",
             marker={"color": VIOLET, "size": 8, "symbol": "triangle-left"},
@@ -731,7 +730,7 @@ def spread_figure(data: Spread) -> go.Figure:
             x=level,
             line={"color": GREY, "width": 1.5, "dash": "dot"},
             annotation={
-                "text": html.escape(baseline_name(baseline)),
+                "text": canvas.plain(baseline_name(baseline)),
                 "x": math.log10(level),  # plotly wants it so on a logarithmic axis
                 "textangle": -90,
                 "yanchor": "bottom",
@@ -776,7 +775,7 @@ def latent_spread_figure(data: Spread) -> go.Figure:
         mode="markers",
         marker={"color": BLUE, "size": 8},
         hovertext=[
-            html.escape(f"{name}: {error(mean)}")
+            canvas.plain(f"{name}: {error(mean)}")
             for name, mean in zip(rows["experiment"], rows["mean"], strict=True)
         ],
         hoverinfo="text",
@@ -813,7 +812,7 @@ def three_curves_figure(curves: pd.DataFrame, data: Spread, columns: int = 4) ->
     n_rows = math.ceil(len(order) / columns)
     baseline = dict(zip(order, data.rows["baseline"], strict=True))
     titles = [
-        html.escape(name) + ("" if math.isnan(b) else f"<br>{data.baseline_name}: {error(b)}")
+        canvas.plain(name) + ("" if math.isnan(b) else f"<br>{data.baseline_name}: {error(b)}")
         for name, b in baseline.items()
     ]
     figure = make_subplots(

@@ -6,7 +6,6 @@ Numbers first, figures second, as in `figures`.
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from dataclasses import dataclass
@@ -213,7 +212,7 @@ def best_so_far_figure(data: pd.DataFrame, over: str, end: float) -> go.Figure:
         mode="lines+markers",
         line={"color": ORANGE, "width": 2, "shape": "hv"},
         marker={"size": [7] * len(data) + [0]},
-        hovertext=[*map(html.escape, texts), ""],
+        hovertext=[*map(canvas.plain, texts), ""],
         hoverinfo="text",
         showlegend=False,
     )

@@ -456,10 +456,13 @@ def sides_sentence(trials: pd.DataFrame) -> str | None:
     wider, n = figures.wider_is_better(trials)
     if not n:
         return None
-    sizes = counted(n, "latent size")
+    shape = "the shape with the largest spatial size and the fewest channels"
+    if n == 1:
+        verdict = "has the least error" if wider else "does not have the least error"
+        return f"Trials reached one latent size with more than one shape; there {shape} {verdict}."
     return (
-        f"Of {sizes} that trials reached with more than one shape, the one with the largest "
-        f"spatial size and the fewest channels has the least error at {wider or 'none'}."
+        f"Of {n} latent sizes that trials reached with more than one shape, {shape} has the least "
+        f"error at {wider or 'none'}."
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from raycae import effects, space
 from raycae.config import resolve
 from raycae.results import COMPLETE, PRUNED
+from raycae.space import CategoricalParameter
 
 SPACE = """
 task: reconstruct
@@ -177,3 +178,12 @@ def test_parallel_lines_are_the_trials() -> None:
     assert len(best.x) == 4 * (n_axes + 1)
     assert set(best.x) == {*PARAMETERS, None}
     assert all(y is None or 0 <= y <= 1 for y in best.y)
+
+
+def test_the_label_of_a_list_is_read_as_its_members() -> None:
+    """Oracle: by hand; plotly shows escaped quotes as they are written, so there are none."""
+    label = '["stride", "none"]'
+    assert effects.word(label) == "stride, none"
+    assert effects.word("[0.125, 3.0]") == "0.125, 3"
+    parameter = CategoricalParameter(type="categorical", choices=[["stride", "none"], "average"])
+    assert effects.marks(parameter) == [(0.0, "stride, none"), (1.0, "average")]
