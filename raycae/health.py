@@ -35,7 +35,7 @@ def failures(trials: pd.DataFrame) -> pd.DataFrame:
     """`reason` and `n` of the trials that failed, the commonest first. Reasons that differ in their
     numbers alone are one, with the first one's numbers."""
     failed = trials.loc[trials["state"] == FAIL, "reason"].fillna("no reason is known").astype(str)
-    alike = failed.map(lambda reason: re.sub(r"\d[\d.,e+-]*", "#", reason.splitlines()[0]))
+    alike = failed.map(lambda reason: re.sub(r"\d[\d.,e+-]*", "#", reason.partition("\n")[0]))
     counts = failed.groupby(alike.to_numpy()).agg(["first", "size"])
     return counts.rename(columns={"first": "reason", "size": "n"}).sort_values(
         ["n", "reason"], ascending=[False, True], ignore_index=True

@@ -41,6 +41,12 @@ def made_trials(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(made).astype({"val_mse": "Float64", "wall_time_s": "Float64"})
 
 
+def test_a_failure_without_words() -> None:
+    """Oracle: by hand; other software may write an empty reason."""
+    trials = made_trials({"state": FAIL, "reason": ""}, {"state": FAIL, "reason": "full\ndisk"})
+    assert health.failures(trials).to_numpy().tolist() == [["", 1], ["full\ndisk", 1]]
+
+
 def test_failures_are_counted_by_reason_and_region() -> None:
     """Oracle: by hand. Four of ten fail: three by one reason with other numbers; all three with a
     rate in the upper third, of which one other went well: 3 of 4 against 4 of 10 is not twice as
