@@ -24,9 +24,9 @@ def write(folder: Place, config: Config, how: str, shown: str) -> str:
     Raises `InputError` where those are there but cannot be read.
     """
     net = architecture(config)
-    study = folder.parent.parent
+    study, of_trial = folder.parent.parent, _is_trial(folder)
     parts = [f"# {_title(folder, config)}", _network(config, net), f"## Use\n\n{how}\n\n{shown}"]
-    if folder.parent.name == "models" and (study / "study.json").is_file():
+    if of_trial and (study / "study.json").is_file():
         content = results.read_study(study)
         parts += [_data(content, config), _errors(_row(study, int(folder.name)))]
         parts.append(_origin(content, folder.name))
@@ -37,10 +37,16 @@ def write(folder: Place, config: Config, how: str, shown: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _is_trial(folder: Place) -> bool:
+    """A copy may lie beside it, by a name of its own."""
+    return folder.parent.name == "models" and folder.name.isdigit()
+
+
 def _title(folder: Place, config: Config) -> str:
-    name = f"{folder.parent.parent.name}, trial {folder.name}"
+    trial = f"{folder.parent.parent.name}, trial {folder.name}"
+    name = trial if _is_trial(folder) else folder.name
     does = "colourises grey pictures" if config.task == "colourise" else "reconstructs pictures"
-    return f"{name if folder.parent.name == 'models' else folder.name}: an autoencoder that {does}"
+    return f"{name}: an autoencoder that {does}"
 
 
 def _network(config: Config, net: Architecture) -> str:

@@ -105,6 +105,17 @@ def test_the_card_of_a_study(run: Run, study: Study, tmp_path: Path) -> None:
         assert line in card
 
 
+def test_the_card_of_a_copy(run: Run, study: Study, tmp_path: Path) -> None:
+    """Oracle: by hand; beside the trials' models may lie another one, of which the tables know
+    nothing."""
+    folder = put_model(study.folder / "models" / "mine", {})
+    file = tmp_path / "w.safetensors"
+    assert run("export", folder, "--format", "safetensors", "-o", file)[0] == 0
+    card = (tmp_path / "w.safetensors.md").read_text()
+    assert card.startswith("# mine: an autoencoder that reconstructs pictures\n")
+    assert "## Errors" not in card
+
+
 def test_what_differs_is_not_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
