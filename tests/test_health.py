@@ -125,6 +125,24 @@ def test_workers_are_counted_from_beginnings_and_ends() -> None:
     assert health.workers(trials.assign(ended_at=pd.NaT)) is None
 
 
+def test_what_still_runs_counts() -> None:
+    """Oracle: by hand: two trials that began at minutes 0 and 2 still run when a third one, which
+    began at minute 6, ends at minute 8: 2 * 8 - 2 + 2 trial-minutes in 8. That the third one is the
+    best so far is known 8 minutes after the first one began."""
+    trials = made_trials(
+        {"at": 0, "state": RUNNING},
+        {"at": 2, "state": RUNNING},
+        {"at": 6, "minutes": 2, "val_mse": 0.01},
+    )
+    trials.loc[trials["state"] == RUNNING, "ended_at"] = pd.NaT
+    found = health.workers(trials)
+    assert found is not None
+    assert (found.steps["hours"] * 60).tolist() == pytest.approx([0, 2, 6, 8])
+    assert found.steps["running"].tolist() == [1, 2, 3, 0]
+    assert found.mean == pytest.approx(16 / 8)
+    assert health.improvements(trials)["hours"].tolist() == pytest.approx([8 / 60])
+
+
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 60)), min_size=1, max_size=60))
 def test_thinning_keeps_the_time_that_trials_ran(spans: list[tuple[int, int]]) -> None:
     """Oracle: the area under the steps, before and after there are at most twenty of them."""
