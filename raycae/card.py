@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from pathlib import PurePath
@@ -46,7 +47,7 @@ def _title(folder: Place, config: Config) -> str:
     trial = f"{folder.parent.parent.name}, trial {folder.name}"
     name = trial if _is_trial(folder) else folder.name
     does = "colourises grey pictures" if config.task == "colourise" else "reconstructs pictures"
-    return f"{name}: an autoencoder that {does}"
+    return f"{_text(name)}: an autoencoder that {does}"
 
 
 def _network(config: Config, net: Architecture) -> str:
@@ -140,7 +141,11 @@ def _row(study: Place, number: int) -> Row:
 
 
 def _listed(rows: Row) -> str:
-    lines = [
-        f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows.items()
-    ]
+    lines = [f"| {name} | {_text(value)} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _text(value: Any) -> str:
+    """On one line, and neither a tag nor a table's border to whoever shows the page."""
+    line = " ".join(str(value).split())
+    return html.escape(line, quote=False).replace("|", "\\|")
