@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from pathlib import PurePath
@@ -24,9 +25,9 @@ def write(folder: Place, config: Config, how: str, shown: str) -> str:
     Raises `InputError` where those are there but cannot be read.
     """
     net = architecture(config)
-    study = folder.parent.parent
+    study, of_trial = folder.parent.parent, _is_trial(folder)
     parts = [f"# {_title(folder, config)}", _network(config, net), f"## Use\n\n{how}\n\n{shown}"]
-    if folder.parent.name == "models" and (study / "study.json").is_file():
+    if of_trial and (study / "study.json").is_file():
         content = results.read_study(study)
         parts += [_data(content, config), _errors(_row(study, int(folder.name)))]
         parts.append(_origin(content, folder.name))
@@ -37,10 +38,16 @@ def write(folder: Place, config: Config, how: str, shown: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _is_trial(folder: Place) -> bool:
+    """A copy may lie beside it, by a name of its own."""
+    return folder.parent.name == "models" and folder.name.isdigit()
+
+
 def _title(folder: Place, config: Config) -> str:
-    name = f"{folder.parent.parent.name}, trial {folder.name}"
+    trial = f"{folder.parent.parent.name}, trial {folder.name}"
+    name = trial if _is_trial(folder) else folder.name
     does = "colourises grey pictures" if config.task == "colourise" else "reconstructs pictures"
-    return f"{name if folder.parent.name == 'models' else folder.name}: an autoencoder that {does}"
+    return f"{_text(name)}: an autoencoder that {does}"
 
 
 def _network(config: Config, net: Architecture) -> str:
@@ -134,7 +141,11 @@ def _row(study: Place, number: int) -> Row:
 
 
 def _listed(rows: Row) -> str:
-    lines = [
-        f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows.items()
-    ]
+    lines = [f"| {name} | {_text(value)} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _text(value: Any) -> str:
+    """On one line, and neither a tag nor a table's border to whoever shows the page."""
+    line = " ".join(str(value).split())
+    return html.escape(line, quote=False).replace("|", "\\|")

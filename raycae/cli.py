@@ -311,15 +311,10 @@ def report_command(
     folders = [results.find_study(name, results_folder) for name in names]
     path = None if output is None else place(output)
     from raycae import comparison, report
+    from raycae.reader import StudyReader
 
     for folder in folders:
-        if report.lacks_anything(folder):
-            from raycae import evaluation
-
-            try:
-                evaluation.illustrate(folder)
-            except InputError as error:  # the images are elsewhere by now; the page says so
-                print(f"note: {error}", file=sys.stderr)
+        StudyReader(folder).illustrate()
     if len(folders) > 1:
         default = place(results_folder) / "comparison.html"
         print(printable(str(comparison.write(folders, path or default))))

@@ -102,12 +102,22 @@ class Codec:
         encodes pictures of its own size alone.
         """
         if isinstance(pictures, list | tuple):
-            return [self.encode(picture, labels) for picture in pictures]
+            each = zip(pictures, _for_each(labels, len(pictures)), strict=True)
+            return [self.encode(picture, label) for picture, label in each]
         rgb, kind = _taken(pictures)
         with torch.no_grad():
             z = self._encode(self._shown(rgb, labels))
         z = z if kind.batch else z[0]
         return z.to(pictures.device) if isinstance(pictures, Tensor) else z.numpy()
+
+    def require_latent(self, height: int, width: int) -> None:
+        """Raise `InputError` where `encode` would, for pictures of this size."""
+        size = self.config.image_size
+        if self.stride is None and (height, width) != (size, size):
+            raise InputError(
+                f"encode: a picture of {height} x {width}: the latent of this model stands for "
+                f"{size} x {size} pixels and no others; cut or resize the picture"
+            )
 
     def decode(self, latents: Any) -> Any:
         """What latents as `encode` gives them stand for, float32, h and w times `stride` pixels.
@@ -115,7 +125,7 @@ class Codec:
         Where the model reconstructs, RGB; where it colourises, Cb and Cr (see `raycae.tasks`). In
         [0, 1]; channels come last in arrays, and first in tensors.
         """
-        if isinstance(latents, list):
+        if isinstance(latents, list | tuple):
             return [self.decode(latent) for latent in latents]
         z = self._latents(latents)
         with torch.no_grad():
@@ -129,7 +139,8 @@ class Codec:
         if wanted != (does := self.config.task):
             raise InputError(f"{wanted}: this model was trained to {does}; use `{does}`")
         if isinstance(pictures, list | tuple):
-            return [self._paint(wanted, picture, labels) for picture in pictures]
+            each = zip(pictures, _for_each(labels, len(pictures)), strict=True)
+            return [self._paint(wanted, picture, label) for picture, label in each]
         rgb, kind = _taken(pictures)
         with torch.no_grad():
             x = self._shown(rgb, labels)
@@ -153,22 +164,14 @@ class Codec:
         allowed = f"this model is told the class of each image, from 0 to {classes - 1}"
         if labels is None:
             raise InputError(f"labels: none given; {allowed}")
-        each = [labels] * n if isinstance(labels, int) else list(labels)
-        if len(each) != n:
-            raise InputError(f"labels: {len(each)} for {n} images; give one for all, or one each")
-        if bad := [label for label in each if not 0 <= label < classes]:
+        each = _for_each(labels, n)
+        if bad := [label for label in each if label not in range(classes)]:
             raise InputError(f"labels: {bad[0]} is not allowed; {allowed}")
-        return torch.tensor(each)
+        return torch.tensor([int(label) for label in each])
 
     def _encode(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
+        self.require_latent(*x.shape[2:])
         if self.stride is None:
-            size = self.config.image_size
-            if (height, width) != (size, size):
-                raise InputError(
-                    f"encode: a picture of {height} x {width}: the latent of this model stands for "
-                    f"{size} x {size} pixels and no others; cut or resize the picture"
-                )
             return self.network.encode(x)
         net, stride = self.architecture, self.stride
         margin = reach((*net.encoder, *net.linear[:1]), net.in_shape)
@@ -211,6 +214,15 @@ def load(path: str | Path, results_folder: str | Path = "results") -> Codec:
 def read(folder: Place) -> Codec:
     """The model in its folder. Raises `InputError`."""
     return Codec(*model.load(folder))
+
+
+def _for_each(labels: Any, n: int) -> list[Any]:
+    """One for each of `n` images, where one stands for all; numpy's and torch's numbers too."""
+    if not hasattr(labels, "__iter__") or getattr(labels, "ndim", None) == 0:
+        return [labels] * n
+    if len(each := list(labels)) != n:
+        raise InputError(f"labels: {len(each)} for {n} images; give one for all, or one each")
+    return each
 
 
 def piecewise(function: Callable[[Tensor], Tensor], x: Tensor, piece: int, margin: int) -> Tensor:

@@ -176,13 +176,13 @@ class Copy:
         from raycae import figures
 
         trials = self._records.trials_table().to_pandas()
+        if figures.ended(trials).empty:
+            return
         if self._cost in (None, "latent_size"):
             lines = results.read_baselines(self._folder)
             if lines is not None:
                 lines = lines[lines["data_fingerprint"] == self._fingerprint]
             latent = figures.latent_error(figures.described(trials), lines)
-            if latent.points.empty:
-                return
             figure = figures.latent_error_figure(latent)
         else:
             figure = figures.cost_figure(trials, self._cost)

@@ -334,12 +334,12 @@ def pairs(trials: pd.DataFrame) -> pd.DataFrame:
     for setting in map(str, settings.columns.difference(NOT_COMPARED)):
         if settings[setting].nunique() < 2:
             continue
-        # Momentum means nothing but to SGD.
+        # Momentum means nothing but to SGD, of which each momentum is one more trial.
         own = [setting, "momentum"] if setting == "optimizer" else [setting]
         others = settings[settings.columns.difference(own)]
         group = pd.util.hash_pandas_object(others, index=False).to_numpy()
         frame = pd.DataFrame({"group": group, "value": settings[setting], "log": means.to_numpy()})
-        frame = frame[frame["group"].duplicated(keep=False)].sort_values("value")
+        frame = frame.groupby(["group", "value"])["log"].mean().reset_index()  # in this order
         ratios: dict[tuple[str, str], list[float]] = {}
         for _, alike in frame.groupby("group"):
             each = zip(alike["value"].tolist(), alike["log"].tolist(), strict=True)

@@ -115,7 +115,7 @@ def paint(study_folder: Place, number: int, test: np.ndarray) -> None:
     network = network.to(device)
     measured = measure(network, the_task, images)
     order = measured["mse"].argsort(kind="stable").to_numpy()
-    same = np.linspace(0, len(test) - 1, N_PICTURES).astype(int)
+    same = np.unique(np.linspace(0, len(test) - 1, N_PICTURES).astype(int))  # of a few, all
     cases = {SAME: same, BEST: order[:N_CASES], WORST: order[-N_CASES:]}
     make_folder(study_folder / "pictures", within=study_folder)
     for name, places in (("", same), ("-cases", np.concatenate((cases[BEST], cases[WORST])))):

@@ -35,7 +35,7 @@ def failures(trials: pd.DataFrame) -> pd.DataFrame:
     """`reason` and `n` of the trials that failed, the commonest first. Reasons that differ in their
     numbers alone are one, with the first one's numbers."""
     failed = trials.loc[trials["state"] == FAIL, "reason"].fillna("no reason is known").astype(str)
-    alike = failed.map(lambda reason: re.sub(r"\d[\d.,e+-]*", "#", reason.splitlines()[0]))
+    alike = failed.map(lambda reason: re.sub(r"\d[\d.,e+-]*", "#", reason.partition("\n")[0]))
     counts = failed.groupby(alike.to_numpy()).agg(["first", "size"])
     return counts.rename(columns={"first": "reason", "size": "n"}).sort_values(
         ["n", "reason"], ascending=[False, True], ignore_index=True
@@ -130,12 +130,13 @@ class Workers:
 
 def workers(trials: pd.DataFrame, most: int = 600) -> Workers | None:
     """From when each trial began and ended; at most `most` steps, each the mean of its time. None
-    where no trial that began has ended. Where a search was interrupted, its trials count as running
-    until they ended."""
-    ran = trials.dropna(subset=["started_at", "ended_at"])
-    if ran.empty:
+    where no trial that began has ended. What has not ended counts until the last time that is known
+    of any trial. Where a search was interrupted, its trials count as running until they ended."""
+    ran = trials.dropna(subset=["started_at"])
+    if ran["ended_at"].isna().all():
         return None
-    times = pd.concat([ran["started_at"], ran["ended_at"]], ignore_index=True)
+    ends = ran["ended_at"].fillna(max(ran["started_at"].max(), ran["ended_at"].max()))
+    times = pd.concat([ran["started_at"], ends], ignore_index=True)
     changes = pd.DataFrame({"hours": _hours(times, times.min())})
     changes["by"] = np.repeat([1, -1], len(ran))
     running = changes.groupby("hours")["by"].sum().cumsum()
@@ -179,10 +180,9 @@ def improvements(trials: pd.DataFrame) -> pd.DataFrame:
     `n` need not be the last trial's.
     """
     rows = trials.dropna(subset=["ended_at"]).sort_values(["ended_at", "trial_number"])
-    began = rows["started_at"].min()
     rows = rows.assign(
         n=range(1, len(rows) + 1),
-        hours=_hours(rows["ended_at"], began),
+        hours=_hours(rows["ended_at"], trials["started_at"].min()),
         spent_s=rows["wall_time_s"].astype(float).fillna(0).cumsum(),
     )
     scored = rows[rows["state"].eq(COMPLETE) & rows.index.isin(ended(rows).index)]

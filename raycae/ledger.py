@@ -170,20 +170,36 @@ class Follower:
 
     def __init__(self, folder: Place) -> None:
         self._folder = folder
-        self._read: dict[Part, list[dict[str, Any]]] = {}
-        self._n_told = 0
+        self._told: dict[Part, int] = {}
+        """How many events each part has; all of them were told."""
 
     def news(self) -> list[dict[str, Any]]:
         """The events since it was last asked, oldest first. Raises `InputError` naming a part that
-        is damaged or missing, `FileNotFoundError` where parts were merged just now."""
-        self._read = {
-            part: self._read.get(part) or _read_part(self._folder / part.name).to_pylist()
-            for part in _whole(self._folder)
+        is damaged or missing."""
+        while True:
+            parts = _whole(self._folder)
+            try:
+                fresh = {
+                    part: _read_part(self._folder / part.name).to_pylist()
+                    for part in parts
+                    if part not in self._told
+                }
+                break
+            except FileNotFoundError:
+                continue  # as in `read`
+        news = [event for part, events in fresh.items() for event in events[self._before(part) :]]
+        self._told = {
+            part: len(fresh[part]) if part in fresh else self._told[part] for part in parts
         }
-        events = [event for part in self._read.values() for event in part]
-        news = events[self._n_told :]
-        self._n_told = len(events)
         return news
+
+    def _before(self, merged: Part) -> int:
+        """How many of a part's events were told when they lay in narrower ones."""
+        return sum(
+            n
+            for part, n in self._told.items()
+            if merged.first <= part.first and part.last <= merged.last
+        )
 
 
 def is_begun(folder: Place) -> bool:

@@ -58,12 +58,14 @@ def predict(
     """
     folder = results.find_model(model, results_folder)
     targets = _targets(images, output, latents)
-    for image in images:
-        data.picture(image)  # that the last one is damaged shows before the first one is written
+    # What is wrong with the last one shows before the first one is written.
+    sizes = [data.picture(image).shape[:2] for image in images]
 
     from raycae import codec
 
     ready = codec.read(folder)
+    for height, width in sizes if latents else ():
+        ready.require_latent(height, width)
     rows: list[list[Image.Image]] = []
     codes = []
     for image in images:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import html
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from raycae.errors import InputError
 from raycae.frontier import ENDED, frontier_of
 from raycae.progress import summary
 from raycae.results import (
@@ -79,11 +81,21 @@ class StudyReader:
         """Write `report.html` anew, as `raycae report` does. Returns its path."""
         from raycae import report
 
+        self.illustrate()
+        return report.write(self.folder)
+
+    def illustrate(self) -> None:
+        """Make the pictures and baselines that its report lacks. Where its images are elsewhere by
+        now a note on standard error says so, and the page shows what there is."""
+        from raycae import report
+
         if report.lacks_anything(self.folder):
             from raycae import evaluation
 
-            evaluation.illustrate(self.folder)
-        return report.write(self.folder)
+            try:
+                evaluation.illustrate(self.folder)
+            except InputError as error:
+                print(f"note: {error}", file=sys.stderr)
 
     def _begun(self) -> bool:
         return (self.folder / "trials.parquet").exists()

@@ -19,11 +19,11 @@ from rich.console import Console
 from typer.main import get_command
 
 import raycae
-from raycae import cli, progress, search
+from raycae import cli, evaluation, progress, search
 from raycae.errors import Hopeless, InputError
 from raycae.reader import StudyReader
 from raycae.results import Records
-from raycae.study import Plan, Study
+from raycae.study import Plan, Study, model_folder, write_model
 
 FRONTIER = Path(__file__).resolve().parents[1] / "analysis" / "recorded" / "frontier"
 
@@ -196,10 +196,21 @@ def test_reading_while_it_is_searched(study: Study) -> None:
     assert "0.1" in reader._repr_html_()
 
 
-def test_the_report(study: Study) -> None:
-    """Oracle: the file; a study that has no images to illustrate it with gets one all the same."""
+def test_the_report(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the file; where the images are elsewhere by now there is one all the same, and a note
+    says what is missing."""
+    weights = b"never read, for the images come first"
+    write_model(model_folder(study.folder, run_trial(study, 0.3, 0.2, 0.1)), weights, {})
     study.records.write(study.folder)
+
+    def elsewhere(*_: object) -> np.ndarray:
+        raise InputError("images: elsewhere")
+
+    monkeypatch.setattr(evaluation, "test_images", elsewhere)
     path = StudyReader(study.folder).report()
+    assert capsys.readouterr().err == "note: images: elsewhere\n"
     assert path == study.folder / "report.html"
     assert path.read_bytes().startswith(b"<!")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import long_study
 from test_report import HOSTILE, Trial, made_study, painted, plausible
 
 from raycae import report
@@ -98,6 +99,35 @@ def test_every_figure_is_drawn(browser: Any, study: Path, width: int, scheme: st
     assert dark == ([True, False] if scheme == "light" else [False, True])
     assert opened.complaints == []
     assert opened.fetched() == []
+
+
+def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, tmp_path: Path) -> None:
+    """Oracle: a slice for every parameter of the space; the points take as many colours as the
+    depths that are on the page, and are all of one colour again; a click on a slice tells of a
+    trial."""
+    folder = long_study(tmp_path / "s", 120)
+    report.write(folder)
+    opened = Opened(browser, folder, viewport={"width": 390, "height": 900})
+    names = opened.page.evaluate("colours.map(colour => colour.name)")
+    assert {"depth", "lr", "channels_1"} <= set(names)
+    for figure in (*(f"slice-{name}" for name in names), "importance", "parallel"):
+        opened.drawn(figure)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    shades = """() => document.getElementById("latent-error").data
+        .filter(trace => trace.name === "complete").map(trace => trace.marker.color)"""
+    opened.drawn("latent-error")
+    (plain,) = opened.page.evaluate(shades)
+    assert isinstance(plain, str)
+    opened.page.select_option("[name=colour]", str(names.index("depth")))
+    (coloured,) = opened.page.evaluate(shades)
+    assert len(set(coloured)) == 4
+    opened.page.select_option("[name=colour]", "")
+    assert opened.page.evaluate(shades) == [plain]
+    number = opened.page.evaluate("document.getElementById('slice-lr').data[0].customdata[0]")
+    picked = "number => clicked({ points: [{ customdata: number }] }, 'slice-lr')"
+    opened.page.evaluate(picked, number)
+    assert opened.page.inner_text("#trial h3").startswith(f"trial {number}: ")
+    assert opened.complaints == []
 
 
 def test_hover_and_click_tell_of_a_trial(browser: Any, study: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -15,16 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run, begin, run_trial
+from conftest import Run, begin, data_facts, run_trial
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from searches import Running, wait_for
 
-from raycae import figures, results
+from raycae import figures, ledger, results
 from raycae.dashboard import Copy
 from raycae.ledger import Follower, Ledger
 from raycae.results import PROCESS
-from raycae.study import Study
+from raycae.space import Space
+from raycae.study import Plan, Study
 
 RECORDED = Path(__file__).resolve().parents[1] / "analysis" / "recorded"
 
@@ -97,14 +99,34 @@ def test_following_a_study(study: Study) -> None:
         assert {k: v for k, v in followed.user_attrs.items() if k not in gone} == at_once.user_attrs
 
 
+def figure_parts(copy: Copy) -> dict[str, str]:
+    """What optuna-dashboard keeps of the figure, piece by piece."""
+    told = copy.study._storage.get_study_system_attrs(copy.study._study_id)
+    return {k: v for k, v in told.items() if k.startswith("dashboard:plot_data:frontier:")}
+
+
+def test_the_first_trial_fails(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
+    """Oracle: there is no figure before any trial has an error, and one then."""
+    other = dataclasses.replace(plan, objective="frontier", cost="n_params")
+    study = Study.create(tmp_path / "tiny", other, tiny_space, data_facts())
+    copy = Copy(study.folder)
+    failing = begin(study)
+    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    copy.follow()
+    assert not figure_parts(copy)
+    run_trial(study, 0.3, 0.2, 0.1)
+    copy.follow()
+    assert figure_parts(copy)
+    study.close()
+
+
 def test_the_figure_is_the_reports() -> None:
     """Oracle: the report's figure of the same tables."""
     folder = RECORDED / "frontier"
     copy = Copy(folder)
     copy.follow()
-    told = copy.study._storage.get_study_system_attrs(copy.study._study_id)
-    parts = sorted(name for name in told if name.startswith("dashboard:plot_data:frontier:"))
-    shown = json.loads("".join(told[name] for name in sorted(parts, key=_part)))
+    parts = figure_parts(copy)
+    shown = json.loads("".join(parts[name] for name in sorted(parts, key=_part)))
     trials = figures.described(results.read_trials(folder))
     drawn = figures.latent_error_figure(
         figures.latent_error(trials, results.read_baselines(folder))
@@ -129,6 +151,19 @@ def test_a_follower_hears_everything_once(tmp_path: Path) -> None:
         heard += [event["epoch"] for event in follower.news()]
         assert heard == list(range(told))
         assert follower.news() == []
+
+
+def test_a_part_is_merged_between_listing_and_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: what was appended; the follower looks again."""
+    book = Ledger(tmp_path)
+    for epoch in range(3):
+        book.append([{"event": "epoch", "epoch": epoch}])
+    gone = [ledger.Part(0, 2, f"00000000-00000002-{'0' * 32}.parquet")]
+    listings = iter([gone, ledger._whole(tmp_path)])
+    monkeypatch.setattr(ledger, "_whole", lambda _: next(listings))
+    assert [event["epoch"] for event in Follower(tmp_path).news()] == [0, 1, 2]
 
 
 def ask(url: str, method: str = "GET") -> Any:

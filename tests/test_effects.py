@@ -156,6 +156,22 @@ def test_pairs_agree_in_all_else() -> None:
     )
 
 
+def test_one_pair_however_many_momenta() -> None:
+    """Oracle: by hand. Two of SGD's trials differ in momentum alone: one pair for that, and their
+    geometric mean, 0.02, against Adam's 0.01; an optimizer is not paired with itself."""
+    rows: list[tuple[dict[str, Any], float]] = [
+        ({"optimizer": "adam"}, 0.01),
+        ({"optimizer": "sgd", "momentum": 0.5}, 0.016),
+        ({"optimizer": "sgd", "momentum": 0.9}, 0.025),
+    ]
+    found = effects.pairs(made_trials(rows))
+    assert found[["setting", "value", "other", "n"]].to_numpy().tolist() == [
+        ["optimizer", "adam", "sgd", 1],
+        ["momentum", "0.5", "0.9", 1],
+    ]
+    assert found["ratio"].tolist() == pytest.approx([0.5, 0.64])
+
+
 def test_every_seed_is_a_pair_of_its_own() -> None:
     """Oracle: by hand; three seeds, the same ratio in each, so the interval is the ratio."""
     rows = [

@@ -16,7 +16,7 @@ from skimage import color
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from raycae import evaluation, model, results
+from raycae import evaluation, model, report, results
 from raycae.architecture import architecture
 from raycae.config import resolve
 from raycae.results import ALL, BEST, MEASURES, SAME, WORST
@@ -138,6 +138,19 @@ def test_sheets_show_test_images_and_the_table_tells_of_them(
     np.testing.assert_allclose(told.loc[BEST, "mse"].astype(float), every["mse"][best], rtol=1e-4)
     for measure in MEASURES:
         assert told.loc[ALL, measure] == pytest.approx(every[measure].mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_few_test_images(study: Study, images: np.ndarray, n: int) -> None:
+    """Oracle: of fewer test images than a sheet has places each is there once, and the report can
+    be written."""
+    number = made_model(study)
+    evaluation.paint(study.folder, number, images[:n])
+    told = results.read_pictures(study.folder)
+    assert told is not None
+    assert told.loc[told["shows"] == SAME, "image"].tolist() == list(range(n))
+    study.records.write(study.folder)
+    assert "data:image/png" in report.render(study.folder)
 
 
 def test_a_search_that_is_over_paints_no_more(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,33 @@ def test_the_card_of_a_study(run: Run, study: Study, tmp_path: Path) -> None:
         f"    raycae export {study.folder} --format safetensors -o {file}",
     ):
         assert line in card
+
+
+def test_a_studys_name_is_text(run: Run, study: Study, tmp_path: Path) -> None:
+    """Oracle: Markdown's rules: what is not code would be HTML to whoever shows the page."""
+    put_model(model_folder(study.folder, run_trial(study, 0.3, 0.2, 0.1)), {})
+    study.close()
+    named = tmp_path / "<script>alert(1)<"
+    shutil.copytree(study.folder, named)
+    content = json.loads((named / "study.json").read_text())
+    (named / "study.json").write_text(json.dumps({**content, "study": "<img src=x>|\na"}))
+    file = tmp_path / "w.safetensors"
+    assert run("export", named, "--format", "safetensors", "-o", file)[0] == 0
+    card = (tmp_path / "w.safetensors.md").read_text()
+    lines = [line for line in card.splitlines() if not line.startswith("    ")]
+    assert not [line for line in lines if "<script" in line or "<img" in line]
+    assert "| study | &lt;img src=x&gt;\\| a |" in lines
+
+
+def test_the_card_of_a_copy(run: Run, study: Study, tmp_path: Path) -> None:
+    """Oracle: by hand; beside the trials' models may lie another one, of which the tables know
+    nothing."""
+    folder = put_model(study.folder / "models" / "mine", {})
+    file = tmp_path / "w.safetensors"
+    assert run("export", folder, "--format", "safetensors", "-o", file)[0] == 0
+    card = (tmp_path / "w.safetensors.md").read_text()
+    assert card.startswith("# mine: an autoencoder that reconstructs pictures\n")
+    assert "## Errors" not in card
 
 
 def test_what_differs_is_not_written(

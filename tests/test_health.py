@@ -41,6 +41,12 @@ def made_trials(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(made).astype({"val_mse": "Float64", "wall_time_s": "Float64"})
 
 
+def test_a_failure_without_words() -> None:
+    """Oracle: by hand; other software may write an empty reason."""
+    trials = made_trials({"state": FAIL, "reason": ""}, {"state": FAIL, "reason": "full\ndisk"})
+    assert health.failures(trials).to_numpy().tolist() == [["", 1], ["full\ndisk", 1]]
+
+
 def test_failures_are_counted_by_reason_and_region() -> None:
     """Oracle: by hand. Four of ten fail: three by one reason with other numbers; all three with a
     rate in the upper third, of which one other went well: 3 of 4 against 4 of 10 is not twice as
@@ -117,6 +123,24 @@ def test_workers_are_counted_from_beginnings_and_ends() -> None:
         "epochs."
     )
     assert health.workers(trials.assign(ended_at=pd.NaT)) is None
+
+
+def test_what_still_runs_counts() -> None:
+    """Oracle: by hand: two trials that began at minutes 0 and 2 still run when a third one, which
+    began at minute 6, ends at minute 8: 2 * 8 - 2 + 2 trial-minutes in 8. That the third one is the
+    best so far is known 8 minutes after the first one began."""
+    trials = made_trials(
+        {"at": 0, "state": RUNNING},
+        {"at": 2, "state": RUNNING},
+        {"at": 6, "minutes": 2, "val_mse": 0.01},
+    )
+    trials.loc[trials["state"] == RUNNING, "ended_at"] = pd.NaT
+    found = health.workers(trials)
+    assert found is not None
+    assert (found.steps["hours"] * 60).tolist() == pytest.approx([0, 2, 6, 8])
+    assert found.steps["running"].tolist() == [1, 2, 3, 0]
+    assert found.mean == pytest.approx(16 / 8)
+    assert health.improvements(trials)["hours"].tolist() == pytest.approx([8 / 60])
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 60)), min_size=1, max_size=60))

@@ -171,6 +171,17 @@ def test_wrong_images(
     assert not out.exists()
 
 
+def test_latents_that_cannot_be_had_leave_nothing(run: Run, tmp_path: Path, image: Path) -> None:
+    """Oracle: the folder. The second image is of another size than the model's only one."""
+    folder = put_model(tmp_path / "m", NETWORKS["colour"])
+    photograph(32, 32).save(tmp_path / "fits.png")
+    out = tmp_path / "out"
+    code, said, err = run("predict", folder, tmp_path / "fits.png", image, "-o", out, "--latents")
+    assert (code, said) == (2, "")
+    assert err.startswith("raycae: encode: a picture of 33 x 47: ")
+    assert not out.exists()
+
+
 def test_nothing_is_overwritten(run: Run, tmp_path: Path, image: Path) -> None:
     """Oracle: the file has its old content, and there is no other one beside it."""
     folder, out = put_model(tmp_path / "m", {}), tmp_path / "out"
