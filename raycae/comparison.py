@@ -5,7 +5,6 @@ Errors say something of one another on the same task and the same images alone.
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +140,7 @@ def frontiers_figure(entries: list[Entry]) -> go.Figure:
     figure = canvas.figure("latent size, numbers per image", "validation error, MSE")
     for i, entry in enumerate(entries):
         front = entry.latent.frontier
-        name = html.escape(entry.name)
+        name = canvas.plain(entry.name)
         numbers, errors = front["trial_number"].tolist(), front["val_mse"].tolist()
         sizes = front["latent_size"].tolist()
         figure.add_scatter(

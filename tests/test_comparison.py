@@ -51,6 +51,12 @@ def test_studies_of_the_same_images_share_a_figure(tmp_path: Path) -> None:
     assert "figures of their own" not in page.text
 
 
+def test_a_legend_shows_quotes_as_they_are(tmp_path: Path) -> None:
+    """Oracle: what plotly reads: tags are escaped, and it would show `&#x27;` for a quote."""
+    entries = comparison._read([made_study(tmp_path / "s", WIDE, study="Ann's <b>")])
+    assert comparison.frontiers_figure(entries).data[0].name == "Ann's &lt;b&gt;"
+
+
 @pytest.mark.parametrize("why", ["images", "task"])
 def test_errors_that_say_nothing_of_one_another_stand_apart(tmp_path: Path, why: str) -> None:
     """Oracle: a figure for each, and the reason."""
