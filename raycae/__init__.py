@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raycae.codec import load as load
+    from raycae.errors import InputError as InputError
     from raycae.reader import open_study as open_study
     from raycae.search import run_search as run_search
 
 __version__ = version("raycae")
 
-_ROOMS = {"load": "codec", "open_study": "reader", "run_search": "search"}
+_ROOMS = {
+    "InputError": "errors",
+    "load": "codec",
+    "open_study": "reader",
+    "run_search": "search",
+}
 """The rooms of what Python finds here; one is opened when it is asked for, so that `import raycae`
 costs nothing."""
 

@@ -117,7 +117,7 @@ def test_bad_values(
 ) -> None:
     """Oracle: the message, which names the option, the value and what is allowed; nothing is run
     and nothing written."""
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(raycae.InputError) as caught:
         raycae.run_search(**{"space": "quickstart", "results": tmp_path / "results", **options})
     assert said in str(caught.value)
     assert not asked
