@@ -87,7 +87,7 @@ def test_both_doors_lead_to_the_same_search(
     typed_one, pythons = asked
     assert typed_one == pythons
     plan = pythons[1]
-    assert plan == Plan("one", "tiny", "photos", 4, 2, 100, 3, "tpe", "none", settings=2)
+    assert plan == Plan("one", "tiny", "photos", 4, 2, 100, 3, "tpe", "none", factor=4, settings=2)
     assert all(type(value) in (int, str, bool, type(None)) for value in vars(plan).values())
 
 
