@@ -76,9 +76,7 @@ def _read(folders: list[Place]) -> list[Entry]:
             raise InputError(f"{folder}: is named twice; a study is compared with others")
         study = results.read_study(folder)
         trials = figures.described(results.read_trials(folder))
-        baselines = results.read_baselines(folder)
-        if baselines is not None:
-            baselines = baselines[baselines["data_fingerprint"] == study["data"]["fingerprint"]]
+        baselines = results.read_baselines(folder, study["data"]["fingerprint"])
         taken = [entry.name for entry in entries]
         # Studies of the same name, from different folders, are told apart by these.
         name = study["study"] if study["study"] not in taken else str(folder)

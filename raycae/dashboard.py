@@ -179,9 +179,7 @@ class Copy:
         if figures.ended(trials).empty:
             return
         if self._cost in (None, "latent_size"):
-            lines = results.read_baselines(self._folder)
-            if lines is not None:
-                lines = lines[lines["data_fingerprint"] == self._fingerprint]
+            lines = results.read_baselines(self._folder, self._fingerprint)
             latent = figures.latent_error(figures.described(trials), lines)
             figure = figures.latent_error_figure(latent)
         else:

@@ -206,7 +206,5 @@ def _write_table(path: Place, frame: pd.DataFrame) -> None:
 
 
 def _has_baselines(folder: Place, fingerprint: str) -> bool:
-    path = folder / "baselines.parquet"
-    if not path.exists():
-        return False
-    return fingerprint in set(pd.read_parquet(io.BytesIO(path.read_bytes()))["data_fingerprint"])
+    found = results.read_baselines(folder, fingerprint)
+    return found is not None and not found.empty

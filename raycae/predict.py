@@ -73,7 +73,7 @@ def predict(
         painted = ready.paint(pixels, label)
         if latents:
             codes.append(ready.encode(pixels, label))
-        _make(output)
+        output.mkdir(parents=True, exist_ok=True)
         write_whole(targets[image], _png(Image.fromarray(painted)))
         print(printable(str(targets[image])), flush=True)
         if len(rows) < MOST_ROWS:
@@ -108,10 +108,6 @@ def _targets(images: Iterable[Path], output: Path, latents: bool) -> dict[Path, 
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"-o {output}: {nearest} is no folder that may be written")
     return targets
-
-
-def _make(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _columns(ready: Codec, pixels: np.ndarray, painted: np.ndarray) -> list[np.ndarray]:

@@ -125,7 +125,8 @@ class Progress:
         parts.append(f"latent {row['latent_size']}")
         parts.append(f"{row['n_params']:,} params")
         if row["wall_time_s"] is not None:
-            parts.append(f"{row['epochs_run']} epochs in {row['wall_time_s']:.1f} s")
+            n = row["epochs_run"]
+            parts.append(f"{n} epoch{'s' * (n != 1)} in {row['wall_time_s']:.1f} s")
         if row["reason"]:
             parts.append(f"({row['reason']})")
         if best and best["trial_number"] == row["trial_number"]:

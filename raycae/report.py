@@ -102,7 +102,9 @@ def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
     ranked = rows(figures.ranking(trials))
     scored = (row for row in ranked if row["state"] == COMPLETE and row["val_mse"] is not None)
     best = next(scored, None)
-    latent = figures.latent_error(trials, _baselines(folder, study["data"]["fingerprint"]))
+    latent = figures.latent_error(
+        trials, results.read_baselines(folder, study["data"]["fingerprint"])
+    )
     curves = figures.learning_curves(trials, epochs)
     steps = figures.ladder(trials)
     plan = results.asked(study)
@@ -111,6 +113,7 @@ def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
     curve = grown is not None and cost == "latent_size"
     winner = answer(best) if best else None
     shown = results.pictured(trials, plan["strata"])
+    painted = results.read_pictures(folder)
     columns = [*COLUMNS, SETTINGS] if plan["settings"] > 1 else COLUMNS
     drawn: dict[str, go.Figure] = {}
     if grown is not None:
@@ -149,8 +152,8 @@ def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
         "has_baselines": bool(latent.levels) or not latent.linear.empty,
         "growth_sentence": growth_sentence(grown, cost) if grown else None,
         "cost": figures.COST_NAMES[cost],
-        "sheets": sheets(folder, shown, ranked, latent, study["task"]),
-        "gallery": gallery(folder, shown, trials, plan["strata"], study["task"]),
+        "sheets": sheets(folder, shown, painted, ranked, latent, study["task"]),
+        "gallery": gallery(folder, shown, painted, trials, plan["strata"], study["task"]),
         "pictured": shown,
         "mattered": mattered,
         "health": went,
@@ -310,7 +313,7 @@ def lacks_anything(folder: Place) -> bool:
     study = results.read_study(folder)
     if not (shown := results.pictured(_tables(folder)[0], results.asked(study)["strata"])):
         return False
-    baselines = _baselines(folder, study["data"]["fingerprint"])
+    baselines = results.read_baselines(folder, study["data"]["fingerprint"])
     unpainted = set(shown) - results.painted(folder)
     return bool(unpainted) or baselines is None or baselines.empty
 
@@ -574,11 +577,17 @@ class Pictures:
 
 
 def sheets(
-    folder: Place, shown: list[int], ranked: list[Row], latent: LatentError, task: str
+    folder: Place,
+    shown: list[int],
+    painted: pd.DataFrame | None,
+    ranked: list[Row],
+    latent: LatentError,
+    task: str,
 ) -> list[tuple[str, Pictures | None]]:
-    """What is said of each trial that is shown, and its pictures; None where there are none yet."""
+    """What is said of each trial that is shown, and its pictures; None where there are none yet.
+    `painted`: `pictures.parquet`."""
     rows = {row["trial_number"]: row for row in ranked}
-    means = _means(folder)
+    means = _means(painted)
     said = []
     for number in shown:
         row = rows[number]
@@ -592,7 +601,7 @@ def sheets(
             text += f" {measured_sentence(means[number], task)}"
         else:
             text += " These are validation images, which no trial was trained on."
-        said.append((text, pictures(folder, number, task)))
+        said.append((text, pictures(folder, number, painted, task)))
     return said
 
 
@@ -621,10 +630,15 @@ class Gallery:
 
 
 def gallery(
-    folder: Place, shown: list[int], trials: pd.DataFrame, strata: list[int] | None, task: str
+    folder: Place,
+    shown: list[int],
+    painted: pd.DataFrame | None,
+    trials: pd.DataFrame,
+    strata: list[int] | None,
+    task: str,
 ) -> Gallery | None:
-    """None where no test image was painted yet."""
-    means = _means(folder)
+    """None where no test image was painted yet. `painted`: `pictures.parquet`."""
+    means = _means(painted)
     best = results.best_trial(trials)
     if best not in means:
         return None
@@ -647,7 +661,7 @@ def gallery(
         "A Delta E (CIEDE2000) of 1 is about the least that is seen between two patches side by "
         f"side{units}.",
     )
-    cases = pictures(folder, best, task, BEST, WORST)
+    cases = pictures(folder, best, painted, task, BEST, WORST)
     least, most = (cases.errors[0], cases.errors[-1]) if cases and cases.errors else ("", "")
     cases_sentence = (
         f"Of all test images, from left to right, those with the least error of trial {best}, "
@@ -668,17 +682,20 @@ def pale(number: int, mean: Row) -> str | None:
     )
 
 
-def _means(folder: Place) -> dict[int, Row]:
+def _means(painted: pd.DataFrame | None) -> dict[int, Row]:
     """Of each trial what is measured of its pictures of test images, on average."""
-    told = results.read_pictures(folder)
-    if told is None:
+    if painted is None:
         return {}
-    return {row["trial_number"]: row for row in rows(told[told["shows"] == ALL])}
+    return {row["trial_number"]: row for row in rows(painted[painted["shows"] == ALL])}
 
 
-def pictures(folder: Place, number: int, task: str, *shows: str) -> Pictures | None:
+def pictures(
+    folder: Place, number: int, painted: pd.DataFrame | None, task: str, *shows: str
+) -> Pictures | None:
     """A trial's sheet of the same images as every trial's, or with `shows` BEST and WORST of those;
-    None where it has not been painted. What older versions painted are validation images."""
+    None where it has not been painted. What older versions painted are validation images, of which
+    `painted`, the study's `pictures.parquet`, says nothing. Raises `InputError` for what is no
+    PNG."""
     path = folder / "pictures" / f"{number}{'-cases' if shows else ''}.png"
     if not path.exists():
         return None
@@ -693,8 +710,7 @@ def pictures(folder: Place, number: int, task: str, *shows: str) -> Pictures | N
     # Whole multiples: every pixel is the same size on the screen.
     scaled = width * max(PICTURES_WIDTH_PX // width, 1)
     grey = ("Grey",) if task == "colourise" else ()
-    told = results.read_pictures(folder)
-    own = None if told is None else told[told["trial_number"] == number]
+    own = None if painted is None else painted[painted["trial_number"] == number]
     if own is None or own.empty:
         old = (*grey, "Output", "Original")
         return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), old, (), "validation")
@@ -774,12 +790,6 @@ def _tables(folder: Place) -> tuple[pd.DataFrame, pd.DataFrame]:
         none = Records()
         return none.trials_table().to_pandas(), none.epochs_table().to_pandas()
     return results.read_trials(folder), results.read_epochs(folder)
-
-
-def _baselines(folder: Place, fingerprint: str) -> pd.DataFrame | None:
-    """Those that were measured on this study's own images; None where there are none."""
-    frame = results.read_baselines(folder)
-    return None if frame is None else frame[frame["data_fingerprint"] == fingerprint]
 
 
 def rows(table: pd.DataFrame) -> list[Row]:

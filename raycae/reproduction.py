@@ -79,9 +79,7 @@ def read(folder: Place) -> Part:
     study = results.read_study(folder)
     trials, epochs = results.read_trials(folder), results.read_epochs(folder)
     epochs = epochs.merge(trials[["trial_number", "point", "seed"]], on="trial_number")
-    baselines = results.read_baselines(folder)
-    if baselines is not None:
-        baselines = baselines[baselines["data_fingerprint"] == study["data"]["fingerprint"]]
+    baselines = results.read_baselines(folder, study["data"]["fingerprint"])
     return Part(
         folder, study, space_of(study), trials, epochs, claims.runs(trials, epochs), baselines
     )
@@ -107,6 +105,7 @@ def _shown(part: Part) -> dict[str, Any]:
     spread = figures.spread(part.runs, part.baselines)
     order = spread.rows["experiment"].tolist()
     best = best_runs(part.runs)
+    painted = results.read_pictures(part.folder)
     plots = {}
     if order:
         plots[f"errors-{task}"] = figures.spread_figure(spread).to_json()
@@ -136,7 +135,7 @@ def _shown(part: Part) -> dict[str, Any]:
         "pictures": [
             (name, sheet)
             for name in order
-            if (sheet := report.pictures(part.folder, best[name], task))
+            if (sheet := report.pictures(part.folder, best[name], painted, task))
         ],
     }
 

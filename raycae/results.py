@@ -551,15 +551,18 @@ def read_epochs(folder: Place) -> pd.DataFrame:
     return epochs
 
 
-def read_baselines(folder: Place) -> pd.DataFrame | None:
-    """One row a baseline and its size; None where they have not been measured. Raises `InputError`
-    where there is something else."""
+def read_baselines(folder: Place, fingerprint: str | None = None) -> pd.DataFrame | None:
+    """One row a baseline and its size, those measured on the images of `fingerprint` alone if it is
+    given; None where no baselines were measured. Raises `InputError` where there is something
+    else."""
     path = folder / "baselines.parquet"
     if not path.exists():
         return None
     baselines = tables.read(path, BASELINE_COLUMNS, filled=["baseline", "val_mse"])
     _check_errors(path, baselines)
-    return baselines
+    if fingerprint is None:
+        return baselines
+    return baselines[baselines["data_fingerprint"] == fingerprint]
 
 
 def read_pictures(folder: Place) -> pd.DataFrame | None:

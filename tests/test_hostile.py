@@ -580,7 +580,7 @@ def test_a_damaged_picture_is_refused(n: int, folder: Folder) -> None:
 
     def check(content: bytes) -> None:
         folder.put("pictures/1.png", content)
-        sheet = accepted(lambda: report.pictures(folder.at, 1, "reconstruct"))
+        sheet = accepted(lambda: report.pictures(folder.at, 1, None, "reconstruct"))
         if sheet:
             assert sheet.uri.isascii()
             assert 0 < sheet.width_px <= report.PICTURES_WIDTH_PX
