@@ -443,6 +443,23 @@ def importance_sentence(weights: pd.DataFrame, n_trials: int) -> str | None:
     )
 
 
+def common_sentence(trials: pd.DataFrame, parameters: Parameters) -> str:
+    """What all of the best tenth drew alike, and not all trials did, of the first `AXES`
+    parameters."""
+    ranked = ranking(ended(trials))
+    n_best = math.ceil(BEST * len(ranked))
+    alike = []
+    for name, parameter in itertools.islice(parameters.items(), AXES):
+        drawn = values(ranked, name, parameter)
+        best = drawn.head(n_best)
+        if best.notna().all() and best.nunique() == 1 < drawn.nunique():
+            alike.append(f"{name} {word(best.iloc[0])}")
+    who = "The best trial drew" if n_best == 1 else f"All of the best {n_best} trials drew"
+    if not alike:
+        return f"The best {counted(n_best, 'trial')} drew no value alike."
+    return f"{who} {listed(alike)}."
+
+
 def pairs_sentence(effects: pd.DataFrame) -> str:
     """The greatest effect that its interval tells from none, and how many pairs there are."""
     if effects.empty:

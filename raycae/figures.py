@@ -284,17 +284,24 @@ def growth_figure(data: Growth) -> go.Figure:
     return figure
 
 
+def cost_frontier(trials: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """Of the trials that ended with an error those that no other beats in error and `cost`, the
+    cheapest first."""
+    rows = ended(trials).sort_values([cost, "val_mse"])
+    on = frontier_of(rows.to_dict("records"), cost)  # type: ignore[arg-type]
+    return rows[rows["trial_number"].map(on).astype(bool)]
+
+
 def cost_figure(trials: pd.DataFrame, cost: str) -> go.Figure:
     """Error against a cost other than the latent size, both axes logarithmic. Needs one trial that
     ended with an error."""
-    rows = ended(trials).sort_values([cost, "val_mse"])
-    on = frontier_of(rows.to_dict("records"), cost)  # type: ignore[arg-type]
+    rows = ended(trials)
     figure = canvas.figure(COST_NAMES[cost], "validation error, MSE")
 
     def hover(row: dict[Hashable, Any]) -> str:
         return f"trial {row['trial_number']}: {error(row['val_mse'])}, {row[cost]:,.4g}"
 
-    _draw_trials(figure, rows, rows[rows["trial_number"].map(on).astype(bool)], cost, hover)
+    _draw_trials(figure, rows, cost_frontier(rows, cost), cost, hover)
     low, high = float(rows["val_mse"].min()) / 1.2, float(rows["val_mse"].max()) * 1.2
     figure.update_yaxes(canvas.log_axis(low, high))
     low, high = float(rows[cost].min()) / 1.2, float(rows[cost].max()) * 1.2

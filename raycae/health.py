@@ -44,11 +44,10 @@ def failures(trials: pd.DataFrame) -> pd.DataFrame:
 
 def regions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     """Where trials fail: `region` in words, `failed` and `n` (trials there, running ones left out),
-    for each choice and each third of a range in which at least `FEWEST_FAILED` failed and their
-    share is twice that of all trials; the greatest share first."""
+    the commonest `reason`, for each choice and each third of a range in which at least
+    `FEWEST_FAILED` failed and their share is twice that of all trials; the greatest share first."""
     over = trials[trials["state"] != RUNNING]
-    is_failed = over["state"].eq(FAIL)
-    everywhere = is_failed.mean() if len(over) else 0.0
+    everywhere = over["state"].eq(FAIL).mean() if len(over) else 0.0
     found = []
     for name, parameter in parameters.items():
         drawn = values(over, name, parameter).dropna()
@@ -60,13 +59,12 @@ def regions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
             parts = thirds.map(
                 {at: f"{name} {word(low)} to {word(high)}" for at, low, high in ends.itertuples()}
             )
-        counts = is_failed[drawn.index].groupby(parts).agg(["sum", "size"])
-        found += [(region, int(failed), int(n)) for region, failed, n in counts.itertuples()]
-    table = pd.DataFrame(found, columns=["region", "failed", "n"])
-    share = table["failed"] / table["n"]
-    table = table[(table["failed"] >= FEWEST_FAILED) & (share >= 2 * everywhere)]
-    order = share.sort_values(ascending=False, kind="stable").index
-    return table.loc[order.intersection(table.index, sort=False)].reset_index(drop=True)
+        for region, there in over.loc[drawn.index].groupby(parts):
+            failed, n = int(there["state"].eq(FAIL).sum()), len(there)
+            if failed >= FEWEST_FAILED and failed / n >= 2 * everywhere:
+                found.append((region, failed, n, failures(there)["reason"].iloc[0]))
+    found.sort(key=lambda row: row[1] / row[2], reverse=True)  # ties as the parameters come
+    return pd.DataFrame(found, columns=["region", "failed", "n", "reason"])
 
 
 def edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:

@@ -152,6 +152,9 @@ def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
         "has_baselines": bool(latent.levels) or not latent.linear.empty,
         "growth_sentence": growth_sentence(grown, cost) if grown else None,
         "cost": figures.COST_NAMES[cost],
+        "cost_sentence": cost_sentence(figures.cost_frontier(trials, cost), cost)
+        if "cost-error" in drawn
+        else None,
         "sheets": sheets(folder, shown, painted, ranked, latent, study["task"]),
         "gallery": gallery(folder, shown, painted, trials, plan["strata"], study["task"]),
         "pictured": shown,
@@ -196,6 +199,7 @@ def _mattered(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str,
         "sentence": effects.importance_sentence(weights, len(effects.weighed(trials))),
         "slices": [(data.name, data.best, len(data.points)) for data in slices],
         "n_searched": len(parameters),
+        "common_sentence": effects.common_sentence(trials, parameters),
         "pairs_sentence": effects.pairs_sentence(paired),
         "n_paired": len(paired),
     }
@@ -434,6 +438,23 @@ def latent_sentence(latent: LatentError) -> str | None:
         f"{fall} Of {counted(len(compared), 'trial')} on the frontier that can be compared with a "
         f"linear code of no larger size, {below or 'none'} {'has' if below == 1 else 'have'} less "
         "error than the best such code."
+    )
+
+
+def cost_sentence(front: pd.DataFrame, cost: str) -> str:
+    """How far the error falls along a frontier of error and `cost`, and for how much."""
+    over = figures.COST_NAMES[cost].partition(",")[0]
+    first, last = front.iloc[0], front.iloc[-1]
+    if len(front) == 1:
+        return (
+            f"One trial, {first['trial_number']}, has both the least error, "
+            f"{error(first['val_mse'])}, and the least cost: {over} of {first[cost]:,.4g}."
+        )
+    return (
+        f"From {first[cost]:,.4g} to {last[cost]:,.4g} ({over}) the least error falls from "
+        f"{error(first['val_mse'])} to {error(last['val_mse'])}, by a factor of "
+        f"{ratio(first['val_mse'] / last['val_mse'])} for {ratio(last[cost] / first[cost])} times "
+        "the cost."
     )
 
 

@@ -196,6 +196,23 @@ def test_parallel_lines_are_the_trials() -> None:
     assert all(y is None or 0 <= y <= 1 for y in best.y)
 
 
+def test_what_all_of_the_best_drew_alike() -> None:
+    """Oracle: by hand. Of twenty trials the best two have Adam, and none of the others has; a rate
+    and a number of latent channels of its own each; what all trials drew says nothing."""
+    rows: list[tuple[dict[str, Any], float]] = [
+        (
+            {"lr": 1e-4 * (i + 1), "latent_channels": 2 + i, "momentum": 0.5}
+            | {"optimizer": "adam" if i < 2 else "sgd"},
+            0.1 + i / 100,
+        )
+        for i in range(20)
+    ]
+    said = effects.common_sentence(made_trials(rows), PARAMETERS)
+    assert said == "All of the best 2 trials drew optimizer adam."
+    others = made_trials(rows[2:])
+    assert effects.common_sentence(others, PARAMETERS) == "The best 2 trials drew no value alike."
+
+
 def test_the_label_of_a_list_is_read_as_its_members() -> None:
     """Oracle: by hand; plotly shows escaped quotes as they are written, so there are none."""
     label = '["stride", "none"]'

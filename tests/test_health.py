@@ -72,7 +72,9 @@ def test_failures_are_counted_by_reason_and_region() -> None:
         ["diverged: loss nan in epoch 2", 1],
     ]
     assert health.failures_sentence(trials) == "4 of 10 trials failed (40%)."
-    assert health.regions(trials, PARAMETERS).to_numpy().tolist() == [["norm batch", 4, 4]]
+    assert health.regions(trials, PARAMETERS).to_numpy().tolist() == [
+        ["norm batch", 4, 4, "diverged: loss 3e7 in epoch 1"]
+    ]
     assert health.failures_sentence(trials.head(3)) == "No trial failed."
     assert health.regions(trials.head(0), PARAMETERS).empty
 
