@@ -339,6 +339,7 @@ def pairs(trials: pd.DataFrame) -> pd.DataFrame:
         others = settings[settings.columns.difference(own)]
         group = pd.util.hash_pandas_object(others, index=False).to_numpy()
         frame = pd.DataFrame({"group": group, "value": settings[setting], "log": means.to_numpy()})
+        frame = frame[frame["group"].duplicated(keep=False)]  # few of a long study's
         frame = frame.groupby(["group", "value"])["log"].mean().reset_index()  # in this order
         ratios: dict[tuple[str, str], list[float]] = {}
         for _, alike in frame.groupby("group"):
