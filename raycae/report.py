@@ -372,7 +372,7 @@ def comparison(best: Row, ranked: list[Row], latent: LatentError) -> str | None:
         parts.append(f"{times} that of doing nothing ({baseline_name(level)})")
     factors = [part for part in parts if part]
     said = [
-        "It is the base point itself." if best["point"] == "base" else "",
+        "It is the base point itself." if best["point"] == stopping.BASE else "",
         f"Its error is {listed(factors)}." if factors else "",
         "Linear codes of that latent size lose nothing." if _is_exact(best, latent) else "",
     ]
@@ -380,7 +380,7 @@ def comparison(best: Row, ranked: list[Row], latent: LatentError) -> str | None:
 
 
 def _against_base(best: Row, ranked: list[Row]) -> str | None:
-    base = next((row for row in ranked if row["point"] == "base"), None)
+    base = next((row for row in ranked if row["point"] == stopping.BASE), None)
     if base is None or base is best:
         return None
     if base["state"] not in (COMPLETE, PRUNED) or not base["val_mse"]:

@@ -75,7 +75,7 @@ def run(
         state = FAIL
         if error is not None:
             errors.append(error)
-            goes_on = stopping.report(number, epoch, error)
+            goes_on = stopping.report(number, epoch, error, {"point": proposal.point})
             searcher.report(number, epoch, error)
             state = COMPLETE if epoch == epochs else RUNNING if goes_on else PRUNED
         if state == RUNNING:

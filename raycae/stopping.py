@@ -20,6 +20,8 @@ Known = Mapping[str, Any]
 NOTHING: Known = {}
 FACTOR = 4
 """Unless told otherwise one in so many goes on."""
+BASE = "base"
+"""The named point that a study's trials are compared with."""
 
 
 class Rule(Protocol):
@@ -130,6 +132,18 @@ class Both:
         return all(verdicts)  # both have to hear of it
 
 
+class SparingTheBase:
+    """The trial of the point `BASE` runs to its end: a base that was stopped after one epoch says
+    nothing of how much better the best trial is. Its errors count at every rung all the same."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        goes_on = self._rule.report(trial_number, epoch, value, known)
+        return goes_on or known.get("point") == BASE
+
+
 def _rungs(epochs: int, grace: int, factor: int) -> list[int]:
     rungs = [grace]
     while rungs[-1] * factor < epochs:
@@ -190,7 +204,7 @@ def rule(
     family: str | None = None,
 ) -> Rule:
     """The rule called `name` for trials of at most `epochs`, none of which is stopped before its
-    epoch `grace`; of those that come to a rung one in `factor` goes on.
+    epoch `grace`; of those that come to a rung one in `factor` goes on, and the base point.
 
     `stratum`: trials are compared with those of their own alone. `cost`: where there are no strata,
     by both the error and this column. `family`: the column that members of a family share; of these
@@ -209,6 +223,7 @@ def rule(
     chosen: Rule = halving(epochs, **pace)
     if stratum:
         chosen = OfItsOwn(lambda: halving(epochs, **pace), stratum)
-    if family is None:
-        return chosen
-    return Both(chosen, OfItsOwn(lambda: TheBest(epochs, **pace), lambda known: known[family]))
+    if family is not None:
+        of_family = OfItsOwn(lambda: TheBest(epochs, **pace), lambda known: known[family])
+        chosen = Both(chosen, of_family)
+    return SparingTheBase(chosen)

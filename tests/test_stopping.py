@@ -126,6 +126,20 @@ def test_by_name() -> None:
         rule("pbt", 5)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("family", [None, "arch_hash"])
+def test_the_base_runs_to_its_end(name: str, family: str | None) -> None:
+    """Oracle: by hand. The worst of all trials goes on from every rung if it is the base; as any
+    other point it is stopped. The best goes on after it."""
+    for point, goes_on in (("base", True), ("other", name == "none"), (None, name == "none")):
+        judge = rule(name, 9, factor=2, family=family)
+        for number in range(4):
+            judge.report(number, 4, 0.1 + number, {"point": None, "arch_hash": "a"})
+        said = [judge.report(4, epoch, 9.0, {"point": point, "arch_hash": "a"}) for epoch in (1, 4)]
+        assert said[1] == goes_on
+        assert judge.report(5, 4, 0.05, {"point": None, "arch_hash": "a"})
+
+
 def test_strata_are_strangers() -> None:
     """Oracle: two strata told in turn say what two rules of their own do, though every error of the
     one is below all of the other's."""

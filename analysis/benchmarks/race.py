@@ -70,7 +70,7 @@ def ours(sampler: str, scheduler: str) -> Contender:
 def theirs(kind: Any) -> Contender:
     def made(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
         rival = kind(world.space, seed, world.epochs)
-        return rival, SimpleNamespace(report=rival.judge)
+        return rival, SimpleNamespace(report=lambda *told: rival.judge(*told[:3]))
 
     return made
 
