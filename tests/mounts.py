@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import select
@@ -223,6 +224,8 @@ class Server:
                 answer = self.calls[call](node, request[HEAD.size :]) or b""
             except OSError as error:
                 fault = -(error.errno or 5)
+            except KeyError:  # a node whose file another one has replaced: the kernel looks again
+                fault = -errno.ESTALE
             if call not in NEVER_ANSWERED:
                 os.write(kernel, struct.pack("<IiQ", 16 + len(answer), fault, unique) + answer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import subprocess
@@ -329,6 +330,19 @@ def test_a_mount_that_is_gone(tmp_path: Path, said: list[str]) -> None:
         assert any("the folder" in note for note in said)
     finally:
         mounts.unmount(where)
+
+
+@pytest.mark.skipif(mounts.no_fuse() is not None, reason=str(mounts.no_fuse()))
+def test_a_file_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:
+    """Oracle: the open file is stale, as on a network's file system, the new one is there, and the
+    server goes on."""
+    with Served(tmp_path / "where", tmp_path / "behind") as served:
+        write_whole(place(served.where) / "x", b"1")
+        with (served.where / "x").open("rb") as opened:
+            write_whole(place(served.where) / "x", b"22")
+            with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+                os.fstat(opened.fileno())
+        assert (served.where / "x").read_bytes() == b"22"
 
 
 @pytest.mark.skipif(mounts.no_fuse() is not None, reason=str(mounts.no_fuse()))
