@@ -41,10 +41,10 @@ from raycae.searcher import (
     REPEATS,
     SAMPLERS,
     reachable,
-    require_database,
     require_possible,
     usual_sampler,
 )
+from raycae.shared import require_database
 from raycae.stopping import FACTOR, SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -277,7 +277,8 @@ def search(
         typer.Option(
             "--storage",
             metavar="URL",
-            help="A database that shows the Optuna study: sqlite:///FILE, postgresql://…",
+            help="A database with the Optuna study, to look at, and for several searches to "
+            "extend: postgresql+psycopg://…, sqlite:///FILE, journal:///FILE.",
             show_default="none",
         ),
     ] = None,
@@ -852,6 +853,7 @@ def _open(
             progress.say("fitting linear codes, to know what each latent size has to beat …")
             described["line"] = evaluation.line(the_space.task, images, plan.strata)
         study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
+        _say_notes(study, progress)
         progress.resumed(study.records)
         return study
     begun = read_content(folder)["data"]
@@ -869,9 +871,7 @@ def _open(
         )
     study = Study.resume(folder, plan, progress.listen, space=the_space, database=database)
     progress.resumed(study.records)
-    for note in study.notes:
-        progress.warn(note)
-    study.notes.clear()
+    _say_notes(study, progress)
     to_come = max(plan.trials - len(study.records.trials), 0)
     print(
         f"resuming {plan.study}: {study.records.n_ended()} trials have ended, "
@@ -880,6 +880,12 @@ def _open(
         flush=True,
     )
     return study
+
+
+def _say_notes(study: Study, progress: Progress) -> None:
+    for note in study.notes:
+        progress.warn(note)
+    study.notes.clear()
 
 
 @contextmanager
