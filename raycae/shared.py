@@ -33,6 +33,7 @@ T = TypeVar("T")
 SQLITE, JOURNAL = "sqlite:///", "journal:///"
 DRIVER = "driver "
 PAUSE_S = 1.0
+TRIES = 20
 
 
 Claim = tuple[str, int]
@@ -271,6 +272,14 @@ def _ended(trial: FrozenTrial) -> Ended:
 def _open(url: str) -> BaseStorage:
     if url.startswith(JOURNAL):
         return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
+    for _ in range(TRIES):
+        try:
+            return optuna.storages.get_storage(url)
+        except Exception as error:
+            # Other drivers, as early as this one, make the tables at the same time.
+            if not re.search("duplicate key|already exists", _words(error)):
+                raise
+            time.sleep(PAUSE_S / 4)
     return optuna.storages.get_storage(url)
 
 

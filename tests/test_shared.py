@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from raycae import ledger, space, storage
 from raycae.errors import InputError
+from raycae.shared import require_database
 from raycae.space import Space
 from raycae.study import Plan, Study
 
@@ -260,6 +262,21 @@ def test_two_processes_and_a_postgresql(server: PostgreSQL, tmp_path: Path) -> N
         assert heard
         assert set(heard) <= set(created[other])
         assert len(set(heard)) == len(heard)
+
+
+def test_two_that_come_first(tmp_path: Path) -> None:
+    """Oracle: eight threads open one empty database at the same moment, and nobody is refused: that
+    others make Optuna's tables meanwhile is no fault."""
+    if reason := databases.available():
+        pytest.skip(reason)
+    with PostgreSQL() as empty, ThreadPoolExecutor(8) as pool:
+        barrier = threading.Barrier(8)
+
+        def come(_: int) -> None:
+            barrier.wait()
+            require_database(empty.url)
+
+        assert list(pool.map(come, range(8))) == [None] * 8
 
 
 @pytest.mark.timeout(60)
