@@ -511,7 +511,7 @@ def run(
         return bool(received) or _passed(until)
 
     with (
-        _signals(received, begun),
+        _signals(received, begun) as take_back,
         patience.of(progress.wait, lambda: bool(received)),
         progress,
         ExitStack() as open_study,
@@ -523,8 +523,8 @@ def run(
             seed=plan.seed,
             classes=the_space.classes,
         )
-        # Twice, because Ray takes SIGTERM for itself when it starts.
-        with _ray(address), _signals(received, begun):
+        with _ray(address):
+            take_back()  # Ray takes SIGTERM for itself when it starts, and lets it kill when it ends
             # Only now: a cluster that does not answer, or has no room, leaves no study behind.
             resources = _with_room(resources)
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
@@ -532,6 +532,7 @@ def run(
             begun.append(study)
             test = evaluation.test_images(plan, the_space) if plan.test_curves else None
             _train(study, images, test, resources, over, progress)
+        take_back()
         study.interrupted()
         study.records.write(folder)
         _finish(study, images, progress, lambda: bool(received))
@@ -995,14 +996,13 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _signals(received: list[int], begun: list[Study]) -> Iterator[None]:
+def _signals(received: list[int], begun: list[Study]) -> Iterator[Callable[[], None]]:
     """Collects the first SIGINT or SIGTERM, which ends the search in order, or at once where none
     has `begun`. The second one ends the process at once; not where a person works on in it, in a
-    notebook: there a SIGINT is a `KeyboardInterrupt`."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+    notebook: there a SIGINT is a `KeyboardInterrupt`. What it gives takes both signals back from
+    whoever took them meanwhile."""
+    mine = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if mine}
 
     def note(number: int, frame: FrameType | None) -> None:
         once_more, interactive = bool(received), hasattr(sys, "ps1")
@@ -1014,10 +1014,13 @@ def _signals(received: list[int], begun: list[Study]) -> Iterator[None]:
         if not begun:
             raise SystemExit(128 + number)
 
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        before[number] = signal.signal(number, note)
+    def take() -> None:
+        for number in before:
+            signal.signal(number, note)
+
+    take()
     try:
-        yield
+        yield take
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
