@@ -32,7 +32,9 @@ from pyarrow.fs import (
     FileSelector,
     FileSystem,
     FileType,
+    LocalFileSystem,
     S3FileSystem,
+    copy_files,
 )
 
 from raycae.errors import InputError, StorageError
@@ -446,6 +448,26 @@ def remove_tree(folder: Place) -> None:
     else:
         tree = folder
         patiently(f"deleting {tree}", lambda: shutil.rmtree(tree, ignore_errors=True))
+
+
+def fetch_tree(folder: Place, to: Path) -> None:
+    """Copy what lies in `folder` into the new folder `to`, which is whole or absent. Raises
+    `StorageError`."""
+    aside = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}")
+    if isinstance(folder, StorePath):
+        filesystem, path = folder._filesystem, str(folder._path)
+    else:
+        filesystem, path = LocalFileSystem(), str(folder)
+
+    def fetch() -> None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        copy_files(path, str(aside), filesystem, LocalFileSystem())
+        aside.rename(to)
+
+    try:
+        patiently(f"fetching {folder}", fetch)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def set_aside(path: Place) -> Place:
