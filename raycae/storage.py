@@ -142,7 +142,7 @@ def patiently(what: str, action: Callable[[], T]) -> T:
                     raise  # of the name, not of the storage
                 reason = _words(error)
                 if error.errno in LOST_FOR_GOOD or REFUSED_FOR_GOOD.search(str(error)):
-                    raise StorageError(f"{what}: {reason}") from None
+                    raise _Refused(f"{what}: {reason}") from None
             waited = time.monotonic() - begun
             if waited + pause > patience.limit():
                 spent = True
@@ -153,6 +153,20 @@ def patiently(what: str, action: Callable[[], T]) -> T:
             pause = min(2 * pause, LONGEST_PAUSE_S)
     finally:
         patience.ends(spent=spent)
+
+
+class _Refused(StorageError):
+    """Waiting does not help: no leave, no such bucket, no room."""
+
+
+@contextmanager
+def at_the_door() -> Iterator[None]:
+    """While it is looked whether there is what a person named: what the storage refuses is wrong
+    input then, an `InputError`."""
+    try:
+        yield
+    except _Refused as error:
+        raise InputError(str(error)) from None
 
 
 class _NoAnswer(StorageError):
