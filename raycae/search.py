@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from types import FrameType
@@ -66,6 +66,14 @@ if TYPE_CHECKING:
 MAX_SEED = 2**32 - 1  # what numpy and torch both take
 MAX_HOURS = 100_000
 OBJECTIVES = ("val_mse", "frontier")
+CHOICES: dict[str, Iterable[str]] = {
+    "sampler": SAMPLERS,
+    "scheduler": SCHEDULERS,
+    "repeats": REPEATS,
+    "objective": OBJECTIVES,
+    "cost": COSTS,
+}
+COUNTS = ("epochs", "limit", "seed", "grace", "factor", "settings", "first_images")
 LEARNING = ("tpe", "strata")
 LEARN = " and ".join(LEARNING)
 DECISIVE = ("raycae", "torch")
@@ -115,7 +123,7 @@ AddressOption = Annotated[
 
 
 def search(
-    space_name: Annotated[
+    space: Annotated[
         str | None,
         typer.Option(
             "--space",
@@ -124,7 +132,7 @@ def search(
             show_default="ex3",
         ),
     ] = None,
-    data_source: Annotated[
+    data: Annotated[
         str | None,
         typer.Option(
             "--data",
@@ -150,8 +158,8 @@ def search(
         typer.Option(metavar="H", help="End the search in order after so long."),
     ] = None,
     limit: LimitOption = None,
-    results_folder: ResultsOption = "results",
-    study_name: Annotated[
+    results: ResultsOption = "results",
+    study: Annotated[
         str | None,
         typer.Option(
             "--study",
@@ -182,7 +190,7 @@ def search(
             show_default="asha",
         ),
     ] = None,
-    limits: Annotated[
+    max: Annotated[
         list[str] | None,
         typer.Option(
             "--max",
@@ -260,7 +268,7 @@ def search(
             show_default="1",
         ),
     ] = None,
-    from_studies: Annotated[
+    from_: Annotated[
         str | None,
         typer.Option(
             "--from",
@@ -272,7 +280,7 @@ def search(
     gpus_per_trial: GpusOption = None,
     concurrent: ConcurrentOption = None,
     address: AddressOption = None,
-    storage_url: Annotated[
+    storage: Annotated[
         str | None,
         typer.Option(
             "--storage",
@@ -297,36 +305,7 @@ def search(
     Example: raycae search --space ex3 --trials 50 --epochs 10
     """
     try:
-        run_search(
-            space_name,
-            data_source,
-            trials=trials,
-            epochs=epochs,
-            hours=hours,
-            limit=limit,
-            results=results_folder,
-            study=study_name,
-            seed=seed,
-            sampler=sampler,
-            scheduler=scheduler,
-            max=limits,
-            grace=grace,
-            first_images=first_images,
-            factor=factor,
-            repeats=repeats,
-            objective=objective,
-            cost=cost,
-            strata=strata,
-            settings=settings,
-            from_=from_studies,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            concurrent=concurrent,
-            address=address,
-            storage=storage_url,
-            resume=resume,
-            force=force,
-        )
+        run_search(**locals())  # its options by their names
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
 
@@ -373,82 +352,111 @@ def run_search(
     Raises `InputError` for a value that is not allowed, `StorageError` where results cannot be
     written, `Hopeless` where trials fail one after the other for one reason.
     """
-    _require_choice("--sampler", sampler, SAMPLERS)
-    _require_choice("--scheduler", scheduler, SCHEDULERS)
-    _require_choice("--repeats", repeats, REPEATS)
-    _require_choice("--objective", objective, OBJECTIVES)
-    _require_choice("--cost", cost, COSTS)
-    asked = {
-        "data": None if data is None else absolute(str(data)),
-        "epochs": _number("epochs", epochs),
-        "limit": _number("limit", limit),
-        "seed": _number("seed", seed),
-        "sampler": sampler,
-        "scheduler": scheduler,
-        "grace": _number("grace", grace),
-        "factor": _number("factor", factor),
-        "repeats": repeats,
-        "objective": objective,
-        "cost": cost,
-        "strata": None if strata is None else _bounds(_told_as(strata)),
-        "settings": _number("settings", settings),
-        "first_images": _number("first_images", first_images),
-    }
-    resources = {
-        "cpus": _number("cpus_per_trial", cpus_per_trial),
-        "gpus": _number("gpus_per_trial", gpus_per_trial),
-        "concurrent": _number("concurrent", concurrent),
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    total = None if trials is None else str(trials)
-    the_space = spaces.load(str(space or "ex3"))
-    if limits := _limits(max):
-        if resume:
-            raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
-        the_space = spaces.bounded(the_space, limits)
-    folder = study_folder(str(results), study or the_space.name)
-    if storage is not None:
-        require_database(storage)
-    known: list[earlier.Known] = []
-    if from_ is not None:
-        told = _told_as(from_)
-        if resume:
-            raise InputError(f"--from {told}: a study learns from others when it is begun")
-        frontier = _cost(the_space, given)
-        who = sampler or usual_sampler(the_space, frontier)
-        if who not in LEARNING:
-            raise InputError(f"--from {told}: {who} does not learn; {LEARN} do")
-        if frontier == "epoch_time_s":
-            raise InputError(f"--from {told}: says nothing of the time of an epoch here")
-        names = [name.strip() for name in told.split(",")]
-        known, notes = earlier.known(names, str(results), the_space)
-        print("\n".join(notes), flush=True)
-    if resume:
-        wanted = the_space if space else None
-        plan, the_space = _resumed(folder, total, given, wanted, force)
-    else:
-        plan = _planned(folder, the_space, total, given)
-    sources.check(plan.data)
-    hours = _number("hours", hours)
-    if hours is not None and not 0 < hours <= MAX_HOURS:
-        raise InputError(f"--hours {hours:g}: has to be above 0 and at most {MAX_HOURS:,}")
-    hours = hours if hours is not None else the_space.budget.hours
+    asked = prepared(**locals())
+    sources.check(asked.plan.data)
+    if asked.database is not None:
+        require_database(asked.database)
+    for note in asked.notes:
+        print(note, flush=True)
     code = run(
-        folder,
-        plan,
-        the_space,
-        resume,
-        resources,
-        hours=hours,
-        address=address,
-        database=storage,
-        known=known,
+        asked.folder,
+        asked.plan,
+        asked.space,
+        asked.resume,
+        asked.resources,
+        hours=asked.hours,
+        address=asked.address,
+        database=asked.database,
+        known=asked.known,
     )
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
     if code:
         raise SystemExit(code)
-    return StudyReader(folder)
+    return StudyReader(asked.folder)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search was asked to do, and makes sense."""
+
+    folder: Place
+    plan: Plan
+    space: spaces.Space
+    resume: bool
+    resources: dict[str, Any]
+    hours: float | None
+    address: str | None
+    database: str | None
+    known: list[earlier.Known]
+    notes: list[str]
+    """What it knows of earlier studies, in words."""
+
+
+def prepared(**options: Any) -> Search:
+    """What the options of `run_search` ask for, checked as far as any machine that reaches the
+    results can: neither images nor database are looked at. Raises `InputError`."""
+    for name, allowed in CHOICES.items():
+        _require_choice(f"--{name}", options[name], allowed)
+    data, strata, resume = options["data"], options["strata"], options["resume"]
+    asked = {
+        "data": None if data is None else absolute(str(data)),
+        "strata": None if strata is None else _bounds(_told_as(strata)),
+        **{name: options[name] for name in CHOICES},
+        **{name: _number(name, options[name]) for name in COUNTS},
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    trials = None if options["trials"] is None else str(options["trials"])
+    the_space = spaces.load(str(options["space"] or "ex3"))
+    if limits := _limits(options["max"]):
+        if resume:
+            raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
+        the_space = spaces.bounded(the_space, limits)
+    folder = study_folder(str(options["results"]), options["study"] or the_space.name)
+    known: list[earlier.Known] = []
+    notes: list[str] = []
+    if options["from_"] is not None:
+        known, notes = _known(_told_as(options["from_"]), the_space, given, options)
+    if resume:
+        wanted = the_space if options["space"] else None
+        plan, the_space = _resumed(folder, trials, given, wanted, options["force"])
+    else:
+        plan = _planned(folder, the_space, trials, given)
+    hours = _number("hours", options["hours"])
+    if hours is not None and not 0 < hours <= MAX_HOURS:
+        raise InputError(f"--hours {hours:g}: has to be above 0 and at most {MAX_HOURS:,}")
+    return Search(
+        folder,
+        plan,
+        the_space,
+        resume,
+        {
+            "cpus": _number("cpus_per_trial", options["cpus_per_trial"]),
+            "gpus": _number("gpus_per_trial", options["gpus_per_trial"]),
+            "concurrent": _number("concurrent", options["concurrent"]),
+        },
+        hours=hours if hours is not None else the_space.budget.hours,
+        address=options["address"],
+        database=options["storage"],
+        known=known,
+        notes=notes,
+    )
+
+
+def _known(
+    told: str, the_space: spaces.Space, given: dict[str, Any], options: dict[str, Any]
+) -> tuple[list[earlier.Known], list[str]]:
+    """What the studies of `--from` know of the space, and in words. Raises `InputError`."""
+    if options["resume"]:
+        raise InputError(f"--from {told}: a study learns from others when it is begun")
+    frontier = _cost(the_space, given)
+    who = given.get("sampler") or usual_sampler(the_space, frontier)
+    if who not in LEARNING:
+        raise InputError(f"--from {told}: {who} does not learn; {LEARN} do")
+    if frontier == "epoch_time_s":
+        raise InputError(f"--from {told}: says nothing of the time of an epoch here")
+    names = [name.strip() for name in told.split(",")]
+    return earlier.known(names, str(options["results"]), the_space)
 
 
 def _number(option: str, value: Any) -> Any:
@@ -512,7 +520,7 @@ def run(
         return bool(received) or _passed(until)
 
     with (
-        _signals(received, begun),
+        _signals(received, begun) as take_back,
         patience.of(progress.wait, lambda: bool(received)),
         progress,
         ExitStack() as open_study,
@@ -524,8 +532,8 @@ def run(
             seed=plan.seed,
             classes=the_space.classes,
         )
-        # Twice, because Ray takes SIGTERM for itself when it starts.
-        with _ray(address), _signals(received, begun):
+        with _ray(address):
+            take_back()  # Ray takes SIGTERM for itself when it starts, and lets it kill afterwards
             # Only now: a cluster that does not answer, or has no room, leaves no study behind.
             resources = _with_room(resources)
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
@@ -533,6 +541,7 @@ def run(
             begun.append(study)
             test = evaluation.test_images(plan, the_space) if plan.test_curves else None
             _train(study, images, test, resources, over, progress)
+        take_back()
         study.interrupted()
         study.records.write(folder)
         _finish(study, images, progress, lambda: bool(received))
@@ -1001,14 +1010,13 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _signals(received: list[int], begun: list[Study]) -> Iterator[None]:
+def _signals(received: list[int], begun: list[Study]) -> Iterator[Callable[[], None]]:
     """Collects the first SIGINT or SIGTERM, which ends the search in order, or at once where none
     has `begun`. The second one ends the process at once; not where a person works on in it, in a
-    notebook: there a SIGINT is a `KeyboardInterrupt`."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+    notebook: there a SIGINT is a `KeyboardInterrupt`. What it gives takes both signals back from
+    whoever took them meanwhile."""
+    mine = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if mine}
 
     def note(number: int, frame: FrameType | None) -> None:
         once_more, interactive = bool(received), hasattr(sys, "ps1")
@@ -1020,10 +1028,13 @@ def _signals(received: list[int], begun: list[Study]) -> Iterator[None]:
         if not begun:
             raise SystemExit(128 + number)
 
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        before[number] = signal.signal(number, note)
+    def take() -> None:
+        for number in before:
+            signal.signal(number, note)
+
+    take()
     try:
-        yield
+        yield take
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -34,7 +34,15 @@ from raycae.searcher import Proposal, Proposer, directions
 from raycae.shared import SharedStudy
 from raycae.space import Space, parse
 from raycae.stopping import rule
-from raycae.storage import Place, digest, make_folder, remove_tree, set_aside, write_whole
+from raycae.storage import (
+    Place,
+    at_the_door,
+    digest,
+    make_folder,
+    remove_tree,
+    set_aside,
+    write_whole,
+)
 
 TABLES_EVERY_S = 3.0
 """The two tables are rewritten at most so often while a search runs; the ledger is always whole."""
@@ -855,11 +863,13 @@ def checkpoint_folder(study: Place, number: int) -> Place:
     return study / "checkpoints" / str(number)
 
 
+@at_the_door()
 def holds_study(folder: Place) -> bool:
     """Whether a study was begun in `folder`; a process may have died just before."""
     return (folder / "study.json").exists() or ledger.is_begun(folder / "ledger")
 
 
+@at_the_door()
 def require_place(folder: Place) -> None:
     """Raise `InputError` where a study lies in `folder` already, or none could be written."""
     if holds_study(folder):

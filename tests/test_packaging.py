@@ -119,6 +119,7 @@ def test_rooms_import_one_way() -> None:
         "training": {"ray", "optuna"},
         "data": {"torch", "ray", "optuna"},
         "search": {"torch", "ray"},
+        "jobs": {"torch", "ray"},
         "cli": {"torch", "ray"},
     }
     code = "import sys, importlib; importlib.import_module('raycae.' + sys.argv[1])\n"

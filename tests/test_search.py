@@ -144,6 +144,21 @@ def test_terminated(space_file: Path, tmp_path: Path, small_ray: dict[str, str])
     assert (tmp_path / "tiny" / "report.html").exists()
 
 
+def test_ended_while_it_finishes(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: the same for a SIGTERM that comes when Ray has gone already and pictures are to be
+    painted: the report is there, exit code 143."""
+    setup = (
+        "import os, signal; from raycae import evaluation; paint = evaluation.illustrate\n"
+        "evaluation.illustrate = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), paint(*a))"
+    )
+    done = run(command(space_file, tmp_path, "--trials", "1", setup=setup), small_ray)
+    assert done.returncode == 143, done.stderr
+    assert "raycae search --resume --study tiny" in done.stdout
+    assert (tmp_path / "tiny" / "report.html").exists()
+
+
 def test_killed_and_resumed(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:
     """Oracle: kill -9 of the driver; every trial is accounted for once, the total is what was
     asked, at most one epoch of each running trial is repeated."""
