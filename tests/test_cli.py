@@ -271,14 +271,6 @@ def test_whose_ray_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not search._starts_its_own(None)
 
 
-def test_places_on_a_node() -> None:
-    """Oracle: by hand. A share of a GPU lies on one GPU; cores bound the rest."""
-    node = {"CPU": 8.0, "GPU": 2.0}
-    shares = {0: 8, 1: 2, 2: 1, 0.5: 4, 0.4: 4, 0.25: 8, 0.1: 8}
-    assert {gpus: search._places(node, 1, gpus) for gpus in shares} == shares
-    assert search._places(node, 3, 0.25) == 2
-
-
 def test_evaluate_and_report(run: Run, trained: Path) -> None:
     """Oracle: every kept model gets its test error, once; the report gets its lines and
     pictures."""
