@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -37,34 +38,43 @@ def loaded(name: str) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("name", [*LAUNCHED, "kuberay.yaml", "slurm.sh", "Dockerfile"])
+@pytest.mark.parametrize("name", [*LAUNCHED, "kuberay.yaml", "slurm.sh"])
 def test_the_header_says_what_it_costs_and_how_it_starts_and_stops(name: str) -> None:
     """Oracle: the issue's list, by word."""
     lines = (CLUSTER / name).read_text().splitlines()
-    header = " ".join(line for line in lines[: lines.index("#") + 20] if line.startswith("#"))
-    words = ["docker build"] if name == "Dockerfile" else ["ost", " end"]
-    if name in LAUNCHED:
-        words = ["osts", f"ray up cluster/{name}", f"ray submit cluster/{name}", "ray down"]
+    header = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    words = {
+        "kuberay.yaml": ["kubectl apply", "kubectl delete"],
+        "slurm.sh": ["sbatch", "scancel"],
+    }.get(
+        name, [f"ray up cluster/{name}", f"ray submit cluster/{name}", f"ray down cluster/{name}"]
+    )
+    words.append("osts ")
     assert [word for word in words if word not in header] == []
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_a_launcher_file_is_sound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: Ray's own schema and defaults, and bash: every command can be parsed; every path that
-    is mounted exists, the token apart, which a person makes."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
+def test_paths_and_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the disk and bash. Every path that is mounted exists, the token apart, which a person
+    makes; every command can be parsed."""
     monkeypatch.chdir(ROOT)
-    if name == "gpu.yaml":
-        validate_config(loaded(name))  # to prepare it EC2 is asked: see below
-    else:
-        validate_config(prepare_config(loaded(name)))
     mounts = loaded(name)["file_mounts"]
     assert mounts.pop("~/.ray/auth_token") == "~/.ray/auth_token"
     assert [path for path in mounts.values() if not Path(path).exists()] == []
     for key in COMMANDS:
         for command in loaded(name).get(key, []):
             assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0, command
+
+
+def test_machines_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: Ray's own schema and defaults: two workers, wanted all the time."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    monkeypatch.chdir(ROOT)
+    config = prepare_config(loaded("on-prem.yaml"))
+    validate_config(config)
+    (kind,) = config["available_node_types"].values()
+    assert (kind["min_workers"], kind["max_workers"]) == (2, 2)
 
 
 def test_slurm_script_can_be_parsed() -> None:
@@ -130,7 +140,6 @@ def amazon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An EC2 and an IAM in this process that know nobody; keys are laid down in a home apart."""
     import boto3
     from moto import mock_aws
-    from ray.autoscaler._private.aws import config as ray_aws
     from ray.autoscaler._private.aws import utils
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -141,7 +150,6 @@ def amazon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with mock_aws():
         utils.resource_cache.cache_clear()
         utils.client_cache.cache_clear()
-        ray_aws._get_vpc_id_or_die.cache_clear()
         iam = boto3.client("iam")
         for role in ("raycae-head", "raycae-worker"):
             iam.create_instance_profile(InstanceProfileName=role)
@@ -151,7 +159,8 @@ def amazon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def bootstrapped(file: Path) -> dict[str, Any]:
-    """A launcher file as `ray up` has it when it is about to start the head."""
+    """A launcher file, held against Ray's schema, as `ray up` has it when it is about to start the
+    head."""
     from ray.autoscaler._private.commands import _bootstrap_config
 
     config: dict[str, Any] = _bootstrap_config(yaml.safe_load(file.read_text()), True)
@@ -188,12 +197,16 @@ def test_amazon_up_to_the_machines() -> None:
 
 
 @pytest.mark.usefixtures("amazon")
-def test_an_instance_type_that_does_not_exist(tmp_path: Path) -> None:
-    """Oracle: Ray's own message names it and the region, before anything is started."""
+def test_an_instance_type_that_does_not_exist(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Oracle: the launcher's own words name it and the region, and it ends before anything is
+    started."""
     file = tmp_path / "gpu.yaml"
     file.write_text((CLUSTER / "gpu.yaml").read_text().replace("g6.xlarge", "g6.huge"))
-    with pytest.raises(ValueError, match=r"Instance type g6\.huge is not available in AWS region"):
+    with pytest.raises(jsonschema.ValidationError, match="'resources' is a required property"):
         bootstrapped(file)
+    assert "Instance type g6.huge is not available in AWS region: us-west-2." in caplog.text
 
 
 def test_policies_give_no_more_than_is_used() -> None:
