@@ -70,6 +70,16 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
             )
 
+    def refused(self, arguments: str, before: str = "") -> str:
+        """What a search says that is started on the head and refused, with exit code 2."""
+        begun = time.monotonic()
+        search = f"{before} python ~/raycae-src/raycae/search.py {arguments}"
+        done = self.hosts.run("head", ["bash", "--login", "-i", "-c", search], check=False)
+        print(f"\nrefused after {time.monotonic() - begun:.1f} s: {done.stderr}")
+        assert done.returncode == 2, done.stderr
+        (message,) = [line for line in done.stderr.splitlines() if line.startswith("raycae: ")]
+        return message
+
     def _words(self, command: str, *more: str) -> str:
         words = shlex.join(["ray", command, str(self.file), *more])
         return f"cd {ROOT} && RAY_UP_enable_autoscaler_v2=0 {words}"
@@ -106,6 +116,23 @@ def wait_for(condition: Callable[[], Any], process: Process, log: Path, seconds:
         assert time.monotonic() < until, f"it did not come to that\n{log.read_text()}"
         time.sleep(0.2)
     return answer
+
+
+def test_wrong_use_is_refused(cluster: Cluster) -> None:
+    """Oracle: the message names the node, the number or the option; nothing is left behind. The
+    worker's /tmp is not the head's; no node has three GPUs, and of the worker that is off nobody
+    knows what it has; the folder of results is not said."""
+    unshared = cluster.refused("--results /tmp/mine")
+    assert "--results /tmp/mine: node worker1 (10.77.0.2) does not see what is" in unshared
+    assert cluster.hosts.run("head", "ls -A /tmp | grep -e mine -e seen", check=False).stdout == ""
+    assert cluster.refused("--gpus-per-trial 3") == (
+        "raycae: --cpus-per-trial 1 --gpus-per-trial 3: no node has that much; there is: "
+        "0 CPU, 0 GPU; 1 CPU, 0 GPU; 1 more are to join (see `ray status`)"
+    )
+    assert "--results: has to be said on a cluster" in cluster.refused(
+        "", before="env -u RAYCAE_RESULTS"
+    )
+    assert not cluster.results.exists()
 
 
 def test_a_search_from_up_to_down(cluster: Cluster) -> None:
