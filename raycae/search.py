@@ -947,15 +947,20 @@ def _starts_its_own(address: str | None) -> bool:
     what `ray start` left word of, which is what `ray submit` rests on."""
     if address is not None:
         return address == "local"
+    return not os.environ.get("RAY_ADDRESS") and not _left_word().exists()
+
+
+def _left_word() -> Path:
+    """Where `ray start` says which cluster this machine is in."""
     temporary = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")))
-    return (
-        not os.environ.get("RAY_ADDRESS") and not (temporary / "ray/ray_current_cluster").exists()
-    )
+    return temporary / "ray/ray_current_cluster"
 
 
 def _require_answer(address: str | None) -> None:
     """Ray itself would go on trying for minutes."""
-    where = address or os.environ.get("RAY_ADDRESS", "")
+    where = address or os.environ.get("RAY_ADDRESS", "auto")
+    if where == "auto" and _left_word().exists():
+        where = _left_word().read_text().strip()
     host, colon, port = where.removeprefix("ray://").rpartition(":")
     if not colon:
         return

@@ -174,6 +174,13 @@ def test_address_where_nothing_answers(
     code, _, err = run("search", *arguments)
     assert code == 2
     assert "RAY_ADDRESS=127.0.0.1:9: nothing answers there: " in err
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp" / "ray").mkdir(parents=True)
+    (tmp_path / "tmp" / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+    code, _, err = run("search", *arguments)
+    assert code == 2
+    assert "the cluster that `ray start` left word of on this machine: nothing answers" in err
     assert not (tmp_path / "quickstart").exists()
 
 
