@@ -113,7 +113,7 @@ class Room:
         if known:
             message += f"; the autoscaler may start: {had(known)}"
         if unknown > len(there) - 1:
-            message += f"; {unknown - len(there) + 1} more are to join (see `ray status`)"
+            message += f"; yet to join: {unknown - len(there) + 1} (see `ray status`)"
         return message
 
 

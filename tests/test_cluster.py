@@ -127,7 +127,7 @@ def test_wrong_use_is_refused(cluster: Cluster) -> None:
     assert cluster.hosts.run("head", "ls -A /tmp | grep -e mine -e seen", check=False).stdout == ""
     assert cluster.refused("--gpus-per-trial 3") == (
         "raycae: --cpus-per-trial 1 --gpus-per-trial 3: no node has that much; there is: "
-        "0 CPU, 0 GPU; 1 CPU, 0 GPU; 1 more are to join (see `ray status`)"
+        "0 CPU, 0 GPU; 1 CPU, 0 GPU; yet to join: 1 (see `ray status`)"
     )
     assert "--results: has to be said on a cluster" in cluster.refused(
         "", before="env -u RAYCAE_RESULTS"

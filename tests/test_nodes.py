@@ -6,6 +6,7 @@ import yaml
 
 from raycae import nodes
 from raycae.nodes import Autoscaler, NodeType
+from raycae.study import Study
 
 FILE = """
 max_workers: 3
@@ -46,3 +47,24 @@ def test_a_list_of_machines_says_nothing_of_what_they_have() -> None:
     autoscaler = Autoscaler.of({**file, "available_node_types": kinds})
     assert autoscaler.types == [NodeType({}, 2)]
     assert autoscaler.places(cpus=1, gpus=0) == 0
+
+
+def test_trials_at_a_time_follow_the_places(study: Study) -> None:
+    """Oracle: by hand. No more trials are out than there are places, one more as soon as there is
+    one more, and another when one has ended."""
+    from raycae.bridge import Run, StudySearcher
+    from raycae.progress import Progress
+
+    there = 1
+    run = Run(study, lambda: False, Progress(6, 3))
+    searcher = StudySearcher(run, {}, lambda: there)
+    assert isinstance(searcher.suggest("a"), dict)
+    assert searcher.suggest("b") is None
+    there = 2
+    assert isinstance(searcher.suggest("b"), dict)
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("a")
+    assert isinstance(searcher.suggest("c"), dict)
+    there = 1
+    searcher.on_trial_complete("b")
+    assert searcher.suggest("d") is None
