@@ -16,10 +16,11 @@ import copy
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from raycae import metrics
 from raycae.architecture import architecture
@@ -37,6 +38,9 @@ MOMENTS: dict[str, tuple[str | None, str | None]] = {
     "sgd": ("momentum_buffer", None),
 }
 """What torch's optimizers call their running means of the gradient and of its square."""
+
+WORTH_IT = 1.05
+"""Less gain than this is not worth that trials of a cohort wait for each other."""
 
 WARM_STEPS = 3
 """Steps before one is captured: torch's libraries choose their kernels and get their memory."""
@@ -172,6 +176,66 @@ class Cohort:
         if self.averages:
             self.averages.write()
         self.rule.write()
+
+
+class Fusing(NamedTuple):
+    """How many trials of a network to train as one, and why."""
+
+    m: int
+    """1: each alone."""
+    n_bytes: int
+    """Predicted for a cohort of the size that was measured."""
+    speedup: float
+    """Its speed over that of as many trials one after the other; 1 where nothing was measured."""
+    why: str
+
+
+def fusing(config: Config, most: int, train: TensorDataset, memory_bytes: int) -> Fusing:
+    """Whether cohorts of at most `most` trials like `config` pay, on the device of `train`.
+
+    The size is halved until the prediction fits into `memory_bytes`; then a few steps, fused and
+    alone by turns, decide. Takes as long as some 12 m steps.
+    """
+    m = most
+    while m > 1 and predicted_bytes(config, m) > memory_bytes:
+        m //= 2
+    n_bytes = predicted_bytes(config, m)
+    if m < 2:
+        needed = f"{predicted_bytes(config, 2) / 1e6:,.0f} MB of {memory_bytes / 1e6:,.0f}"
+        why = f"each alone: two as one would take {needed}" if most > 1 else "each alone: one trial"
+        return Fusing(1, n_bytes, 1.0, why)
+    speedup = _speedup(config, m, train)
+    said = f"{m} as one train {speedup:.2f} times as fast as one after the other"
+    if speedup < WORTH_IT:
+        return Fusing(1, n_bytes, speedup, f"each alone: {said}")
+    return Fusing(m, n_bytes, speedup, said)
+
+
+def predicted_bytes(config: Config, m: int) -> int:
+    """What a cohort of `m` takes beside its images: of each map its values, what the activation
+    makes of them and their gradient; of each weight those of cohort, members and best epoch, the
+    gradient, and two moments twice."""
+    net = architecture(config)
+    maps = sum(math.prod(layer.out_shape) for layer in net.layers) + math.prod(net.in_shape)
+    return 4 * m * (3 * config.batch_size * maps + 10 * net.n_params)
+
+
+def _speedup(config: Config, m: int, train: TensorDataset) -> float:
+    few = TensorDataset(*(t[: 4 * config.batch_size] for t in train.tensors))
+    one, *members = (Training(config, few, few, epochs=4) for _ in range(m + 1))
+    cohort = Cohort(members)
+    alone_s, fused_s = [], []
+    for epoch in range(1, 4):
+        begun = time.perf_counter()
+        one.epoch = epoch
+        one._train()
+        between = time.perf_counter()
+        for member in members:
+            member.epoch = epoch
+        cohort._train()
+        alone_s.append(between - begun)
+        fused_s.append(time.perf_counter() - between)
+    return m * min(alone_s[1:]) / min(fused_s[1:])  # the first epoch warms up
 
 
 class Rows:

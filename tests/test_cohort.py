@@ -5,7 +5,9 @@ The same tests run on a GPU with `-m gpu`, where there is one.
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from raycae import data, space
 from raycae.architecture import Infeasible
-from raycae.cohort import Cohort, kind
+from raycae.cohort import WORTH_IT, Cohort, fusing, kind, predicted_bytes
 from raycae.config import resolve
 from raycae.training import Diverged, Training, on_device
 
@@ -257,3 +259,28 @@ def test_what_may_train_together(photos: Pictures) -> None:
         Cohort([one, two])
     with pytest.raises(ValueError, match="members of a cohort differ"):
         Cohort(trainings(photos, {}, TRAININGS[:1]) + trainings(photos, {}, [{}], order_seed=1))
+
+
+def test_whether_fusing_pays(photos: Pictures) -> None:
+    """Oracle: what is said agrees with what was measured; a cohort is halved until its prediction
+    fits, and where not even two fit each trains alone."""
+    config = resolve(TINY)
+    free = fusing(config, 4, photos[0], memory_bytes=10**12)
+    assert free.m == (4 if free.speedup >= WORTH_IT else 1)
+    assert f"4 as one train {free.speedup:.2f} times as fast" in free.why
+    assert free.n_bytes == predicted_bytes(config, 4)
+    tight = fusing(config, 8, photos[0], memory_bytes=predicted_bytes(config, 3))
+    assert tight.n_bytes == predicted_bytes(config, 2)
+    none = fusing(config, 8, photos[0], memory_bytes=10)
+    assert (none.m, none.speedup) == (1, 1.0)
+    assert none.why.startswith("each alone: two as one would take")
+
+
+def test_the_yardstick_measures_points_of_the_spaces() -> None:
+    """Oracle: the spaces' own files."""
+    script = Path(__file__).resolve().parents[1] / "analysis" / "benchmarks" / "yardstick.py"
+    networks = runpy.run_path(str(script))["NETWORKS"]
+    for name, file in (("ex1-base", "ex1"), *((n, f"{n[:3]}-report") for n in list(networks)[1:])):
+        points = space.load(file).points
+        point = points.get(name) or points["base"]
+        assert resolve(networks[name] | {"batch_size": point.batch_size}) == point

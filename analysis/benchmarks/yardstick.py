@@ -53,6 +53,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "latent_channels": 0,
         "decoder_convs": 2,
         "decoder_kind": "transposed",
+        "decoder_channels": [[32, 16], [8]],
+        "lr": 1e-4,
     },
 }
 PROCESSES = 2
@@ -163,7 +165,7 @@ class Bench:
     def vmapped(self, m: int) -> Epoch:
         """(e) `torch.func`: one model's loss, mapped over stacked weights."""
         networks = [self.plain(seed) for seed in range(m)]
-        stacked, buffers = stack_module_state(list[nn.Module](networks))
+        stacked, _ = stack_module_state(list[nn.Module](networks))
         weights = {name: w.detach().requires_grad_() for name, w in stacked.items()}
         optimizer = torch.optim.Adam(weights.values(), lr=self.config.lr)
 
