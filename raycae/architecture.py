@@ -12,6 +12,7 @@ crops a row too many or resizes to close the gap.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from math import prod
@@ -196,6 +197,12 @@ def reach(layers: tuple[Layer, ...], picture: Shape) -> int:
             case Resize(mode="bilinear"):
                 pixels += of_input
     return pixels
+
+
+def cohort_kind(config: Config) -> Hashable:
+    """Equal for two configurations exactly when they may train in one cohort (`cohort.Cohort`): the
+    same layers, input and minibatches."""
+    return architecture(config), config.task, config.gammas, config.classes, config.batch_size
 
 
 def architecture(config: Config) -> Architecture:

@@ -1,15 +1,17 @@
 """Ray Tune's interfaces onto a `Study`: who proposes, who stops, who is told of losses.
 
-One attempt at a trial is one trial of Tune's. Tune's own retries are not used: they know neither
-attempts nor why a process was lost. Tune pickles what it is given into a snapshot of its own;
-raycae needs none of it (the ledger is enough to go on), so these objects pickle as nothing.
+What a process trains together is one trial of Tune's: an attempt at a trial, or the attempts of a
+cohort, each of which is at a trial of the study like any other. Tune's own retries are not used:
+they know neither attempts nor why a process was lost. Tune pickles what it is given into a snapshot
+of its own; raycae needs none of it (the ledger is enough to go on), so these objects pickle as
+nothing.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,10 +23,11 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
+from raycae.architecture import architecture, cohort_kind
 from raycae.errors import InputError, StorageError
 from raycae.progress import Progress
 from raycae.results import HUNG, MACHINE, PROCESS
-from raycae.study import Study
+from raycae.study import Issue, Study
 
 GRACE_S = 6.0
 """A search that is to end gives its trials so long to reach the end of their epoch."""
@@ -66,7 +69,7 @@ class Run:
         self.study = study
         self.fault: StorageError | InputError | None = None
         self.live: dict[int, Any] = {}
-        """Tune's trial of each attempt that a process has taken, by trial number."""
+        """Tune's trial that each attempt is in which a process has taken, by trial number."""
         self.hung: dict[tuple[int, int], str] = {}
         self._over, self._progress = over, progress
         self._ends_at: float | None = None
@@ -94,6 +97,7 @@ class Run:
     def heard(self, said: dict[str, Any]) -> bool:
         """What an attempt says after a step. True: it goes on."""
         number, attempt = said.pop("trial_number"), said.pop("attempt")
+        lasted_s = said.pop("lasted_s", None)
         for damage in said.pop("damaged"):
             self._progress.warn(f"trial {number}: {damage}; goes on from what is whole")
         if "storage" in said:
@@ -102,16 +106,18 @@ class Run:
         if "failed" in said:
             self.study.failed(number, attempt, said.pop("failed"), **said)
             return False
-        return self.study.epoch(number, attempt, said) and not self.ending()
+        return self.study.epoch(number, attempt, said, lasted_s) and not self.ending()
 
     def lost(self, trial: Any) -> None:
         """An actor is gone, with what it trained."""
-        number, attempt = trial.config["trial_number"], trial.config["attempt"]
-        trained = number in self.live and self.live[number] is trial
-        self.forget(number, attempt)
         words = _words(trial)
-        if self._ends_at is not None:
-            return  # killed for it; it goes on when the search does
+        for number, attempt in _attempts(trial):
+            trained = self.live.get(number) is trial
+            self.forget(number, attempt)
+            if self._ends_at is None:  # or it was killed, and goes on when the search does
+                self._lost(number, attempt, words, trained)
+
+    def _lost(self, number: int, attempt: int, words: str, trained: bool) -> None:
         if hung := self.hung.pop((number, attempt), None):
             self.study.lost(number, attempt, HUNG, hung)
         elif trained and MEMORY_GONE.search(words):
@@ -122,10 +128,15 @@ class Run:
             last = WORDY.sub("", words.splitlines()[-1].strip())
             self.study.lost(number, attempt, cause, f"{cause} lost: {last}")
 
-    def forget(self, number: int, attempt: int) -> None:
-        """The attempt is over; a newer one may be under way."""
-        if number in self.live and self.live[number].config["attempt"] == attempt:
-            del self.live[number]
+    def forget(self, number: int, attempt: int, *, others_go_on: bool = False) -> None:
+        """The attempt is over; a newer one may be under way. Where others of its cohort go on,
+        their process hears of it before it is asked for the next epoch."""
+        trial = self.live.get(number)
+        if trial is None or (number, attempt) not in _attempts(trial):
+            return
+        del self.live[number]
+        if others_go_on and (actor := trial.temporary_state.ray_actor):
+            actor.leave.remote(number)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -147,8 +158,14 @@ class Run:
     def _kill_overdue(self) -> None:
         for number, attempt, reason in self.study.overdue():
             if number in self.live and (number, attempt) not in self.hung:
-                self.hung[number, attempt] = reason
-                _kill(self.live[number])
+                trial = self.live[number]
+                self.hung |= dict.fromkeys(_attempts(trial), reason)
+                _kill(trial)
+
+
+def _attempts(trial: Any) -> list[tuple[int, int]]:
+    """Number and attempt of all that a trial of Tune's trains."""
+    return [(issue["number"], issue["attempt"]) for issue in trial.config["issues"]]
 
 
 def _kill(trial: Any) -> None:
@@ -165,36 +182,71 @@ def _words(trial: Any) -> str:
         return NOTHING
 
 
+def _kind(issue: Issue) -> Hashable:
+    """Equal for attempts that may train in one cohort. One that goes on, or has to do with less
+    memory, trains alone."""
+    if issue.attempt > 1 or issue.micro_batch:
+        return issue.number
+    return cohort_kind(issue.config), issue.seed
+
+
+def _same_network(issues: list[Issue]) -> bool:
+    first, last = issues[0], issues[-1]
+    fresh = first.attempt == last.attempt == 1
+    return fresh and architecture(first.config) == architecture(last.config)
+
+
 class _NotPickled:
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return (object, ())
 
 
 class StudySearcher(_NotPickled, Searcher):
-    """Hands the study's attempts to Tune, as many at a time as `places` says at that time. How they
-    end reaches the study by the other two."""
+    """Hands the study's attempts to Tune, for as many processes at a time as `places` says at that
+    time, up to `fuse` of one cohort to each. How they end reaches the study by the other two."""
 
-    def __init__(self, run: Run, settings: dict[str, Any], places: Callable[[], int]) -> None:
+    def __init__(
+        self, run: Run, settings: dict[str, Any], places: Callable[[], int], fuse: int = 1
+    ) -> None:
         super().__init__()
         self._run = run
         self._settings = settings
         self._places = places
+        self._fuse = fuse
         self._out: set[str] = set()
+        self._waiting: list[Issue] = []
+        """Asked for, and not in the cohort of those that were asked for before."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if len(self._out) >= self._places():
             return None
-        issue = None
+        issues: list[Issue] = []
         if not self._run.ending():
             with self._run.guarded():
-                issue = self._run.study.ask()
-        if issue is None:
+                issues = self._together()
+        if not issues:
             # One that runs may be lost yet, and is then handed out again.
             over = self._run.ending() or not self._run.study.running()
             return Searcher.FINISHED if over else None
         self._out.add(trial_id)
-        fields = asdict(issue) | {"config": issue.config.to_json()}
-        return {"trial_number": fields.pop("number"), **fields, **self._settings}
+        told = [asdict(issue) | {"config": issue.config.to_json()} for issue in issues]
+        return {"issues": told, **self._settings}
+
+    def _together(self) -> list[Issue]:
+        """What the next process trains. More is asked for while it is of the same network, so that
+        no proposal is made before it has to be but for that."""
+        waiting = self._waiting
+        while not waiting or (len(waiting) < self._fuse and _same_network(waiting)):
+            issue = self._run.study.ask()
+            if issue is None:
+                break
+            waiting.append(issue)
+        if not waiting:
+            return []
+        kind = _kind(waiting[0])
+        together = [issue for issue in waiting if _kind(issue) == kind][: self._fuse]
+        self._waiting = [issue for issue in waiting if issue not in together]
+        return together
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -218,14 +270,17 @@ class StudyStopper(_NotPickled, Stopper):
         self._run = run
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        goes_on = False
-        said = dict(result["said"])
-        number, attempt = said["trial_number"], said["attempt"]
-        with self._run.guarded():
-            goes_on = self._run.heard(said)
-        if not goes_on:
-            self._run.forget(number, attempt)
-        return not goes_on
+        leaving = []
+        for said in result["said"]:
+            goes_on = False
+            with self._run.guarded():
+                goes_on = self._run.heard(dict(said))
+            if not goes_on:
+                leaving.append((said["trial_number"], said["attempt"]))
+        over = len(leaving) == len(result["said"])
+        for number, attempt in leaving:
+            self._run.forget(number, attempt, others_go_on=not over)
+        return over
 
     def stop_all(self) -> bool:
         ended = False
@@ -241,10 +296,10 @@ class StudyCallback(_NotPickled, Callback):
         self._run = run
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number, attempt = trial.config["trial_number"], trial.config["attempt"]
-        self._run.live[number] = trial
-        with self._run.guarded():
-            self._run.study.started(number, attempt)
+        for number, attempt in _attempts(trial):
+            self._run.live[number] = trial
+            with self._run.guarded():
+                self._run.study.started(number, attempt)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with self._run.guarded():

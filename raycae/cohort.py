@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from raycae import metrics
-from raycae.architecture import architecture
+from raycae.architecture import architecture, cohort_kind
 from raycae.config import Config
 from raycae.model import Autoencoder, ConvBlock
 from raycae.training import VALIDATION_BATCH, Diverged, Reference, Training, minibatches
@@ -46,19 +46,14 @@ WARM_STEPS = 3
 """Steps before one is captured: torch's libraries choose their kernels and get their memory."""
 
 
-def kind(config: Config) -> Hashable:
-    """Equal for two configurations exactly when they may train in one cohort."""
-    return architecture(config), config.task, config.gammas, config.classes, config.batch_size
-
-
 class Cohort:
     """Trainings under way, M of them, that run their epochs together.
 
-    `members` have configurations of one `kind`, the same images, order seed and `first_images`, and
-    have trained equally many epochs; else `ValueError`. Their `micro_batch` has no say. Who is to
-    leave is left out of the next cohort; who stands at the same epoch may be in it, whether it
-    trained alone or in another one. A member learns what it would learn alone, up to the rounding
-    of sums in another order, and its neighbours have no part in it.
+    `members` have configurations of one `cohort_kind`, the same images, order seed and
+    `first_images`, and have trained equally many epochs; else `ValueError`. Their `micro_batch` has
+    no say. Who is to leave is left out of the next cohort; who stands at the same epoch may be in
+    it, whether it trained alone or in another one. A member learns what it would learn alone, up to
+    the rounding of sums in another order, and its neighbours have no part in it.
     """
 
     def __init__(self, members: Sequence[Training]) -> None:
@@ -428,7 +423,7 @@ def _errors(output: Tensor, y: Tensor, m: int) -> Tensor:
 
 def _common(member: Training) -> Hashable:
     images = id(member.train), id(member.val), member.first_images, member.order_seed
-    return kind(member.config), images, member.epoch
+    return cohort_kind(member.config), images, member.epoch
 
 
 def _moments(member: Training) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

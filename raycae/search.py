@@ -291,6 +291,15 @@ def search(
     cpus_per_trial: CpusOption = 1,
     gpus_per_trial: GpusOption = None,
     concurrent: ConcurrentOption = None,
+    fuse: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|off|M",
+            help="Trials of one network (--settings) that train as one: as many as pays, none, or "
+            "at most M.",
+            show_default="auto",
+        ),
+    ] = None,
     address: AddressOption = None,
     storage: Annotated[
         str | None,
@@ -348,6 +357,7 @@ def run_search(
     cpus_per_trial: int = 1,
     gpus_per_trial: float | None = None,
     concurrent: int | None = None,
+    fuse: int | str | None = None,
     address: str | None = None,
     storage: str | None = None,
     resume: bool = False,
@@ -380,6 +390,7 @@ def run_search(
         address=asked.address,
         database=asked.database,
         known=asked.known,
+        fuse=asked.fuse,
     )
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
@@ -401,6 +412,7 @@ class Search:
     address: str | None
     database: str | None
     known: list[earlier.Known]
+    fuse: int | None
     notes: list[str]
     """What it knows of earlier studies, in words."""
 
@@ -455,6 +467,7 @@ def prepared(**options: Any) -> Search:
         address=options["address"],
         database=options["storage"],
         known=known,
+        fuse=_fuse(options["fuse"]),
         notes=notes,
     )
 
@@ -471,6 +484,17 @@ def _known(
         raise InputError(f"--from {told}: says nothing of the time of an epoch here")
     names = [name.strip() for name in told.split(",")]
     return earlier.known(names, where, the_space)
+
+
+def _fuse(told: int | str | None) -> int | None:
+    """`--fuse`: how many at most; None: as many as pays."""
+    if told in (None, "auto"):
+        return None
+    if told == "off":
+        return 1
+    if not re.fullmatch("[0-9]{1,4}", str(told)) or int(told or 0) < 2:
+        raise InputError(f"--fuse {told}: auto, off, or how many at most, from 2 to 9999")
+    return int(told or 0)
 
 
 def _results(told: str | Path | None, address: str | None) -> str:
@@ -525,11 +549,13 @@ def run(
     address: str | None = None,
     database: str | None = None,
     known: Iterable[earlier.Known] = (),
+    fuse: int | None = None,
     go_on: str | None = None,
 ) -> int:
     """One search from its images to its report. Returns the exit code: 0, 130 or 143. Raises
     `Hopeless` where it stopped because every trial failed for the same reason, and `StorageError`.
 
+    `fuse`: trials at most in a cohort; None: as many as pays.
     `go_on`: the command that goes on with it, if it is not `raycae search --resume`.
     """
     # All of it now: a package that is updated while a search runs must not end it half old, half
@@ -571,7 +597,7 @@ def run(
             open_study.enter_context(closing(study))
             begun.append(study)
             test = evaluation.test_images(plan, the_space) if plan.test_curves else None
-            _train(study, images, test, room, over, progress)
+            _train(study, images, test, room, fuse, over, progress)
         take_back()
         study.interrupted()
         study.records.write(folder)
@@ -610,6 +636,7 @@ def _train(
     images: sources.Images,
     test: np.ndarray | None,
     room: nodes.Room,
+    fuse: int | None,
     over: Callable[[], bool],
     progress: Progress,
 ) -> None:
@@ -624,7 +651,10 @@ def _train(
         "first_images": study.plan.first_images,
         "threads": room.cpus,
         "folder": str(study.folder),
+        "fuse": fuse,
     }
+    # On a CPU it does not pay (analysis/FINDINGS.md).
+    most = fuse or (study.plan.settings if room.gpus else 1)
     trainable = tune.with_resources(
         tune.with_parameters(
             AutoencoderTrainable,
@@ -644,7 +674,7 @@ def _train(
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(run, settings, room.places),
+                search_alg=StudySearcher(run, settings, room.places, most),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=_attempt_name,
@@ -669,7 +699,8 @@ def _train(
 
 
 def _attempt_name(trial: Any) -> str:
-    return f"{trial.config['trial_number']}-{trial.config['attempt']}"
+    first = trial.config["issues"][0]
+    return f"{first['number']}-{first['attempt']}"
 
 
 def _passed(until: float | None) -> bool:

@@ -296,8 +296,15 @@ class Study:
         self._heard[number] = time.monotonic()
         self._record({**self._event(number, "started"), "attempt": attempt})
 
-    def epoch(self, number: int, attempt: int, measured: Mapping[str, Any]) -> bool:
+    def epoch(
+        self,
+        number: int,
+        attempt: int,
+        measured: Mapping[str, Any],
+        lasted_s: float | None = None,
+    ) -> bool:
         """An epoch ended, with what `Training.run_epoch` measured. True: the trial goes on.
+        `lasted_s`: from one word of its process to the next, where it trains others beside it.
 
         The epoch and the verdict that ends a trial are one part of the ledger: a process that dies
         leaves both or neither. What an older attempt still says is refused.
@@ -305,7 +312,7 @@ class Study:
         if not self._runs(number, attempt):
             return False
         epoch, value = measured["epoch"], measured["val_mse"]
-        self._note_pace(number, measured["epoch_time_s"])
+        self._note_pace(number, lasted_s or measured["epoch_time_s"])
         events = [self._event(number, "epoch", **measured)]
         # An epoch said again (its checkpoint was damaged) was judged when it was said first.
         said_before = epoch in self.records.epochs[number]

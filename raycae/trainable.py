@@ -1,9 +1,10 @@
-"""One attempt at a trial as a Ray Tune trainable; an actor trains many, one after the other."""
+"""Attempts at trials as a Ray Tune trainable: one at a time, or a cohort; an actor trains many."""
 
 from __future__ import annotations
 
 import re
 import socket
+import time
 import traceback
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from ray import tune
 
 from raycae import model
+from raycae.cohort import Cohort, fusing
 from raycae.config import Config
 from raycae.data import Labels
 from raycae.errors import StorageError
@@ -27,11 +29,13 @@ NO_MEMORY = re.compile("not enough memory|can't allocate memory")
 class AutoencoderTrainable(tune.Trainable):
     """Trains what `config` says, an epoch a step, on images that every actor of a node shares.
 
-    `config`: the fields of `study.Issue` (`config` as JSON), `epochs`, `first_images`, `threads`,
-    `folder` (the study's). With `test` images each epoch is measured on them too; `labels` are of
-    all three. A step returns a dict under `said`: `trial_number`, `attempt`, and what
-    `Training.run_epoch` measured, or `failed` with the reason, or `storage` where the storage
-    failed and not the trial. A fault ends the attempt, not the actor.
+    `config`: `issues`, each the fields of a `study.Issue` (`config` as JSON): one, or those of a
+    cohort; `epochs`, `first_images`, `threads`, `folder` (the study's), and `fuse`: how many to
+    train as one, or None for as many as pays on a GPU. With `test` images each epoch is measured
+    on them too; `labels` are of all three. A step returns under `said` a dict for each that still
+    trains: `trial_number`, `attempt`, and what `Training.run_epoch` measured, or `failed` with the
+    reason, or `storage` where the storage failed and not the trial. A fault ends attempts, not the
+    actor.
     """
 
     def setup(
@@ -51,64 +55,131 @@ class AutoencoderTrainable(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.issue = new_config
+        self.settings = new_config
         self.study = place(new_config["folder"])
-        self.folder = checkpoint_folder(self.study, new_config["trial_number"])
-        self.training: Training | None = None  # built in the first step, where faults are caught
-        self.damaged: list[str] = []
+        self.issues = {issue["number"]: issue for issue in new_config["issues"]}
+        # All that follows is built in the first step, where faults are caught.
+        self.trainings: dict[int, Training] = {}
+        self.cohorts: dict[tuple[int, ...], Cohort] = {}
+        self.damaged: dict[int, list[str]] = {}
+        self.at_once = new_config["fuse"]
         return True
 
+    def leave(self, number: int) -> None:
+        """Trial `number` is not trained any more."""
+        del self.issues[number]
+        self.trainings.pop(number, None)
+        self.cohorts = {members: c for members, c in self.cohorts.items() if number not in members}
+
     def step(self) -> dict[str, Any]:
-        who = {"trial_number": self.issue["trial_number"], "attempt": self.issue["attempt"]}
-        where = {"host": self.host, "device": _device_name(self.device)}
+        begun = time.perf_counter()
+        told: dict[int, dict[str, Any]] = {}
+        numbers = list(self.issues)
+        at_once = 1
+        if len(numbers) > 1:
+            self.at_once = at_once = self.at_once or self._at_once()
+        for i in range(0, len(numbers), at_once):
+            told |= self._epoch(tuple(numbers[i : i + at_once]))
+        lasted_s = time.perf_counter() - begun
+        return {"said": [self._said(number, told[number], lasted_s) for number in numbers]}
+
+    def _said(self, number: int, told: dict[str, Any], lasted_s: float) -> dict[str, Any]:
+        return {
+            "trial_number": number,
+            "attempt": self.issues[number]["attempt"],
+            "damaged": self.damaged.pop(number, []),
+            "lasted_s": lasted_s,
+            **told,
+        }
+
+    def _epoch(self, numbers: tuple[int, ...]) -> dict[int, dict[str, Any]]:
+        """One epoch of trials that train as one; what there is to say of each."""
         try:
-            said = {**where, **self._epoch()}
+            members = [self._training(number) for number in numbers]
+            told = zip(numbers, self._trained(numbers, members), strict=True)
+            return {n: self._failed(m) if isinstance(m, Diverged) else m for n, m in told}
         except StorageError as fault:
-            said = {"storage": str(fault)}
+            return {number: {"storage": str(fault)} for number in numbers}
         except Exception as fault:
-            # Whatever a configuration does to torch (memory, shapes, a driver's complaint) is this
-            # attempt's end and no other's; the whole traceback goes into the ledger.
-            self.training = None
+            # Whatever a configuration does to torch (memory, shapes, a driver's complaint) is the
+            # end of these attempts and of no others; the whole traceback goes into the ledger.
+            failed = self._failed(fault)
+            self.cohorts.clear()
+            for number in numbers:
+                self.trainings.pop(number, None)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            said = {
-                **where,
-                "failed": _reason(fault),
-                "traceback": traceback.format_exc(),
-                "out_of_memory": _is_memory(fault),
-            }
-        said["damaged"], self.damaged = self.damaged, []
-        return {"said": {**who, **said}}
+            return dict.fromkeys(numbers, failed)
 
-    def _epoch(self) -> dict[str, Any]:
-        if self.training is None:
-            self.training = self._begin()
-        training = self.training
-        measured = training.run_epoch()
+    def _trained(
+        self, numbers: tuple[int, ...], members: list[Training]
+    ) -> list[dict[str, Any] | Diverged]:
+        if len(members) == 1:
+            return [self._kept(numbers[0], members[0], members[0].run_epoch())]
+        if numbers not in self.cohorts:
+            # Where some have left those that remain are divided anew.
+            self.cohorts = {k: c for k, c in self.cohorts.items() if not {*k} & {*numbers}}
+            self.cohorts[numbers] = Cohort(members)
+        return [
+            measured if isinstance(measured, Diverged) else self._kept(number, member, measured)
+            for number, member, measured in zip(
+                numbers, members, self.cohorts[numbers].run_epoch(), strict=True
+            )
+        ]
+
+    def _kept(self, number: int, training: Training, measured: dict[str, Any]) -> dict[str, Any]:
+        """What an epoch leaves, on disk and to be said."""
         if self.test_images is not None:
             measured["test_mse"] = training.error(self.test_images)
         if training.best_epoch == training.epoch:
             weights = model.to_bytes(training.best_weights)
-            measured["model"] = self._write("safetensors", weights)
-        if training.epoch < self.issue["epochs"]:
-            measured["checkpoint"] = self._write("pt", training.state())
+            measured["model"] = self._write(number, "safetensors", weights)
+        if training.epoch < self.settings["epochs"]:
+            measured["checkpoint"] = self._write(number, "pt", training.state())
         else:
             measured["val_ssim"] = training.val_ssim()
-        return measured
+        return {**self._where(), **measured}
 
-    def _write(self, kind: str, content: bytes) -> str:
+    def _failed(self, fault: Exception) -> dict[str, Any]:
+        return {
+            **self._where(),
+            "failed": _reason(fault),
+            "traceback": "".join(traceback.format_exception(fault)),
+            "out_of_memory": _is_memory(fault),
+        }
+
+    def _where(self) -> dict[str, str]:
+        return {"host": self.host, "device": _device_name(self.device)}
+
+    def _at_once(self) -> int:
+        """How many of these trials to train as one: on a CPU none, on a GPU what pays and fits."""
+        if self.device.type != "cuda":
+            return 1
+        config = Config.model_validate_json(next(iter(self.issues.values()))["config"])
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        try:
+            return fusing(config, len(self.issues), self.train_images, int(0.8 * free_bytes)).m
+        except torch.OutOfMemoryError:
+            return 1  # where one alone does not fit either, it says so
+
+    def _write(self, number: int, kind: str, content: bytes) -> str:
         """A file of this epoch and this attempt. Returns its digest, for the ledger."""
-        assert self.training is not None
-        name = f"{self.training.epoch}-{self.issue['attempt']}.{kind}"
-        write_whole(self.folder / name, content)
+        name = f"{self.trainings[number].epoch}-{self.issues[number]['attempt']}.{kind}"
+        write_whole(checkpoint_folder(self.study, number) / name, content)
         return digest(content)
 
-    def _begin(self) -> Training:
-        """The trial where its newest whole checkpoint stands."""
-        make_folder(self.folder, within=self.study)
-        for epoch, attempt, expected in self.issue["checkpoints"]:
-            path = self.folder / f"{epoch}-{attempt}.pt"
-            training = self._fresh()
+    def _training(self, number: int) -> Training:
+        """The trial where it stands; when it begins, where its newest whole checkpoint does."""
+        if number not in self.trainings:
+            self.trainings[number] = self._begin(number)
+        return self.trainings[number]
+
+    def _begin(self, number: int) -> Training:
+        folder = checkpoint_folder(self.study, number)
+        make_folder(folder, within=self.study)
+        for epoch, attempt, expected in self.issues[number]["checkpoints"]:
+            path = folder / f"{epoch}-{attempt}.pt"
+            training = self._fresh(number)
             try:
                 content = path.read_bytes()
                 if expected and digest(content) != expected:
@@ -119,19 +190,20 @@ class AutoencoderTrainable(tune.Trainable):
                 raise
             except Exception as fault:  # torch raises a dozen kinds for a file that is no state
                 reason = "missing" if isinstance(fault, FileNotFoundError) else "damaged"
-                self.damaged.append(f"{path}: {reason}")
-        return self._fresh()
+                self.damaged.setdefault(number, []).append(f"{path}: {reason}")
+        return self._fresh(number)
 
-    def _fresh(self) -> Training:
+    def _fresh(self, number: int) -> Training:
+        issue = self.issues[number]
         return Training(
-            Config.model_validate_json(self.issue["config"]),
+            Config.model_validate_json(issue["config"]),
             self.train_images,
             self.val_images,
-            epochs=self.issue["epochs"],
-            seed=self.issue["seed"],
-            order_seed=self.issue["seed"],
-            micro_batch=self.issue["micro_batch"],
-            first_images=self.issue["first_images"],
+            epochs=self.settings["epochs"],
+            seed=issue["seed"],
+            order_seed=issue["seed"],
+            micro_batch=issue["micro_batch"],
+            first_images=self.settings["first_images"],
         )
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from raycae import data, space
-from raycae.architecture import Infeasible
-from raycae.cohort import WORTH_IT, Cohort, fusing, kind, predicted_bytes
+from raycae.architecture import Infeasible, cohort_kind
+from raycae.cohort import WORTH_IT, Cohort, fusing, predicted_bytes
 from raycae.config import resolve
 from raycae.training import Diverged, Training, on_device
 
@@ -247,12 +247,12 @@ def test_members_come_and_go(photos: Pictures) -> None:
 
 
 def test_what_may_train_together(photos: Pictures) -> None:
-    """Oracle: the words of `kind` and `Cohort`."""
+    """Oracle: the words of `cohort_kind` and `Cohort`."""
     base = resolve(TINY)
     for way in TRAININGS:
-        assert kind(resolve(TINY | way)) == kind(base)
+        assert cohort_kind(resolve(TINY | way)) == cohort_kind(base)
     for other in ({"batch_size": 8}, {"kernel": 5}, {"task": "colourise", "gammas": [1, 1, 1]}):
-        assert kind(resolve(TINY | other)) != kind(base)
+        assert cohort_kind(resolve(TINY | other)) != cohort_kind(base)
     one, two = trainings(photos, {}, TRAININGS[:2])
     one.run_epoch()
     with pytest.raises(ValueError, match="members of a cohort differ"):
