@@ -23,6 +23,7 @@ from object_store import ObjectStore
 from searches import epochs_so_far, trials_of, wait_for
 
 import raycae
+from raycae.progress import time_left
 
 TOKEN = "a-token-that-is-nowhere-else-0123456789"
 SECRET = "a-secret-key-that-is-nowhere-else"
@@ -290,6 +291,17 @@ def test_what_is_refused_before_it_is_sent(
     assert (code, out) == (2, "")
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_left() -> None:
+    """Oracle: by hand. Two of six trials have ended after three epochs each, another has had one:
+    eleven epochs are to come; seven have taken 70 s. Nothing is known before a trial has ended."""
+    ended = {"state": "COMPLETE", "epochs_run": 3, "attempt": 1, "reason": None}
+    running = {"state": "RUNNING", "epochs_run": 1, "attempt": 1, "reason": None}
+    waiting = {"state": "RUNNING", "epochs_run": None, "attempt": 0, "reason": None}
+    assert time_left([ended, ended, running, waiting], 6, 7, 70.0) == pytest.approx(110)
+    assert time_left([running, waiting], 6, 1, 10.0) is None
+    assert time_left([], 6, 0, 10.0) is None
 
 
 def free_ports(n: int) -> list[int]:
