@@ -207,9 +207,9 @@ class UpsampledConv(ConvBlock):
             bias = bias.repeat_interleave(self.factor**2)
         left, right, _, _ = self.margin
         if left == right:
-            y = F.conv2d(x, weight, bias, padding=left)
+            y = F.conv2d(x, weight, bias, padding=left, groups=self.conv.groups)
         else:
-            y = F.conv2d(F.pad(x, self.margin), weight, bias)
+            y = F.conv2d(F.pad(x, self.margin), weight, bias, groups=self.conv.groups)
         return self.finish(F.pixel_shuffle(y, self.factor))
 
 

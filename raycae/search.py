@@ -7,6 +7,7 @@ unpickle. Ray and torch are imported once a search begins.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from raycae import data as sources
-from raycae import earlier
+from raycae import earlier, nodes
 from raycae import space as spaces
 from raycae.config import TRAINING_KEYS
 from raycae.errors import Hopeless, InputError, StorageError, told_on_stderr
@@ -41,10 +42,10 @@ from raycae.searcher import (
     REPEATS,
     SAMPLERS,
     reachable,
-    require_database,
     require_possible,
     usual_sampler,
 )
+from raycae.shared import require_database
 from raycae.stopping import FACTOR, SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32 - 1  # what numpy and torch both take
 MAX_HOURS = 100_000
+MAX_CONCURRENT = 1_000_000
 OBJECTIVES = ("val_mse", "frontier")
 CHOICES: dict[str, Iterable[str]] = {
     "sampler": SAMPLERS,
@@ -96,6 +98,16 @@ ResultsOption = Annotated[
         metavar="FOLDER|URI",
         envvar="RAYCAE_RESULTS",
         help="Where studies lie: a folder, s3://BUCKET/PATH, gs://…",
+    ),
+]
+SearchResultsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--results",
+        metavar="FOLDER|URI",
+        envvar="RAYCAE_RESULTS",
+        help="Where studies lie: a folder, s3://BUCKET/PATH, gs://… Has to be said on a cluster.",
+        show_default="results",
     ),
 ]
 CpusOption = Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")]
@@ -158,7 +170,7 @@ def search(
         typer.Option(metavar="H", help="End the search in order after so long."),
     ] = None,
     limit: LimitOption = None,
-    results: ResultsOption = "results",
+    results: SearchResultsOption = None,
     study: Annotated[
         str | None,
         typer.Option(
@@ -285,7 +297,8 @@ def search(
         typer.Option(
             "--storage",
             metavar="URL",
-            help="A database that shows the Optuna study: sqlite:///FILE, postgresql://…",
+            help="A database with the Optuna study, to look at, and for several searches to "
+            "extend: postgresql+psycopg://…, sqlite:///FILE, journal:///FILE.",
             show_default="none",
         ),
     ] = None,
@@ -317,7 +330,7 @@ def run_search(
     epochs: int | None = None,
     hours: float | None = None,
     limit: int | None = None,
-    results: str | Path = "results",
+    results: str | Path | None = None,
     study: str | None = None,
     seed: int | None = None,
     sampler: str | None = None,
@@ -411,11 +424,15 @@ def prepared(**options: Any) -> Search:
         if resume:
             raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
         the_space = spaces.bounded(the_space, limits)
-    folder = study_folder(str(options["results"]), options["study"] or the_space.name)
+    where = _results(options["results"], options["address"])
+    folder = study_folder(where, options["study"] or the_space.name)
     known: list[earlier.Known] = []
     notes: list[str] = []
     if options["from_"] is not None:
-        known, notes = _known(_told_as(options["from_"]), the_space, given, options)
+        told = _told_as(options["from_"])
+        if resume:
+            raise InputError(f"--from {told}: a study learns from others when it is begun")
+        known, notes = _known(told, where, the_space, given)
     if resume:
         wanted = the_space if options["space"] else None
         plan, the_space = _resumed(folder, trials, given, wanted, options["force"])
@@ -443,11 +460,9 @@ def prepared(**options: Any) -> Search:
 
 
 def _known(
-    told: str, the_space: spaces.Space, given: dict[str, Any], options: dict[str, Any]
+    told: str, where: str, the_space: spaces.Space, given: dict[str, Any]
 ) -> tuple[list[earlier.Known], list[str]]:
     """What the studies of `--from` know of the space, and in words. Raises `InputError`."""
-    if options["resume"]:
-        raise InputError(f"--from {told}: a study learns from others when it is begun")
     frontier = _cost(the_space, given)
     who = given.get("sampler") or usual_sampler(the_space, frontier)
     if who not in LEARNING:
@@ -455,7 +470,20 @@ def _known(
     if frontier == "epoch_time_s":
         raise InputError(f"--from {told}: says nothing of the time of an epoch here")
     names = [name.strip() for name in told.split(",")]
-    return earlier.known(names, str(options["results"]), the_space)
+    return earlier.known(names, where, the_space)
+
+
+def _results(told: str | Path | None, address: str | None) -> str:
+    """Where studies lie. Raises `InputError` on a cluster where nobody has said: a folder of the
+    head's goes with the head."""
+    if said := told or os.environ.get("RAYCAE_RESULTS"):
+        return str(said)
+    if not _starts_its_own(address):
+        raise InputError(
+            "--results: has to be said on a cluster, here or in RAYCAE_RESULTS: a folder that all "
+            "nodes share, or an object store: s3://BUCKET/PATH"
+        )
+    return "results"
 
 
 def _number(option: str, value: Any) -> Any:
@@ -509,7 +537,14 @@ def run(
     from raycae import evaluation, report  # noqa: F401
     from raycae.progress import Progress, described, frontier_line, summary
 
-    size = the_space.image_size
+    load = functools.partial(
+        sources.load,
+        plan.data,
+        image_size=the_space.image_size,
+        limit=plan.limit,
+        seed=plan.seed,
+        classes=the_space.classes,
+    )
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
     received: list[int] = []
@@ -524,22 +559,19 @@ def run(
         progress,
         ExitStack() as open_study,
     ):
-        images = sources.load(
-            plan.data,
-            image_size=size,
-            limit=plan.limit,
-            seed=plan.seed,
-            classes=the_space.classes,
-        )
+        # A fault of the images is found before a Ray is started for them; a cluster that is there
+        # says what is wrong before they are loaded, which may take minutes.
+        own = _starts_its_own(address)
+        images = load() if own else None
         with _ray(address):
             take_back()  # Ray takes SIGTERM for itself when it starts, and lets it kill afterwards
-            # Only now: a cluster that does not answer, or has no room, leaves no study behind.
-            resources = _with_room(resources)
+            room = nodes.Room(**resources, autoscaler=nodes.survey(folder.parent))
+            images = images or load()
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
             open_study.enter_context(closing(study))
             begun.append(study)
             test = evaluation.test_images(plan, the_space) if plan.test_curves else None
-            _train(study, images, test, resources, over, progress)
+            _train(study, images, test, room, over, progress)
         take_back()
         study.interrupted()
         study.records.write(folder)
@@ -577,7 +609,7 @@ def _train(
     study: Study,
     images: sources.Images,
     test: np.ndarray | None,
-    resources: dict[str, Any],
+    room: nodes.Room,
     over: Callable[[], bool],
     progress: Progress,
 ) -> None:
@@ -591,7 +623,7 @@ def _train(
     settings = {
         "epochs": study.plan.epochs,
         "first_images": study.plan.first_images,
-        "threads": resources["cpus"],
+        "threads": room.cpus,
         "folder": str(study.folder),
     }
     trainable = tune.with_resources(
@@ -602,24 +634,23 @@ def _train(
             test=test,
             labels=images.labels,
         ),
-        {"cpu": resources["cpus"], "gpu": resources["gpus"]},
+        {"cpu": room.cpus, "gpu": room.gpus},
     )
     # Tune would send the keys of an object store with each trial, and Ray writes to its log what is
     # sent; each node has keys of its own.
     sent = class_cache.ENV_VARS_TO_PROPAGATE
     sent -= {name for name in sent if name.startswith("AWS_")}
     # Tune would ask for one actor at a time and hand trials that end quickly to the first one for
-    # ever; so it asks for all. It asks the searcher for no more trials than run at a time, and each
+    # ever; so it asks for all that the searcher gives: no more than run at a time, so that each
     # proposal knows of every trial that has ended.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources["concurrent"])
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MAX_CONCURRENT)
     run = Run(study, over, progress)
     with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(run, settings),
+                search_alg=StudySearcher(run, settings, room.places),
                 num_samples=-1,
-                max_concurrent_trials=resources["concurrent"],
                 reuse_actors=True,
                 trial_name_creator=_attempt_name,
                 trial_dirname_creator=_attempt_name,
@@ -866,6 +897,7 @@ def _open(
             progress.say("fitting linear codes, to know what each latent size has to beat …")
             described["line"] = evaluation.line(the_space.task, images, plan.strata)
         study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
+        _say_notes(study, progress)
         progress.resumed(study.records)
         return study
     begun = read_content(folder)["data"]
@@ -883,9 +915,7 @@ def _open(
         )
     study = Study.resume(folder, plan, progress.listen, space=the_space, database=database)
     progress.resumed(study.records)
-    for note in study.notes:
-        progress.warn(note)
-    study.notes.clear()
+    _say_notes(study, progress)
     to_come = max(plan.trials - len(study.records.trials), 0)
     print(
         f"resuming {plan.study}: {study.records.n_ended()} trials have ended, "
@@ -894,6 +924,12 @@ def _open(
         flush=True,
     )
     return study
+
+
+def _say_notes(study: Study, progress: Progress) -> None:
+    for note in study.notes:
+        progress.warn(note)
+    study.notes.clear()
 
 
 @contextmanager
@@ -932,15 +968,20 @@ def _starts_its_own(address: str | None) -> bool:
     what `ray start` left word of, which is what `ray submit` rests on."""
     if address is not None:
         return address == "local"
+    return not os.environ.get("RAY_ADDRESS") and not _left_word().exists()
+
+
+def _left_word() -> Path:
+    """Where `ray start` says which cluster this machine is in."""
     temporary = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")))
-    return (
-        not os.environ.get("RAY_ADDRESS") and not (temporary / "ray/ray_current_cluster").exists()
-    )
+    return temporary / "ray/ray_current_cluster"
 
 
 def _require_answer(address: str | None) -> None:
     """Ray itself would go on trying for minutes."""
-    where = address or os.environ.get("RAY_ADDRESS", "")
+    where = address or os.environ.get("RAY_ADDRESS", "auto")
+    if where == "auto" and _left_word().exists():
+        where = _left_word().read_text().strip()
     host, colon, port = where.removeprefix("ray://").rpartition(":")
     if not colon:
         return
@@ -957,39 +998,6 @@ def _told(address: str | None) -> str:
     if told := os.environ.get("RAY_ADDRESS"):
         return f"RAY_ADDRESS={told}"
     return "the cluster that `ray start` left word of on this machine"
-
-
-def _with_room(resources: dict[str, Any]) -> dict[str, Any]:
-    """What a trial asks for (a GPU if there is any and nobody said otherwise), and how many run at
-    a time: as many as fit, if nobody said.
-
-    Raises `InputError` for a trial that fits on no node: it would wait for ever.
-    """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, gpus = resources["cpus"], resources["gpus"]
-    if gpus is None:
-        gpus = 1 if any(node.get("GPU") for node in nodes) else 0
-    if gpus > 1 and gpus != int(gpus):
-        raise InputError(f"--gpus-per-trial {gpus:g}: a share of one, or a whole number of them")
-    places = sum(_places(node, cpus, gpus) for node in nodes)
-    if not places:
-        there = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
-        raise InputError(
-            f"--cpus-per-trial {cpus} --gpus-per-trial {gpus:g}: no node has that much; "
-            f"there is: {there}"
-        )
-    return {"cpus": cpus, "gpus": gpus, "concurrent": resources["concurrent"] or places}
-
-
-def _places(node: dict[str, float], cpus: int, gpus: float) -> int:
-    """How many trials fit on a node."""
-    places = node.get("CPU", 0) // cpus
-    if not gpus:
-        return int(places)
-    n_gpus = node.get("GPU", 0)  # a share of a GPU lies on one; 0.4 fits twice on each
-    return int(min(places, n_gpus // gpus if gpus >= 1 else n_gpus * (1 // gpus)))
 
 
 def _quiet() -> None:

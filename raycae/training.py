@@ -135,9 +135,17 @@ class Training:
         self.epoch += 1
         train_mse = self._train()
         trained = time.perf_counter()
+        return {
+            **self.conclude(train_mse, *self._validate()),
+            "epoch_time_s": time.perf_counter() - begun,
+            "images_per_s": self.n_images / (trained - begun),
+        }
+
+    def conclude(self, train_mse: float, val_mse: float, val_psnr_db: float) -> dict[str, Any]:
+        """The errors of the epoch that the network stands behind: keeps the weights if they are
+        the best so far. Returns and raises what `run_epoch` does, but for the times."""
         if not train_mse < EXPLODED:
             raise Diverged(f"training loss is {train_mse:.3g} in epoch {self.epoch}")
-        val_mse, val_psnr_db = self._validate()
         if not val_mse < EXPLODED:
             raise Diverged(f"validation loss is {val_mse:.3g} after epoch {self.epoch}")
         if val_mse < self.best_val_mse:
@@ -148,8 +156,6 @@ class Training:
             "train_mse": train_mse,
             "val_mse": val_mse,
             "val_psnr_db": val_psnr_db,
-            "epoch_time_s": time.perf_counter() - begun,
-            "images_per_s": self.n_images / (trained - begun),
             "n_images": self.n_images,
         }
 

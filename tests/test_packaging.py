@@ -117,6 +117,7 @@ def test_rooms_import_one_way() -> None:
         "card": {"torch", "ray", "optuna"},
         "codec": {"ray", "optuna"},
         "training": {"ray", "optuna"},
+        "cohort": {"ray", "optuna"},
         "data": {"torch", "ray", "optuna"},
         "search": {"torch", "ray"},
         "jobs": {"torch", "ray"},

@@ -230,7 +230,7 @@ def test_two_gpus_two_trials_at_a_time(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
 ) -> None:
     """Oracle: with two (logical) GPUs and no option, each trial holds one of its own; more than
-    any node has is refused at once."""
+    any node has, or may have, is refused at once."""
     arguments = command(space_file, tmp_path)
     at = arguments.index("--gpus-per-trial")
     alone = arguments[:at] + arguments[at + 2 :]
@@ -241,9 +241,17 @@ def test_two_gpus_two_trials_at_a_time(
     assert {d[:9] for d in devices} == {"cpu (GPU "}  # this machine's torch sees no GPU
     assert {d[9] for d in devices} == {"0", "1"}
 
-    refused = run([*alone, "--study", "big", "--gpus-per-trial", "3"], small_ray)
+    # With what `ray up` leaves on a head whose autoscaler may start more.
+    (tmp_path / ".ray").symlink_to(Path.home() / ".ray")
+    kinds = {"head": {"resources": {}}, "big": {"resources": {"CPU": 8, "GPU": 4}}}
+    file = {"max_workers": 1, "head_node_type": "head", "provider": {"type": "aws"}}
+    text = json.dumps({**file, "available_node_types": kinds})
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(text)
+    too_many = [*alone, "--study", "big", "--gpus-per-trial", "5"]
+    refused = run(too_many, {**small_ray, "HOME": str(tmp_path)})
     assert refused.returncode == 2
-    assert "--gpus-per-trial 3: no node has that much; there is: 2 CPU, 2 GPU" in refused.stderr
+    assert "--gpus-per-trial 5: no node has that much; there is: 2 CPU, 2 GPU; " in refused.stderr
+    assert "the autoscaler may start: 8 CPU, 4 GPU" in refused.stderr
 
 
 def test_time_is_up(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:
