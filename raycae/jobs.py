@@ -30,6 +30,7 @@ import pandas as pd
 import typer
 
 from raycae import results
+from raycae.data import NAMED_SOURCES
 from raycae.errors import InputError, printable
 from raycae.progress import described, duration, summary, time_left
 from raycae.search import Search, prepared, search
@@ -45,7 +46,6 @@ TALKATIVE = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-NAMED_SOURCES = ("cifar10", "photos")
 
 HeadOption = Annotated[
     str,
@@ -153,6 +153,9 @@ def logs(
 
     try:
         asyncio.run(print_all())
+    except (OSError, RuntimeError) as error:
+        print(f"raycae: {name} may go on, but the head is lost: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
 

@@ -642,6 +642,7 @@ def _train(
 ) -> None:
     """All trials, on Ray. Raises `StorageError` where results can no longer be written."""
     from ray import tune
+    from ray.tune.execution import class_cache
 
     from raycae.bridge import Run, StudyCallback, StudySearcher, StudyStopper
     from raycae.trainable import AutoencoderTrainable
@@ -665,6 +666,10 @@ def _train(
         ),
         {"cpu": room.cpus, "gpu": room.gpus},
     )
+    # Tune would send the keys of an object store with each trial, and Ray writes to its log what is
+    # sent; each node has keys of its own.
+    sent = class_cache.ENV_VARS_TO_PROPAGATE
+    sent -= {name for name in sent if name.startswith("AWS_")}
     # Tune would ask for one actor at a time and hand trials that end quickly to the first one for
     # ever; so it asks for all that the searcher gives: no more than run at a time, so that each
     # proposal knows of every trial that has ended.
