@@ -118,6 +118,7 @@ def test_rooms_import_one_way() -> None:
         "codec": {"ray", "optuna"},
         "training": {"ray", "optuna"},
         "data": {"torch", "ray", "optuna"},
+        "nodes": {"torch", "ray", "optuna"},
         "search": {"torch", "ray"},
         "cli": {"torch", "ray"},
     }
