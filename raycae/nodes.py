@@ -101,7 +101,8 @@ class Room:
 
     def _too_much(self) -> str:
         def had(nodes: Sequence[Mapping[str, float]]) -> str:
-            return "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
+            kinds = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes})
+            return "; ".join(f"{cpus:g} CPU, {gpus:g} GPU" for cpus, gpus in kinds)
 
         there = list(alive().values())
         known = [kind.resources for kind in self._autoscaler.types if kind.resources]

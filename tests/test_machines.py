@@ -31,6 +31,8 @@ pytestmark = [
 WORKERS = ("worker1", "worker2")
 CPUS = {"head": {"cpus": 0}, "worker1": {"cpus": 2}, "worker2": {"cpus": 2}}
 """Room on either worker for all trials: what moves does not have to wait for a place."""
+KEYS = ObjectStore().env
+"""Every node opens the object store with these: it looks into it before the first trial."""
 MOVED_S = 15.0
 """What the loss of a machine may cost a trial, until it trains again elsewhere."""
 
@@ -58,7 +60,7 @@ class Cluster:
 
     def __init__(self, made: Hosts, shared: Path) -> None:
         self.hosts, self.shared = made, shared
-        self.address = start_ray(made, "head", WORKERS, CPUS)
+        self.address = start_ray(made, "head", WORKERS, CPUS, KEYS)
         self.off: set[str] = set()
         self.broken: set[str] = set()
 
@@ -69,9 +71,9 @@ class Cluster:
         for host in self.off | self.broken:
             self.hosts.power_on(host)
         if "head" in self.off:
-            start_ray(self.hosts, "head", WORKERS, CPUS)
+            start_ray(self.hosts, "head", WORKERS, CPUS, KEYS)
         elif self.off or self.broken:
-            join_ray(self.hosts, "head", sorted(self.off | self.broken), CPUS)
+            join_ray(self.hosts, "head", sorted(self.off | self.broken), CPUS, KEYS)
         self.off.clear()
         self.broken.clear()
 

@@ -119,6 +119,7 @@ def test_rooms_import_one_way() -> None:
         "training": {"ray", "optuna"},
         "cohort": {"ray", "optuna"},
         "data": {"torch", "ray", "optuna"},
+        "nodes": {"torch", "ray", "optuna"},
         "search": {"torch", "ray"},
         "jobs": {"torch", "ray"},
         "cli": {"torch", "ray"},
