@@ -146,8 +146,8 @@ class Cohort:
         if len(rows) < self.members[0].config.batch_size:
             self._step(rows, rates)
             return
-        self.replay = self.replay or Replay(self._step)
-        self.replay(rows, rates)
+        self.replay = self.replay or Replay()
+        self.replay(self._step, rows, rates)
 
     @torch.inference_mode()
     def _validate(self) -> tuple[list[float], list[float]]:
@@ -160,7 +160,9 @@ class Cohort:
         network.eval()
         mse = torch.zeros(m, device=first.device, dtype=torch.float64)
         psnr_db = torch.zeros_like(mse)
-        for batch, rgb in Reference(first.val, max(1, VALIDATION_BATCH // m)):
+        # As many as a minibatch holds always go: training had their gradients in memory, too.
+        at_once = max(VALIDATION_BATCH // m, first.config.batch_size)
+        for batch, rgb in Reference(first.val, at_once):
             x, y = first.task.batch(*batch)
             output = network(x)
             mse += _errors(output, y, m).sum(0)
@@ -341,25 +343,25 @@ class Replay:
     when this was written: it has never run.
     """
 
-    def __init__(self, step: Callable[[Tensor, Tensor], None]) -> None:
-        self.step = step
+    def __init__(self) -> None:
         self.stream = torch.cuda.Stream()
         self.warm = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, *inputs: Tensor) -> None:
+    def __call__(self, step: Callable[[Tensor, Tensor], None], *inputs: Tensor) -> None:
+        """What `step` does with `inputs`; at every call the same step, with inputs of one shape."""
         if self.warm < WARM_STEPS:
             self.warm += 1
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                self.step(*inputs)
+                step(*inputs)
             torch.cuda.current_stream().wait_stream(self.stream)
             return
         if self.graph is None:
             self.inputs = [given.clone() for given in inputs]
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, stream=self.stream):
-                self.step(*self.inputs)
+                step(*self.inputs)
         for kept, given in zip(self.inputs, inputs, strict=True):
             kept.copy_(given)
         self.graph.replay()
