@@ -144,8 +144,9 @@ def same_bits(one: Training, other: Training) -> bool:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_member_learns_what_it_learns_alone(photos: Pictures, network: str) -> None:
-    """Oracle: the same trainings one by one, in float64, where sums in another order differ in the
-    sixteenth digit and no optimizer makes more of it: two epochs, the last minibatch smaller."""
+    """Oracle: the same trainings one by one, in float64: two epochs, the last minibatch smaller.
+    Sums in another order differ in the sixteenth digit; where a gradient is nothing else (before
+    weights that begin at zero) Adam and RMSprop divide it by 1e-8."""
     alone = exact(trainings(photos, NETWORKS[network]))
     fused = exact(trainings(photos, NETWORKS[network]))
     cohort = Cohort(fused)
@@ -158,7 +159,7 @@ def test_a_member_learns_what_it_learns_alone(photos: Pictures, network: str) ->
                 assert one[name] == pytest.approx(other[name], rel=1e-6), name
     for one, other in zip(fused, alone, strict=True):
         # Torch reckons the share that an average keeps in float32.
-        assert_equal(one, other, 1e-7 if one.averaged else 1e-10)
+        assert_equal(one, other, 1e-7 if one.averaged else 1e-8)
 
 
 def test_200_steps_in_float32(photos: Pictures) -> None:
@@ -198,7 +199,7 @@ def test_networks_of_the_spaces(name: str, seed: int, m: int, at: int) -> None:
     said = Cohort(fused).run_epoch()[at]
     assert not isinstance(said, Diverged)
     assert said["val_mse"] == pytest.approx(alone.run_epoch()["val_mse"], rel=1e-9)
-    assert_equal(fused[at], alone, 1e-9)
+    assert_equal(fused[at], alone, 1e-8)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -240,7 +241,7 @@ def test_members_come_and_go(photos: Pictures) -> None:
         cohort.run_epoch()
     for one, other in zip([leaver, *cohort.members], alone, strict=True):
         assert one.epoch == 3
-        assert_equal(one, other, 1e-7 if one.averaged else 1e-10)
+        assert_equal(one, other, 1e-7 if one.averaged else 1e-8)
         assert one.val_ssim() == pytest.approx(other.val_ssim(), rel=1e-6)
         restored = exact(trainings(photos, network))[alone.index(other)]
         restored.load_state(one.state())
