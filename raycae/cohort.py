@@ -195,22 +195,25 @@ class Fusing(NamedTuple):
 def fusing(config: Config, most: int, train: TensorDataset, memory_bytes: int) -> Fusing:
     """Whether cohorts of at most `most` trials like `config` pay, on the device of `train`.
 
-    The size is halved until the prediction fits into `memory_bytes`; then a few steps, fused and
-    alone by turns, decide. Takes as long as some 12 m steps.
+    The size is halved until the prediction fits into `memory_bytes` and a few steps, fused and
+    alone by turns, say that it pays. Measuring a size takes as long as some 12 m steps.
     """
     m = most
     while m > 1 and predicted_bytes(config, m) > memory_bytes:
         m //= 2
-    n_bytes = predicted_bytes(config, m)
     if m < 2:
-        needed = f"{predicted_bytes(config, 2) / 1e6:,.0f} MB of {memory_bytes / 1e6:,.0f}"
-        why = f"each alone: two as one would take {needed}" if most > 1 else "each alone: one trial"
-        return Fusing(1, n_bytes, 1.0, why)
-    speedup = _speedup(config, m, train)
-    said = f"{m} as one train {speedup:.2f} times as fast as one after the other"
-    if speedup < WORTH_IT:
-        return Fusing(1, n_bytes, speedup, f"each alone: {said}")
-    return Fusing(m, n_bytes, speedup, said)
+        n_bytes = predicted_bytes(config, 2)
+        needed = f"{n_bytes / 1e6:,.0f} MB, and there are {memory_bytes / 1e6:,.0f}"
+        why = f"two as one would take {needed}" if most > 1 else "there is but one"
+        return Fusing(1, n_bytes, 1.0, f"each alone: {why}")
+    while True:
+        speedup, n_bytes = _speedup(config, m, train), predicted_bytes(config, m)
+        said = f"{m} as one train {speedup:.2f} times as fast as one after the other"
+        if speedup >= WORTH_IT:
+            return Fusing(m, n_bytes, speedup, said)
+        if m < 4:
+            return Fusing(1, n_bytes, speedup, f"each alone: {said}")
+        m //= 2
 
 
 def predicted_bytes(config: Config, m: int) -> int:

@@ -269,14 +269,16 @@ def test_whether_fusing_pays(photos: Pictures) -> None:
     fits, and where not even two fit each trains alone."""
     config = resolve(TINY)
     free = fusing(config, 4, photos[0], memory_bytes=10**12)
-    assert free.m == (4 if free.speedup >= WORTH_IT else 1)
-    assert f"4 as one train {free.speedup:.2f} times as fast" in free.why
-    assert free.n_bytes == predicted_bytes(config, 4)
+    measured = free.m if free.speedup >= WORTH_IT else 2
+    assert free.m in ((2, 4) if free.speedup >= WORTH_IT else (1,))
+    assert f"{measured} as one train {free.speedup:.2f} times as fast" in free.why
+    assert free.n_bytes == predicted_bytes(config, measured)
     tight = fusing(config, 8, photos[0], memory_bytes=predicted_bytes(config, 3))
     assert tight.n_bytes == predicted_bytes(config, 2)
     none = fusing(config, 8, photos[0], memory_bytes=10)
     assert (none.m, none.speedup) == (1, 1.0)
     assert none.why.startswith("each alone: two as one would take")
+    assert fusing(config, 1, photos[0], memory_bytes=10**12).why == "each alone: there is but one"
 
 
 def test_the_yardstick_measures_points_of_the_spaces() -> None:
