@@ -296,6 +296,7 @@ class Rule:
         self.first = Rows([first for first, _, _ in moments])
         self.second = Rows([second for _, second, _ in moments])
         self.counters = [counter for _, _, own in moments for counter in own]
+        self.counters += [batches for member in members for batches in _batches(member.model)]
         self.taken = [int(own[0]) if own else 0 for _, _, own in moments]
         self.averaged = [int(m.averaged.n_averaged) if m.averaged else 0 for m in members]
         constants = [_constants(member.config) for member in members]
@@ -419,6 +420,11 @@ def _values(network: nn.Module) -> list[Tensor]:
     """Weights, and behind them batch norm's running statistics."""
     statistics = [buffer for name, buffer in network.named_buffers() if "running" in name]
     return [*network.parameters(), *statistics]
+
+
+def _batches(network: nn.Module) -> list[Tensor]:
+    """Batch norm's counts of minibatches."""
+    return [buffer for name, buffer in network.named_buffers() if "num_batches" in name]
 
 
 def _by_member(wide: Autoencoder, m: int) -> list[Tensor]:

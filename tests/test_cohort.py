@@ -131,6 +131,11 @@ def apart(one: nn.Module, other: nn.Module) -> float:
 def assert_equal(fused: Training, alone: Training, bound: float) -> None:
     assert apart(fused.model, alone.model) <= bound
     assert apart(fused.measured, alone.measured) <= bound
+    counts = [
+        [t for t in network.state_dict().values() if not t.is_floating_point()]
+        for network in (fused.model, alone.model)
+    ]
+    assert counts[0] == counts[1]
     assert fused.best_epoch == alone.best_epoch
     assert fused.best_weights.keys() == alone.best_weights.keys()
 
