@@ -57,8 +57,9 @@ class Cohort:
     `members` have configurations of one `kind`, the same images, order seed and `first_images`, and
     have trained equally many epochs; else `ValueError`. Their `micro_batch` has no say. Who is to
     leave is left out of the next cohort; who stands at the same epoch may be in it, whether it
-    trained alone or in another one. A member learns what it would learn alone, up to the rounding
-    of sums in another order, and its neighbours have no part in it.
+    trained alone or in another one. A member that is given another state needs a new cohort, too.
+    What a member learns is what it would learn alone, up to the rounding of sums in another order;
+    its neighbours have no part in it.
     """
 
     def __init__(self, members: Sequence[Training]) -> None:
@@ -328,7 +329,7 @@ class Rule:
 
     @torch.no_grad()
     def write(self) -> None:
-        """The moments, the rates and the counts of the epoch's steps back to the members."""
+        """The moments and the counts of the epoch's steps back to the members."""
         self.first.write()
         self.second.write()
         if self.counters:
