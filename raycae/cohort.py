@@ -39,8 +39,9 @@ MOMENTS: dict[str, tuple[str | None, str | None]] = {
 }
 """What torch's optimizers call their running means of the gradient and of its square."""
 
-WORTH_IT = 1.05
-"""Less gain than this is not worth that trials of a cohort wait for each other."""
+WORTH_IT = 1.1
+"""A machine that others use differs by as much from minute to minute, and trials of a cohort wait
+for each other: less gain than this is none."""
 
 WARM_STEPS = 3
 """Steps before one is captured: torch's libraries choose their kernels and get their memory."""
