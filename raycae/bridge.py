@@ -171,14 +171,19 @@ class _NotPickled:
 
 
 class StudySearcher(_NotPickled, Searcher):
-    """Hands the study's attempts to Tune. How they end reaches the study by the other two."""
+    """Hands the study's attempts to Tune, as many at a time as `places` says at that time. How they
+    end reaches the study by the other two."""
 
-    def __init__(self, run: Run, settings: dict[str, Any]) -> None:
+    def __init__(self, run: Run, settings: dict[str, Any], places: Callable[[], int]) -> None:
         super().__init__()
         self._run = run
         self._settings = settings
+        self._places = places
+        self._out: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self._out) >= self._places():
+            return None
         issue = None
         if not self._run.ending():
             with self._run.guarded():
@@ -187,13 +192,14 @@ class StudySearcher(_NotPickled, Searcher):
             # One that runs may be lost yet, and is then handed out again.
             over = self._run.ending() or not self._run.study.running()
             return Searcher.FINISHED if over else None
+        self._out.add(trial_id)
         fields = asdict(issue) | {"config": issue.config.to_json()}
         return {"trial_number": fields.pop("number"), **fields, **self._settings}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing to tell: the stopper heard every epoch, the callback every loss."""
+        self._out.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger has it."""

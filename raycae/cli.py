@@ -16,6 +16,7 @@ from raycae.config import given, parse_setting, resolve
 from raycae.dashboard import dashboard
 from raycae.errors import InputError, printable, told_on_stderr
 from raycae.export import export
+from raycae.jobs import fetch, jobs, logs, status, stop, submit
 from raycae.predict import predict
 from raycae.reproduce import reproduce
 from raycae.search import MAX_SEED, search
@@ -50,6 +51,12 @@ app.command("simulate")(simulate)
 app.command("predict")(predict)
 app.command("export")(export)
 app.command("dashboard")(dashboard)
+app.command("submit", context_settings={"ignore_unknown_options": True})(submit)
+app.command("jobs")(jobs)
+app.command("status")(status)
+app.command("logs")(logs)
+app.command("stop")(stop)
+app.command("fetch")(fetch)
 
 
 def _print_version(wanted: bool) -> None:

@@ -38,6 +38,9 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("change", pa.string()),  # of a greedy series, made to trial `parent`
         ("parent", pa.int64()),
+        # known of another driver of a shared study: who ran it, and the error by epoch, JSON
+        ("source", pa.string()),
+        ("curve", pa.string()),
         # epoch, ended
         ("host", pa.string()),
         ("device", pa.string()),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -172,31 +172,23 @@ class Progress:
         rate = sum(n for _, n in recent) / since
         left = self.seconds_left()
         return f"{rate:,.0f} images/s, " + (
-            "time left unknown" if left is None else f"{_time(left)} left"
+            "time left unknown" if left is None else f"{duration(left)} left"
         )
 
     def seconds_left(self) -> float | None:
-        """From the pace so far: trials to come cost what those that ended cost on average."""
-        ended = self.records.n_ended()
+        """By the pace so far, or to the deadline."""
         spent = time.monotonic() - self._begun
         deadline = None if self.until is None else max(self.until - time.monotonic(), 0.0)
-        rows = self.records.trials.values()
-        epochs_ended = sum(row["epochs_run"] or 0 for row in rows if row["state"] != RUNNING)
-        if not ended or not self._epochs_now or not epochs_ended:
-            return deadline
-        epochs_to_come = epochs_ended / ended * (self.trials - ended)
-        epochs_to_come -= sum(row["epochs_run"] or 0 for row in self._running())
-        left = max(epochs_to_come, 0.0) * spent / self._epochs_now
-        return left if deadline is None else min(left, deadline)
+        left = time_left(self.records.trials.values(), self.trials, self._epochs_now, spent)
+        known = [seconds for seconds in (left, deadline) if seconds is not None]
+        return min(known, default=None)
 
     def _refresh(self) -> None:
         if isinstance(self._live, Cell):
             self._live.refresh()
 
-    def _running(self) -> list[dict[str, Any]]:
-        rows = self.records.trials.values()
-        running = (row for row in rows if row["state"] == RUNNING and row["attempt"])
-        return [row for row in running if row["reason"] != INTERRUPTED]
+    def _running(self) -> list[Mapping[str, Any]]:
+        return _running(self.records.trials.values())
 
     def _running_line(self, row: Mapping[str, Any]) -> Text:
         done = row["epochs_run"] or 0
@@ -245,6 +237,24 @@ class Cell:
         }
 
 
+def time_left(
+    rows: Collection[Mapping[str, Any]], trials: int, epochs: int, spent: float
+) -> float | None:
+    """Seconds until all `trials` have ended, by the pace so far: `epochs` in `spent` seconds. Those
+    to come cost what those that ended cost on average; None where that is not known yet."""
+    ended = [row["epochs_run"] or 0 for row in rows if row["state"] != RUNNING]
+    if not epochs or not sum(ended):
+        return None
+    to_come = sum(ended) / len(ended) * (trials - len(ended))
+    to_come -= sum(row["epochs_run"] or 0 for row in _running(rows))
+    return max(to_come, 0.0) * spent / epochs
+
+
+def _running(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    running = (row for row in rows if row["state"] == RUNNING and row["attempt"])
+    return [row for row in running if row["reason"] != INTERRUPTED]
+
+
 def described(row: Mapping[str, Any]) -> str:
     """A trial in one line."""
     text = (
@@ -268,7 +278,8 @@ def summary(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[s]} {s}" for s in order if counts.get(s)) or "no trials"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`2 h 05 min`, `3 min 07 s`, `9 s`"""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

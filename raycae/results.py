@@ -26,7 +26,7 @@ from raycae.architecture import Infeasible, architecture
 from raycae.config import Config, explain, from_json
 from raycae.errors import InputError
 from raycae.frontier import COSTS, frontier_of
-from raycae.storage import Place, place, write_whole
+from raycae.storage import Place, at_the_door, place, write_whole
 
 COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
 STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
@@ -462,6 +462,7 @@ def painted(folder: Place) -> set[int]:
     }
 
 
+@at_the_door()
 def find_study(path: str | Path, results: str | Path = "results") -> Place:
     """The folder of a study given as a path, a URI, or a name under `results` (a folder or a URI).
     Raises `InputError`."""
@@ -477,6 +478,7 @@ def find_study(path: str | Path, results: str | Path = "results") -> Place:
     raise InputError(f"{path}: there is no study of this name or at this path; {there}")
 
 
+@at_the_door()
 def find_model(path: str | Path, results: str | Path = "results") -> Place:
     """The folder of a model given by itself (`STUDY/models/TRIAL`), or the best kept one of a study
     given as in `find_study`. Raises `InputError`."""

@@ -7,6 +7,7 @@ unpickle. Ray and torch are imported once a search begins.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -21,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from types import FrameType
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from raycae import data as sources
-from raycae import earlier
+from raycae import earlier, nodes
 from raycae import space as spaces
 from raycae.config import TRAINING_KEYS
 from raycae.errors import Hopeless, InputError, StorageError, told_on_stderr
@@ -41,10 +42,10 @@ from raycae.searcher import (
     REPEATS,
     SAMPLERS,
     reachable,
-    require_database,
     require_possible,
     usual_sampler,
 )
+from raycae.shared import require_database
 from raycae.stopping import FACTOR, SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -65,7 +66,16 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32 - 1  # what numpy and torch both take
 MAX_HOURS = 100_000
+MAX_CONCURRENT = 1_000_000
 OBJECTIVES = ("val_mse", "frontier")
+CHOICES: dict[str, Iterable[str]] = {
+    "sampler": SAMPLERS,
+    "scheduler": SCHEDULERS,
+    "repeats": REPEATS,
+    "objective": OBJECTIVES,
+    "cost": COSTS,
+}
+COUNTS = ("epochs", "limit", "seed", "grace", "factor", "settings", "first_images")
 LEARNING = ("tpe", "strata")
 LEARN = " and ".join(LEARNING)
 DECISIVE = ("raycae", "torch")
@@ -88,6 +98,16 @@ ResultsOption = Annotated[
         metavar="FOLDER|URI",
         envvar="RAYCAE_RESULTS",
         help="Where studies lie: a folder, s3://BUCKET/PATH, gs://…",
+    ),
+]
+SearchResultsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--results",
+        metavar="FOLDER|URI",
+        envvar="RAYCAE_RESULTS",
+        help="Where studies lie: a folder, s3://BUCKET/PATH, gs://… Has to be said on a cluster.",
+        show_default="results",
     ),
 ]
 CpusOption = Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")]
@@ -115,7 +135,7 @@ AddressOption = Annotated[
 
 
 def search(
-    space_name: Annotated[
+    space: Annotated[
         str | None,
         typer.Option(
             "--space",
@@ -124,7 +144,7 @@ def search(
             show_default="ex3",
         ),
     ] = None,
-    data_source: Annotated[
+    data: Annotated[
         str | None,
         typer.Option(
             "--data",
@@ -150,8 +170,8 @@ def search(
         typer.Option(metavar="H", help="End the search in order after so long."),
     ] = None,
     limit: LimitOption = None,
-    results_folder: ResultsOption = "results",
-    study_name: Annotated[
+    results: SearchResultsOption = None,
+    study: Annotated[
         str | None,
         typer.Option(
             "--study",
@@ -182,7 +202,7 @@ def search(
             show_default="asha",
         ),
     ] = None,
-    limits: Annotated[
+    max: Annotated[
         list[str] | None,
         typer.Option(
             "--max",
@@ -260,7 +280,7 @@ def search(
             show_default="1",
         ),
     ] = None,
-    from_studies: Annotated[
+    from_: Annotated[
         str | None,
         typer.Option(
             "--from",
@@ -272,12 +292,13 @@ def search(
     gpus_per_trial: GpusOption = None,
     concurrent: ConcurrentOption = None,
     address: AddressOption = None,
-    storage_url: Annotated[
+    storage: Annotated[
         str | None,
         typer.Option(
             "--storage",
             metavar="URL",
-            help="A database that shows the Optuna study: sqlite:///FILE, postgresql://…",
+            help="A database with the Optuna study, to look at, and for several searches to "
+            "extend: postgresql+psycopg://…, sqlite:///FILE, journal:///FILE.",
             show_default="none",
         ),
     ] = None,
@@ -296,36 +317,7 @@ def search(
     Example: raycae search --space ex3 --trials 50 --epochs 10
     """
     try:
-        run_search(
-            space_name,
-            data_source,
-            trials=trials,
-            epochs=epochs,
-            hours=hours,
-            limit=limit,
-            results=results_folder,
-            study=study_name,
-            seed=seed,
-            sampler=sampler,
-            scheduler=scheduler,
-            max=limits,
-            grace=grace,
-            first_images=first_images,
-            factor=factor,
-            repeats=repeats,
-            objective=objective,
-            cost=cost,
-            strata=strata,
-            settings=settings,
-            from_=from_studies,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            concurrent=concurrent,
-            address=address,
-            storage=storage_url,
-            resume=resume,
-            force=force,
-        )
+        run_search(**locals())  # its options by their names
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
 
@@ -338,7 +330,7 @@ def run_search(
     epochs: int | None = None,
     hours: float | None = None,
     limit: int | None = None,
-    results: str | Path = "results",
+    results: str | Path | None = None,
     study: str | None = None,
     seed: int | None = None,
     sampler: str | None = None,
@@ -372,82 +364,126 @@ def run_search(
     Raises `InputError` for a value that is not allowed, `StorageError` where results cannot be
     written, `Hopeless` where trials fail one after the other for one reason.
     """
-    _require_choice("--sampler", sampler, SAMPLERS)
-    _require_choice("--scheduler", scheduler, SCHEDULERS)
-    _require_choice("--repeats", repeats, REPEATS)
-    _require_choice("--objective", objective, OBJECTIVES)
-    _require_choice("--cost", cost, COSTS)
-    asked = {
-        "data": None if data is None else absolute(str(data)),
-        "epochs": _number("epochs", epochs),
-        "limit": _number("limit", limit),
-        "seed": _number("seed", seed),
-        "sampler": sampler,
-        "scheduler": scheduler,
-        "grace": _number("grace", grace),
-        "factor": _number("factor", factor),
-        "repeats": repeats,
-        "objective": objective,
-        "cost": cost,
-        "strata": None if strata is None else _bounds(_told_as(strata)),
-        "settings": _number("settings", settings),
-        "first_images": _number("first_images", first_images),
-    }
-    resources = {
-        "cpus": _number("cpus_per_trial", cpus_per_trial),
-        "gpus": _number("gpus_per_trial", gpus_per_trial),
-        "concurrent": _number("concurrent", concurrent),
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    total = None if trials is None else str(trials)
-    the_space = spaces.load(str(space or "ex3"))
-    if limits := _limits(max):
-        if resume:
-            raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
-        the_space = spaces.bounded(the_space, limits)
-    folder = study_folder(str(results), study or the_space.name)
-    if storage is not None:
-        require_database(storage)
-    known: list[earlier.Known] = []
-    if from_ is not None:
-        told = _told_as(from_)
-        if resume:
-            raise InputError(f"--from {told}: a study learns from others when it is begun")
-        frontier = _cost(the_space, given)
-        who = sampler or usual_sampler(the_space, frontier)
-        if who not in LEARNING:
-            raise InputError(f"--from {told}: {who} does not learn; {LEARN} do")
-        if frontier == "epoch_time_s":
-            raise InputError(f"--from {told}: says nothing of the time of an epoch here")
-        names = [name.strip() for name in told.split(",")]
-        known, notes = earlier.known(names, str(results), the_space)
-        print("\n".join(notes), flush=True)
-    if resume:
-        wanted = the_space if space else None
-        plan, the_space = _resumed(folder, total, given, wanted, force)
-    else:
-        plan = _planned(folder, the_space, total, given)
-    sources.check(plan.data)
-    hours = _number("hours", hours)
-    if hours is not None and not 0 < hours <= MAX_HOURS:
-        raise InputError(f"--hours {hours:g}: has to be above 0 and at most {MAX_HOURS:,}")
-    hours = hours if hours is not None else the_space.budget.hours
+    asked = prepared(**locals())
+    sources.check(asked.plan.data)
+    if asked.database is not None:
+        require_database(asked.database)
+    for note in asked.notes:
+        print(note, flush=True)
     code = run(
-        folder,
-        plan,
-        the_space,
-        resume,
-        resources,
-        hours=hours,
-        address=address,
-        database=storage,
-        known=known,
+        asked.folder,
+        asked.plan,
+        asked.space,
+        asked.resume,
+        asked.resources,
+        hours=asked.hours,
+        address=asked.address,
+        database=asked.database,
+        known=asked.known,
     )
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
     if code:
         raise SystemExit(code)
-    return StudyReader(folder)
+    return StudyReader(asked.folder)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search was asked to do, and makes sense."""
+
+    folder: Place
+    plan: Plan
+    space: spaces.Space
+    resume: bool
+    resources: dict[str, Any]
+    hours: float | None
+    address: str | None
+    database: str | None
+    known: list[earlier.Known]
+    notes: list[str]
+    """What it knows of earlier studies, in words."""
+
+
+def prepared(**options: Any) -> Search:
+    """What the options of `run_search` ask for, checked as far as any machine that reaches the
+    results can: neither images nor database are looked at. Raises `InputError`."""
+    for name, allowed in CHOICES.items():
+        _require_choice(f"--{name}", options[name], allowed)
+    data, strata, resume = options["data"], options["strata"], options["resume"]
+    asked = {
+        "data": None if data is None else absolute(str(data)),
+        "strata": None if strata is None else _bounds(_told_as(strata)),
+        **{name: options[name] for name in CHOICES},
+        **{name: _number(name, options[name]) for name in COUNTS},
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    trials = None if options["trials"] is None else str(options["trials"])
+    the_space = spaces.load(str(options["space"] or "ex3"))
+    if limits := _limits(options["max"]):
+        if resume:
+            raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
+        the_space = spaces.bounded(the_space, limits)
+    where = _results(options["results"], options["address"])
+    folder = study_folder(where, options["study"] or the_space.name)
+    known: list[earlier.Known] = []
+    notes: list[str] = []
+    if options["from_"] is not None:
+        told = _told_as(options["from_"])
+        if resume:
+            raise InputError(f"--from {told}: a study learns from others when it is begun")
+        known, notes = _known(told, where, the_space, given)
+    if resume:
+        wanted = the_space if options["space"] else None
+        plan, the_space = _resumed(folder, trials, given, wanted, options["force"])
+    else:
+        plan = _planned(folder, the_space, trials, given)
+    hours = _number("hours", options["hours"])
+    if hours is not None and not 0 < hours <= MAX_HOURS:
+        raise InputError(f"--hours {hours:g}: has to be above 0 and at most {MAX_HOURS:,}")
+    return Search(
+        folder,
+        plan,
+        the_space,
+        resume,
+        {
+            "cpus": _number("cpus_per_trial", options["cpus_per_trial"]),
+            "gpus": _number("gpus_per_trial", options["gpus_per_trial"]),
+            "concurrent": _number("concurrent", options["concurrent"]),
+        },
+        hours=hours if hours is not None else the_space.budget.hours,
+        address=options["address"],
+        database=options["storage"],
+        known=known,
+        notes=notes,
+    )
+
+
+def _known(
+    told: str, where: str, the_space: spaces.Space, given: dict[str, Any]
+) -> tuple[list[earlier.Known], list[str]]:
+    """What the studies of `--from` know of the space, and in words. Raises `InputError`."""
+    frontier = _cost(the_space, given)
+    who = given.get("sampler") or usual_sampler(the_space, frontier)
+    if who not in LEARNING:
+        raise InputError(f"--from {told}: {who} does not learn; {LEARN} do")
+    if frontier == "epoch_time_s":
+        raise InputError(f"--from {told}: says nothing of the time of an epoch here")
+    names = [name.strip() for name in told.split(",")]
+    return earlier.known(names, where, the_space)
+
+
+def _results(told: str | Path | None, address: str | None) -> str:
+    """Where studies lie. Raises `InputError` on a cluster where nobody has said: a folder of the
+    head's goes with the head."""
+    if said := told or os.environ.get("RAYCAE_RESULTS"):
+        return str(said)
+    if not _starts_its_own(address):
+        raise InputError(
+            "--results: has to be said on a cluster, here or in RAYCAE_RESULTS: a folder that all "
+            "nodes share, or an object store: s3://BUCKET/PATH"
+        )
+    return "results"
 
 
 def _number(option: str, value: Any) -> Any:
@@ -501,7 +537,14 @@ def run(
     from raycae import evaluation, report  # noqa: F401
     from raycae.progress import Progress, described, frontier_line, summary
 
-    size = the_space.image_size
+    load = functools.partial(
+        sources.load,
+        plan.data,
+        image_size=the_space.image_size,
+        limit=plan.limit,
+        seed=plan.seed,
+        classes=the_space.classes,
+    )
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
     received: list[int] = []
@@ -511,27 +554,25 @@ def run(
         return bool(received) or _passed(until)
 
     with (
-        _signals(received, begun),
+        _signals(received, begun) as take_back,
         patience.of(progress.wait, lambda: bool(received)),
         progress,
         ExitStack() as open_study,
     ):
-        images = sources.load(
-            plan.data,
-            image_size=size,
-            limit=plan.limit,
-            seed=plan.seed,
-            classes=the_space.classes,
-        )
-        # Twice, because Ray takes SIGTERM for itself when it starts.
-        with _ray(address), _signals(received, begun):
-            # Only now: a cluster that does not answer, or has no room, leaves no study behind.
-            resources = _with_room(resources)
+        # A fault of the images is found before a Ray is started for them; a cluster that is there
+        # says what is wrong before they are loaded, which may take minutes.
+        own = _starts_its_own(address)
+        images = load() if own else None
+        with _ray(address):
+            take_back()  # Ray takes SIGTERM for itself when it starts, and lets it kill afterwards
+            room = nodes.Room(**resources, autoscaler=nodes.survey(folder.parent))
+            images = images or load()
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
             open_study.enter_context(closing(study))
             begun.append(study)
             test = evaluation.test_images(plan, the_space) if plan.test_curves else None
-            _train(study, images, test, resources, over, progress)
+            _train(study, images, test, room, over, progress)
+        take_back()
         study.interrupted()
         study.records.write(folder)
         _finish(study, images, progress, lambda: bool(received))
@@ -568,7 +609,7 @@ def _train(
     study: Study,
     images: sources.Images,
     test: np.ndarray | None,
-    resources: dict[str, Any],
+    room: nodes.Room,
     over: Callable[[], bool],
     progress: Progress,
 ) -> None:
@@ -581,7 +622,7 @@ def _train(
     settings = {
         "epochs": study.plan.epochs,
         "first_images": study.plan.first_images,
-        "threads": resources["cpus"],
+        "threads": room.cpus,
         "folder": str(study.folder),
     }
     trainable = tune.with_resources(
@@ -592,20 +633,19 @@ def _train(
             test=test,
             labels=images.labels,
         ),
-        {"cpu": resources["cpus"], "gpu": resources["gpus"]},
+        {"cpu": room.cpus, "gpu": room.gpus},
     )
     # Tune would ask for one actor at a time and hand trials that end quickly to the first one for
-    # ever; so it asks for all. It asks the searcher for no more trials than run at a time, and each
+    # ever; so it asks for all that the searcher gives: no more than run at a time, so that each
     # proposal knows of every trial that has ended.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources["concurrent"])
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MAX_CONCURRENT)
     run = Run(study, over, progress)
     with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(run, settings),
+                search_alg=StudySearcher(run, settings, room.places),
                 num_samples=-1,
-                max_concurrent_trials=resources["concurrent"],
                 reuse_actors=True,
                 trial_name_creator=_attempt_name,
                 trial_dirname_creator=_attempt_name,
@@ -852,6 +892,7 @@ def _open(
             progress.say("fitting linear codes, to know what each latent size has to beat …")
             described["line"] = evaluation.line(the_space.task, images, plan.strata)
         study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
+        _say_notes(study, progress)
         progress.resumed(study.records)
         return study
     begun = read_content(folder)["data"]
@@ -869,9 +910,7 @@ def _open(
         )
     study = Study.resume(folder, plan, progress.listen, space=the_space, database=database)
     progress.resumed(study.records)
-    for note in study.notes:
-        progress.warn(note)
-    study.notes.clear()
+    _say_notes(study, progress)
     to_come = max(plan.trials - len(study.records.trials), 0)
     print(
         f"resuming {plan.study}: {study.records.n_ended()} trials have ended, "
@@ -880,6 +919,12 @@ def _open(
         flush=True,
     )
     return study
+
+
+def _say_notes(study: Study, progress: Progress) -> None:
+    for note in study.notes:
+        progress.warn(note)
+    study.notes.clear()
 
 
 @contextmanager
@@ -918,15 +963,20 @@ def _starts_its_own(address: str | None) -> bool:
     what `ray start` left word of, which is what `ray submit` rests on."""
     if address is not None:
         return address == "local"
+    return not os.environ.get("RAY_ADDRESS") and not _left_word().exists()
+
+
+def _left_word() -> Path:
+    """Where `ray start` says which cluster this machine is in."""
     temporary = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")))
-    return (
-        not os.environ.get("RAY_ADDRESS") and not (temporary / "ray/ray_current_cluster").exists()
-    )
+    return temporary / "ray/ray_current_cluster"
 
 
 def _require_answer(address: str | None) -> None:
     """Ray itself would go on trying for minutes."""
-    where = address or os.environ.get("RAY_ADDRESS", "")
+    where = address or os.environ.get("RAY_ADDRESS", "auto")
+    if where == "auto" and _left_word().exists():
+        where = _left_word().read_text().strip()
     host, colon, port = where.removeprefix("ray://").rpartition(":")
     if not colon:
         return
@@ -943,39 +993,6 @@ def _told(address: str | None) -> str:
     if told := os.environ.get("RAY_ADDRESS"):
         return f"RAY_ADDRESS={told}"
     return "the cluster that `ray start` left word of on this machine"
-
-
-def _with_room(resources: dict[str, Any]) -> dict[str, Any]:
-    """What a trial asks for (a GPU if there is any and nobody said otherwise), and how many run at
-    a time: as many as fit, if nobody said.
-
-    Raises `InputError` for a trial that fits on no node: it would wait for ever.
-    """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, gpus = resources["cpus"], resources["gpus"]
-    if gpus is None:
-        gpus = 1 if any(node.get("GPU") for node in nodes) else 0
-    if gpus > 1 and gpus != int(gpus):
-        raise InputError(f"--gpus-per-trial {gpus:g}: a share of one, or a whole number of them")
-    places = sum(_places(node, cpus, gpus) for node in nodes)
-    if not places:
-        there = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
-        raise InputError(
-            f"--cpus-per-trial {cpus} --gpus-per-trial {gpus:g}: no node has that much; "
-            f"there is: {there}"
-        )
-    return {"cpus": cpus, "gpus": gpus, "concurrent": resources["concurrent"] or places}
-
-
-def _places(node: dict[str, float], cpus: int, gpus: float) -> int:
-    """How many trials fit on a node."""
-    places = node.get("CPU", 0) // cpus
-    if not gpus:
-        return int(places)
-    n_gpus = node.get("GPU", 0)  # a share of a GPU lies on one; 0.4 fits twice on each
-    return int(min(places, n_gpus // gpus if gpus >= 1 else n_gpus * (1 // gpus)))
 
 
 def _quiet() -> None:
@@ -995,14 +1012,13 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _signals(received: list[int], begun: list[Study]) -> Iterator[None]:
+def _signals(received: list[int], begun: list[Study]) -> Iterator[Callable[[], None]]:
     """Collects the first SIGINT or SIGTERM, which ends the search in order, or at once where none
     has `begun`. The second one ends the process at once; not where a person works on in it, in a
-    notebook: there a SIGINT is a `KeyboardInterrupt`."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+    notebook: there a SIGINT is a `KeyboardInterrupt`. What it gives takes both signals back from
+    whoever took them meanwhile."""
+    mine = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if mine}
 
     def note(number: int, frame: FrameType | None) -> None:
         once_more, interactive = bool(received), hasattr(sys, "ps1")
@@ -1014,10 +1030,13 @@ def _signals(received: list[int], begun: list[Study]) -> Iterator[None]:
         if not begun:
             raise SystemExit(128 + number)
 
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        before[number] = signal.signal(number, note)
+    def take() -> None:
+        for number in before:
+            signal.signal(number, note)
+
+    take()
     try:
-        yield
+        yield take
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

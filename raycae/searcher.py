@@ -9,18 +9,15 @@ proposed depends on (seed, trial number) and on what was told, on nothing else.
 from __future__ import annotations
 
 import itertools
+import json
 import math
-import re
-import sqlite3
 import statistics
 import warnings
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import optuna
@@ -33,10 +30,9 @@ from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, Config
 from raycae.errors import InputError
 from raycae.frontier import Strata, frontier_of
 from raycae.greedy import Greedy, Step, drawn
+from raycae.shared import SharedStudy
 from raycae.space import Space, Value
-from raycae.storage import set_aside
 
-T = TypeVar("T")
 TRIES = 1000
 """So many proposals in a row may be infeasible before a space counts as impossible."""
 GRID_TRIES = 100_000
@@ -45,7 +41,7 @@ PATIENCE = 50
 """So many of the sampler's own proposals are refused before random ones are drawn instead."""
 LEAST_ERROR = 1e-12
 """Of logarithms; below is rounding."""
-NOTHING: Mapping[str, Any] = {}
+NOTHING: Mapping[Any, Any] = {}
 WINDOW = 200
 """So many trials at most are laid before the sampler: the best ones and those that run, a quarter
 each, and the newest. What it takes to propose would grow with the study."""
@@ -101,8 +97,7 @@ class Proposer:
     With `strata` it is asked for a trial of the weakest one, whatever is asked for. Each network is
     proposed with so many `settings` of its training before the next one is.
 
-    `database`: a URL where the Optuna study lies for others to look at, under `name`. It is a
-    cache: what is there is thrown away and made anew.
+    In a `shared` study what another driver has claimed is not proposed either.
     """
 
     def __init__(
@@ -117,8 +112,7 @@ class Proposer:
         cost: str | None = None,
         strata: Strata | None = None,
         settings: int = 1,
-        database: str | None = None,
-        name: str | None = None,
+        shared: SharedStudy | None = None,
     ) -> None:
         if sampler not in SAMPLERS:
             raise InputError(f"--sampler {sampler}: not known; allowed: {', '.join(SAMPLERS)}")
@@ -137,7 +131,10 @@ class Proposer:
         self._runs: Counter[tuple[Any, ...]] = Counter()
         """How often each network was proposed with each training."""
         self._exhausted = False
-        self.study = _study(database, name, RandomSampler(seed), _directions(self._cost))
+        self.study = optuna.create_study(
+            directions=directions(self._cost), sampler=RandomSampler(seed)
+        )
+        self._shared = shared
         self._open: dict[int, Trial] = {}
         self._ended: dict[int, FrozenTrial] = {}
         """Those that say something, in the order in which they ended."""
@@ -159,19 +156,26 @@ class Proposer:
         for what runs. Raises `InputError` where the constraints leave nothing."""
         if self._greedy:
             return self._next_of_greedy(number, self._greedy)
-        if self._points:
+        while self._points:
             name, seed = next(iter(self._points))
             config = self.space.points[name]
             proposal = Proposal(config, self.space.params_of(config), seed, name)
-            self.reopen(number, proposal)
-            return proposal
+            if self._claim(number, config, proposal.params, seed):
+                self.reopen(number, proposal)
+                return proposal
+            self._points.pop((name, seed))
         if self.sampler == "points" or self._exhausted:
             return None
         return self._next_of_grid(number) if self.sampler == "grid" else self._draw(number)
 
-    def learn(self, config: Config, error: float) -> None:
-        """A trial of an earlier study that ran to its end: for the sampler's eyes alone, under a
-        number below 0."""
+    def learn(
+        self,
+        config: Config,
+        error: float | None,
+        curve: Mapping[int, float] = NOTHING,
+    ) -> None:
+        """A trial of another study or driver, that ran to its end or, without an `error`, was
+        stopped after `curve`: for the sampler's eyes alone, under a number below 0."""
         params = self.space.params_of(config)
         number = -1 - len(self._ended)
         distributions = {name: self.space.parameters[name].distribution for name in params}
@@ -179,9 +183,14 @@ class Proposer:
         known = {name: getattr(net, name) for name in ("latent_size", "n_params", "flops")}
         self._sizes[number] = net.latent_size
         self._ended[number] = optuna.trial.create_trial(
-            values=self._values(error, known), params=params, distributions=distributions
+            state=TrialState.PRUNED if error is None else TrialState.COMPLETE,
+            values=None if error is None else self._values(error, known),
+            params=params,
+            distributions=distributions,
+            intermediate_values=dict(curve),
         )
-        self._note_good(number, error, known)
+        if error is not None:
+            self._note_good(number, error, known)
 
     def reopen(self, number: int, proposal: Proposal) -> None:
         """Take trial `number`, of which all is known, as running: a named point, or a trial of the
@@ -193,7 +202,7 @@ class Proposer:
             self._points.pop((proposal.point, proposal.seed), None)
         elif self.sampler == "grid":
             self._pass_in_grid(proposal.params)
-        self._lay_down(number, proposal.config, proposal.params)
+        self._lay_down(number, proposal.config, proposal.params, proposal.seed)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """An intermediate value of a running trial. An epoch repeated after a restart counts
@@ -202,6 +211,8 @@ class Proposer:
             self._reported[number][epoch] = value
             if not self._cost:  # Optuna has no place for it where two things count
                 self._open[number].report(value, epoch)
+            if self._shared:
+                self._shared.report(number, epoch, value)
 
     def tell(
         self, number: int, state: str, value: float | None, known: Mapping[str, Any] = NOTHING
@@ -223,8 +234,10 @@ class Proposer:
             self._note_good(number, final, known)
         if state != "FAIL":
             self._ended[number] = self._frozen(number, trial, TrialState[state], values)
-        said = [final, known[self._cost]] if self._cost and final is not None else final
+        said = None if final is None else [final, *([known[self._cost]] if self._cost else [])]
         self.study.tell(trial, said, TrialState[state])
+        if self._shared:
+            self._shared.tell(number, state, said)
         self._reported.pop(number, None)
 
     def _values(self, error: float, known: Mapping[str, Any]) -> list[float]:
@@ -246,7 +259,7 @@ class Proposer:
         network = next((params for _, params in self._lacking.values()), None)
         refused = []
         beside: tuple[Config, dict[str, Value], int] | None = None
-        study = optuna.create_study(directions=_directions(self._cost))
+        study = optuna.create_study(directions=directions(self._cost))
         if self.sampler != "random":
             study.add_trials(self._window(place))
         for attempt in range(TRIES):
@@ -260,16 +273,17 @@ class Proposer:
             refusal = self.space.check(config)
             if refusal is None and (seed := self._seed_of(config)) is not None:
                 found = (config, trial.params, seed)
-                if network or place is None or self._is_in(place, config):
+                if not (network or place is None or self._is_in(place, config)):
+                    beside = beside or found
+                elif self._claim(number, *found):
                     return self._issued(number, *found)
-                beside = beside or found
             if refusal is not None:
                 refused.append(refusal)
             study.tell(trial, state=TrialState.FAIL)  # neither waited for nor learnt from
         if network:  # its settings have all been tried
             self._lacking.pop(next(iter(self._lacking)))
             return self._draw(number)
-        if beside:
+        if beside and self._claim(number, *beside):
             return self._issued(number, *beside)
         if len(refused) < TRIES:
             self._exhausted = True  # the others have all been tried
@@ -281,8 +295,26 @@ class Proposer:
         return self.strata.of(architecture(config).latent_size) == place
 
     def _issued(self, number: int, config: Config, params: dict[str, Value], seed: int) -> Proposal:
-        self._lay_down(number, config, params)
+        self._lay_down(number, config, params, seed)
         return Proposal(config, params, seed)
+
+    def _claim(self, number: int, config: Config, params: dict[str, Value], seed: int) -> bool:
+        """Whether nobody else tries this."""
+        if not self._shared:
+            return True
+        return self._shared.claim(number, self._as_claimed(config, params, seed))
+
+    def _as_claimed(self, config: Config, params: dict[str, Value], seed: int) -> FrozenTrial:
+        return optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions={name: self.space.parameters[name].distribution for name in params},
+            user_attrs={
+                "identity": json.dumps(_identity(config)),
+                "seed": seed,
+                "config": config.to_json(),
+            },
+        )
 
     def _window(self, place: int | None = None) -> list[FrozenTrial]:
         """What the sampler sees, as Optuna has it, in the order of the trials' numbers. If it is to
@@ -337,11 +369,15 @@ class Proposer:
 
     def _seed_of(self, config: Config) -> int | None:
         """Of the next run of `config`; None where it is not to be run again."""
-        runs = self._runs[_identity(config)]
+        runs = self._runs[identity := _identity(config)]
+        if self._shared:
+            runs += self._shared.n_tries(json.dumps(identity))
         return None if runs and self.repeats == "refuse" else self.seed + runs
 
-    def _lay_down(self, number: int, config: Config, params: dict[str, Value]) -> None:
+    def _lay_down(self, number: int, config: Config, params: dict[str, Value], seed: int) -> None:
         self._runs[_identity(config)] += 1
+        if self._shared:
+            self._shared.take(number, self._as_claimed(config, params, seed))
         if self.strata:
             self._sizes[number] = size = architecture(config).latent_size
             self.strata.begin(size)
@@ -377,7 +413,7 @@ class Proposer:
         if step is None:
             return None
         params = self.space.params_of(step.config)
-        self._lay_down(number, step.config, params)
+        self._lay_down(number, step.config, params, self.seed)
         point = self._start if step.change is None else None
         return Proposal(step.config, params, self.seed, point, step.change, step.parent)
 
@@ -386,9 +422,9 @@ class Proposer:
         for params, config in self._grid:
             refusal = self.space.check(config)
             if refusal is None:
-                if (seed := self._seed_of(config)) is not None:
-                    self._lay_down(number, config, params)
-                    return Proposal(config, params, seed)
+                seed = self._seed_of(config)
+                if seed is not None and self._claim(number, config, params, seed):
+                    return self._issued(number, config, params, seed)
                 continue
             refused.append(refusal)
             if len(refused) >= GRID_TRIES:
@@ -440,70 +476,9 @@ def _identity(config: Config) -> tuple[Any, ...]:
     return architecture(config).hash, *(getattr(config, name) for name in names)
 
 
-def require_database(url: str) -> None:
-    """Raise `InputError` where no study can be laid into the database at `url`."""
-    if not _is_sqlite(url):
-        _within(url, lambda: optuna.storages.get_storage(url))
-
-
-def _directions(cost: str | None) -> list[StudyDirection]:
+def directions(cost: str | None) -> list[StudyDirection]:
+    """The error is to be small, and the cost where one counts."""
     return [StudyDirection.MINIMIZE] * (2 if cost else 1)
-
-
-def _study(
-    database: str | None,
-    name: str | None,
-    sampler: BaseSampler,
-    directions: list[StudyDirection],
-) -> optuna.Study:
-    if database is None:
-        return optuna.create_study(directions=directions, sampler=sampler)
-    path = Path(database.removeprefix("sqlite:///"))
-    if _is_sqlite(database) and path.is_file() and (fault := _damage(path)):
-        # Whatever it held can be made again from the ledger.
-        print(f"{path}: {fault}; set aside in {set_aside(path).parent}, made anew", flush=True)
-    return _fresh(database, name, sampler, directions)
-
-
-def _damage(path: Path) -> str | None:
-    """What SQLite finds wrong with its file."""
-    try:
-        with closing(sqlite3.connect(path)) as connection:
-            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    except sqlite3.DatabaseError as error:
-        return str(error)
-    return None if found == "ok" else str(found).splitlines()[-1]
-
-
-def _fresh(
-    database: str, name: str | None, sampler: BaseSampler, directions: list[StudyDirection]
-) -> optuna.Study:
-    def make() -> optuna.Study:
-        storage = optuna.storages.get_storage(database)
-        if name in optuna.get_all_study_names(storage):
-            optuna.delete_study(study_name=name or "", storage=storage)
-        return optuna.create_study(
-            directions=directions, sampler=sampler, storage=storage, study_name=name
-        )
-
-    return make() if _is_sqlite(database) else _within(database, make)
-
-
-def _within(url: str, action: Callable[[], T]) -> T:
-    """Do `action` in the database at `url`. The message does not repeat its password."""
-    try:
-        return action()
-    except Exception as error:
-        shown = re.sub("//[^/@]*@", "//", url)
-        raise InputError(f"--storage {shown}: {_first_line(error)}") from None
-
-
-def _is_sqlite(url: str) -> bool:
-    return url.startswith("sqlite:///")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
 
 
 def usual_sampler(space: Space, cost: str | None = None) -> str:

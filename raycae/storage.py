@@ -32,7 +32,9 @@ from pyarrow.fs import (
     FileSelector,
     FileSystem,
     FileType,
+    LocalFileSystem,
     S3FileSystem,
+    copy_files,
 )
 
 from raycae.errors import InputError, StorageError
@@ -140,7 +142,7 @@ def patiently(what: str, action: Callable[[], T]) -> T:
                     raise  # of the name, not of the storage
                 reason = _words(error)
                 if error.errno in LOST_FOR_GOOD or REFUSED_FOR_GOOD.search(str(error)):
-                    raise StorageError(f"{what}: {reason}") from None
+                    raise _Refused(f"{what}: {reason}") from None
             waited = time.monotonic() - begun
             if waited + pause > patience.limit():
                 spent = True
@@ -151,6 +153,20 @@ def patiently(what: str, action: Callable[[], T]) -> T:
             pause = min(2 * pause, LONGEST_PAUSE_S)
     finally:
         patience.ends(spent=spent)
+
+
+class _Refused(StorageError):
+    """Waiting does not help: no leave, no such bucket, no room."""
+
+
+@contextmanager
+def at_the_door() -> Iterator[None]:
+    """While it is looked whether there is what a person named: what the storage refuses is wrong
+    input then, an `InputError`."""
+    try:
+        yield
+    except _Refused as error:
+        raise InputError(str(error)) from None
 
 
 class _NoAnswer(StorageError):
@@ -446,6 +462,26 @@ def remove_tree(folder: Place) -> None:
     else:
         tree = folder
         patiently(f"deleting {tree}", lambda: shutil.rmtree(tree, ignore_errors=True))
+
+
+def fetch_tree(folder: Place, to: Path) -> None:
+    """Copy what lies in `folder` into the new folder `to`, which is whole or absent. Raises
+    `StorageError`."""
+    aside = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}")
+    if isinstance(folder, StorePath):
+        filesystem, path = folder._filesystem, str(folder._path)
+    else:
+        filesystem, path = LocalFileSystem(), str(folder)
+
+    def fetch() -> None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        copy_files(path, str(aside), filesystem, LocalFileSystem())
+        aside.rename(to)
+
+    try:
+        patiently(f"fetching {folder}", fetch)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def set_aside(path: Place) -> Place:

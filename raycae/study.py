@@ -30,10 +30,19 @@ from raycae.lease import Lease
 from raycae.ledger import Event, Ledger, Range
 from raycae.provenance import provenance, versions
 from raycae.results import COMPLETE, COUNTED, FAIL, MEMORY, PRUNED, RUNNING, Records, events_of
-from raycae.searcher import Proposal, Proposer
+from raycae.searcher import Proposal, Proposer, directions
+from raycae.shared import SharedStudy
 from raycae.space import Space, parse
 from raycae.stopping import rule
-from raycae.storage import Place, digest, make_folder, remove_tree, set_aside, write_whole
+from raycae.storage import (
+    Place,
+    at_the_door,
+    digest,
+    make_folder,
+    remove_tree,
+    set_aside,
+    write_whole,
+)
 
 TABLES_EVERY_S = 3.0
 """The two tables are rewritten at most so often while a search runs; the ledger is always whole."""
@@ -149,6 +158,7 @@ class Study:
         self.records = Records(plan.study, content["data"].get("n_train"), plan.cost)
         cost = plan.cost if plan.objective == "frontier" else None
         strata = Strata(plan.strata, content["data"]["line"]) if plan.strata else None
+        self._shared = _shared(database, content, cost) if database else None
         self.proposer = Proposer(
             space,
             plan.sampler,
@@ -159,8 +169,7 @@ class Study:
             cost=cost,
             strata=strata,
             settings=plan.settings,
-            database=database,
-            name=plan.study,
+            shared=self._shared,
         )
         self.rule = rule(
             plan.scheduler,
@@ -172,6 +181,8 @@ class Study:
             family="arch_hash" if plan.settings > 1 else None,
         )
         self._replay()
+        if self._shared:
+            self._look_round(self._shared)
         self._to_go_on = deque(self.running())
         self._tidy()
 
@@ -260,7 +271,10 @@ class Study:
             if self._runs(number):
                 return self._issue(number)
         number = self._next_number()
-        proposal = self.proposer.propose(number) if number < self.plan.trials else None
+        if number >= self.plan.trials:
+            return None
+        self._hear_of_others()
+        proposal = self.proposer.propose(number)
         if proposal is None:
             return None
         self._record(
@@ -402,6 +416,45 @@ class Study:
                 self.records.write(self.folder)
         finally:
             self._lease.release()
+
+    def _look_round(self, shared: SharedStudy) -> None:
+        """Say who else searches; a series cannot be shared. Raises `InputError`."""
+        self.notes += shared.notes
+        if not shared.others:
+            return
+        if self.plan.sampler == "greedy":
+            raise InputError(
+                f"--sampler greedy: another search does {self.plan.study} in that database, and a "
+                "series is one search's; give this one another name with --study NAME"
+            )
+        n, who = shared.others.total(), len(shared.others)
+        self.notes.append(
+            f"{self.plan.study} is searched by {who} other{'s' * (who > 1)} too: {n} trials of "
+            f"theirs so far; none is run again"
+        )
+
+    def _hear_of_others(self) -> None:
+        """What other drivers of this study have learnt: in the ledger first, like all else."""
+        news = self._shared.news() if self._shared else []
+        if not news:
+            return
+        self._record(
+            *(
+                {
+                    "event": "known",
+                    "at": _now(),
+                    "trial_number": None,
+                    "config": ended.config,
+                    "val_mse": ended.error,
+                    "curve": json.dumps(ended.curve),
+                    "source": ended.source,
+                }
+                for ended in news
+            )
+        )
+        for ended in news:
+            config = Config.model_validate_json(ended.config)
+            self.proposer.learn(config, ended.error, ended.curve)
 
     def _issue(self, number: int) -> Issue:
         row = self.records.trials[number]
@@ -580,7 +633,11 @@ class Study:
                     space = json.loads(event["study"])["space"]["hash"]
                 case "known":
                     config = Config.model_validate_json(event["config"])
-                    self.proposer.learn(config, event["val_mse"])
+                    told = json.loads(event["curve"] or "{}")
+                    curve = {int(epoch): error for epoch, error in told.items()}
+                    self.proposer.learn(config, event["val_mse"], curve)
+                    if self._shared and event["source"]:
+                        self._shared.known(event["source"])
                 case "created" if not known:
                     params = json.loads(event["params"])
                     if space != self.space.hash:  # drawn from another one
@@ -806,11 +863,13 @@ def checkpoint_folder(study: Place, number: int) -> Place:
     return study / "checkpoints" / str(number)
 
 
+@at_the_door()
 def holds_study(folder: Place) -> bool:
     """Whether a study was begun in `folder`; a process may have died just before."""
     return (folder / "study.json").exists() or ledger.is_begun(folder / "ledger")
 
 
+@at_the_door()
 def require_place(folder: Place) -> None:
     """Raise `InputError` where a study lies in `folder` already, or none could be written."""
     if holds_study(folder):
@@ -838,6 +897,18 @@ def _unwritable(folder: Place, reason: str | None) -> InputError:
     return InputError(
         f"{folder}: results cannot be written there: {reason}; choose another folder with --results"
     )
+
+
+def _shared(database: str, content: Mapping[str, Any], cost: str | None) -> SharedStudy:
+    facts = {
+        "space": content["space"]["hash"],
+        "images": content["data"]["fingerprint"],
+        "epochs": content["plan"]["epochs"],
+        "cost": cost,
+    }
+    # The moment it was begun, to the microsecond, tells one search from another.
+    driver = content["created_at"]
+    return SharedStudy(database, content["plan"]["study"], driver, directions(cost), facts)
 
 
 def _now() -> datetime:

@@ -174,6 +174,13 @@ def test_address_where_nothing_answers(
     code, _, err = run("search", *arguments)
     assert code == 2
     assert "RAY_ADDRESS=127.0.0.1:9: nothing answers there: " in err
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp" / "ray").mkdir(parents=True)
+    (tmp_path / "tmp" / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+    code, _, err = run("search", *arguments)
+    assert code == 2
+    assert "the cluster that `ray start` left word of on this machine: nothing answers" in err
     assert not (tmp_path / "quickstart").exists()
 
 
@@ -269,14 +276,6 @@ def test_whose_ray_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "ray" / "ray_current_cluster").unlink()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert not search._starts_its_own(None)
-
-
-def test_places_on_a_node() -> None:
-    """Oracle: by hand. A share of a GPU lies on one GPU; cores bound the rest."""
-    node = {"CPU": 8.0, "GPU": 2.0}
-    shares = {0: 8, 1: 2, 2: 1, 0.5: 4, 0.4: 4, 0.25: 8, 0.1: 8}
-    assert {gpus: search._places(node, 1, gpus) for gpus in shares} == shares
-    assert search._places(node, 3, 0.25) == 2
 
 
 def test_evaluate_and_report(run: Run, trained: Path) -> None:

@@ -14,8 +14,9 @@ from conftest import begin, data_facts, die, measured, run_trial, study_json, wr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raycae import ledger, results, searcher
+from raycae import ledger, results
 from raycae.errors import InputError
+from raycae.shared import require_database
 from raycae.space import Space
 from raycae.study import Issue, Plan, Study, checkpoint_folder, model_folder, read_content
 
@@ -434,8 +435,8 @@ def test_foreign_tables_teach_nothing(killed: Path, tmp_path: Path, tiny_space: 
 def test_a_database_without_a_server() -> None:
     """Oracle: one message that names the option and the address, and not the password."""
     with pytest.raises(InputError, match="--storage postgresql") as caught:
-        searcher.require_database("postgresql+psycopg://u:secret@127.0.0.1:1/x")
+        require_database("postgresql+psycopg://u:secret@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
     with pytest.raises(InputError, match="--storage nonsense"):
-        searcher.require_database("nonsense")
+        require_database("nonsense")
     json.dumps(str(caught.value))

@@ -122,8 +122,6 @@ class Kills:
 @pytest.mark.parametrize(
     ("n_kills", "database"),
     [
-        (2, "none"),
-        (1, "sqlite"),
         (1, "postgresql"),
         pytest.param(20, "none", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
         pytest.param(20, "sqlite", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),

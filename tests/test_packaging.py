@@ -120,6 +120,7 @@ def test_rooms_import_one_way() -> None:
         "cohort": {"ray", "optuna"},
         "data": {"torch", "ray", "optuna"},
         "search": {"torch", "ray"},
+        "jobs": {"torch", "ray"},
         "cli": {"torch", "ray"},
     }
     code = "import sys, importlib; importlib.import_module('raycae.' + sys.argv[1])\n"

@@ -144,6 +144,21 @@ def test_terminated(space_file: Path, tmp_path: Path, small_ray: dict[str, str])
     assert (tmp_path / "tiny" / "report.html").exists()
 
 
+def test_ended_while_it_finishes(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: the same for a SIGTERM that comes when Ray has gone already and pictures are to be
+    painted: the report is there, exit code 143."""
+    setup = (
+        "import os, signal; from raycae import evaluation; paint = evaluation.illustrate\n"
+        "evaluation.illustrate = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), paint(*a))"
+    )
+    done = run(command(space_file, tmp_path, "--trials", "1", setup=setup), small_ray)
+    assert done.returncode == 143, done.stderr
+    assert "raycae search --resume --study tiny" in done.stdout
+    assert (tmp_path / "tiny" / "report.html").exists()
+
+
 def test_killed_and_resumed(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:
     """Oracle: kill -9 of the driver; every trial is accounted for once, the total is what was
     asked, at most one epoch of each running trial is repeated."""
@@ -215,7 +230,7 @@ def test_two_gpus_two_trials_at_a_time(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
 ) -> None:
     """Oracle: with two (logical) GPUs and no option, each trial holds one of its own; more than
-    any node has is refused at once."""
+    any node has, or may have, is refused at once."""
     arguments = command(space_file, tmp_path)
     at = arguments.index("--gpus-per-trial")
     alone = arguments[:at] + arguments[at + 2 :]
@@ -226,9 +241,17 @@ def test_two_gpus_two_trials_at_a_time(
     assert {d[:9] for d in devices} == {"cpu (GPU "}  # this machine's torch sees no GPU
     assert {d[9] for d in devices} == {"0", "1"}
 
-    refused = run([*alone, "--study", "big", "--gpus-per-trial", "3"], small_ray)
+    # With what `ray up` leaves on a head whose autoscaler may start more.
+    (tmp_path / ".ray").symlink_to(Path.home() / ".ray")
+    kinds = {"head": {"resources": {}}, "big": {"resources": {"CPU": 8, "GPU": 4}}}
+    file = {"max_workers": 1, "head_node_type": "head", "provider": {"type": "aws"}}
+    text = json.dumps({**file, "available_node_types": kinds})
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(text)
+    too_many = [*alone, "--study", "big", "--gpus-per-trial", "5"]
+    refused = run(too_many, {**small_ray, "HOME": str(tmp_path)})
     assert refused.returncode == 2
-    assert "--gpus-per-trial 3: no node has that much; there is: 2 CPU, 2 GPU" in refused.stderr
+    assert "--gpus-per-trial 5: no node has that much; there is: 2 CPU, 2 GPU; " in refused.stderr
+    assert "the autoscaler may start: 8 CPU, 4 GPU" in refused.stderr
 
 
 def test_time_is_up(space_file: Path, tmp_path: Path, small_ray: dict[str, str]) -> None:

@@ -252,11 +252,11 @@ def test_a_store_that_refuses_every_third_request(
 
 
 def test_no_such_bucket(space_file: Path, store: ObjectStore) -> None:
-    """Oracle: a bucket that is not there is found before Ray starts: one message, exit code 1."""
+    """Oracle: a bucket that is not there is found before Ray starts: one message, exit code 2."""
     where = store.uri("r").replace("/raycae/", "/no-such-bucket/")
     # No Ray answers there.
     done = run([*command(space_file, where), "--address", "127.0.0.1:1"], {**os.environ})
-    assert done.returncode == 1
+    assert done.returncode == 2
     require_said(done.stderr, r"^raycae: writing s3://no-such-bucket/r/tiny/.*: NO_SUCH_BUCKET")
 
 

@@ -1,0 +1,180 @@
+"""How many places one driver feeds.
+
+    python analysis/benchmarks/scale.py                  # the table
+    python analysis/benchmarks/scale.py real [PLACES]    # the cost of a trial with Ray, 16 places
+
+The table: the process that keeps a study's books (`bridge`, `study`, `searcher`, `ledger`, all
+real, with its fsyncs) before 64 machines of 8 places that are simulated. Epochs last as long as
+drawn; one driver serves the events one after the other, each for as long as it really took. So what
+a place waits for its next trial is what it would wait before this driver. Ray's own work is not in
+it; `real` says what that costs: the same driver with a real Ray, as many worker processes as are
+asked for, and trials of next to no training. Each line is one study: TPE, ASHA, three epochs.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import psutil
+import ray
+
+from raycae import space
+from raycae.bridge import Run, StudyCallback, StudySearcher, StudyStopper
+from raycae.progress import Progress
+from raycae.search import run
+from raycae.storage import place
+from raycae.study import Plan, Study
+
+MACHINES, PLACES_EACH = 64, 8
+EPOCHS = 3
+SIZES = (100, 1000, 10_000)
+EPOCH_S = 60.0
+FACTS = {"source": "photos", "fingerprint": "0" * 16, "n_train": 1000, "n_val": 100}
+
+
+def main() -> None:
+    print(f"{MACHINES} x {PLACES_EACH} places, epochs of {EPOCH_S:.0f} s (40 to 80 s)")
+    print(versions())
+    rows = []
+    for trials in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(simulated(Path(folder) / "s", trials))
+            print(pd.DataFrame(rows[-1:]).to_string(index=False), flush=True)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False))
+    small, large = table.iloc[-2], table.iloc[-1]
+    slope = np.log(large["CPU ms a trial"] / small["CPU ms a trial"]) / np.log(
+        large["trials"] / small["trials"]
+    )
+    print(f"CPU a trial grows with the number of trials to the power of {slope:.2f}")
+    feeds = 1000 * EPOCH_S / large["CPU ms a result"]
+    print(f"one driver is busy all the time at {feeds:,.0f} places with epochs of {EPOCH_S:.0f} s")
+
+
+def simulated(folder: Path, trials: int) -> dict[str, Any]:
+    """One study before simulated machines."""
+    plan = Plan("s", "ex2", "photos", trials, EPOCHS, None, 0, "tpe", "asha", factor=4)
+    study = Study.create(folder, plan, space.load("ex2"), FACTS)
+    books = Run(study, lambda: False, Progress(trials, EPOCHS))
+    searcher, stopper = StudySearcher(books, {}), StudyStopper(books)
+    callback = StudyCallback(books)
+    draw = np.random.default_rng(0)
+    free: list[tuple[float, int, Any]] = [(0.0, n, None) for n in range(MACHINES * PLACES_EACH)]
+    """Events, by their time: a place has nothing to do, or a trial on it has ended an epoch."""
+    driver = 0.0
+    waits, results = [], 0
+    cpu = time.process_time()
+    while free:
+        at, where, trial = heapq.heappop(free)
+        driver = max(driver, at)
+        begun = time.perf_counter()
+        if trial is not None:
+            results += 1
+            trial.epoch += 1
+            error = 0.02 + 0.1 * draw.random() ** 3 / trial.epoch
+            goes_on = not stopper("", {"said": measured(trial, error)})
+            if goes_on:
+                driver += time.perf_counter() - begun
+                heapq.heappush(free, (driver + epoch_s(draw), where, trial))
+                continue
+        config = searcher.suggest("")
+        if isinstance(config, dict):
+            trial = SimpleNamespace(config=config, epoch=0)
+            callback.on_trial_start(0, [], trial)
+            driver += time.perf_counter() - begun
+            if at:  # the first places all fall free at once
+                waits.append(driver - at)
+            heapq.heappush(free, (driver + epoch_s(draw), where, trial))
+        else:
+            driver += time.perf_counter() - begun
+    cpu = time.process_time() - cpu
+    files = len(list((folder / "ledger").iterdir()))
+    study.close()
+    return {
+        "trials": trials,
+        "results": results,
+        "CPU ms a trial": 1000 * cpu / trials,
+        "CPU ms a result": 1000 * cpu / results,
+        "results a CPU second": results / cpu,
+        "wait s, median": np.median(waits) if waits else float("nan"),
+        "wait s, 95 %": np.quantile(waits, 0.95) if waits else float("nan"),
+        "idle": sum(waits) / (sum(waits) + results * EPOCH_S),
+        "MB": psutil.Process().memory_info().rss / 1e6,
+        "files": files,
+    }
+
+
+def epoch_s(draw: np.random.Generator) -> float:
+    return float(draw.uniform(2 / 3, 4 / 3) * EPOCH_S)
+
+
+def measured(trial: Any, error: float) -> dict[str, Any]:
+    return {
+        "trial_number": trial.config["trial_number"],
+        "attempt": trial.config["attempt"],
+        "damaged": [],
+        "epoch": trial.epoch,
+        "train_mse": error,
+        "val_mse": error,
+        "val_psnr_db": 20.0,
+        "epoch_time_s": EPOCH_S,
+        "images_per_s": 100.0,
+        "n_images": 1000,
+    }
+
+
+def real(places: int) -> None:
+    """A search with a real Ray whose trials train for next to nothing."""
+    print(f"real Ray, {places} places on {os.cpu_count()} cores")
+    print(versions())
+    trials = 10 * places
+    ray.init(num_cpus=places, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Plan("real", "quickstart", "photos", trials, 1, 60, 0, "random", "none")
+        begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        run(
+            place(folder) / "real",
+            plan,
+            space.load("quickstart"),
+            False,
+            {"cpus": 1, "gpus": 0, "concurrent": None},
+        )
+        took = time.perf_counter() - begun
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        actors = [
+            process.memory_full_info().uss / 1e6
+            for process in psutil.process_iter()
+            if process.name().startswith("ray::") and "Resource" in " ".join(process.cmdline())
+        ]
+        print(
+            f"{trials} trials in {took:.0f} s; driver {1000 * cpu / trials:.0f} ms of CPU a trial"
+        )
+        if actors:
+            print(f"{len(actors)} worker processes, {np.median(actors):.0f} MB each of their own")
+
+
+def versions() -> str:
+    return (
+        f"Python {platform.python_version()}, optuna {optuna.__version__}, ray {ray.__version__}, "
+        f"{platform.machine()}, {os.cpu_count()} cores"
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["real"]:
+        real(int((sys.argv[2:] or ["16"])[0]))
+    else:
+        main()

@@ -1,0 +1,215 @@
+"""What the nodes of a cluster have, what its autoscaler may add to them, and whether they see what
+this machine writes: asked before the first trial, within seconds.
+
+Ray is imported by whoever has joined it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raycae.errors import InputError, StorageError
+from raycae.storage import Place, patience, place, write_whole
+
+CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
+"""What `ray up` leaves on the head for the autoscaler: the cluster file, filled with what a machine
+of each type has. Ray itself tells nobody what its autoscaler may start."""
+HEAD = "node:__internal_head__"
+ASKED_S = 60.0
+"""A node whose processes take longer than that to start is none to search on."""
+FRESH_S = 2.0
+"""For so long nodes are taken to be what they were."""
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """Machines of one kind, of which at most `most` run at a time. Without `resources` Ray finds
+    out what a machine has once it has joined."""
+
+    resources: Mapping[str, float]
+    most: int
+
+
+@dataclass(frozen=True)
+class Autoscaler:
+    """What may be started: of each of the `types`, and at most `most` machines of all of them."""
+
+    types: Sequence[NodeType] = ()
+    most: int = 0
+
+    @classmethod
+    def of(cls, cluster_file: Mapping[str, Any]) -> Autoscaler:
+        """What a launcher's file says of workers, once `ray up` has filled it in."""
+        most = cluster_file.get("max_workers", 0)
+        head = cluster_file.get("head_node_type")
+        types = [
+            NodeType(kind.get("resources") or {}, kind.get("max_workers", most))
+            for name, kind in cluster_file.get("available_node_types", {}).items()
+            # The one type of the provider `local` is its head's and its workers'.
+            if name != head or cluster_file["provider"]["type"] == "local"
+        ]
+        return cls(types, most)
+
+    def places(self, cpus: int, gpus: float) -> int:
+        """How many trials fit on the machines that may run, the roomiest of them."""
+        each = [n for kind in self.types for n in [places(kind.resources, cpus, gpus)] * kind.most]
+        return sum(sorted(each, reverse=True)[: self.most])
+
+
+class Room:
+    """What a trial asks for, and how many run at a time: `concurrent`, or as many as there is room
+    for, on the nodes that are there and on those that the autoscaler may start.
+
+    `gpus=None`: one, if there is any. Raises `InputError` for a trial that fits on no node: it
+    would wait for ever.
+    """
+
+    def __init__(
+        self, cpus: int, gpus: float | None, concurrent: int | None, autoscaler: Autoscaler
+    ) -> None:
+        known = [*alive().values(), *(kind.resources for kind in autoscaler.types)]
+        if gpus is None:
+            gpus = 1 if any(node.get("GPU") for node in known) else 0
+        if gpus > 1 and gpus != int(gpus):
+            raise InputError(
+                f"--gpus-per-trial {gpus:g}: a share of one, or a whole number of them"
+            )
+        self.cpus, self.gpus = cpus, gpus
+        self._concurrent, self._autoscaler = concurrent, autoscaler
+        self._counted_at, self._counted = 0.0, 0
+        if not any(places(node, cpus, gpus) for node in known):
+            raise InputError(self._too_much())
+
+    def places(self) -> int:
+        """Trials at a time, now: nodes come and go. At least one, so that the autoscaler hears of
+        it where none is left."""
+        if self._concurrent:
+            return self._concurrent
+        now = time.monotonic()
+        if now - self._counted_at > FRESH_S:
+            there = sum(places(node, self.cpus, self.gpus) for node in alive().values())
+            self._counted = max(there, self._autoscaler.places(self.cpus, self.gpus), 1)
+            self._counted_at = now
+        return self._counted
+
+    def _too_much(self) -> str:
+        def had(nodes: Sequence[Mapping[str, float]]) -> str:
+            return "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
+
+        there = list(alive().values())
+        known = [kind.resources for kind in self._autoscaler.types if kind.resources]
+        unknown = sum(kind.most for kind in self._autoscaler.types if not kind.resources)
+        message = (
+            f"--cpus-per-trial {self.cpus} --gpus-per-trial {self.gpus:g}: no node has that much; "
+            f"there is: {had(there)}"
+        )
+        if known:
+            message += f"; the autoscaler may start: {had(known)}"
+        if unknown > len(there) - 1:
+            message += f"; yet to join: {unknown - len(there) + 1} (see `ray status`)"
+        return message
+
+
+def places(resources: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """How many trials fit on a node that has these."""
+    n_cpus = resources.get("CPU", 0) // cpus
+    if not gpus:
+        return int(n_cpus)
+    n_gpus = resources.get("GPU", 0)  # a share of a GPU lies on one; 0.4 fits twice on each
+    return int(min(n_cpus, n_gpus // gpus if gpus >= 1 else n_gpus * (1 // gpus)))
+
+
+def alive() -> dict[str, Mapping[str, float]]:
+    """What each node of the cluster has, by the node's id."""
+    import ray
+
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def survey(results: Place) -> Autoscaler:
+    """Ask every node whether it sees what this machine writes at `results`, and the head what its
+    autoscaler may start.
+
+    Raises `InputError` that names a node which does not, or on which raycae does not run.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    others = {
+        node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != here
+    }
+    files = [_cluster_file()] if HEAD in alive()[here] else []
+    if others:
+        marker = _nearest(results) / f".seen-from-every-node-{uuid.uuid4().hex[:8]}"
+        write_whole(marker, marker.name.encode())
+        try:
+            files += _answers(others, marker, results)
+        finally:
+            marker.unlink(missing_ok=True)
+    for text in filter(None, files):
+        return Autoscaler.of(yaml.safe_load(text))
+    return Autoscaler()
+
+
+def _answers(others: Mapping[str, str], marker: Place, results: Place) -> list[str | None]:
+    """Of every node its cluster file, if it has one."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = ray.remote(num_cpus=0, max_retries=0)(_on_a_node)
+    asking = {
+        asked.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            str(marker)
+        ): name
+        for node, name in others.items()
+    }
+    ray.wait(list(asking), num_returns=len(asking), timeout=ASKED_S)
+    files = []
+    for answer, name in asking.items():
+        try:
+            blind, file = ray.get(answer, timeout=0)
+        except RayError as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(f"node {name}: raycae cannot run there: {said[-1]}") from None
+        if blind:
+            raise InputError(
+                f"--results {results}: node {name} does not see what is written there from here "
+                f"({blind}); take a folder that all nodes share, or an object store: "
+                "s3://BUCKET/PATH"
+            )
+        files.append(file)
+    return files
+
+
+def _on_a_node(marker: str) -> tuple[str | None, str | None]:
+    """Why the marker is not seen here, or None; this node's cluster file."""
+    with patience.of(lambda note: None, over=lambda: True):  # somebody waits for the answer
+        try:
+            place(marker).read_bytes()
+        except FileNotFoundError:
+            return "it is not there", None
+        except (InputError, StorageError) as error:
+            return str(error), None
+    return None, _cluster_file()
+
+
+def _cluster_file() -> str | None:
+    path = CLUSTER_FILE.expanduser()
+    return path.read_text() if path.exists() else None
+
+
+def _nearest(results: Place) -> Place:
+    """The results' folder, or what there is of the way to it."""
+    if isinstance(results, Path):
+        return next(folder for folder in (results, *results.parents) if folder.exists())
+    return results

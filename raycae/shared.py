@@ -1,0 +1,305 @@
+"""One study, several searches: who tries what and how it ended, in a database that all reach.
+
+Each search, a driver, has a folder and a ledger of its own, and says in an Optuna study what it
+tries. That is a claim: Optuna numbers trials one after the other, so whoever looks after he has
+made his claim sees every earlier one, and of two equal claims the earlier one stands. The database
+is no place where results lie: what a driver has learnt there goes into its ledger, and what the
+database lacks of its own trials is put there again from the ledger.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from raycae.errors import InputError
+from raycae.storage import patience, set_aside
+
+T = TypeVar("T")
+SQLITE, JOURNAL = "sqlite:///", "journal:///"
+DRIVER = "driver "
+PAUSE_S = 1.0
+TRIES = 20
+
+
+Claim = tuple[str, int]
+"""What is tried, and the seed of its weights."""
+
+
+class Ended(NamedTuple):
+    """A trial of another driver that has ended, COMPLETE with its `error` or PRUNED: who ran it,
+    its configuration (JSON), the errors after its epochs."""
+
+    source: str
+    config: str
+    error: float | None
+    curve: dict[int, float]
+    state: str
+
+
+@dataclass
+class _Own:
+    """What the database has of a trial of this driver."""
+
+    id: int
+    place: int
+    """Optuna's number of it."""
+    claim: Claim
+    epochs: set[int] = field(default_factory=set)
+    ended: bool = False
+
+
+class SharedStudy:
+    """The Optuna study called `name` in the database at `url`, as one `driver` of it sees it.
+
+    `facts` have to be the same for all drivers. Where no other driver ever was, the study is made
+    anew. `notes` says what was found damaged. Raises `InputError` where the database does not
+    answer, or has something else under that name.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        driver: str,
+        directions: Sequence[StudyDirection],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.driver = driver
+        self.notes: list[str] = []
+        self._url = url
+        self._takes_epochs = len(directions) == 1
+        """Optuna has no place for them where two things count."""
+        self._own: dict[int, _Own] = {}
+        self._heard: set[int] = set()
+        self._first: dict[Claim, int] = {}
+        """By Optuna's numbers, as all that `_look` finds."""
+        self._tried: Counter[str] = Counter()
+        self._others: Counter[str] = Counter()
+        self._news: list[Ended] = []
+        self._study_id = _at_once(url, lambda: self._found(name, directions, facts))
+        self._look()
+
+    @property
+    def others(self) -> Counter[str]:
+        """How many trials each other driver has begun."""
+        return self._others
+
+    def n_tries(self, identity: str) -> int:
+        """How many trials of other drivers try the same."""
+        return self._tried[identity]
+
+    def claim(self, number: int, trial: FrozenTrial) -> bool:
+        """Put trial `number` of this driver there; False, and nothing is there, where another
+        driver was first.
+
+        `trial` runs; its `user_attrs` have `identity`, one for all that is the same, `seed`, and
+        `config`, JSON.
+        """
+        self.take(number, trial)
+        self._look()
+        own = self._own[number]
+        if self._first[own.claim] == own.place:
+            return True
+        self._withdraw(number)
+        return False
+
+    def take(self, number: int, trial: FrozenTrial) -> None:
+        """Trial `number` is this driver's, whoever else tries the same."""
+        claim = _claim(trial)
+        if number in self._own:
+            if self._own[number].claim == claim:
+                return
+            self._withdraw(number)  # the process that claimed it died before its ledger knew
+        trial.user_attrs |= {"driver": self.driver, "number": number}
+        made = self._do(lambda: self._storage.create_new_trial(self._study_id, trial))
+        place = self._do(lambda: self._storage.get_trial_number_from_id(made))
+        self._own[number] = _Own(made, place, claim)
+
+    def report(self, number: int, epoch: int, error: float) -> None:
+        """The error after an epoch; once."""
+        own = self._own[number]
+        if self._takes_epochs and not own.ended and epoch not in own.epochs:
+            self._do(lambda: self._storage.set_trial_intermediate_value(own.id, epoch, error))
+            own.epochs.add(epoch)
+
+    def tell(self, number: int, state: str, values: Sequence[float] | None) -> None:
+        """How the trial ended; once."""
+        own = self._own[number]
+        if not own.ended:
+            end = TrialState[state]
+            self._do(lambda: self._storage.set_trial_state_values(own.id, end, values))
+            own.ended = True
+
+    def news(self) -> list[Ended]:
+        """Trials of other drivers that have ended since this was last asked, but for failures."""
+        self._look()
+        news, self._news = self._news, []
+        return news
+
+    def known(self, source: str) -> None:
+        """The trial of another driver called `source` is no news."""
+        self._news = [ended for ended in self._news if ended.source != source]
+
+    def _found(
+        self, name: str, directions: Sequence[StudyDirection], facts: Mapping[str, Any]
+    ) -> int:
+        """The study's id. An SQLite file that is damaged is set aside: what it held of this driver
+        can be made again from the ledger."""
+        path = Path(self._url.removeprefix(SQLITE))
+        try:
+            if self._url.startswith(SQLITE) and path.is_file():
+                _require_whole(path)
+            return self._join(name, directions, facts)
+        except (sqlite3.DatabaseError, ValueError, LookupError) as fault:
+            if isinstance(fault, InputError) or not path.is_file():
+                raise
+            aside = set_aside(path).parent
+            self.notes.append(f"{path}: {_words(fault)}; set aside in {aside}, made anew")
+            return self._join(name, directions, facts)
+
+    def _join(
+        self, name: str, directions: Sequence[StudyDirection], facts: Mapping[str, Any]
+    ) -> int:
+        self._storage = _open(self._url)
+        if name in optuna.get_all_study_names(self._storage):
+            self._require_same(name, facts)
+        study = optuna.create_study(
+            study_name=name, storage=self._storage, directions=directions, load_if_exists=True
+        )
+        for fact, value in facts.items():
+            study.set_user_attr(fact, value)
+        study.set_user_attr(DRIVER + self.driver, True)
+        for trial in study.trials:
+            if trial.user_attrs["driver"] == self.driver and "withdrawn" not in trial.user_attrs:
+                self._own[trial.user_attrs["number"]] = _Own(
+                    trial._trial_id,
+                    trial.number,
+                    _claim(trial),
+                    set(trial.intermediate_values),
+                    trial.state.is_finished(),
+                )
+        return study._study_id
+
+    def _require_same(self, name: str, facts: Mapping[str, Any]) -> None:
+        study = optuna.load_study(study_name=name, storage=self._storage)
+        there = study.user_attrs
+        another = "give this one another name with --study NAME"
+        if not there.keys() >= facts.keys():
+            raise InputError(
+                f"--storage {shown(self._url)}: {name} in it was not written by this version of "
+                f"raycae; {another}"
+            )
+        if {fact for fact in there if fact.startswith(DRIVER)} == {DRIVER + self.driver}:
+            optuna.delete_study(study_name=name, storage=self._storage)
+        elif differ := [fact for fact in facts if there[fact] != facts[fact]]:
+            told = ", ".join(f"{fact} {there[fact]}, here {facts[fact]}" for fact in differ)
+            raise InputError(
+                f"--storage {shown(self._url)}: {name} in it is of something else ({told}); "
+                f"{another}, or delete that one from the database"
+            )
+
+    def _look(self) -> None:
+        trials = self._do(lambda: self._storage.get_all_trials(self._study_id, deepcopy=False))
+        standing = [trial for trial in trials if "withdrawn" not in trial.user_attrs]
+        theirs = [trial for trial in standing if trial.user_attrs["driver"] != self.driver]
+        self._first = {_claim(trial): trial.number for trial in reversed(standing)}
+        self._tried = Counter(trial.user_attrs["identity"] for trial in theirs)
+        self._others = Counter(trial.user_attrs["driver"] for trial in theirs)
+        for trial in theirs:
+            if trial.state.is_finished() and trial.number not in self._heard:
+                self._heard.add(trial.number)
+                if trial.state != TrialState.FAIL:
+                    self._news.append(_ended(trial))
+
+    def _withdraw(self, number: int) -> None:
+        own = self._own.pop(number)
+        if not own.ended:
+            self._do(lambda: self._storage.set_trial_user_attr(own.id, "withdrawn", True))
+            self._do(lambda: self._storage.set_trial_state_values(own.id, TrialState.FAIL))
+
+    def _do(self, action: Callable[[], T]) -> T:
+        """Do `action`; a database that is away for a while is waited for. Raises `InputError`."""
+        begun = time.monotonic()
+        while True:
+            try:
+                return action()
+            except (StorageInternalError, OSError) as error:
+                what, waited = f"{shown(self._url)}: {_words(error)}", time.monotonic() - begun
+            if waited + PAUSE_S > patience.limit():
+                raise InputError(f"--storage {what}; waited for {waited:.0f} s")
+            patience.say(f"waiting for the database: {what}")
+            time.sleep(PAUSE_S)
+
+
+def require_database(url: str) -> None:
+    """Raise `InputError` where no study can be laid into the database at `url`."""
+    if not url.startswith(SQLITE):
+        _at_once(url, lambda: _open(url))
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    return re.sub("//[^/@]*@", "//", url)
+
+
+def _claim(trial: FrozenTrial) -> Claim:
+    return trial.user_attrs["identity"], trial.user_attrs["seed"]
+
+
+def _ended(trial: FrozenTrial) -> Ended:
+    said = trial.user_attrs
+    curve = dict(sorted(trial.intermediate_values.items()))
+    error = trial.values[0] if trial.values else None
+    source = f"{said['driver']} {said['number']}"
+    return Ended(source, said["config"], error, curve, trial.state.name)
+
+
+def _open(url: str) -> BaseStorage:
+    if url.startswith(JOURNAL):
+        return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
+    for _ in range(TRIES):
+        try:
+            return optuna.storages.get_storage(url)
+        except Exception as error:
+            # Other drivers, as early as this one, make the tables at the same time.
+            if not re.search("duplicate key|already exists", _words(error)):
+                raise
+            time.sleep(PAUSE_S / 4)
+    return optuna.storages.get_storage(url)
+
+
+def _at_once(url: str, action: Callable[[], T]) -> T:
+    """Do `action` in the database at `url`. Raises `InputError`."""
+    try:
+        return action()
+    except InputError:
+        raise
+    except Exception as error:  # each kind of database has its own
+        raise InputError(f"--storage {shown(url)}: {_words(error)}") from None
+
+
+def _words(error: BaseException) -> str:
+    return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+
+
+def _require_whole(path: Path) -> None:
+    """Raise `sqlite3.DatabaseError` with what SQLite finds wrong with its file."""
+    with closing(sqlite3.connect(path)) as connection:
+        (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(str(found).splitlines()[-1])

@@ -1,0 +1,316 @@
+"""Several searches of one study in one database: nothing twice, and each learns from the others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import databases
+import optuna
+import pytest
+from conftest import data_facts, die, run_trial
+from databases import PostgreSQL
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from raycae import ledger, space, storage
+from raycae.errors import InputError
+from raycae.shared import require_database
+from raycae.space import Space
+from raycae.study import Plan, Study
+
+SMALL = """
+task: reconstruct
+data: photos
+budget: {trials: 100, epochs: 2}
+params:
+  kernel: {type: categorical, choices: [2, 3, 5]}
+  activation: {type: categorical, choices: [relu, silu]}
+  optimizer: {type: categorical, choices: [adam, sgd]}
+  batch_size: {type: categorical, choices: [16, 32]}
+points:
+  base: {kernel: 3}
+  other: {kernel: 4}
+"""
+N_SMALL = 3 * 2 * 2 * 2 + 2
+"""All that can be tried: the points lie outside, for their activation is another."""
+
+KINDS = ["sqlite", "journal"]
+
+
+@pytest.fixture
+def small() -> Space:
+    return space.parse(SMALL, name="small")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    if reason := databases.available():
+        pytest.skip(reason)
+    with PostgreSQL() as started:
+        yield started
+
+
+def plan_for(sampler: str, trials: int = 100) -> Plan:
+    return Plan("small", "small", "photos", trials, 2, None, 0, sampler, "none")
+
+
+def begin(folder: Path, the_space: Space, url: str, sampler: str = "random") -> Study:
+    return Study.create(folder, plan_for(sampler), the_space, data_facts(), database=url)
+
+
+def url_of(kind: str, folder: Path) -> str:
+    return f"{kind}:///{folder / 'optuna.db'}"
+
+
+def tried(*studies: Study) -> Counter[str]:
+    return Counter(row["config"] for study in studies for row in study.records.trials.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler"), [("journal", "random"), ("sqlite", "tpe"), ("journal", "grid")]
+)
+def test_nothing_is_tried_twice(kind: str, sampler: str, tmp_path: Path, small: Space) -> None:
+    """Oracle: the space has 26 things to try. Two drivers that take turns, from the same seed, try
+    each of them once, and then neither has anything left."""
+    url = url_of(kind, tmp_path)
+    one, two = (begin(tmp_path / name, small, url, sampler) for name in ("one", "two"))
+    while one.ask() or two.ask():
+        two.ask()
+    counted = tried(one, two)
+    assert set(counted.values()) == {1}
+    assert len(counted) == N_SMALL
+    assert one.ask() is None
+    assert two.ask() is None
+    assert one.records.trials[0]["point"] == "base"
+    assert two.records.trials[0]["point"] == "other"
+    for study in (one, two):
+        study.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) -> None:
+    """Oracle: trials of one driver, run to their end or stopped, are laid before the other's
+    sampler with their curves, and are in its ledger before that; failures are not; a driver that
+    is opened again stands where it stood, and hears nothing twice."""
+    url = url_of(kind, tmp_path)
+    one, two = (begin(tmp_path / name, small, url, "tpe") for name in ("one", "two"))
+    run_trial(one, 0.3, 0.2)
+    failing = one.ask()
+    assert failing is not None
+    one.failed(failing.number, failing.attempt, "diverged: for the test")
+    two.ask()
+    two.ask()
+    seen = two.proposer._window()
+    (learnt,) = [trial for trial in seen if trial.state.name == "COMPLETE"]
+    assert learnt.values == [0.2]
+    assert learnt.intermediate_values == {1: 0.3, 2: 0.2}
+    known = [event for event in ledger.read(two.folder / "ledger") if event["event"] == "known"]
+    assert [json.loads(event["curve"]) for event in known] == [{"1": 0.3, "2": 0.2}]
+    die(two)
+    again = Study.resume(two.folder, two.plan, database=url)
+    assert any("searched by 1 other too: 2 trials" in note for note in again.notes)
+    assert [t.values for t in again.proposer._window()] == [t.values for t in seen]
+    again.ask()
+    assert [e["event"] for e in ledger.read(two.folder / "ledger")].count("known") == 1
+    for study in (one, again):
+        study.close()
+
+
+def test_what_a_stopped_trial_says(tmp_path: Path, small: Space) -> None:
+    """Oracle: a trial that another driver's rule stopped counts with the epochs that it ran."""
+    url = url_of("sqlite", tmp_path)
+    halving = replace(plan_for("tpe"), scheduler="asha", factor=2)
+    one = Study.create(tmp_path / "one", halving, small, data_facts(), database=url)
+    two = begin(tmp_path / "two", small, url, "tpe")
+    for error in (0.5, 0.1, 0.6, 0.7):
+        run_trial(one, error, error)
+    stopped = one.records.counts()["PRUNED"]
+    assert stopped >= 1
+    two.ask()
+    told = [t for t in two.proposer._ended.values() if t.state.name == "PRUNED"]
+    assert len(told) == stopped
+    assert all(set(trial.intermediate_values) == {1} for trial in told)
+    for study in (one, two):
+        study.close()
+
+
+def test_a_claim_that_no_ledger_knows(tmp_path: Path, small: Space) -> None:
+    """Oracle: a driver that dies between its claim and its ledger claims anew when it comes back;
+    each of its trials stands once in the database, and everything is tried once."""
+    url = url_of("journal", tmp_path)
+    one, two = (begin(tmp_path / name, small, url) for name in ("one", "two"))
+    for study in (one, two):
+        study.ask()
+    one.proposer.propose(1)  # and nobody writes it down
+    die(one)
+    one = Study.resume(one.folder, one.plan, database=url)
+    while one.ask() or two.ask():
+        pass
+    counted = tried(one, two)
+    assert set(counted.values()) == {1}
+    backend = JournalFileBackend(url.removeprefix("journal:///"))
+    trials = optuna.load_study(study_name="small", storage=JournalStorage(backend)).trials
+    standing = [t.user_attrs["config"] for t in trials if "withdrawn" not in t.user_attrs]
+    assert Counter(standing) == counted
+    for study in (one, two):
+        study.close()
+
+
+def test_other_seeds_where_repeats_are_wanted(tmp_path: Path, small: Space) -> None:
+    """Oracle: with `repeats: seed` no two trials of all drivers have both network and seed."""
+    url = url_of("journal", tmp_path)
+    plan = replace(plan_for("random"), repeats="seed")
+    one, two = (
+        Study.create(tmp_path / name, plan, small, data_facts(), database=url)
+        for name in ("one", "two")
+    )
+    for _ in range(20):
+        one.ask()
+        two.ask()
+    rows = [row for study in (one, two) for row in study.records.trials.values()]
+    assert len({(row["config"], row["seed"]) for row in rows}) == len(rows) == 40
+    for study in (one, two):
+        study.close()
+
+
+def test_what_cannot_be_shared(tmp_path: Path, small: Space) -> None:
+    """Oracle: one message each: other images, a study of somebody else's, a series; the study of
+    the first driver is as it was. One whose only driver comes again is made anew."""
+    url = url_of("sqlite", tmp_path)
+    one = begin(tmp_path / "one", small, url)
+    one.ask()
+    facts = {**data_facts(), "fingerprint": "1" * 16}
+    with pytest.raises(InputError, match=r"small in it is of something else \(images 0+, here 1+"):
+        Study.create(tmp_path / "two", plan_for("random"), small, facts, database=url)
+    with pytest.raises(InputError, match="--sampler greedy: another search does small"):
+        begin(tmp_path / "three", small, url, "greedy")
+    optuna.create_study(study_name="theirs", storage=url)
+    theirs = replace(plan_for("random"), study="theirs")
+    with pytest.raises(InputError, match="theirs in it was not written by this version of raycae"):
+        Study.create(tmp_path / "four", theirs, small, data_facts(), database=url)
+    assert len(optuna.load_study(study_name="small", storage=url).trials) == 1
+    one.close()
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from conftest import data_facts, measured
+from test_shared import SMALL, plan_for
+from raycae import space
+from raycae.study import Study
+
+folder, url = sys.argv[1:]
+study = Study.create(
+    Path(folder), plan_for("tpe"), space.parse(SMALL, name="small"), data_facts(), database=url
+)
+print("begun", flush=True)
+sys.stdin.readline()
+while issue := study.ask():
+    study.started(issue.number, issue.attempt)
+    for epoch in (1, 2):
+        study.epoch(issue.number, issue.attempt, measured(epoch, 0.1 + issue.number / 1000))
+study.close()
+"""
+
+
+@pytest.mark.timeout(120)
+def test_two_processes_and_a_postgresql(server: PostgreSQL, tmp_path: Path) -> None:
+    """Oracle: two processes at the same time, a real PostgreSQL, and the 26 things of the space:
+    each is tried once, by one of them; both did some; and each has heard of what the other did, as
+    far as it had ended when it last asked."""
+    here = Path(__file__).parent
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVER, tmp_path / name, server.url],
+            cwd=here,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("one", "two")
+    ]
+    for driver in drivers:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "begun\n"
+    for driver in drivers:
+        assert driver.stdin is not None
+        driver.stdin.write("go\n")
+        driver.stdin.flush()
+    for driver in drivers:
+        driver.communicate(timeout=100)
+        assert driver.returncode == 0
+    events = {name: ledger.read(tmp_path / name / "ledger") for name in ("one", "two")}
+    created = {
+        name: [e["config"] for e in told if e["event"] == "created"]
+        for name, told in events.items()
+    }
+    assert set(Counter(created["one"] + created["two"]).values()) == {1}
+    assert len(created["one"]) + len(created["two"]) == N_SMALL
+    for name, other in (("one", "two"), ("two", "one")):
+        heard = [e["config"] for e in events[name] if e["event"] == "known"]
+        assert created[name]
+        assert heard
+        assert set(heard) <= set(created[other])
+        assert len(set(heard)) == len(heard)
+
+
+def test_two_that_come_first(tmp_path: Path) -> None:
+    """Oracle: eight threads open one empty database at the same moment, and nobody is refused: that
+    others make Optuna's tables meanwhile is no fault."""
+    if reason := databases.available():
+        pytest.skip(reason)
+    with PostgreSQL() as empty, ThreadPoolExecutor(8) as pool:
+        barrier = threading.Barrier(8)
+
+        def come(_: int) -> None:
+            barrier.wait()
+            require_database(empty.url)
+
+        assert list(pool.map(come, range(8))) == [None] * 8
+
+
+@pytest.mark.timeout(60)
+def test_a_database_that_is_away(
+    server: PostgreSQL, tmp_path: Path, small: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a server that is gone for a moment is waited for, aloud; one that stays away ends in
+    one message without a password, and the ledger has all that was told before."""
+    said: list[str] = []
+    monkeypatch.setattr(storage.patience, "say", said.append)
+    plan = replace(plan_for("random"), study="away")
+    study = Study.create(tmp_path / "away", plan, small, data_facts(), database=server.url)
+    run_trial(study, 0.2, 0.1)
+    server.stop()
+    trial = threading.Thread(target=run_trial, args=(study, 0.3, 0.2))
+    trial.start()
+    until = time.monotonic() + 30
+    while not said and time.monotonic() < until:
+        time.sleep(0.05)
+    server.start()
+    trial.join(30)
+    assert any("waiting for the database: postgresql" in note for note in said)
+    server.stop()
+    monkeypatch.setattr(storage.patience, "limit_s", 1.5)
+    begun = time.monotonic()
+    try:
+        with pytest.raises(InputError, match=r"--storage postgresql.*; waited for \d s"):
+            study.ask()
+    finally:
+        server.start()
+    assert time.monotonic() - begun < 30
+    die(study)
+    assert study.records.counts()["COMPLETE"] == 2
+    monkeypatch.setattr(storage.patience, "limit_s", 60)
+    again = Study.resume(tmp_path / "away", plan, database=server.url)
+    assert again.ask() is not None
+    again.close()
