@@ -5,18 +5,23 @@ over every number that a task predicts: R, G, B of all pixels, or Cb and Cr of a
 computed in float64: the lines are references, and take seconds all the same.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 
 from raycae.architecture import PCA_LIMIT
 from raycae.errors import InputError
 from raycae.tasks import Colourise, Reconstruct
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Images = npt.NDArray[np.uint8]  # (N, H, W, 3)
 Row = tuple[str, int | None, list[float]]  # baseline, latent size, error on each set
@@ -68,6 +73,8 @@ def baselines(task: str, train: Images, val: Images, test: Images | None = None)
 
 
 def _frame(rows: Iterable[Row], has_test: bool) -> pd.DataFrame:
+    import pandas as pd  # training has no use for tables
+
     names, sizes, errors = zip(*rows, strict=True)
     return pd.DataFrame(
         {

@@ -39,8 +39,9 @@ MOMENTS: dict[str, tuple[str | None, str | None]] = {
 }
 """What torch's optimizers call their running means of the gradient and of its square."""
 
-WORTH_IT = 1.05
-"""Less gain than this is not worth that trials of a cohort wait for each other."""
+WORTH_IT = 1.1
+"""A machine that others use differs by as much from minute to minute, and trials of a cohort wait
+for each other: less gain than this is none."""
 
 WARM_STEPS = 3
 """Steps before one is captured: torch's libraries choose their kernels and get their memory."""
@@ -52,8 +53,9 @@ class Cohort:
     `members` have configurations of one `cohort_kind`, the same images, order seed and
     `first_images`, and have trained equally many epochs; else `ValueError`. Their `micro_batch` has
     no say. Who is to leave is left out of the next cohort; who stands at the same epoch may be in
-    it, whether it trained alone or in another one. A member learns what it would learn alone, up to
-    the rounding of sums in another order, and its neighbours have no part in it.
+    it, whether it trained alone or in another one. A member that is given another state needs a new
+    cohort, too. What a member learns is what it would learn alone, up to the rounding of sums in
+    another order; its neighbours have no part in it.
     """
 
     def __init__(self, members: Sequence[Training]) -> None:
@@ -141,8 +143,8 @@ class Cohort:
         if len(rows) < self.members[0].config.batch_size:
             self._step(rows, rates)
             return
-        self.replay = self.replay or Replay(self._step)
-        self.replay(rows, rates)
+        self.replay = self.replay or Replay()
+        self.replay(self._step, rows, rates)
 
     @torch.inference_mode()
     def _validate(self) -> tuple[list[float], list[float]]:
@@ -155,7 +157,9 @@ class Cohort:
         network.eval()
         mse = torch.zeros(m, device=first.device, dtype=torch.float64)
         psnr_db = torch.zeros_like(mse)
-        for batch, rgb in Reference(first.val, max(1, VALIDATION_BATCH // m)):
+        # As many as a minibatch holds always go: training had their gradients in memory, too.
+        at_once = max(VALIDATION_BATCH // m, first.config.batch_size)
+        for batch, rgb in Reference(first.val, at_once):
             x, y = first.task.batch(*batch)
             output = network(x)
             mse += _errors(output, y, m).sum(0)
@@ -188,22 +192,25 @@ class Fusing(NamedTuple):
 def fusing(config: Config, most: int, train: TensorDataset, memory_bytes: int) -> Fusing:
     """Whether cohorts of at most `most` trials like `config` pay, on the device of `train`.
 
-    The size is halved until the prediction fits into `memory_bytes`; then a few steps, fused and
-    alone by turns, decide. Takes as long as some 12 m steps.
+    The size is halved until the prediction fits into `memory_bytes` and a few steps, fused and
+    alone by turns, say that it pays. Measuring a size takes as long as some 12 m steps.
     """
     m = most
     while m > 1 and predicted_bytes(config, m) > memory_bytes:
         m //= 2
-    n_bytes = predicted_bytes(config, m)
     if m < 2:
-        needed = f"{predicted_bytes(config, 2) / 1e6:,.0f} MB of {memory_bytes / 1e6:,.0f}"
-        why = f"each alone: two as one would take {needed}" if most > 1 else "each alone: one trial"
-        return Fusing(1, n_bytes, 1.0, why)
-    speedup = _speedup(config, m, train)
-    said = f"{m} as one train {speedup:.2f} times as fast as one after the other"
-    if speedup < WORTH_IT:
-        return Fusing(1, n_bytes, speedup, f"each alone: {said}")
-    return Fusing(m, n_bytes, speedup, said)
+        n_bytes = predicted_bytes(config, 2)
+        needed = f"{n_bytes / 1e6:,.0f} MB, and there are {memory_bytes / 1e6:,.0f}"
+        why = f"two as one would take {needed}" if most > 1 else "there is but one"
+        return Fusing(1, n_bytes, 1.0, f"each alone: {why}")
+    while True:
+        speedup, n_bytes = _speedup(config, m, train), predicted_bytes(config, m)
+        said = f"{m} as one train {speedup:.2f} times as fast as one after the other"
+        if speedup >= WORTH_IT:
+            return Fusing(m, n_bytes, speedup, said)
+        if m < 4:
+            return Fusing(1, n_bytes, speedup, f"each alone: {said}")
+        m //= 2
 
 
 def predicted_bytes(config: Config, m: int) -> int:
@@ -286,6 +293,7 @@ class Rule:
         self.first = Rows([first for first, _, _ in moments])
         self.second = Rows([second for _, second, _ in moments])
         self.counters = [counter for _, _, own in moments for counter in own]
+        self.counters += [batches for member in members for batches in _batches(member.model)]
         self.taken = [int(own[0]) if own else 0 for _, _, own in moments]
         self.averaged = [int(m.averaged.n_averaged) if m.averaged else 0 for m in members]
         constants = [_constants(member.config) for member in members]
@@ -317,7 +325,7 @@ class Rule:
 
     @torch.no_grad()
     def write(self) -> None:
-        """The moments, the rates and the counts of the epoch's steps back to the members."""
+        """The moments and the counts of the epoch's steps back to the members."""
         self.first.write()
         self.second.write()
         if self.counters:
@@ -336,25 +344,25 @@ class Replay:
     when this was written: it has never run.
     """
 
-    def __init__(self, step: Callable[[Tensor, Tensor], None]) -> None:
-        self.step = step
+    def __init__(self) -> None:
         self.stream = torch.cuda.Stream()
         self.warm = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, *inputs: Tensor) -> None:
+    def __call__(self, step: Callable[[Tensor, Tensor], None], *inputs: Tensor) -> None:
+        """What `step` does with `inputs`; at every call the same step, with inputs of one shape."""
         if self.warm < WARM_STEPS:
             self.warm += 1
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                self.step(*inputs)
+                step(*inputs)
             torch.cuda.current_stream().wait_stream(self.stream)
             return
         if self.graph is None:
             self.inputs = [given.clone() for given in inputs]
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, stream=self.stream):
-                self.step(*self.inputs)
+                step(*self.inputs)
         for kept, given in zip(self.inputs, inputs, strict=True):
             kept.copy_(given)
         self.graph.replay()
@@ -409,6 +417,11 @@ def _values(network: nn.Module) -> list[Tensor]:
     """Weights, and behind them batch norm's running statistics."""
     statistics = [buffer for name, buffer in network.named_buffers() if "running" in name]
     return [*network.parameters(), *statistics]
+
+
+def _batches(network: nn.Module) -> list[Tensor]:
+    """Batch norm's counts of minibatches."""
+    return [buffer for name, buffer in network.named_buffers() if "num_batches" in name]
 
 
 def _by_member(wide: Autoencoder, m: int) -> list[Tensor]:

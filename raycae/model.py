@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import safetensors.torch
 import torch
@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from raycae.architecture import Architecture, Conv, Layer, Pool, Resize, architecture
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.storage import Place, digest
+
+if TYPE_CHECKING:
+    from raycae.storage import Place
 
 GREY = 0.5
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -248,6 +250,8 @@ def load(folder: Place) -> tuple[Autoencoder, Config]:
     `folder` holds `model.safetensors` and `config.json`, which says the configuration and the
     digest of the weights. Raises `InputError` naming what is missing, damaged or no model.
     """
+    from raycae.storage import digest  # training needs no object store
+
     try:
         content = json.loads((folder / CONFIG).read_bytes())
         config = Config(**content["config"])

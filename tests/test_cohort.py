@@ -72,11 +72,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def photos(request: pytest.FixtureRequest) -> Pictures:
-    return pictures(request.param)
+def photos(request: pytest.FixtureRequest) -> Iterator[Pictures]:
+    """On a GPU also its numbers: float32 with all its digits, and the same at every run."""
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield pictures(request.param)
 
 
-def pictures(device: str = "cpu", n: int = 160, size: int = 8) -> Pictures:
+def pictures(device: str = "cpu", n: int = 96, size: int = 8) -> Pictures:
     """Photographs, `size` pixels square, of three classes."""
     images = data.load("photos", image_size=size, limit=n)
     train, val = (
@@ -101,7 +103,7 @@ def trainings(
 ) -> list[Training]:
     """One of this network for each way to train it, each with weights and a length of its own."""
     return [
-        Training(resolve(TINY | network | way), *photos, epochs=12 + seed, seed=seed, **more)
+        Training(resolve(TINY | network | way), *photos, epochs=24 + seed, seed=seed, **more)
         for seed, way in enumerate(of)
     ]
 
@@ -129,6 +131,11 @@ def apart(one: nn.Module, other: nn.Module) -> float:
 def assert_equal(fused: Training, alone: Training, bound: float) -> None:
     assert apart(fused.model, alone.model) <= bound
     assert apart(fused.measured, alone.measured) <= bound
+    counts = [
+        [t for t in network.state_dict().values() if not t.is_floating_point()]
+        for network in (fused.model, alone.model)
+    ]
+    assert counts[0] == counts[1]
     assert fused.best_epoch == alone.best_epoch
     assert fused.best_weights.keys() == alone.best_weights.keys()
 
@@ -142,8 +149,9 @@ def same_bits(one: Training, other: Training) -> bool:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_member_learns_what_it_learns_alone(photos: Pictures, network: str) -> None:
-    """Oracle: the same trainings one by one, in float64, where sums in another order differ in the
-    sixteenth digit and no optimizer makes more of it: two epochs, the last minibatch smaller."""
+    """Oracle: the same trainings one by one, in float64: two epochs, the last minibatch smaller.
+    Sums in another order differ in the sixteenth digit; where a gradient is nothing else (before
+    weights that begin at zero) Adam and RMSprop divide it by 1e-8."""
     alone = exact(trainings(photos, NETWORKS[network]))
     fused = exact(trainings(photos, NETWORKS[network]))
     cohort = Cohort(fused)
@@ -156,7 +164,7 @@ def test_a_member_learns_what_it_learns_alone(photos: Pictures, network: str) ->
                 assert one[name] == pytest.approx(other[name], rel=1e-6), name
     for one, other in zip(fused, alone, strict=True):
         # Torch reckons the share that an average keeps in float32.
-        assert_equal(one, other, 1e-7 if one.averaged else 1e-10)
+        assert_equal(one, other, 1e-7 if one.averaged else 1e-8)
 
 
 def test_200_steps_in_float32(photos: Pictures) -> None:
@@ -196,7 +204,7 @@ def test_networks_of_the_spaces(name: str, seed: int, m: int, at: int) -> None:
     said = Cohort(fused).run_epoch()[at]
     assert not isinstance(said, Diverged)
     assert said["val_mse"] == pytest.approx(alone.run_epoch()["val_mse"], rel=1e-9)
-    assert_equal(fused[at], alone, 1e-9)
+    assert_equal(fused[at], alone, 1e-8)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -238,7 +246,7 @@ def test_members_come_and_go(photos: Pictures) -> None:
         cohort.run_epoch()
     for one, other in zip([leaver, *cohort.members], alone, strict=True):
         assert one.epoch == 3
-        assert_equal(one, other, 1e-7 if one.averaged else 1e-10)
+        assert_equal(one, other, 1e-7 if one.averaged else 1e-8)
         assert one.val_ssim() == pytest.approx(other.val_ssim(), rel=1e-6)
         restored = exact(trainings(photos, network))[alone.index(other)]
         restored.load_state(one.state())
@@ -266,21 +274,23 @@ def test_whether_fusing_pays(photos: Pictures) -> None:
     fits, and where not even two fit each trains alone."""
     config = resolve(TINY)
     free = fusing(config, 4, photos[0], memory_bytes=10**12)
-    assert free.m == (4 if free.speedup >= WORTH_IT else 1)
-    assert f"4 as one train {free.speedup:.2f} times as fast" in free.why
-    assert free.n_bytes == predicted_bytes(config, 4)
+    measured = free.m if free.speedup >= WORTH_IT else 2
+    assert free.m in ((2, 4) if free.speedup >= WORTH_IT else (1,))
+    assert f"{measured} as one train {free.speedup:.2f} times as fast" in free.why
+    assert free.n_bytes == predicted_bytes(config, measured)
     tight = fusing(config, 8, photos[0], memory_bytes=predicted_bytes(config, 3))
     assert tight.n_bytes == predicted_bytes(config, 2)
     none = fusing(config, 8, photos[0], memory_bytes=10)
     assert (none.m, none.speedup) == (1, 1.0)
     assert none.why.startswith("each alone: two as one would take")
+    assert fusing(config, 1, photos[0], memory_bytes=10**12).why == "each alone: there is but one"
 
 
 def test_the_yardstick_measures_points_of_the_spaces() -> None:
     """Oracle: the spaces' own files."""
     script = Path(__file__).resolve().parents[1] / "analysis" / "benchmarks" / "yardstick.py"
     networks = runpy.run_path(str(script))["NETWORKS"]
-    for name, file in (("ex1-base", "ex1"), *((n, f"{n[:3]}-report") for n in list(networks)[1:])):
-        points = space.load(file).points
-        point = points.get(name) or points["base"]
-        assert resolve(networks[name] | {"batch_size": point.batch_size}) == point
+    points = {"ex1-base": space.load("ex1").points["base"]}
+    points |= space.load("ex2-report").points | space.load("ex3-report").points
+    for name, changes in networks.items():
+        assert resolve(changes | {"batch_size": points[name].batch_size}) == points[name]

@@ -133,6 +133,15 @@ def test_rooms_import_one_way() -> None:
         assert set(done.stdout.split()) & forbidden == set(), room
 
 
+def test_training_needs_little() -> None:
+    """Oracle: what a machine has that is lent for its GPU, which is torch and little else: the
+    training core leaves all but numpy, Pillow, pydantic and safetensors out."""
+    code = "import sys, raycae.cohort, raycae.data\nprint(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    left_out = "ray optuna pandas pyarrow plotly typer rich scipy yaml skimage filelock jinja2"
+    assert set(done.stdout.split()) & set(left_out.split()) == set()
+
+
 def test_constraints_name_every_dependency() -> None:
     """Oracle: pyproject.toml."""
     import tomllib
