@@ -97,7 +97,7 @@ class Cohort:
         m, n_images = len(self.members), self.members[0].n_images
         times = {
             "epoch_time_s": (time.perf_counter() - begun) / m,
-            "images_per_s": n_images * m / (trained - begun),
+            "images_per_s": n_images / (trained - begun),
         }
         return [one if isinstance(one, Diverged) else one | times for one in said]
 

@@ -654,7 +654,8 @@ def _train(
         "folder": str(study.folder),
         "fuse": fuse,
     }
-    # On a CPU it does not pay (analysis/FINDINGS.md).
+    # On a CPU it pays for some networks, at some moments (analysis/FINDINGS.md), and a search there
+    # is repeatable to the bit, which what is decided by a clock is not.
     most = fuse or (study.plan.settings if room.gpus else 1)
     trainable = tune.with_resources(
         tune.with_parameters(
