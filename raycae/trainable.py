@@ -159,8 +159,8 @@ class AutoencoderTrainable(tune.Trainable):
         free_bytes, _ = torch.cuda.mem_get_info(self.device)
         try:
             return fusing(config, len(self.issues), self.train_images, int(0.8 * free_bytes)).m
-        except torch.OutOfMemoryError:
-            return 1  # where one alone does not fit either, it says so
+        except RuntimeError:  # out of memory too: where one alone does not fit either, it says so
+            return 1
 
     def _write(self, number: int, kind: str, content: bytes) -> str:
         """A file of this epoch and this attempt. Returns its digest, for the ledger."""

@@ -19,7 +19,9 @@ import platform
 import resource
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,7 +70,8 @@ def simulated(folder: Path, trials: int) -> dict[str, Any]:
     plan = Plan("s", "ex2", "photos", trials, EPOCHS, None, 0, "tpe", "asha", factor=4)
     study = Study.create(folder, plan, space.load("ex2"), FACTS)
     books = Run(study, lambda: False, Progress(trials, EPOCHS))
-    searcher, stopper = StudySearcher(books, {}), StudyStopper(books)
+    searcher = StudySearcher(books, {}, lambda: MACHINES * PLACES_EACH)
+    stopper = StudyStopper(books)
     callback = StudyCallback(books)
     draw = np.random.default_rng(0)
     free: list[tuple[float, int, Any]] = [(0.0, n, None) for n in range(MACHINES * PLACES_EACH)]
@@ -84,14 +87,15 @@ def simulated(folder: Path, trials: int) -> dict[str, Any]:
             results += 1
             trial.epoch += 1
             error = 0.02 + 0.1 * draw.random() ** 3 / trial.epoch
-            goes_on = not stopper("", {"said": measured(trial, error)})
+            goes_on = not stopper("", {"said": [measured(trial, error)]})
             if goes_on:
                 driver += time.perf_counter() - begun
                 heapq.heappush(free, (driver + epoch_s(draw), where, trial))
                 continue
-        config = searcher.suggest("")
+            searcher.on_trial_complete(str(where))
+        config = searcher.suggest(str(where))
         if isinstance(config, dict):
-            trial = SimpleNamespace(config=config, epoch=0)
+            trial = SimpleNamespace(config=config, epoch=0, temporary_state=None)
             callback.on_trial_start(0, [], trial)
             driver += time.perf_counter() - begun
             if at:  # the first places all fall free at once
@@ -122,8 +126,8 @@ def epoch_s(draw: np.random.Generator) -> float:
 
 def measured(trial: Any, error: float) -> dict[str, Any]:
     return {
-        "trial_number": trial.config["trial_number"],
-        "attempt": trial.config["attempt"],
+        "trial_number": trial.config["issues"][0]["number"],
+        "attempt": trial.config["issues"][0]["attempt"],
         "damaged": [],
         "epoch": trial.epoch,
         "train_mse": error,
@@ -136,14 +140,25 @@ def measured(trial: Any, error: float) -> dict[str, Any]:
 
 
 def real(places: int) -> None:
-    """A search with a real Ray whose trials train for next to nothing."""
+    """Two searches with a real Ray whose trials train for next to nothing: what the second one has
+    more of says what a trial costs, without beginning and report."""
     print(f"real Ray, {places} places on {os.cpu_count()} cores")
     print(versions())
-    trials = 10 * places
     ray.init(num_cpus=places, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    sizes = (4 * places, 12 * places)
+    few, many = (cpu_of_a_search(trials) for trials in sizes)
+    per_trial = 1000 * (many - few) / (sizes[1] - sizes[0])
+    print(f"{sizes[0]} trials: {few:.1f} s of the driver's CPU; {sizes[1]}: {many:.1f} s")
+    print(f"a further trial of one epoch: {per_trial:.0f} ms")
+
+
+def cpu_of_a_search(trials: int) -> float:
+    done = threading.Event()
+    watching = threading.Thread(target=watch_workers, args=(done,))
+    watching.start()
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan("real", "quickstart", "photos", trials, 1, 60, 0, "random", "none")
-        begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        before = resource.getrusage(resource.RUSAGE_SELF)
         run(
             place(folder) / "real",
             plan,
@@ -151,19 +166,23 @@ def real(places: int) -> None:
             False,
             {"cpus": 1, "gpus": 0, "concurrent": None},
         )
-        took = time.perf_counter() - begun
         after = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        actors = [
-            process.memory_full_info().uss / 1e6
-            for process in psutil.process_iter()
-            if process.name().startswith("ray::") and "Resource" in " ".join(process.cmdline())
-        ]
-        print(
-            f"{trials} trials in {took:.0f} s; driver {1000 * cpu / trials:.0f} ms of CPU a trial"
-        )
-        if actors:
-            print(f"{len(actors)} worker processes, {np.median(actors):.0f} MB each of their own")
+    done.set()
+    watching.join()
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def watch_workers(done: threading.Event) -> None:
+    """Say how much memory of their own the trials' processes had, when most of them were there."""
+    most: list[float] = []
+    while not done.wait(2.0):
+        own = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if "Trainable" in " ".join(process.cmdline()):
+                    own.append(process.memory_full_info().uss / 1e6)
+        most = max(most, own, key=len)
+    print(f"{len(most)} worker processes, {np.median(most):.0f} MB each of their own")
 
 
 def versions() -> str:
