@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from raycae import __version__, results, space
-from raycae.config import given, parse_setting, resolve
+from raycae.config import Config, given, parse_setting, resolve
 from raycae.dashboard import dashboard
 from raycae.errors import InputError, printable, told_on_stderr
 from raycae.export import export
@@ -104,6 +104,15 @@ def preview(
         str | None, typer.Option(help="tpe, random, grid, greedy.", show_default="the space's")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
+    fuse: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=9999,
+            metavar="M",
+            help="Measure on this machine whether up to M trainings of each network pay as one.",
+        ),
+    ] = None,
 ) -> None:
     """Print configurations that a search would begin with; nothing is trained.
 
@@ -118,7 +127,8 @@ def preview(
     the_space = space.load(space_name)
     sampler = sampler or usual_sampler(the_space)
     proposer = Proposer(the_space, sampler, seed)
-    table = Table("", "latent", "params", "MFLOPs", "network", "training", box=None, pad_edge=False)
+    columns = ["", "latent", "params", "MFLOPs", "network", "training", *(["as one"] * bool(fuse))]
+    table = Table(*columns, box=None, pad_edge=False)
     for trial_number in range(number):
         proposal = proposer.propose(trial_number)
         if proposal is None:
@@ -134,8 +144,25 @@ def preview(
             f"{net.flops / 1e6:.2f}",
             f"{net}, {config.activation}",
             f"{config.optimizer} {config.lr:.1e}, batch {config.batch_size}",
+            *([_as_one(config, fuse)] if fuse else []),
         )
     Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
+
+
+def _as_one(config: Config, most: int) -> str:
+    """Whether up to `most` trainings of a network pay as one here, measured on any pixels."""
+    import numpy as np
+    import torch
+
+    from raycae.cohort import fusing, room_bytes
+    from raycae.training import on_device, prepare_cpu
+
+    prepare_cpu(threads=1)  # as a trial has it
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    n, size = 4 * config.batch_size, config.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
+    labels = np.zeros(n, np.int64) if config.classes else None
+    return fusing(config, most, on_device(pixels, device, labels), room_bytes(device)).why
 
 
 @app.command()
@@ -230,7 +257,6 @@ def show(
     from rich.table import Table
 
     from raycae.architecture import architecture
-    from raycae.config import Config
     from raycae.progress import summary
 
     folder = results.find_study(study, results_folder)

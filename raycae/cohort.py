@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, cast
@@ -211,6 +212,13 @@ def fusing(config: Config, most: int, train: TensorDataset, memory_bytes: int) -
         if m < 4:
             return Fusing(1, n_bytes, speedup, f"each alone: {said}")
         m //= 2
+
+
+def room_bytes(device: torch.device) -> int:
+    """What a cohort may take: most of what a GPU has free; a quarter of a host's memory."""
+    if device.type == "cuda":
+        return int(0.8 * torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def predicted_bytes(config: Config, m: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from ray import tune
 
 from raycae import model
-from raycae.cohort import Cohort, fusing
+from raycae.cohort import Cohort, fusing, room_bytes
 from raycae.config import Config
 from raycae.data import Labels
 from raycae.errors import StorageError
@@ -156,9 +156,9 @@ class AutoencoderTrainable(tune.Trainable):
         if self.device.type != "cuda":
             return 1
         config = Config.model_validate_json(next(iter(self.issues.values()))["config"])
-        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        room = room_bytes(self.device)
         try:
-            return fusing(config, len(self.issues), self.train_images, int(0.8 * free_bytes)).m
+            return fusing(config, len(self.issues), self.train_images, room).m
         except RuntimeError:  # out of memory too: where one alone does not fit either, it says so
             return 1
 

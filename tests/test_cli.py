@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -318,6 +319,14 @@ def test_preview(run: Run) -> None:
     assert len(rows) == 20
     for word in ("base", "1024 (16x8x8)", "4,911", "2.65"):
         assert word in rows[0]
+
+
+def test_preview_measures_fusing(run: Run) -> None:
+    """Oracle: a column that says of each network how many train as one, or that each trains alone,
+    with the speed that was measured."""
+    code, out, _ = run("preview", "--space", "ex1", "-n", "1", "--fuse", "2")
+    assert code == 0
+    assert re.search(r"(each alone: )?2 as one train \d+\.\d\d times as fast", out)
 
 
 def test_spaces(run: Run) -> None:
