@@ -103,6 +103,9 @@ class Run:
         if "storage" in said:
             self.fault = StorageError(said["storage"])
             return False
+        if said.pop("together", False):
+            self.study.failed_together(number, attempt, said["failed"])
+            return False
         if "failed" in said:
             self.study.failed(number, attempt, said.pop("failed"), **said)
             return False
@@ -115,14 +118,18 @@ class Run:
             trained = self.live.get(number) is trial
             self.forget(number, attempt)
             if self._ends_at is None:  # or it was killed, and goes on when the search does
-                self._lost(number, attempt, words, trained)
+                alone = len(trial.config["issues"]) == 1
+                self._lost(number, attempt, words, trained, alone)
 
-    def _lost(self, number: int, attempt: int, words: str, trained: bool) -> None:
+    def _lost(self, number: int, attempt: int, words: str, trained: bool, alone: bool) -> None:
         if hung := self.hung.pop((number, attempt), None):
             self.study.lost(number, attempt, HUNG, hung)
         elif trained and MEMORY_GONE.search(words):
             memory = "out of memory: its process was ended for want of the host's"
-            self.study.failed(number, attempt, memory, out_of_memory=True)
+            if alone:
+                self.study.failed(number, attempt, memory, out_of_memory=True)
+            else:
+                self.study.failed_together(number, attempt, memory)
         else:
             cause = MACHINE if MACHINE_GONE.search(words) else PROCESS
             last = WORDY.sub("", words.splitlines()[-1].strip())
@@ -299,7 +306,7 @@ class StudyCallback(_NotPickled, Callback):
         for number, attempt in _attempts(trial):
             self._run.live[number] = trial
             with self._run.guarded():
-                self._run.study.started(number, attempt)
+                self._run.study.started(number, attempt, len(_attempts(trial)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with self._run.guarded():

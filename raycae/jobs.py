@@ -129,7 +129,8 @@ def status(name: JobArgument, address: HeadOption = HEAD) -> None:
         print("no trial has begun")
     print(f"results  {printable(str(folder))}")
     if str(job.status) == "FAILED":
-        print(f"failed   {printable((job.message or '').strip().splitlines()[-1])}")
+        reason = (job.message or "").strip() or "no reason is known"
+        print(f"failed   {printable(reason.splitlines()[-1])}")
 
 
 def logs(

@@ -124,7 +124,7 @@ def places(resources: Mapping[str, float], cpus: int, gpus: float) -> int:
     if not gpus:
         return int(n_cpus)
     n_gpus = resources.get("GPU", 0)  # a share of a GPU lies on one; 0.4 fits twice on each
-    return int(min(n_cpus, n_gpus // gpus if gpus >= 1 else n_gpus * (1 // gpus)))
+    return int(min(n_cpus, n_gpus // gpus if gpus >= 1 else n_gpus * int(1 / gpus + 1e-9)))
 
 
 def alive() -> dict[str, Mapping[str, float]]:

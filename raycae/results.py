@@ -31,7 +31,7 @@ from raycae.storage import Place, at_the_door, place, write_whole
 COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
 STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
 INTERRUPTED = "interrupted"
-CAUSES = PROCESS, HUNG, MACHINE, MEMORY = "process", "hung", "machine", "memory"
+CAUSES = PROCESS, HUNG, MACHINE, MEMORY, COHORT = "process", "hung", "machine", "memory", "cohort"
 """Why an attempt was lost: its process died, gave no sign of life, its machine went, or the model
 did not fit into memory."""
 COUNTED = (PROCESS, HUNG)

@@ -45,7 +45,7 @@ from raycae.searcher import (
     require_possible,
     usual_sampler,
 )
-from raycae.shared import require_database
+from raycae.shared import require_database, shown
 from raycae.stopping import FACTOR, SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -591,7 +591,9 @@ def run(
         images = load() if own else None
         with _ray(address):
             take_back()  # Ray takes SIGTERM for itself when it starts, and lets it kill afterwards
-            room = nodes.Room(**resources, autoscaler=nodes.survey(folder.parent))
+            room = nodes.Room(
+                **resources, autoscaler=nodes.Autoscaler() if own else nodes.survey(folder.parent)
+            )
             images = images or load()
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
             open_study.enter_context(closing(study))
@@ -612,7 +614,10 @@ def run(
         print(frontier_line(study.records.frontier(), plan.cost))
     print(f"results  {short(folder)}")
     print(f"report   {short(folder / 'report.html')}")
-    go_on = go_on or f"raycae search --resume --study {plan.study}{_results_option(folder)}"
+    if go_on is None:
+        go_on = f"raycae search --resume --study {plan.study}{_results_option(folder)}"
+        if database:
+            go_on += f" --storage {shlex.quote(shown(database))}"
     if received:
         print(f"Interrupted; go on with: {go_on}")
         return 128 + received[0]

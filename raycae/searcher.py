@@ -120,6 +120,7 @@ class Proposer:
         self.seed = seed
         self.sampler = sampler
         self.repeats = repeats
+        self._many_seeds = repeats == "seed" or n_seeds > 1
         self._cost = None if strata else cost
         """What the sampler is told of beside the error; within a stratum the error alone counts."""
         self.strata = strata
@@ -181,6 +182,8 @@ class Proposer:
         distributions = {name: self.space.parameters[name].distribution for name in params}
         net = architecture(config)
         known = {name: getattr(net, name) for name in ("latent_size", "n_params", "flops")}
+        if self._cost and self._cost not in known:
+            return  # the time of an epoch elsewhere says nothing of one here
         self._sizes[number] = net.latent_size
         self._ended[number] = optuna.trial.create_trial(
             state=TrialState.PRUNED if error is None else TrialState.COMPLETE,
@@ -283,8 +286,10 @@ class Proposer:
         if network:  # its settings have all been tried
             self._lacking.pop(next(iter(self._lacking)))
             return self._draw(number)
-        if beside and self._claim(number, *beside):
-            return self._issued(number, *beside)
+        if beside:
+            if self._claim(number, *beside):
+                return self._issued(number, *beside)
+            return self._draw(number)  # another driver was first with it
         if len(refused) < TRIES:
             self._exhausted = True  # the others have all been tried
             return None
@@ -311,7 +316,7 @@ class Proposer:
             distributions={name: self.space.parameters[name].distribution for name in params},
             user_attrs={
                 "identity": json.dumps(_identity(config)),
-                "seed": seed,
+                "seed": seed if self._many_seeds else None,
                 "config": config.to_json(),
             },
         )

@@ -14,13 +14,13 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -36,8 +36,8 @@ PAUSE_S = 1.0
 TRIES = 20
 
 
-Claim = tuple[str, int]
-"""What is tried, and the seed of its weights."""
+Claim = tuple[str, int | None]
+"""What is tried, and where it is tried with several seeds, with which."""
 
 
 class Ended(NamedTuple):
@@ -56,8 +56,6 @@ class _Own:
     """What the database has of a trial of this driver."""
 
     id: int
-    place: int
-    """Optuna's number of it."""
     claim: Claim
     epochs: set[int] = field(default_factory=set)
     ended: bool = False
@@ -66,9 +64,9 @@ class _Own:
 class SharedStudy:
     """The Optuna study called `name` in the database at `url`, as one `driver` of it sees it.
 
-    `facts` have to be the same for all drivers. Where no other driver ever was, the study is made
-    anew. `notes` says what was found damaged. Raises `InputError` where the database does not
-    answer, or has something else under that name.
+    `facts` have to be the same for all drivers; where they are not, and no other driver ever was,
+    the study is made anew. `notes` says what was found damaged. Raises `InputError` where the
+    database does not answer, or has something else under that name.
     """
 
     def __init__(
@@ -86,11 +84,13 @@ class SharedStudy:
         """Optuna has no place for them where two things count."""
         self._own: dict[int, _Own] = {}
         self._heard: set[int] = set()
-        self._first: dict[Claim, int] = {}
-        """By Optuna's numbers, as all that `_look` finds."""
+        self._first: dict[Claim, str] = {}
+        """Which driver was first with each claim."""
         self._tried: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
-        self._news: list[Ended] = []
+        self._news: dict[str, Ended] = {}
+        self._away = False
+        """The database was waited for in vain."""
         self._study_id = _at_once(url, lambda: self._found(name, directions, facts))
         self._look()
 
@@ -112,8 +112,7 @@ class SharedStudy:
         """
         self.take(number, trial)
         self._look()
-        own = self._own[number]
-        if self._first[own.claim] == own.place:
+        if self._first[self._own[number].claim] == self.driver:
             return True
         self._withdraw(number)
         return False
@@ -127,8 +126,7 @@ class SharedStudy:
             self._withdraw(number)  # the process that claimed it died before its ledger knew
         trial.user_attrs |= {"driver": self.driver, "number": number}
         made = self._do(lambda: self._storage.create_new_trial(self._study_id, trial))
-        place = self._do(lambda: self._storage.get_trial_number_from_id(made))
-        self._own[number] = _Own(made, place, claim)
+        self._own[number] = _Own(made, claim)
 
     def report(self, number: int, epoch: int, error: float) -> None:
         """The error after an epoch; once."""
@@ -141,19 +139,17 @@ class SharedStudy:
         """How the trial ended; once."""
         own = self._own[number]
         if not own.ended:
-            end = TrialState[state]
-            self._do(lambda: self._storage.set_trial_state_values(own.id, end, values))
-            own.ended = True
+            self._end(own, TrialState[state], values)
 
     def news(self) -> list[Ended]:
         """Trials of other drivers that have ended since this was last asked, but for failures."""
         self._look()
-        news, self._news = self._news, []
-        return news
+        news, self._news = self._news, {}
+        return list(news.values())
 
     def known(self, source: str) -> None:
         """The trial of another driver called `source` is no news."""
-        self._news = [ended for ended in self._news if ended.source != source]
+        self._news.pop(source, None)
 
     def _found(
         self, name: str, directions: Sequence[StudyDirection], facts: Mapping[str, Any]
@@ -165,8 +161,9 @@ class SharedStudy:
             if self._url.startswith(SQLITE) and path.is_file():
                 _require_whole(path)
             return self._join(name, directions, facts)
-        except (sqlite3.DatabaseError, ValueError, LookupError) as fault:
-            if isinstance(fault, InputError) or not path.is_file():
+        except (sqlite3.DatabaseError, ValueError) as fault:
+            busy = isinstance(fault, sqlite3.OperationalError)  # another driver's, and whole
+            if busy or isinstance(fault, InputError) or not path.is_file():
                 raise
             aside = set_aside(path).parent
             self.notes.append(f"{path}: {_words(fault)}; set aside in {aside}, made anew")
@@ -185,10 +182,9 @@ class SharedStudy:
             study.set_user_attr(fact, value)
         study.set_user_attr(DRIVER + self.driver, True)
         for trial in study.trials:
-            if trial.user_attrs["driver"] == self.driver and "withdrawn" not in trial.user_attrs:
+            if _driver(trial) == self.driver and "withdrawn" not in trial.user_attrs:
                 self._own[trial.user_attrs["number"]] = _Own(
                     trial._trial_id,
-                    trial.number,
                     _claim(trial),
                     set(trial.intermediate_values),
                     trial.state.is_finished(),
@@ -204,9 +200,10 @@ class SharedStudy:
                 f"--storage {shown(self._url)}: {name} in it was not written by this version of "
                 f"raycae; {another}"
             )
-        if {fact for fact in there if fact.startswith(DRIVER)} == {DRIVER + self.driver}:
+        differ = [fact for fact in facts if there[fact] != facts[fact]]
+        if differ and {key for key in there if key.startswith(DRIVER)} <= {DRIVER + self.driver}:
             optuna.delete_study(study_name=name, storage=self._storage)
-        elif differ := [fact for fact in facts if there[fact] != facts[fact]]:
+        elif differ:
             told = ", ".join(f"{fact} {there[fact]}, here {facts[fact]}" for fact in differ)
             raise InputError(
                 f"--storage {shown(self._url)}: {name} in it is of something else ({told}); "
@@ -215,22 +212,28 @@ class SharedStudy:
 
     def _look(self) -> None:
         trials = self._do(lambda: self._storage.get_all_trials(self._study_id, deepcopy=False))
-        standing = [trial for trial in trials if "withdrawn" not in trial.user_attrs]
-        theirs = [trial for trial in standing if trial.user_attrs["driver"] != self.driver]
-        self._first = {_claim(trial): trial.number for trial in reversed(standing)}
+        standing = [t for t in trials if _driver(t) and "withdrawn" not in t.user_attrs]
+        theirs = [trial for trial in standing if _driver(trial) != self.driver]
+        self._first = {_claim(trial): _driver(trial) for trial in reversed(standing)}
         self._tried = Counter(trial.user_attrs["identity"] for trial in theirs)
-        self._others = Counter(trial.user_attrs["driver"] for trial in theirs)
+        self._others = Counter(_driver(trial) for trial in theirs)
         for trial in theirs:
             if trial.state.is_finished() and trial.number not in self._heard:
                 self._heard.add(trial.number)
                 if trial.state != TrialState.FAIL:
-                    self._news.append(_ended(trial))
+                    ended = _ended(trial)
+                    self._news[ended.source] = ended
 
     def _withdraw(self, number: int) -> None:
         own = self._own.pop(number)
         if not own.ended:
             self._do(lambda: self._storage.set_trial_user_attr(own.id, "withdrawn", True))
-            self._do(lambda: self._storage.set_trial_state_values(own.id, TrialState.FAIL))
+            self._end(own, TrialState.FAIL, None)
+
+    def _end(self, own: _Own, state: TrialState, values: Sequence[float] | None) -> None:
+        with suppress(UpdateFinishedTrialError):  # done, and the answer was lost
+            self._do(lambda: self._storage.set_trial_state_values(own.id, state, values))
+        own.ended = True
 
     def _do(self, action: Callable[[], T]) -> T:
         """Do `action`; a database that is away for a while is waited for. Raises `InputError`."""
@@ -240,7 +243,8 @@ class SharedStudy:
                 return action()
             except (StorageInternalError, OSError) as error:
                 what, waited = f"{shown(self._url)}: {_words(error)}", time.monotonic() - begun
-            if waited + PAUSE_S > patience.limit():
+            if self._away or waited + PAUSE_S > patience.limit():
+                self._away = True  # nothing else is waited for as long
                 raise InputError(f"--storage {what}; waited for {waited:.0f} s")
             patience.say(f"waiting for the database: {what}")
             time.sleep(PAUSE_S)
@@ -255,6 +259,11 @@ def require_database(url: str) -> None:
 def shown(url: str) -> str:
     """A URL without its password."""
     return re.sub("//[^/@]*@", "//", url)
+
+
+def _driver(trial: FrozenTrial) -> str:
+    """Empty for a trial that no search of raycae's put there."""
+    return str(trial.user_attrs.get("driver", ""))
 
 
 def _claim(trial: FrozenTrial) -> Claim:

@@ -29,7 +29,17 @@ from raycae.frontier import Strata
 from raycae.lease import Lease
 from raycae.ledger import Event, Ledger, Range
 from raycae.provenance import provenance, versions
-from raycae.results import COMPLETE, COUNTED, FAIL, MEMORY, PRUNED, RUNNING, Records, events_of
+from raycae.results import (
+    COHORT,
+    COMPLETE,
+    COUNTED,
+    FAIL,
+    MEMORY,
+    PRUNED,
+    RUNNING,
+    Records,
+    events_of,
+)
 from raycae.searcher import Proposal, Proposer, directions
 from raycae.shared import SharedStudy
 from raycae.space import Space, parse
@@ -133,7 +143,7 @@ class Study:
         content: Mapping[str, Any],
         lease: Lease,
         listener: Listener | None,
-        database: str | None = None,
+        shared: SharedStudy | None = None,
     ) -> None:
         self.folder = folder
         self.plan = plan = plan_of(content)
@@ -148,6 +158,7 @@ class Study:
         self._next = 0
         self._issued: dict[int, int] = {}
         self._heard: dict[int, float] = {}
+        self._company: dict[int, int] = {}
         self._listened = time.monotonic()
         self._slowest_s_per_flop = 0.0
         self._slowest_s: dict[int, float] = {}
@@ -158,7 +169,7 @@ class Study:
         self.records = Records(plan.study, content["data"].get("n_train"), plan.cost)
         cost = plan.cost if plan.objective == "frontier" else None
         strata = Strata(plan.strata, content["data"]["line"]) if plan.strata else None
-        self._shared = _shared(database, content, cost) if database else None
+        self._shared = shared
         self.proposer = Proposer(
             space,
             plan.sampler,
@@ -169,7 +180,7 @@ class Study:
             cost=cost,
             strata=strata,
             settings=plan.settings,
-            shared=self._shared,
+            shared=shared,
         )
         self.rule = rule(
             plan.scheduler,
@@ -181,8 +192,8 @@ class Study:
             family="arch_hash" if plan.settings > 1 else None,
         )
         self._replay()
-        if self._shared:
-            self._look_round(self._shared)
+        if shared:
+            self.notes += _seen(shared, plan.study)
         self._to_go_on = deque(self.running())
         self._tidy()
 
@@ -220,6 +231,7 @@ class Study:
             raise _unwritable(folder, error.strerror) from None
         try:
             require_place(folder)  # nobody else made one before the lease was ours
+            shared = _shared(database, content, plan) if database else None
             # The ledger first: what it holds can be written anew, and without it there is no study.
             begun = {"event": "begun", "at": _now(), "study": json.dumps(content)}
             earlier = (
@@ -228,7 +240,7 @@ class Study:
             )
             Ledger(folder / "ledger").append([begun, *earlier])
             _write_content(folder, content)
-            return cls(folder, content, lease, listener, database)
+            return cls(folder, content, lease, listener, shared)
         except BaseException:
             lease.release()
             raise
@@ -251,7 +263,8 @@ class Study:
             content = {**before, "plan": asdict(plan)}
             if space:
                 content |= {"space": _described(space), "versions": versions()}
-            study = cls(folder, content, lease, listener, database)
+            shared = _shared(database, content, plan) if database else None
+            study = cls(folder, content, lease, listener, shared)
             study.notes[:0] = notes
             if content != _content_in_ledger(folder):
                 text = json.dumps(content)
@@ -291,9 +304,10 @@ class Study:
         )
         return self._issue(number)
 
-    def started(self, number: int, attempt: int) -> None:
-        """A process has taken the attempt."""
+    def started(self, number: int, attempt: int, company: int = 1) -> None:
+        """A process has taken the attempt, and so many in all."""
         self._heard[number] = time.monotonic()
+        self._company[number] = company
         self._record({**self._event(number, "started"), "attempt": attempt})
 
     def epoch(
@@ -357,6 +371,11 @@ class Study:
             self._lose(number, MEMORY, reason, micro_batch=piece)
         else:
             self._fail(number, reason, traceback, **where)
+
+    def failed_together(self, number: int, attempt: int, reason: str) -> None:
+        """A cohort cannot go on, which says little of its members: each is tried again, alone."""
+        if self._runs(number, attempt):
+            self._lose(number, COHORT, reason)
 
     def lost(self, number: int, attempt: int, cause: str, reason: str) -> None:
         """The attempt's process is gone (`cause`: one of `results.CAUSES`). The trial goes on from
@@ -424,22 +443,6 @@ class Study:
         finally:
             self._lease.release()
 
-    def _look_round(self, shared: SharedStudy) -> None:
-        """Say who else searches; a series cannot be shared. Raises `InputError`."""
-        self.notes += shared.notes
-        if not shared.others:
-            return
-        if self.plan.sampler == "greedy":
-            raise InputError(
-                f"--sampler greedy: another search does {self.plan.study} in that database, and a "
-                "series is one search's; give this one another name with --study NAME"
-            )
-        n, who = shared.others.total(), len(shared.others)
-        self.notes.append(
-            f"{self.plan.study} is searched by {who} other{'s' * (who > 1)} too: {n} trials of "
-            f"theirs so far; none is run again"
-        )
-
     def _hear_of_others(self) -> None:
         """What other drivers of this study have learnt: in the ledger first, like all else."""
         news = self._shared.news() if self._shared else []
@@ -501,6 +504,7 @@ class Study:
 
     def _lose(self, number: int, cause: str, reason: str, micro_batch: int | None = None) -> None:
         self._heard.pop(number, None)
+        self._issued.pop(number, None)  # whatever becomes of its process
         fields = {"cause": cause, "reason": reason, "micro_batch": micro_batch}
         self._record(self._event(number, "lost", **fields))
         self._to_go_on.append(number)
@@ -616,7 +620,7 @@ class Study:
         if not self._slowest_s_per_flop:
             return QUIET_UNKNOWN_S
         expected = self._slowest_s_per_flop * (self.records.trials[number]["flops"] or 1)
-        return QUIET_LEAST_S + QUIET_FIRST_S + QUIET_FACTOR * expected
+        return QUIET_LEAST_S + QUIET_FIRST_S + QUIET_FACTOR * expected * self._company[number]
 
     def _forgive(self, now: float) -> None:
         """While this process waited for its storage it heard nobody, and while the storage is away
@@ -906,16 +910,34 @@ def _unwritable(folder: Place, reason: str | None) -> InputError:
     )
 
 
-def _shared(database: str, content: Mapping[str, Any], cost: str | None) -> SharedStudy:
+def _shared(database: str, content: Mapping[str, Any], plan: Plan) -> SharedStudy:
+    """The study as all its searches see it. Raises `InputError`."""
+    cost = plan.cost if plan.objective == "frontier" else None
     facts = {
         "space": content["space"]["hash"],
         "images": content["data"]["fingerprint"],
-        "epochs": content["plan"]["epochs"],
+        "epochs": plan.epochs,
         "cost": cost,
     }
     # The moment it was begun, to the microsecond, tells one search from another.
     driver = content["created_at"]
-    return SharedStudy(database, content["plan"]["study"], driver, directions(cost), facts)
+    told = directions(None if plan.strata else cost)  # within a stratum the error alone counts
+    shared = SharedStudy(database, plan.study, driver, told, facts)
+    if shared.others and plan.sampler == "greedy":
+        raise InputError(
+            f"--sampler greedy: another search does {plan.study} in that database, and a series is "
+            "one search's; give this one another name with --study NAME"
+        )
+    return shared
+
+
+def _seen(shared: SharedStudy, name: str) -> list[str]:
+    """What there is to say of a shared study when it is opened."""
+    if not shared.others:
+        return shared.notes
+    n, who = shared.others.total(), len(shared.others)
+    also = f"{name} is searched by {who} other{'s' * (who > 1)} too"
+    return [*shared.notes, f"{also}: {n} trials of theirs so far; none is run again"]
 
 
 def _now() -> datetime:

@@ -34,8 +34,8 @@ class AutoencoderTrainable(tune.Trainable):
     train as one, or None for as many as pays on a GPU. With `test` images each epoch is measured
     on them too; `labels` are of all three. A step returns under `said` a dict for each that still
     trains: `trial_number`, `attempt`, and what `Training.run_epoch` measured, or `failed` with the
-    reason, or `storage` where the storage failed and not the trial. A fault ends attempts, not the
-    actor.
+    reason, and whether it was a cohort's (`together`), or `storage` where the storage failed and
+    not the trial. A fault ends attempts, not the actor.
     """
 
     def setup(
@@ -109,7 +109,8 @@ class AutoencoderTrainable(tune.Trainable):
                 self.trainings.pop(number, None)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            return dict.fromkeys(numbers, failed)
+            together = len(numbers) > 1
+            return {number: {**failed, "together": together} for number in numbers}
 
     def _trained(
         self, numbers: tuple[int, ...], members: list[Training]

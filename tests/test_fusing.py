@@ -57,7 +57,7 @@ class Actor:
 class Driver:
     """A study behind Tune's three interfaces, without Tune; `places` processes."""
 
-    def __init__(self, folder: Path, *, fuse: int, places: int = 10, **plan: Any) -> None:
+    def __init__(self, folder: Path, *, fuse: int, places: int = 40, **plan: Any) -> None:
         asked = Plan("s", "tiny", "photos", 12, 3, None, 0, "random", "none", **plan)
         self.study = Study.create(folder, asked, space.parse(SPACE, name="tiny"), data_facts())
         self.books = Books(self.study, lambda: False, Progress(12, 3))
@@ -72,7 +72,7 @@ class Driver:
         self.callback.on_trial_start(0, [], trial)
         return trial
 
-    def say(self, trial: Any, *numbers: int, **failed: str) -> bool:
+    def say(self, trial: Any, *numbers: int, **failed: Any) -> bool:
         """An epoch of these trials. True: the process is done."""
         said = []
         for issue in trial.config["issues"]:
@@ -171,6 +171,32 @@ def test_a_lost_process_loses_all_that_it_trained(tmp_path: Path) -> None:
             assert len(issues) == 1
             again.append(issues[0]["number"])
     assert sorted(again) == sorted(others)
+    driver.study.close()
+
+
+@pytest.mark.parametrize("out_of_memory", [True, False])
+def test_a_fault_of_a_cohort_is_not_its_members(tmp_path: Path, out_of_memory: bool) -> None:
+    """Oracle: where torch cannot train twelve as one, none of them has failed: each comes back,
+    alone, with whole minibatches and without a loss, and the search is not hopeless. One that is
+    handed out again is handed out once, though its process is lost, too, later."""
+    driver = Driver(tmp_path / "s", fuse=12, settings=12)
+    trial = driver.start()
+    numbers = numbers_of(trial)
+    fault = {"failed": "RuntimeError: no kernel", "together": True, "out_of_memory": out_of_memory}
+    assert driver.say(trial, *numbers, **fault)
+    assert driver.study.hopeless is None
+    driver.callback.on_trial_error(0, [], trial)
+    rows = driver.study.records.trials
+    assert {(rows[n]["state"], rows[n]["losses"], rows[n]["micro_batch"]) for n in numbers} == {
+        ("RUNNING", 0, None)
+    }
+    again = []
+    while len(again) < len(numbers):
+        issues = driver.start().config["issues"]
+        if issues[0]["attempt"] > 1:
+            assert len(issues) == 1
+            again.append(issues[0]["number"])
+    assert sorted(again) == sorted(numbers)
     driver.study.close()
 
 

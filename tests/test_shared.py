@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,6 +201,45 @@ def test_what_cannot_be_shared(tmp_path: Path, small: Space) -> None:
         Study.create(tmp_path / "four", theirs, small, data_facts(), database=url)
     assert len(optuna.load_study(study_name="small", storage=url).trials) == 1
     one.close()
+
+
+def test_a_file_that_is_busy_is_left_alone(tmp_path: Path, small: Space) -> None:
+    """Oracle: an SQLite file that another process holds is not taken for damaged: one message, and
+    it lies where it lay."""
+    url = url_of("sqlite", tmp_path)
+    begin(tmp_path / "one", small, url).close()
+    with closing(sqlite3.connect(tmp_path / "optuna.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match="database is locked"):
+            begin(tmp_path / "two", small, url)
+    assert not (tmp_path / "damaged").exists()
+    begin(tmp_path / "two", small, url).close()  # and nothing is left of the first attempt
+
+
+@pytest.mark.parametrize("cost", ["epoch_time_s", "n_params", "latent_size"])
+def test_frontiers_are_shared(cost: str, tmp_path: Path) -> None:
+    """Oracle: two drivers after one frontier, whatever the cost, also by strata: they hear of each
+    other as far as that says something here, and Optuna reads what lies in the database."""
+    small = space.parse(SMALL, name="small")
+    plan = replace(plan_for("tpe"), objective="frontier", cost=cost)
+    facts = data_facts()
+    if cost == "latent_size":
+        plan = replace(plan, sampler="strata", strata=[256, 2048])
+        facts |= {"line": [0.1, 0.05]}
+    url = url_of("sqlite", tmp_path)
+    one, two = (
+        Study.create(tmp_path / name, plan, small, facts, database=url) for name in ("one", "two")
+    )
+    for _ in range(3):
+        run_trial(one, 0.3, 0.2)
+        run_trial(two, 0.3, 0.1)
+    heard = [number for number in two.proposer._ended if number < 0]
+    assert len(heard) == (0 if cost == "epoch_time_s" else 3)
+    assert set(tried(one, two).values()) == {1}
+    assert optuna.load_study(study_name="small", storage=url).best_trials
+    for study in (one, two):
+        die(study)
+        Study.resume(study.folder, plan, database=url).close()
 
 
 DRIVER = """
