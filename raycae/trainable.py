@@ -80,10 +80,11 @@ class AutoencoderTrainable(tune.Trainable):
             self.at_once = at_once = self.at_once or self._at_once()
         for i in range(0, len(numbers), at_once):
             told |= self._epoch(tuple(numbers[i : i + at_once]))
-        lasted_s = time.perf_counter() - begun
+        # Of one alone the epoch's own time says how long it takes, without what comes but once.
+        lasted_s = time.perf_counter() - begun if len(numbers) > 1 else None
         return {"said": [self._said(number, told[number], lasted_s) for number in numbers]}
 
-    def _said(self, number: int, told: dict[str, Any], lasted_s: float) -> dict[str, Any]:
+    def _said(self, number: int, told: dict[str, Any], lasted_s: float | None) -> dict[str, Any]:
         return {
             "trial_number": number,
             "attempt": self.issues[number]["attempt"],

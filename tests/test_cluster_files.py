@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import shutil
 import subprocess
@@ -198,13 +199,19 @@ def test_amazon_up_to_the_machines() -> None:
 
 @pytest.mark.usefixtures("amazon")
 def test_an_instance_type_that_does_not_exist(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: the launcher's own words name it and the region, and it ends before anything is
     started."""
     file = tmp_path / "gpu.yaml"
     file.write_text((CLUSTER / "gpu.yaml").read_text().replace("g6.xlarge", "g6.huge"))
-    with pytest.raises(jsonschema.ValidationError, match="'resources' is a required property"):
+    # Whatever a test before this one in the same process has made of Ray's loggers.
+    rays = logging.getLogger("ray")
+    monkeypatch.setattr(rays, "propagate", True)
+    with (
+        caplog.at_level(logging.WARNING, logger="ray"),
+        pytest.raises(jsonschema.ValidationError, match="'resources' is a required property"),
+    ):
         bootstrapped(file)
     assert "Instance type g6.huge is not available in AWS region: us-west-2." in caplog.text
 
