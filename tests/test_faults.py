@@ -260,6 +260,7 @@ def test_a_trial_whose_process_is_killed_three_times(
     assert max(n for (trial, _), n in epochs_said(folder).items() if trial == 0) <= 2
 
 
+@pytest.mark.timeout(400)
 def test_a_trial_that_hangs(
     space_file: Path,
     tmp_path: Path,
@@ -275,7 +276,7 @@ def test_a_trial_that_hangs(
     stopped = a_trainable()
     os.kill(stopped, signal.SIGSTOP)
     began = time.monotonic()
-    wait_for(lambda: any(e["event"] == "lost" for e in _events(folder)))
+    wait_for(lambda: any(e["event"] == "lost" for e in _events(folder)), 180)
     print(f"found out after {time.monotonic() - began:.1f} s")
     _, err = end(process)
     assert process.returncode == 0, err
@@ -334,7 +335,7 @@ def test_every_trial_fails_alike(
     assert 5 <= (trials_of(tmp_path / "no")["state"] == "FAIL").sum() <= 7
 
 
-@pytest.mark.parametrize("damaged", ["newest", "both"])
+@pytest.mark.parametrize("damaged", ["newest", pytest.param("both", marks=pytest.mark.long)])
 def test_a_damaged_checkpoint(
     space_file: Path,
     tmp_path: Path,
@@ -369,6 +370,7 @@ def test_a_damaged_checkpoint(
     assert repeated == (last if damaged == "both" else 1)
 
 
+@pytest.mark.long
 def test_the_clock_goes_backwards(
     space_file: Path,
     tmp_path: Path,

@@ -65,18 +65,16 @@ def test_one_trial_at_a_time_is_repeatable(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
 ) -> None:
     """Oracle: two searches with `--concurrent 1` and the same seed agree in every proposal and
-    every loss, bit for bit; with another seed they do not."""
+    every loss, bit for bit. (What another seed proposes: tests/test_searcher.py.)"""
     frames = []
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        more = ["--concurrent", "1", "--seed", seed, "--study", name, "--trials", "4"]
+    for name in ("a", "b"):
+        more = ["--concurrent", "1", "--seed", "1", "--study", name, "--trials", "4"]
         more += ["--epochs", "2", "--limit", "200"]
         done = run(command(space_file, tmp_path, *more), small_ray)
         assert done.returncode == 0, done.stderr
         drop = "study wall_time_s epoch_time_s images_per_s started_at ended_at"
         frames.append(trials_of(tmp_path / name).drop(columns=drop.split()))
     pd.testing.assert_frame_equal(frames[0], frames[1])
-    assert not frames[0]["params_lr"].equals(frames[2]["params_lr"])
-    assert not frames[0]["val_mse"].equals(frames[2]["val_mse"])
 
 
 def test_interrupted_and_resumed(

@@ -135,6 +135,7 @@ def test_a_full_disk(
         require_whole(folder)
 
 
+@pytest.mark.long
 @may_mount
 def test_no_room_for_the_report(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
