@@ -33,7 +33,7 @@ STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
 INTERRUPTED = "interrupted"
 CAUSES = PROCESS, HUNG, MACHINE, MEMORY, COHORT = "process", "hung", "machine", "memory", "cohort"
 """Why an attempt was lost: its process died, gave no sign of life, its machine went, or the model
-did not fit into memory."""
+did not fit into memory, or what it trained in could not go on, which says little of it."""
 COUNTED = (PROCESS, HUNG)
 """The losses that may be the trial's own fault."""
 MOST_ERROR = 3.5e38

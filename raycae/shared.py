@@ -41,14 +41,13 @@ Claim = tuple[str, int | None]
 
 
 class Ended(NamedTuple):
-    """A trial of another driver that has ended, COMPLETE with its `error` or PRUNED: who ran it,
-    its configuration (JSON), the errors after its epochs."""
+    """A trial of another driver that has ended: who ran it, its configuration (JSON), its `error`,
+    None where it was stopped, and the error after each epoch."""
 
     source: str
     config: str
     error: float | None
     curve: dict[int, float]
-    state: str
 
 
 @dataclass
@@ -87,17 +86,13 @@ class SharedStudy:
         self._first: dict[Claim, str] = {}
         """Which driver was first with each claim."""
         self._tried: Counter[str] = Counter()
-        self._others: Counter[str] = Counter()
+        self.others: Counter[str] = Counter()
+        """How many trials each other driver has begun."""
         self._news: dict[str, Ended] = {}
         self._away = False
         """The database was waited for in vain."""
         self._study_id = _at_once(url, lambda: self._found(name, directions, facts))
         self._look()
-
-    @property
-    def others(self) -> Counter[str]:
-        """How many trials each other driver has begun."""
-        return self._others
 
     def n_tries(self, identity: str) -> int:
         """How many trials of other drivers try the same."""
@@ -216,7 +211,7 @@ class SharedStudy:
         theirs = [trial for trial in standing if _driver(trial) != self.driver]
         self._first = {_claim(trial): _driver(trial) for trial in reversed(standing)}
         self._tried = Counter(trial.user_attrs["identity"] for trial in theirs)
-        self._others = Counter(_driver(trial) for trial in theirs)
+        self.others = Counter(_driver(trial) for trial in theirs)
         for trial in theirs:
             if trial.state.is_finished() and trial.number not in self._heard:
                 self._heard.add(trial.number)
@@ -275,7 +270,7 @@ def _ended(trial: FrozenTrial) -> Ended:
     curve = dict(sorted(trial.intermediate_values.items()))
     error = trial.values[0] if trial.values else None
     source = f"{said['driver']} {said['number']}"
-    return Ended(source, said["config"], error, curve, trial.state.name)
+    return Ended(source, said["config"], error, curve)
 
 
 def _open(url: str) -> BaseStorage:
