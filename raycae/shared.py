@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import optuna
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -168,14 +168,12 @@ class SharedStudy:
         self, name: str, directions: Sequence[StudyDirection], facts: Mapping[str, Any]
     ) -> int:
         self._storage = _open(self._url)
-        if name in optuna.get_all_study_names(self._storage):
-            self._require_same(name, facts)
-        study = optuna.create_study(
-            study_name=name, storage=self._storage, directions=directions, load_if_exists=True
-        )
-        for fact, value in facts.items():
-            study.set_user_attr(fact, value)
-        study.set_user_attr(DRIVER + self.driver, True)
+        study = None
+        while study is None:
+            try:
+                study = self._made(name, directions, facts)
+            except DuplicatedStudyError:
+                study = self._met(name, facts)
         for trial in study.trials:
             if _driver(trial) == self.driver and "withdrawn" not in trial.user_attrs:
                 self._own[trial.user_attrs["number"]] = _Own(
@@ -186,24 +184,38 @@ class SharedStudy:
                 )
         return study._study_id
 
-    def _require_same(self, name: str, facts: Mapping[str, Any]) -> None:
+    def _made(
+        self, name: str, directions: Sequence[StudyDirection], facts: Mapping[str, Any]
+    ) -> optuna.Study:
+        study = optuna.create_study(study_name=name, storage=self._storage, directions=directions)
+        study.set_user_attr(DRIVER + self.driver, True)  # first: it says whose a half made one is
+        for fact, value in facts.items():
+            study.set_user_attr(fact, value)
+        return study
+
+    def _met(self, name: str, facts: Mapping[str, Any]) -> optuna.Study | None:
+        """The study that another driver, or this one, made; None where it has to be made anew."""
         study = optuna.load_study(study_name=name, storage=self._storage)
-        there = study.user_attrs
-        another = "give this one another name with --study NAME"
-        if not there.keys() >= facts.keys():
-            raise InputError(
-                f"--storage {shown(self._url)}: {name} in it was not written by this version of "
-                f"raycae; {another}"
-            )
-        differ = [fact for fact in facts if there[fact] != facts[fact]]
-        if differ and {key for key in there if key.startswith(DRIVER)} <= {DRIVER + self.driver}:
+        for _ in range(TRIES):
+            there = study.user_attrs
+            if there.keys() >= facts.keys() or study.trials:
+                break
+            time.sleep(PAUSE_S / 4)  # who made it may be about to write them
+        differ = [fact for fact in facts if there.get(fact) != facts[fact]]
+        if differ and {key for key in there if key.startswith(DRIVER)} == {DRIVER + self.driver}:
             optuna.delete_study(study_name=name, storage=self._storage)
-        elif differ:
-            told = ", ".join(f"{fact} {there[fact]}, here {facts[fact]}" for fact in differ)
+            return None
+        if differ:
+            fault = "was not written by this version of raycae"
+            if there.keys() >= facts.keys():
+                told = ", ".join(f"{fact} {there[fact]}, here {facts[fact]}" for fact in differ)
+                fault = f"is of something else ({told})"
             raise InputError(
-                f"--storage {shown(self._url)}: {name} in it is of something else ({told}); "
-                f"{another}, or delete that one from the database"
+                f"--storage {shown(self._url)}: {name} in it {fault}; give this one another name "
+                f"with --study NAME, or delete that one from the database"
             )
+        study.set_user_attr(DRIVER + self.driver, True)
+        return study
 
     def _look(self) -> None:
         trials = self._do(lambda: self._storage.get_all_trials(self._study_id, deepcopy=False))

@@ -23,7 +23,7 @@ from databases import PostgreSQL
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from raycae import ledger, space, storage
+from raycae import ledger, shared, space, storage
 from raycae.errors import InputError
 from raycae.shared import require_database
 from raycae.space import Space
@@ -184,7 +184,9 @@ def test_other_seeds_where_repeats_are_wanted(tmp_path: Path, small: Space) -> N
         study.close()
 
 
-def test_what_cannot_be_shared(tmp_path: Path, small: Space) -> None:
+def test_what_cannot_be_shared(
+    tmp_path: Path, small: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Oracle: one message each: other images, a study of somebody else's, a series; the study of
     the first driver is as it was. One whose only driver comes again is made anew."""
     url = url_of("sqlite", tmp_path)
@@ -195,6 +197,7 @@ def test_what_cannot_be_shared(tmp_path: Path, small: Space) -> None:
         Study.create(tmp_path / "two", plan_for("random"), small, facts, database=url)
     with pytest.raises(InputError, match="--sampler greedy: another search does small"):
         begin(tmp_path / "three", small, url, "greedy")
+    monkeypatch.setattr(shared, "PAUSE_S", 0.01)  # nobody is about to say what theirs is
     optuna.create_study(study_name="theirs", storage=url)
     theirs = replace(plan_for("random"), study="theirs")
     with pytest.raises(InputError, match="theirs in it was not written by this version of raycae"):
@@ -318,6 +321,42 @@ def test_two_that_come_first(tmp_path: Path) -> None:
             require_database(empty.url)
 
         assert list(pool.map(come, range(8))) == [None] * 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_comes_while_the_first_writes_what_the_study_is(
+    kind: str, tmp_path: Path, small: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a driver that comes after the study was made, and before its first driver has said
+    what it is, waits for that and joins. One whose first driver died there is refused in one
+    message, and made anew where that driver comes again."""
+    monkeypatch.setattr(shared, "PAUSE_S", 0.2)
+    url = url_of(kind, tmp_path)
+    one = begin(tmp_path / "one", small, url)
+    mark, said = f"driver {one._shared.driver}", {}
+    made = optuna.load_study(study_name="small", storage=shared._open(url))
+    said = made.user_attrs
+    one.close()
+    optuna.delete_study(study_name="small", storage=shared._open(url))
+    made = optuna.create_study(study_name="small", storage=shared._open(url))
+    made.set_user_attr(mark, True)
+    with pytest.raises(InputError, match="small in it was not written by this version"):
+        begin(tmp_path / "two", small, url)
+
+    def write() -> None:
+        for fact, value in said.items():
+            time.sleep(0.02)
+            made.set_user_attr(fact, value)
+
+    writing = threading.Timer(0.1, write)
+    writing.start()
+    two = begin(tmp_path / "two", small, url)
+    writing.join()
+    run_trial(two, 0.3, 0.2)
+    one = Study.resume(tmp_path / "one", plan_for("random"), database=url)
+    assert len(one._shared.news()) == 1
+    for study in (one, two):
+        study.close()
 
 
 @pytest.mark.timeout(60)
