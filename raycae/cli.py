@@ -155,9 +155,9 @@ def _as_one(config: Config, most: int) -> str:
     import torch
 
     from raycae.cohort import fusing, room_bytes
-    from raycae.training import on_device, prepare_cpu
+    from raycae.training import on_device, prepare
 
-    prepare_cpu(threads=1)  # as a trial has it
+    prepare(threads=1)  # as a trial has it
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     n, size = 4 * config.batch_size, config.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
@@ -207,7 +207,7 @@ def trial(
     print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
     print(
         f"          schedule {config.schedule}, averaging {config.averaging:g}, "
-        f"linear path {config.linear_path}"
+        f"linear path {config.linear_path}, {config.precision}"
     )
     print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
     epochs = epochs or the_space.budget.epochs

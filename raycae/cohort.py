@@ -27,7 +27,15 @@ from raycae import metrics
 from raycae.architecture import architecture, cohort_kind
 from raycae.config import Config
 from raycae.model import Autoencoder, ConvBlock
-from raycae.training import VALIDATION_BATCH, Diverged, Reference, Training, minibatches
+from raycae.training import (
+    VALIDATION_BATCH,
+    Diverged,
+    Reference,
+    Training,
+    forward,
+    minibatches,
+    rounding,
+)
 
 BETA, BETA_SQUARE, ALPHA, EPSILON = 0.9, 0.999, 0.99, 1e-8
 """Torch's defaults for Adam and RMSprop, which `training.optimizer` leaves as they are."""
@@ -85,7 +93,8 @@ class Cohort:
         begun = time.perf_counter()
         for member in self.members:
             member.epoch += 1
-        train_mse = self._train()
+        with rounding(self.members[0].config):
+            train_mse = self._train()
         trained = time.perf_counter()
         self._write()
         errors = zip(train_mse, *self._validate(), strict=True)
@@ -123,7 +132,7 @@ class Cohort:
         """One minibatch: `rows` of the images, `rates` (4, M, 1) for it."""
         first, m = self.members[0], len(self.members)
         x, y = first.task.batch(*first.train[rows])
-        output = self.network(x)
+        output = forward(self.network, x, first.config)
         with torch.no_grad():
             apart = output.unflatten(1, (m, -1)) - y.unsqueeze(1)  # (N, M, C, H, W)
             losses = apart.square().mean(dim=(0, 2, 3, 4))

@@ -124,6 +124,10 @@ class Config(BaseModel):
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share that a moving average of the weights keeps at each step; the average is what is
     measured and kept. 0: none."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """What training reckons in. Weights and their updates are float32 in any case, and so is what
+    is measured. `tf32`: products of numbers of ten bits, where the device knows how, summed in
+    float32; elsewhere it is float32. `bf16`: values and gradients of seven bits (autocast)."""
 
     @property
     def in_channels(self) -> int:
@@ -135,14 +139,16 @@ class Config(BaseModel):
 
     def to_json(self) -> str:
         """Compact, keys in the order of the class; `Config.model_validate_json` reads it back."""
-        return self.model_dump_json()
+        # What was written before there was a choice stays the text of the same configuration.
+        usual = self.precision == Config.model_fields["precision"].default
+        return self.model_dump_json(exclude={"precision"} if usual else None)
 
 
 ENCODER_STAGE_KEYS = ("channels", "kernel", "padding", "convs", "downsample", "factor")
 DECODER_STAGE_KEYS = ("decoder_channels", "decoder_kernel", "decoder_convs", "decoder_kind")
 TRAINING_KEYS = (
     *("optimizer", "lr", "weight_decay", "momentum", "batch_size"),
-    *("schedule", "averaging"),
+    *("schedule", "averaging", "precision"),
 )
 """How a network is trained."""
 UNSEEN_KEYS = ("task", "gammas", "classes", "linear_path")

@@ -23,7 +23,7 @@ from raycae.space import Space
 from raycae.storage import Place, make_folder, write_whole
 from raycae.study import Plan, Study, model_folder, plan_of, space_of
 from raycae.tasks import Colourise, Task, task
-from raycae.training import Reference, errors, on_device, prepare_cpu
+from raycae.training import Reference, errors, on_device, prepare
 
 N_PICTURES = 12
 N_CASES = 6
@@ -157,10 +157,8 @@ def measure(network: nn.Module, the_task: Task, images: TensorDataset) -> pd.Dat
 
 def best_device() -> torch.device:
     """A GPU if this process sees one; else the CPU with every core it may use."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    prepare_cpu(n_cpus())
-    return torch.device("cpu")
+    prepare(n_cpus())
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from raycae.data import Labels
 from raycae.errors import StorageError
 from raycae.storage import digest, make_folder, place, write_whole
 from raycae.study import checkpoint_folder
-from raycae.training import Diverged, Training, on_device, prepare_cpu
+from raycae.training import Diverged, Training, on_device, prepare
 
 NO_MEMORY = re.compile("not enough memory|can't allocate memory")
 """What torch's CPU allocator says, in a plain RuntimeError."""
@@ -47,7 +47,7 @@ class AutoencoderTrainable(tune.Trainable):
         labels: Labels,
     ) -> None:
         self.device = _device()
-        prepare_cpu(config["threads"])
+        prepare(config["threads"])
         self.train_images = on_device(train, self.device, labels.train)
         self.val_images = on_device(val, self.device, labels.val)
         self.test_images = None if test is None else on_device(test, self.device, labels.test)

@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ from raycae.config import Config
 from raycae.model import Autoencoder, build
 from raycae.tasks import Task, task
 
+BACKENDS: Any = torch.backends
+"""Its types do not know `fp32_precision`."""
 VALIDATION_BATCH = 500
 EXPLODED = 1000.0
 """Pictures lie in [0, 1]: an output that is 0 everywhere has an error below 1."""
@@ -37,8 +40,11 @@ class Diverged(Exception):
     """The loss is no longer a finite number, or beyond everything that training comes back from."""
 
 
-def prepare_cpu(threads: int) -> None:
+def prepare(threads: int) -> None:
     """Set this process up for training on `threads` cores; before anything is computed.
+
+    Products of float32 keep all their digits; without this a GPU rounds the factors of
+    convolutions, unasked, as `tf32` does.
 
     Numbers below 1e-38 become 0. Where weight decay or a saturated sigmoid starves a network its
     weights and gradients shrink into that range, which CPUs handle in microcode: such a trial ran
@@ -46,6 +52,28 @@ def prepare_cpu(threads: int) -> None:
     """
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
+    BACKENDS.fp32_precision = "ieee"
+
+
+@contextmanager
+def rounding(config: Config) -> Iterator[None]:
+    """Where the configuration says `tf32`, products are rounded so."""
+    kept = BACKENDS.fp32_precision
+    if config.precision == "tf32":
+        BACKENDS.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        BACKENDS.fp32_precision = kept
+
+
+def forward(network: nn.Module, x: Tensor, config: Config) -> Tensor:
+    """What `network` makes of `x` while it trains; where the configuration says `bf16`, in that."""
+    if config.precision != "bf16":
+        return cast(Tensor, network(x))
+    # Once a step: autocast keeps what it has rounded to its end, and a step moves the weights.
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return cast(Tensor, network(x)).float()
 
 
 def on_device(
@@ -133,7 +161,8 @@ class Training:
         """
         begun = time.perf_counter()
         self.epoch += 1
-        train_mse = self._train()
+        with rounding(self.config):
+            train_mse = self._train()
         trained = time.perf_counter()
         return {
             **self.conclude(train_mse, *self._validate()),
@@ -221,7 +250,7 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
             for part in rows.split(self.micro_batch or len(rows)):
                 x, y = self.task.batch(*self.train[part])
-                loss = F.mse_loss(self.model(x), y)
+                loss = F.mse_loss(forward(self.model, x, self.config), y)
                 if len(part) < len(rows):
                     loss = loss * (len(part) / len(rows))
                 loss.backward()

@@ -96,6 +96,7 @@ def configs(draw: st.DrawFn) -> Config:
             "refine_convs": draw(st.integers(2, 4)),
             "schedule": draw(st.sampled_from(["constant", "cosine"])),
             "averaging": draw(st.sampled_from([0.0, 0.99])),
+            "precision": draw(st.sampled_from(["float32", "tf32", "bf16"])),
         }
         | draw(beside)
     )
@@ -216,9 +217,12 @@ def test_hash_outlives_new_settings() -> None:
 
 def test_configuration_of_an_older_study() -> None:
     """Oracle: it said nothing of what did not exist, which is what the defaults mean."""
-    new = {"linear_path", "refine", "refine_convs", "schedule", "averaging"}
+    new = {"linear_path", "refine", "refine_convs", "schedule", "averaging", "precision"}
     older = resolve({"lr": 0.01}).model_dump_json(exclude=new)
     assert Config.model_validate_json(older) == from_json(older) == resolve({"lr": 0.01})
+    rounded = resolve({"precision": "bf16"})
+    assert Config.model_validate_json(rounded.to_json()) == rounded
+    assert "precision" not in resolve({}).to_json()  # the same text as ever, which seeds noise
 
 
 def test_linear_path_and_refinement_by_hand() -> None:

@@ -74,7 +74,9 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module", params=DEVICES)
 def photos(request: pytest.FixtureRequest) -> Iterator[Pictures]:
     """On a GPU also its numbers: float32 with all its digits, and the same at every run."""
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends, "fp32_precision", "ieee")
+        patch.setattr(torch.backends.cudnn, "deterministic", True)
         yield pictures(request.param)
 
 
@@ -179,6 +181,24 @@ def test_200_steps_in_float32(photos: Pictures) -> None:
         steps += -(-len(photos[0]) // 8)
     for one, other in zip(fused, alone, strict=True):
         assert_equal(one, other, 1e-5)
+
+
+def test_a_cohort_in_bf16(photos: Pictures) -> None:
+    """Oracle: the same trainings alone, up to what is left of seven bits after an epoch; and not
+    the cohort in float32. Weights stay float32."""
+    ways = [way for way in TRAININGS if way["optimizer"] != "rmsprop"]  # divides by what it rounds
+    fused, alone = (trainings(photos, {"precision": "bf16"}, ways) for _ in range(2))
+    exactly = trainings(photos, {}, ways)
+    Cohort(exactly).run_epoch()
+    for said, one, other, rounded in zip(
+        Cohort(fused).run_epoch(), fused, alone, exactly, strict=True
+    ):
+        assert not isinstance(said, Diverged)
+        assert said["val_mse"] == pytest.approx(other.run_epoch()["val_mse"], rel=0.02)
+        assert {p.dtype for p in one.model.parameters()} == {torch.float32}
+        assert apart(one.model, rounded.model) > 1e-6
+    with pytest.raises(ValueError, match="members of a cohort differ"):
+        Cohort([fused[0], exactly[0]])
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)

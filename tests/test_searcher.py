@@ -142,6 +142,7 @@ def test_what_tells_two_runs_apart() -> None:
         "batch_size": 3,
         "schedule": "cosine",
         "averaging": 0.5,
+        "precision": "bf16",
         "linear_path": "random",
     }
     assert set(other) == {*UNSEEN_KEYS, *TRAINING_KEYS}

@@ -14,7 +14,7 @@ from raycae.architecture import architecture
 from raycae.baselines import baselines
 from raycae.config import resolve
 from raycae.tasks import Colourise, Reconstruct
-from raycae.training import Diverged, Training, errors, minibatches, on_device, prepare_cpu
+from raycae.training import Diverged, Training, errors, minibatches, on_device, prepare
 
 CPU = torch.device("cpu")
 
@@ -62,6 +62,47 @@ def test_numbers_are_what_they_say(photos: tuple[TensorDataset, TensorDataset]) 
     assert measured["epoch"] == 1
     assert measured["images_per_s"] > 0
     assert 0 < measured["epoch_time_s"] < 60
+
+
+def test_bf16_rounds_what_training_reckons(
+    photos: tuple[TensorDataset, TensorDataset],
+) -> None:
+    """Oracle: maps between layers are bfloat16 while it trains and float32 where it is measured,
+    weights float32 throughout; it learns what float32 learns, to two digits."""
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    few = [TensorDataset(images.tensors[0][:48]) for images in photos]
+    plain, rounded = (
+        Training(resolve({"precision": precision}), *few, epochs=2)
+        for precision in ("float32", "bf16")
+    )
+    rounded.model.encoder[1].register_forward_pre_hook(
+        lambda module, inputs: seen[module.training].add(inputs[0].dtype)
+    )
+    for _ in range(2):
+        told, expected = rounded.run_epoch(), plain.run_epoch()
+    assert seen == {True: {torch.bfloat16}, False: {torch.float32}}
+    assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
+    assert told["val_mse"] != expected["val_mse"]
+    assert told["val_mse"] == pytest.approx(expected["val_mse"], rel=0.05)
+
+
+def test_tf32_is_asked_of_torch_while_it_trains(
+    photos: tuple[TensorDataset, TensorDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: torch's own setting, at each minibatch, and where errors are measured; a fault leaves
+    it as it was."""
+    monkeypatch.setattr(torch.backends, "fp32_precision", "ieee")
+    training = Training(resolve({"precision": "tf32"}), *photos, epochs=2)
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
+    training.model.register_forward_pre_hook(
+        lambda module, _: seen[module.training].add(torch.backends.fp32_precision)
+    )
+    training.run_epoch()
+    assert seen == {True: {"tf32"}, False: {"ieee"}}
+    monkeypatch.setattr(training.optimizer, "step", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training.run_epoch()
+    assert torch.backends.fp32_precision == "ieee"
 
 
 def test_same_seed_same_trial(photos: tuple[TensorDataset, TensorDataset]) -> None:
@@ -281,14 +322,18 @@ def test_colourise_never_sees_colour(photos: tuple[TensorDataset, TensorDataset]
 
 
 def test_starved_networks_do_not_crawl() -> None:
-    """Oracle: the smallest float32 above zero, times one, is zero after `prepare_cpu`."""
+    """Oracle: the smallest float32 above zero, times one, is zero after `prepare`; products keep
+    their digits on a GPU too, by what torch says of cuDNN."""
     smallest = torch.tensor([1.4e-45])
     assert float(smallest * 1) > 0
+    kept = torch.backends.fp32_precision
     try:
-        prepare_cpu(torch.get_num_threads())
+        prepare(torch.get_num_threads())
         assert float(smallest * 1) == 0
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
     finally:
         torch.set_flush_denormal(False)
+        torch.backends.fp32_precision = kept
 
 
 def test_images_are_shared_not_copied() -> None:

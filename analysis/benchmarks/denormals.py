@@ -1,4 +1,4 @@
-"""What numbers below 1e-38 cost: one starved trial with and without `prepare_cpu`.
+"""What numbers below 1e-38 cost: one starved trial with and without `prepare`.
 
     python analysis/benchmarks/denormals.py [--data SOURCE] [--images 4000]
 
@@ -21,7 +21,7 @@ import torch
 from raycae import data
 from raycae.config import resolve
 from raycae.provenance import hardware
-from raycae.training import Training, on_device, prepare_cpu
+from raycae.training import Training, on_device, prepare
 
 STARVED = {
     "channels": [9, 6, 5, 7],
@@ -38,7 +38,7 @@ STARVED = {
 
 
 def side(source: str, images: int, flush: bool) -> None:
-    prepare_cpu(1)
+    prepare(1)
     torch.set_flush_denormal(flush)
     loaded = data.load(source, limit=images)
     cpu = torch.device("cpu")

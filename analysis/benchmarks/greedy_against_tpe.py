@@ -25,7 +25,7 @@ import torch
 
 from raycae import data, space
 from raycae.study import Issue, Plan, Study
-from raycae.training import Diverged, Training, on_device, prepare_cpu
+from raycae.training import Diverged, Training, on_device, prepare
 
 WAYS = {
     "greedy, series": ("ex3-greedy", "greedy"),
@@ -75,7 +75,7 @@ def search(
 ) -> tuple[list[float], float]:
     """The least error so far after each trial that ended, and the seconds for all. A series that
     has come to its end keeps its error."""
-    prepare_cpu(1)
+    prepare(1)
     name, sampler = WAYS[way]
     images = data.load(source, image_size=32, limit=limit, seed=seed)
     plan = Plan("s", name, source, trials, epochs, limit, seed, sampler, "none")

@@ -40,7 +40,7 @@ from raycae.cohort import Cohort, widened
 from raycae.config import Config, resolve
 from raycae.provenance import hardware
 from raycae.tasks import Task, rgb_to_ycbcr, task
-from raycae.training import Training, minibatches, on_device, prepare_cpu
+from raycae.training import Training, minibatches, on_device, prepare
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "ex1-base": {},
@@ -247,7 +247,7 @@ class Processes:
 
 
 def _child(end: Connection, config: str, images: np.ndarray, device: torch.device) -> None:
-    prepare_cpu(1)
+    prepare(1)
     epoch = Bench(Config.model_validate_json(config), images, device).alone()
     while (number := end.recv()) is not None:
         begun = time.process_time()
@@ -335,7 +335,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cuda = device.type == "cuda"
-    prepare_cpu(1)
+    prepare(1)
     warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
     n = arguments.images or (8192 if cuda else 256)
     batches = arguments.batches or ([16, 128, 512] if cuda else [16, 128])
