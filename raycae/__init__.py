@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from raycae.reader import open_study as open_study
     from raycae.search import run_search as run_search
 
-__version__ = version("raycae")
+    __version__: str
 
 _ROOMS = {
     "InputError": "errors",
@@ -23,6 +23,8 @@ costs nothing."""
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("raycae")  # not before: a mere checkout, which trains as well, has none
     if name not in _ROOMS:
         raise AttributeError(f"module 'raycae' has no attribute {name!r}")
     return getattr(import_module(f"raycae.{_ROOMS[name]}"), name)

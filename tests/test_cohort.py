@@ -5,7 +5,10 @@ The same tests run on a GPU with `-m gpu`, where there is one.
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -314,3 +317,22 @@ def test_the_yardstick_measures_points_of_the_spaces() -> None:
     points |= space.load("ex2-report").points | space.load("ex3-report").points
     for name, changes in networks.items():
         assert resolve(changes | {"batch_size": points[name].batch_size}) == points[name]
+
+
+def test_the_yardstick_needs_neither_ray_nor_optuna(tmp_path: Path) -> None:
+    """Oracle: a Python that has neither, raycae as a mere checkout; every way is in the table."""
+    checkout = Path(__file__).resolve().parents[1]
+    for missing in ("ray", "optuna", "plotly"):
+        (tmp_path / f"{missing}.py").write_text(f"raise ImportError('no {missing}')")
+    there = [
+        *(sys.executable, checkout / "analysis" / "benchmarks" / "yardstick.py"),
+        *("--networks", "ex1-base", "--images", "16", "--repeats", "1"),
+        *("--batches", "16", "--members", "2"),
+    ]
+    path = os.pathsep.join([str(tmp_path), str(checkout)])
+    done = subprocess.run(
+        there, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=True
+    )
+    table = done.stdout.partition("| network |")[2]
+    for way in ("a loader", "b eager", "c raycae", "d raycae", "e vmap", "f HFTA", "g processes"):
+        assert f"| {way}" in table
