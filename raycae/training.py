@@ -29,8 +29,6 @@ from raycae.config import Config
 from raycae.model import Autoencoder, build
 from raycae.tasks import Task, task
 
-BACKENDS: Any = torch.backends
-"""Its types do not know `fp32_precision`."""
 VALIDATION_BATCH = 500
 EXPLODED = 1000.0
 """Pictures lie in [0, 1]: an output that is 0 everywhere has an error below 1."""
@@ -52,19 +50,22 @@ def prepare(threads: int) -> None:
     """
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
-    BACKENDS.fp32_precision = "ieee"
+    _allow_tf32(False)
 
 
 @contextmanager
 def rounding(config: Config) -> Iterator[None]:
-    """Where the configuration says `tf32`, products are rounded so."""
-    kept = BACKENDS.fp32_precision
-    if config.precision == "tf32":
-        BACKENDS.fp32_precision = "tf32"
+    """Products of float32 on a GPU: rounded where the configuration says `tf32`, else exact."""
+    _allow_tf32(config.precision == "tf32")
     try:
         yield
     finally:
-        BACKENDS.fp32_precision = kept
+        _allow_tf32(False)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def forward(network: nn.Module, x: Tensor, config: Config) -> Tensor:

@@ -78,7 +78,6 @@ def _one_thread() -> Iterator[None]:
 def photos(request: pytest.FixtureRequest) -> Iterator[Pictures]:
     """On a GPU also its numbers: float32 with all its digits, and the same at every run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.backends, "fp32_precision", "ieee")
         patch.setattr(torch.backends.cudnn, "deterministic", True)
         yield pictures(request.param)
 

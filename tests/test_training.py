@@ -89,20 +89,20 @@ def test_bf16_rounds_what_training_reckons(
 def test_tf32_is_asked_of_torch_while_it_trains(
     photos: tuple[TensorDataset, TensorDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Oracle: torch's own setting, at each minibatch, and where errors are measured; a fault leaves
-    it as it was."""
-    monkeypatch.setattr(torch.backends, "fp32_precision", "ieee")
+    """Oracle: torch's own setting, at each minibatch, and where errors are measured; after a fault,
+    too, the next trial is exact."""
     training = Training(resolve({"precision": "tf32"}), *photos, epochs=2)
-    seen: dict[bool, set[str]] = {True: set(), False: set()}
+    seen: dict[bool, set[bool]] = {True: set(), False: set()}
     training.model.register_forward_pre_hook(
-        lambda module, _: seen[module.training].add(torch.backends.fp32_precision)
+        lambda module, _: seen[module.training].add(torch.backends.cudnn.allow_tf32)
     )
     training.run_epoch()
-    assert seen == {True: {"tf32"}, False: {"ieee"}}
+    assert seen == {True: {True}, False: {False}}
     monkeypatch.setattr(training.optimizer, "step", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.run_epoch()
-    assert torch.backends.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_same_seed_same_trial(photos: tuple[TensorDataset, TensorDataset]) -> None:
@@ -323,17 +323,15 @@ def test_colourise_never_sees_colour(photos: tuple[TensorDataset, TensorDataset]
 
 def test_starved_networks_do_not_crawl() -> None:
     """Oracle: the smallest float32 above zero, times one, is zero after `prepare`; products keep
-    their digits on a GPU too, by what torch says of cuDNN."""
+    their digits on a GPU, too, by what torch says of cuDNN."""
     smallest = torch.tensor([1.4e-45])
     assert float(smallest * 1) > 0
-    kept = torch.backends.fp32_precision
     try:
         prepare(torch.get_num_threads())
         assert float(smallest * 1) == 0
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert not torch.backends.cudnn.allow_tf32
     finally:
         torch.set_flush_denormal(False)
-        torch.backends.fp32_precision = kept
 
 
 def test_images_are_shared_not_copied() -> None:
