@@ -64,7 +64,7 @@ class Cohort:
     no say. Who is to leave is left out of the next cohort; who stands at the same epoch may be in
     it, whether it trained alone or in another one. A member that is given another state needs a new
     cohort, too. What a member learns is what it would learn alone, up to the rounding of sums in
-    another order; its neighbours have no part in it.
+    another order, of which `bf16` has more; its neighbours have no part in it.
     """
 
     def __init__(self, members: Sequence[Training]) -> None:
@@ -93,8 +93,7 @@ class Cohort:
         begun = time.perf_counter()
         for member in self.members:
             member.epoch += 1
-        with rounding(self.members[0].config):
-            train_mse = self._train()
+        train_mse = self._train()
         trained = time.perf_counter()
         self._write()
         errors = zip(train_mse, *self._validate(), strict=True)
@@ -124,8 +123,9 @@ class Cohort:
         self.losses.zero_()
         step = self._replayed if first.device.type == "cuda" else self._step
         n_batches = -(-first.n_images // first.config.batch_size)
-        for rows, rates in zip(batches, self.rule.rates(n_batches), strict=True):
-            step(rows, rates)
+        with rounding(first.config):
+            for rows, rates in zip(batches, self.rule.rates(n_batches), strict=True):
+                step(rows, rates)
         return (self.losses / first.n_images).tolist()
 
     def _step(self, rows: Tensor, rates: Tensor) -> None:

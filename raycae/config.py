@@ -125,9 +125,10 @@ class Config(BaseModel):
     """Share that a moving average of the weights keeps at each step; the average is what is
     measured and kept. 0: none."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """What training reckons in. Weights and their updates are float32 in any case, and so is what
-    is measured. `tf32`: products of numbers of ten bits, where the device knows how, summed in
-    float32; elsewhere it is float32. `bf16`: values and gradients of seven bits (autocast)."""
+    """What training reckons in. Weights and their updates are float32 in any case, and so are the
+    errors on validation and test images. `tf32`: products of numbers of ten bits, summed in
+    float32, where the device knows how; elsewhere it is float32. `bf16`: values and gradients of
+    seven bits (autocast)."""
 
     @property
     def in_channels(self) -> int:

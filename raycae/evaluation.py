@@ -156,7 +156,8 @@ def measure(network: nn.Module, the_task: Task, images: TensorDataset) -> pd.Dat
 
 
 def best_device() -> torch.device:
-    """A GPU if this process sees one; else the CPU with every core it may use."""
+    """A GPU if this process sees one; else the CPU with every core it may use. Prepares the
+    process for either."""
     prepare(n_cpus())
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

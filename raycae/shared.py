@@ -198,22 +198,28 @@ class SharedStudy:
         study = optuna.load_study(study_name=name, storage=self._storage)
         for _ in range(TRIES):
             there = study.user_attrs
-            if there.keys() >= facts.keys() or study.trials:
+            missing = facts.keys() - there.keys()
+            if study.trials or not missing:
                 break
             time.sleep(PAUSE_S / 4)  # who made it may be about to write them
-        differ = [fact for fact in facts if there.get(fact) != facts[fact]]
-        if differ and {key for key in there if key.startswith(DRIVER)} == {DRIVER + self.driver}:
+        drivers = {key for key in there if key.startswith(DRIVER)}
+        differ = [fact for fact in facts.keys() & there.keys() if there[fact] != facts[fact]]
+        if differ and drivers == {DRIVER + self.driver}:
             optuna.delete_study(study_name=name, storage=self._storage)
             return None
-        if differ:
-            fault = "was not written by this version of raycae"
-            if there.keys() >= facts.keys():
-                told = ", ".join(f"{fact} {there[fact]}, here {facts[fact]}" for fact in differ)
-                fault = f"is of something else ({told})"
+        # One whose first driver died while he made it has a mark of his, and no trials.
+        foreign = missing and (study.trials or not drivers)
+        if foreign or differ:
+            told = ", ".join(f"{fact} {there[fact]}, here {facts[fact]}" for fact in sorted(differ))
+            fault = f"is of something else ({told})"
+            if foreign:
+                fault = "was not written by this version of raycae"
             raise InputError(
                 f"--storage {shown(self._url)}: {name} in it {fault}; give this one another name "
                 f"with --study NAME, or delete that one from the database"
             )
+        for fact in missing:
+            study.set_user_attr(fact, facts[fact])
         study.set_user_attr(DRIVER + self.driver, True)
         return study
 

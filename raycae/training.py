@@ -41,8 +41,8 @@ class Diverged(Exception):
 def prepare(threads: int) -> None:
     """Set this process up for training on `threads` cores; before anything is computed.
 
-    Products of float32 keep all their digits; without this a GPU rounds the factors of
-    convolutions, unasked, as `tf32` does.
+    Products of float32 keep all their digits; unasked, torch lets a GPU round the factors of
+    convolutions as `tf32` does.
 
     Numbers below 1e-38 become 0. Where weight decay or a saturated sigmoid starves a network its
     weights and gradients shrink into that range, which CPUs handle in microcode: such a trial ran
@@ -162,8 +162,7 @@ class Training:
         """
         begun = time.perf_counter()
         self.epoch += 1
-        with rounding(self.config):
-            train_mse = self._train()
+        train_mse = self._train()
         trained = time.perf_counter()
         return {
             **self.conclude(train_mse, *self._validate()),
@@ -232,6 +231,10 @@ class Training:
         self.best_weights = saved["best_weights"]
 
     def _train(self) -> float:
+        with rounding(self.config):
+            return self._trained()
+
+    def _trained(self) -> float:
         self.model.train()
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         n_images = self.n_images

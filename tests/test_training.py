@@ -326,10 +326,12 @@ def test_starved_networks_do_not_crawl() -> None:
     their digits on a GPU, too, by what torch says of cuDNN."""
     smallest = torch.tensor([1.4e-45])
     assert float(smallest * 1) > 0
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     try:
         prepare(torch.get_num_threads())
         assert float(smallest * 1) == 0
         assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.set_flush_denormal(False)
 

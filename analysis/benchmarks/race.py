@@ -103,8 +103,10 @@ def main(seeds: str = "30", methods: str = "") -> None:
         print("  " + ", ".join(f"{name} {value:.5f}" for name, value in marks[task].items()))
         for method in wanted if int(seeds) else []:
             begun = time.process_time()
-            runs = [race(world, method, seed) for seed in range(1, int(seeds) + 1)]
-            keep(pd.concat(runs).assign(task=task, method=method))
+            runs: list[pd.DataFrame] = []
+            for seed in range(1, int(seeds) + 1):
+                runs.append(race(world, method, seed))
+                keep(pd.concat(runs).assign(task=task, method=method))  # some take hours for all
             print(f"  {method}: {time.process_time() - begun:.0f} s", flush=True)
     write_page(pd.read_parquet(RECORDED / "race" / "runs.parquet"), marks)
 

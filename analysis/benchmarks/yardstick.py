@@ -4,11 +4,12 @@
 
 Three networks (points of the spaces ex1, ex2-report and ex3-report) at batches 16, 128 and on a
 GPU 512. All ways see the same minibatches of real images: those of FOLDER, else the photographs
-inside scikit-image. Before anything is timed each way trains an epoch, and its loss has to be that
-of `Training`. Then all run interleaved; medians, and ratios within a repetition, are printed last,
-each beside its share of what a large matrix product and a copy reach in the same run. On a CPU one
-thread works and the clock is the time it had on its core, so that other work hardly shows; on a GPU
-the clock is the wall's. Needs neither Ray nor Optuna.
+inside scikit-image, and reckon in float32 with all its digits. Before anything is timed each way
+trains an epoch, and its loss has to be that of `Training`. Then all run interleaved; medians, and
+ratios within a repetition, are printed last, each beside its share of what a large matrix product
+and a copy reach in the same run. On a CPU one thread works and the clock is the time it had on its
+core, so that other work hardly shows; on a GPU the clock is the wall's. Needs neither Ray nor
+Optuna.
 """
 
 from __future__ import annotations
