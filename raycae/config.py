@@ -140,9 +140,7 @@ class Config(BaseModel):
 
     def to_json(self) -> str:
         """Compact, keys in the order of the class; `Config.model_validate_json` reads it back."""
-        # What was written before there was a choice stays the text of the same configuration.
-        usual = self.precision == Config.model_fields["precision"].default
-        return self.model_dump_json(exclude={"precision"} if usual else None)
+        return self.model_dump_json()
 
 
 ENCODER_STAGE_KEYS = ("channels", "kernel", "padding", "convs", "downsample", "factor")
