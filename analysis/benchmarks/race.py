@@ -209,7 +209,7 @@ def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
         by_method = {m: own for m, own in by_method.items() if len(own)}
         plots[f"regret-{task}"] = regret_figure(by_method, mark).to_json()
         rows = table(by_method, mark)
-        parts.append({"task": task, "rows": rows, "seeds": of_task["seed"].nunique(), **mark})
+        parts.append({"task": task, "rows": rows, **mark})
         print(pd.DataFrame(rows).to_string(index=False))
     folders = [Path(__file__).parent, Path(raycae.__file__).parent]
     environment = jinja2.Environment(
@@ -230,7 +230,7 @@ def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
 def table(by_method: dict[str, pd.DataFrame], mark: dict[str, float]) -> list[dict[str, str]]:
     rows = []
     for method, own in by_method.items():
-        row = {"method": method}
+        row = {"method": method, "seeds": str(own["seed"].nunique())}
         for name in ("table's best", "best of random"):
             hits = reached(own, mark[name])
             shown = "{:.0f} ({:.0f} to {:.0f})".format(*interval(resampled(hits)))
