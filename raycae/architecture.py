@@ -202,8 +202,8 @@ def reach(layers: tuple[Layer, ...], picture: Shape) -> int:
 def cohort_kind(config: Config) -> Hashable:
     """Equal for two configurations exactly when they may train in one cohort (`cohort.Cohort`): the
     same layers, input and minibatches, reckoned alike."""
-    input = config.task, config.gammas, config.classes
-    return architecture(config), *input, config.batch_size, config.precision
+    shown = config.task, config.gammas, config.classes
+    return architecture(config), *shown, config.batch_size, config.precision
 
 
 def architecture(config: Config) -> Architecture:

@@ -232,9 +232,9 @@ class Training:
 
     def _train(self) -> float:
         with rounding(self.config):
-            return self._trained()
+            return self._train_on_minibatches()
 
-    def _trained(self) -> float:
+    def _train_on_minibatches(self) -> float:
         self.model.train()
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         n_images = self.n_images

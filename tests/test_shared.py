@@ -26,6 +26,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from raycae import ledger, shared, space, storage
 from raycae.errors import InputError
+from raycae.searcher import directions
 from raycae.shared import require_database
 from raycae.space import Space
 from raycae.study import Plan, Study
@@ -189,7 +190,7 @@ def test_what_cannot_be_shared(
     tmp_path: Path, small: Space, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: one message each: other images, a study of somebody else's, a series; the study of
-    the first driver is as it was. One whose only driver comes again is made anew."""
+    the first driver is as it was."""
     url = url_of("sqlite", tmp_path)
     one = begin(tmp_path / "one", small, url)
     one.ask()
@@ -362,6 +363,20 @@ def test_one_comes_while_the_first_says_what_the_study_is(
     made.set_user_attr("images", "2" * 16)
     with pytest.raises(InputError, match=r"of something else \(images 2+, here 1+\)"):
         Study.create(tmp_path / "four", plan_for("random"), small, other, database=url)
+
+
+def test_a_study_whose_only_driver_comes_with_other_facts(tmp_path: Path) -> None:
+    """Oracle: the facts in the database. It is made anew for its only driver, and not for one of
+    two."""
+    url = url_of("sqlite", tmp_path)
+
+    def come(driver: str, epochs: int) -> object:
+        shared.SharedStudy(url, "s", driver, directions(None), {"epochs": epochs})
+        return optuna.load_study(study_name="s", storage=url).user_attrs["epochs"]
+
+    assert [come("one", 1), come("one", 2), come("two", 2)] == [1, 2, 2]
+    with pytest.raises(InputError, match=r"of something else \(epochs 2, here 3\)"):
+        come("one", 3)
 
 
 @pytest.mark.timeout(60)
