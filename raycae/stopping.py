@@ -1,16 +1,17 @@
-"""Early stopping as a plain rule: told (trial, epoch, value), it says go on or stop.
+"""Early stopping as a plain rule: given (trial, epoch, error), should the trial go on?
 
-It knows neither Ray nor training, so that the bridge to Tune, fused trials and simulations can ask
-the same rule. Values are errors: less is better. `known` are other columns of the trial, for rules
-that look at them.
+The module knows neither Ray nor training, so the bridge to Tune, fused training and simulations
+all use the same rules. Every rule is deterministic: the same reports in the same order give the
+same verdicts, so replaying a ledger restores its state.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,14 +20,26 @@ from raycae.errors import InputError
 Known = Mapping[str, Any]
 NOTHING: Known = {}
 FACTOR = 4
-"""Unless told otherwise one in so many goes on."""
+"""The default reduction factor: about one trial in four goes on from a rung."""
 BASE = "base"
 """The named point that a study's trials are compared with."""
 
 
 class Rule(Protocol):
+    """Decides after each epoch whether a trial goes on."""
+
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
-        """Note that the trial reached `value` after `epoch` (from 1); True: it goes on."""
+        """Record the error of a trial and decide whether it goes on.
+
+        Args:
+            trial_number: Number of the trial in its study.
+            epoch: Number of the epoch that ended, from 1.
+            value: Validation error after that epoch; less is better.
+            known: Other columns of the trial, for rules that compare them.
+
+        Returns:
+            True if the trial goes on, False if it is stopped.
+        """
 
 
 class NoStopping:
@@ -36,68 +49,105 @@ class NoStopping:
         return True
 
 
-class ASHA:
-    """Asynchronous successive halving, stopping variant (Li et al., MLSys 2020), that keeps to its
-    share.
+class AtRungs:
+    """Base of the rules that judge a trial once at each rung and stand by the verdict.
 
-    Rungs stand at `grace` x `factor`^k epochs below `epochs`. Of the trials that reach a rung the
-    best so far goes on, and whoever is among the best 1 / `factor` of all values seen there as long
-    as no more than that have gone on. Without the latter a sampler that learns sends nearly
-    everything on: what it proposes later is better than most of what came before
-    (analysis/FINDINGS.md).
+    Rungs are at `grace` x `factor`^k epochs, below `epochs`. A trial that reports a rung again,
+    after a restart, counts once and gets the same verdict.
     """
 
     def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
         self.factor = factor
         self.rungs = _rungs(epochs, grace, factor)
-        self._seen: dict[int, dict[int, float]] = defaultdict(dict)
-        self._went_on: dict[int, set[int]] = defaultdict(set)
+        self._verdicts: dict[tuple[int, int], bool] = {}
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
         if epoch not in self.rungs:
             return True
-        seen, went_on = self._seen[epoch], self._went_on[epoch]
-        if trial_number not in seen:
-            seen[trial_number] = value
-            places = len(seen) // self.factor
-            better = sum(other < value for other in seen.values())
-            if not better or (better < places and len(went_on) < places):
-                went_on.add(trial_number)
-        return trial_number in went_on
+        if (trial_number, epoch) not in self._verdicts:
+            self._verdicts[trial_number, epoch] = self._judge(epoch, value, known)
+        return self._verdicts[trial_number, epoch]
+
+    def _judge(self, rung: int, value: float, known: Known) -> bool:
+        """Add a trial to a rung and decide whether it goes on."""
+        raise NotImplementedError
 
 
-class ParetoASHA:
-    """ASHA where two things count, the error and a `cost`: of all trials at a rung those go on that
-    the fewest others beat in both (the ranking of Fonseca & Fleming, ICGA 1993)."""
+class ASHA(AtRungs):
+    """Asynchronous successive halving, stopping type (Li et al., MLSys 2020).
+
+    A trial that reaches a rung goes on if it is among the best `n // factor` of the `n` trials
+    that have reached the rung so far, itself included: the top 1 / `factor` of algorithm 2 of the
+    paper. Ties go on together. A trial is judged when it arrives, as in Ray's `ASHAScheduler` and
+    syne-tune's ASHA with `type="stopping"`. The promotion type would pause it and look again later.
+
+    With fewer than `factor` trials at a rung, `n // factor` is 0 and the paper lets none go on.
+    Here the best so far always goes on, as in Optuna's `SuccessiveHalvingPruner` and syne-tune:
+    a rule that stops cannot wait for further trials, and stopping the best would lose it.
+
+    The number of trials that go on is not limited. With a sampler that improves, most new trials
+    are better than most earlier ones and go on, so such a search spends more epochs per trial.
+    """
+
+    def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
+        super().__init__(epochs, grace=grace, factor=factor)
+        self._values: dict[int, list[float]] = defaultdict(list)
+        """Per rung the errors seen there, ascending."""
+
+    def _judge(self, rung: int, value: float, known: Known) -> bool:
+        values = self._values[rung]
+        insort(values, value)
+        return bisect_left(values, value) < max(1, len(values) // self.factor)
+
+
+class ParetoASHA(AtRungs):
+    """ASHA on two objectives, the error and a `cost`.
+
+    A trial's rank is the number of trials at the rung that are better in one objective and not
+    worse in the other (Fonseca & Fleming, ICGA 1993). It goes on if fewer than `n // factor` of the
+    `n` trials at the rung have a lower rank. So a trial on the Pareto front is never stopped. The
+    first `factor` - 1 trials at a rung go on: so few do not show what is worth its cost.
+    """
 
     def __init__(self, epochs: int, *, cost: str, grace: int = 1, factor: int = FACTOR) -> None:
-        self.factor = factor
+        super().__init__(epochs, grace=grace, factor=factor)
         self.cost = cost
-        self.rungs = _rungs(epochs, grace, factor)
-        self._seen: dict[int, dict[int, tuple[float, float]]] = defaultdict(dict)
-        self._rank: dict[int, dict[int, int]] = defaultdict(dict)
-        """How many beat each."""
+        self._points: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        """Per rung the (error, cost) of every trial seen there."""
+        self._ranks: dict[int, list[int]] = defaultdict(list)
+        """Per rung their ranks, in the same order."""
 
-    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
-        if epoch not in self.rungs:
-            return True
-        seen, rank = self._seen[epoch], self._rank[epoch]
-        if trial_number not in seen:
-            new = (value, float(known[self.cost]))
-            for number, other in seen.items():
-                rank[number] += _beats(new, other)
-            rank[trial_number] = sum(_beats(other, new) for other in seen.values())
-            seen[trial_number] = new
-        if len(seen) < self.factor:
-            return True
-        places = len(seen) // self.factor
-        better = sum(other < rank[trial_number] for other in rank.values())
-        return better < places
+    def _judge(self, rung: int, value: float, known: Known) -> bool:
+        points, ranks = self._points[rung], self._ranks[rung]
+        new = (value, float(known[self.cost]))
+        for i, other in enumerate(points):
+            ranks[i] += _dominates(new, other)
+        rank = sum(_dominates(other, new) for other in points)
+        points.append(new)
+        ranks.append(rank)
+        n_better = sum(other < rank for other in ranks)
+        return len(points) < self.factor or n_better < len(points) // self.factor
+
+
+class TheBest(AtRungs):
+    """A trial goes on from a rung only if it is the best that has reached it so far."""
+
+    def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
+        super().__init__(epochs, grace=grace, factor=factor)
+        self._best: dict[int, float] = defaultdict(lambda: math.inf)
+
+    def _judge(self, rung: int, value: float, known: Known) -> bool:
+        self._best[rung] = min(value, self._best[rung])
+        return value == self._best[rung]
 
 
 class OfItsOwn:
-    """A rule of its own, made by `make`, for all trials of which `group` says the same: nobody is
-    compared with a stranger."""
+    """A separate rule for each group of trials: trials are compared only within their group.
+
+    Args:
+        make: Makes the rule of a new group.
+        group: Says from a trial's columns which group it is in.
+    """
 
     def __init__(self, make: Callable[[], Rule], group: Callable[[Known], Hashable]) -> None:
         self._rules: dict[Hashable, Rule] = defaultdict(make)
@@ -107,34 +157,22 @@ class OfItsOwn:
         return self._rules[self._group(known)].report(trial_number, epoch, value, known)
 
 
-class TheBest:
-    """At the rungs of ASHA whoever is not the best so far is stopped."""
-
-    def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
-        self.rungs = _rungs(epochs, grace, factor)
-        self._best: dict[int, float] = {}
-
-    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
-        if epoch not in self.rungs:
-            return True
-        self._best[epoch] = min(value, self._best.get(epoch, math.inf))
-        return value == self._best[epoch]
-
-
 class Both:
-    """A trial goes on where both rules let it."""
+    """A trial goes on only if both rules let it."""
 
     def __init__(self, first: Rule, second: Rule) -> None:
         self._rules = (first, second)
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
         verdicts = [rule.report(trial_number, epoch, value, known) for rule in self._rules]
-        return all(verdicts)  # both have to hear of it
+        return all(verdicts)  # Not a generator: both rules have to record the error.
 
 
 class SparingTheBase:
-    """The trial of the point `BASE` runs to its end: a base that was stopped after one epoch says
-    nothing of how much better the best trial is. Its errors count at every rung all the same."""
+    """The trial of the point `BASE` always runs to its end; the report compares with it.
+
+    Its errors count at every rung like those of any other trial.
+    """
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
@@ -144,22 +182,29 @@ class SparingTheBase:
         return goes_on or known.get("point") == BASE
 
 
-def _rungs(epochs: int, grace: int, factor: int) -> list[int]:
-    rungs = [grace]
-    while rungs[-1] * factor < epochs:
-        rungs.append(rungs[-1] * factor)
-    return [rung for rung in rungs if rung < epochs]
-
-
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] <= other[0] and one[1] <= other[1]
-
-
 class Hyperband:
-    """Several ASHAs side by side, which begin to stop at 1, `factor`, `factor`² … times `grace`
-    (Li et al., JMLR 2018), for how early the first epochs tell the last is not known before.
+    """Several ASHAs side by side that begin to stop at different epochs (Li et al., JMLR 2018).
 
-    Each bracket spends about as many epochs; the number of a trial says which one it is in.
+    How early the first epochs tell the last is not known before the search. With rungs r_1 < … <
+    r_m there are m + 1 brackets: s = m stops at all of them, s = m - 1 from r_2 on, and so on; the
+    trials of s = 0 all run to their end. Trials are compared only within their bracket.
+
+    Every bracket spends an equal share of the epochs. A trial of a bracket with rungs q_1 < … < q_k
+    spends in expectation E = q_1 + (q_2 - q_1) / F + … + (epochs - q_k) / F^k epochs, F the
+    `factor`, for one in F goes on from each rung. So the share of the trials that a bracket gets
+    is proportional to 1 / E. The paper's table 1 counts every rung's epochs from the first one,
+    as if survivors were trained again; here they continue, so the shares differ from
+    F^s / (s + 1) by a few percentage points.
+
+    Trials arrive one by one, so the trial number decides on the bracket: the fractional part of
+    number x golden ratio is a low-discrepancy sequence, and any run of numbers has about the
+    right shares.
+
+    Args:
+        epochs: Epochs of a trial that is not stopped.
+        grace: The smallest first rung.
+        factor: The reduction factor.
+        halving: Makes the rule of one bracket from `epochs`, `grace` and `factor`.
     """
 
     def __init__(
@@ -170,13 +215,17 @@ class Hyperband:
         factor: int = FACTOR,
         halving: Callable[..., Rule] = ASHA,
     ) -> None:
-        first = _rungs(epochs, grace, factor) or [grace]
-        self.brackets = [halving(epochs, grace=rung, factor=factor) for rung in first]
-        shares = [len(first) / (n + 1) * factor**n for n in reversed(range(len(first)))]
-        self._ends = [total / sum(shares) for total in itertools.accumulate(shares)]
+        starts = [*_rungs(epochs, grace, factor), epochs]
+        self.brackets = [halving(epochs, grace=start, factor=factor) for start in starts]
+        shares = [
+            1 / _expected_epochs(epochs, _rungs(epochs, start, factor), factor) for start in starts
+        ]
+        self.shares = [share / sum(shares) for share in shares]
+        """Per bracket the share of the trials; they sum to 1."""
+        self._ends = list(itertools.accumulate(self.shares))
 
     def bracket(self, trial_number: int) -> int:
-        """Any stretch of numbers has about the right shares: the golden ratio spreads it."""
+        """Return the index in `brackets` of the bracket that a trial is in."""
         place = trial_number * (math.sqrt(5) - 1) / 2 % 1
         return next((n for n, end in enumerate(self._ends) if place < end), len(self._ends) - 1)
 
@@ -186,7 +235,7 @@ class Hyperband:
 
 
 def rungs(name: str, epochs: int, *, grace: int, factor: int) -> list[int]:
-    """The epochs after which the rule called `name` may stop a trial, ascending."""
+    """Return the epochs after which the rule called `name` may stop a trial, ascending."""
     return [] if name == "none" else _rungs(epochs, grace, factor)
 
 
@@ -203,12 +252,20 @@ def rule(
     stratum: Callable[[Known], Hashable] | None = None,
     family: str | None = None,
 ) -> Rule:
-    """The rule called `name` for trials of at most `epochs`, none of which is stopped before its
-    epoch `grace`; of those that come to a rung one in `factor` goes on, and the base point.
+    """Make the rule called `name`. It never stops the trial of the point `BASE`.
 
-    `stratum`: trials are compared with those of their own alone. `cost`: where there are no strata,
-    by both the error and this column. `family`: the column that members of a family share; of these
-    only the best so far goes on. Raises `InputError`.
+    Args:
+        name: One of `SCHEDULERS`.
+        epochs: Epochs of a trial that is not stopped.
+        grace: No trial is stopped before this epoch.
+        factor: About one trial in `factor` goes on from a rung.
+        cost: A column to compare trials by beside the error. Not used with `stratum`.
+        stratum: Says which stratum a trial is in. Trials are compared only within theirs.
+        family: A column that the trials of one family share. Of these only the best so far goes
+            on from a rung. With `hyperband` families are compared within a bracket, at its rungs.
+
+    Raises:
+        InputError: If there is no rule of that name.
     """
     if name not in SCHEDULERS:
         raise InputError(f"--scheduler {name}: not known; allowed: {', '.join(SCHEDULERS)}")
@@ -217,13 +274,35 @@ def rule(
     halving: Callable[..., Rule] = ASHA
     if cost and not stratum:
         halving = partial(ParetoASHA, cost=cost)
+    if family is not None:
+        halving = partial(_with_families, halving, family)
     if name == "hyperband":
         halving = partial(Hyperband, halving=halving)
+    make = partial(halving, epochs, grace=grace, factor=factor)
+    return SparingTheBase(OfItsOwn(make, stratum) if stratum else make())
+
+
+def _with_families(
+    halving: Callable[..., Rule], family: str, epochs: int, *, grace: int, factor: int
+) -> Rule:
+    """Add to one halving rule that only the best of each family goes on."""
     pace = {"grace": grace, "factor": factor}
-    chosen: Rule = halving(epochs, **pace)
-    if stratum:
-        chosen = OfItsOwn(lambda: halving(epochs, **pace), stratum)
-    if family is not None:
-        of_family = OfItsOwn(lambda: TheBest(epochs, **pace), lambda known: known[family])
-        chosen = Both(chosen, of_family)
-    return SparingTheBase(chosen)
+    siblings = OfItsOwn(lambda: TheBest(epochs, **pace), lambda known: known[family])
+    return Both(halving(epochs, **pace), siblings)
+
+
+def _rungs(epochs: int, grace: int, factor: int) -> list[int]:
+    rungs = [grace]
+    while rungs[-1] * factor < epochs:
+        rungs.append(rungs[-1] * factor)
+    return [rung for rung in rungs if rung < epochs]
+
+
+def _expected_epochs(epochs: int, rungs: Sequence[int], factor: int) -> float:
+    """Compute the mean epochs of a trial if one in `factor` goes on from each of `rungs`."""
+    spans = itertools.pairwise([0, *rungs, epochs])
+    return sum((end - start) / factor**n for n, (start, end) in enumerate(spans))
+
+
+def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] <= other[1]
