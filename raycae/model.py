@@ -279,12 +279,12 @@ def _modules(layers: tuple[Layer, ...], activation: type[nn.Module]) -> list[nn.
 
 
 def _joined(resize: Layer, conv: Layer) -> int:
-    """By how much `resize` grows, where it and `conv` can be done at once; else 0."""
+    """Return the factor by which `resize` grows if both layers can be computed at once, else 0."""
     if not (isinstance(resize, Resize) and isinstance(conv, Conv)):
         return 0
     factor, rest = divmod(resize.out_shape[1], resize.in_shape[1])
-    plain = resize.mode == "nearest" and not (conv.transposed or conv.residual)
-    return factor if plain and not rest else 0
+    plain = not (conv.transposed or conv.residual or conv.shuffle > 1)
+    return factor if resize.mode == "nearest" and plain and not rest else 0
 
 
 def _module(layer: Layer, activation: type[nn.Module]) -> nn.Module:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, example, given, reject, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from raycae import training
 from raycae.architecture import PCA_LIMIT, Architecture, Infeasible, architecture
+from raycae.cohort import Cohort
 from raycae.config import Config, from_json, resolve
 from raycae.errors import InputError
 from raycae.model import Autoencoder, ConvBlock, UpsampledConv, build, load, to_bytes
 from raycae.study import write_model
+from raycae.training import Diverged, Training
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Maps this small are not worth handing from one core to another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 LINEAR_CODE = {
     "depth": 1,
@@ -48,58 +65,93 @@ def test_linear_code_is_linear() -> None:
     assert torch.allclose(net(a + b) - zero, (net(a) - zero) + (net(b) - zero), atol=1e-5)
 
 
-stage = st.fixed_dictionaries(
-    {
-        "channels": st.integers(1, 9),
-        "kernel": st.integers(2, 7),
-        "padding": st.sampled_from(["same", "none"]),
-        "convs": st.integers(1, 3),
-        "downsample": st.sampled_from(["max", "average", "stride", "none"]),
-        "factor": st.sampled_from([2, 4]),
-        "decoder_kernel": st.integers(2, 7),
-        "decoder_convs": st.integers(1, 3),
-        "decoder_kind": st.sampled_from(["conv", "transposed"]),
+def per_stage(entry: st.SearchStrategy[Any], depth: int) -> st.SearchStrategy[Any]:
+    """One value for all stages, or a list with one entry per stage; now and then one too many."""
+    length = st.sampled_from([depth] * 9 + [depth + 1])
+    return entry | length.flatmap(lambda n: st.lists(entry, min_size=n, max_size=n))
+
+
+def setting_strategies(depth: int) -> dict[str, st.SearchStrategy[Any]]:
+    """For every setting what it may be, and a little beyond: sizes below 8 are refused."""
+    width = st.integers(1, 12) | st.sampled_from([1, 40, 4096])
+    kernel = st.integers(2, 7)
+    return {
+        "task": st.sampled_from(["reconstruct", "colourise"]),
+        "image_size": st.sampled_from([8, 16, 32, 64]) | st.integers(4, 96),
+        "gammas": st.floats(0.01, 100) | st.lists(st.floats(0.01, 100), min_size=1, max_size=16),
+        "classes": st.sampled_from([0, 1, 3, 1000]),
+        "depth": st.just(depth),
+        "channels": per_stage(width, depth),
+        "kernel": per_stage(kernel, depth),
+        "padding": per_stage(st.sampled_from(["same", "none"]), depth),
+        "convs": per_stage(st.integers(1, 4), depth),
+        "downsample": per_stage(st.sampled_from(["max", "average", "stride", "none"]), depth),
+        "factor": per_stage(st.sampled_from([2, 4]), depth),
+        "latent_channels": st.integers(0, 12) | st.sampled_from([0, 4096]),
+        "latent_kernel": kernel,
+        "latent_convs": st.integers(1, 4),
+        "decoder_channels": per_stage(width | st.lists(width, max_size=4), depth),
+        "decoder_kernel": per_stage(kernel, depth),
+        "decoder_convs": per_stage(st.integers(1, 4), depth),
+        "decoder_kind": per_stage(st.sampled_from(["conv", "transposed"]), depth),
+        "upsample": st.sampled_from(["nearest", "bilinear", "transposed", "pixel_shuffle"]),
+        "activation": st.sampled_from(["relu", "leaky_relu", "silu", "gelu", "none"]),
+        "norm": st.sampled_from(["none", "batch"]),
+        "residual": st.booleans(),
+        "output": st.sampled_from(["sigmoid", "linear", "leaky_relu"]),
+        "linear_path": st.sampled_from(["none", "random", "pca"]),
+        "refine": st.sampled_from([0, 0, 1, 5, 4096]),
+        "refine_convs": st.integers(2, 8),
+        "optimizer": st.sampled_from(["adam", "adamw", "rmsprop", "sgd"]),
+        "lr": st.floats(0, 10, exclude_min=True) | st.sampled_from([1e-3, 1e-2]),
+        "weight_decay": st.floats(0, 10),
+        "momentum": st.floats(0, 1, exclude_max=True),
+        "batch_size": st.sampled_from([1, 2, 3, 16, 512]),
+        "schedule": st.sampled_from(["constant", "cosine"]),
+        "averaging": st.floats(0, 1, exclude_max=True),
+        "precision": st.sampled_from(["float32", "tf32", "bf16"]),
     }
-)
-
-
-beside = st.one_of(
-    st.just({}),
-    st.just({"linear_path": "random", "output": "linear"}),
-    st.just({"linear_path": "pca", "output": "linear", "task": "reconstruct"}),
-)
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> Config:
-    stages = draw(st.lists(stage, min_size=1, max_size=4))
-    per_stage = {name: [s[name] for s in stages] for name in stages[0]}
-    return resolve(
-        per_stage
-        | {
-            "task": draw(st.sampled_from(["reconstruct", "colourise"])),
-            "image_size": draw(st.sampled_from([16, 31, 32, 45])),
-            "gammas": draw(st.lists(st.floats(0.1, 3), min_size=1, max_size=3)),
-            "classes": draw(st.integers(0, 3)),
-            "depth": len(stages),
-            "latent_channels": draw(st.integers(0, 8)),
-            "latent_kernel": draw(st.integers(2, 7)),
-            "latent_convs": draw(st.integers(1, 2)),
-            "upsample": draw(
-                st.sampled_from(["nearest", "bilinear", "transposed", "pixel_shuffle"])
-            ),
-            "activation": draw(st.sampled_from(["relu", "leaky_relu", "silu", "gelu", "none"])),
-            "norm": draw(st.sampled_from(["none", "batch"])),
-            "residual": draw(st.booleans()),
-            "output": draw(st.sampled_from(["sigmoid", "linear"])),
-            "refine": draw(st.integers(0, 5)),
-            "refine_convs": draw(st.integers(2, 4)),
-            "schedule": draw(st.sampled_from(["constant", "cosine"])),
-            "averaging": draw(st.sampled_from([0.0, 0.99])),
-            "precision": draw(st.sampled_from(["float32", "tf32", "bf16"])),
-        }
-        | draw(beside)
+def settings_of_any_kind(draw: st.DrawFn) -> dict[str, Any]:
+    """Some settings of `Config`, drawn over all that they may be."""
+    strategies = setting_strategies(draw(st.integers(1, 4)))
+    assert strategies.keys() == Config.model_fields.keys()
+    usual = {"task", "depth", "channels", "downsample", "norm", "output", "linear_path", "upsample"}
+    return draw(
+        st.fixed_dictionaries(
+            {name: strategies[name] for name in strategies if name in usual},
+            optional={name: strategies[name] for name in strategies if name not in usual},
+        )
     )
+
+
+def resolved(settings_: dict[str, Any]) -> Config:
+    """The configuration of these settings. Where they are refused the message has to name one."""
+    try:
+        return resolve(settings_)
+    except InputError as error:
+        message = str(error)
+    named, _, why = message.partition(": ")
+    assert named.partition(".")[0] in Config.model_fields
+    assert why
+    reject()
+
+
+def configs() -> st.SearchStrategy[Config]:
+    return settings_of_any_kind().map(resolved)
+
+
+REPORTED = {
+    "depth": 3,
+    "channels": 8,
+    "kernel": 5,
+    "padding": ["same", "same", "none"],
+    "downsample": "stride",
+    "upsample": "pixel_shuffle",
+}
+"""A user's configuration that crashed: a pixel shuffle right after a resize."""
 
 
 def least_size(config: Config) -> float:
@@ -121,36 +173,125 @@ def linear_path_fits(config: Config, latent: tuple[int, int, int]) -> bool:
     )
 
 
-def on_meta(net: Architecture) -> Autoencoder:
-    with torch.device("meta"):
-        return Autoencoder(net)
-
-
-@settings(max_examples=25, deadline=None)
-@given(configs())
-def test_every_sample_is_what_it_says(config: Config) -> None:
-    """Oracle: torch itself, on the meta device: the shapes it computes, the parameters it
-    allocates and the FLOPs its counter counts. Only a vanished feature map may be refused, and a
-    linear path whose blocks do not tile the picture or are too large for their axes."""
+def feasible(config: Config) -> Architecture:
+    """The architecture. Only a vanished feature map may be refused, and a linear path whose blocks
+    do not tile the picture or are too large for their axes."""
     try:
         without = architecture(config.model_copy(update={"linear_path": "none"}))
     except Infeasible:
         assert least_size(config) < 1
-        return
+        reject()
     if not linear_path_fits(config, without.latent_shape):
         with pytest.raises(Infeasible, match="linear path: "):
             architecture(config)
-        return
-    net = architecture(config)
-    module = on_meta(net)
-    x = torch.zeros(2, config.in_channels, config.image_size, config.image_size, device="meta")
-    with FlopCounterMode(display=False) as counter:
+        reject()
+    return architecture(config)
+
+
+def is_small(net: Architecture) -> bool:
+    """Whether a step takes milliseconds; the ranges reach networks of gigabytes."""
+    return net.n_params < 3e5 and net.flops < 2e7
+
+
+def in_two_steps(self: UpsampledConv, x: Tensor) -> Tensor:
+    """Nearest upsampling, then torch's own convolution."""
+    return ConvBlock.forward(self, F.interpolate(x, scale_factor=self.factor))
+
+
+def check_network(config: Config) -> None:
+    """Build, count, run forward and backward and take one step.
+
+    Oracle: torch itself. Shapes and parameters of the module, the FLOPs that its counter counts
+    (with upsampling and convolution apart, for at once they take fewer), a gradient for every
+    parameter. Networks of gigabytes are counted on the meta device alone.
+    """
+    net = feasible(config)
+    small = is_small(net)
+    with torch.device("cpu" if small else "meta"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = Autoencoder(net)
+        shape = (3, config.in_channels, config.image_size, config.image_size)
+        x = torch.rand(shape) if small else torch.zeros(shape)
+    assert sum(p.numel() for p in module.parameters()) == net.n_params
+    module.eval()
+    with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False) as counter:
+        patch.setattr(UpsampledConv, "forward", in_two_steps)
         z = module.encode(x)
         x_hat = module.decode(z)
     assert tuple(z.shape[1:]) == net.latent_shape
-    assert tuple(x_hat.shape) == (2, config.out_channels, config.image_size, config.image_size)
-    assert sum(p.numel() for p in module.parameters()) == net.n_params
-    assert counter.get_total_flops() == 2 * net.flops
+    assert tuple(x_hat.shape) == (3, config.out_channels, *shape[2:])
+    assert counter.get_total_flops() == 3 * net.flops
+    if not small:
+        return
+    assert torch.allclose(module(x), x_hat, rtol=1e-3, atol=1e-4)
+    module.train()
+    steps = training.optimizer(module, config)
+    for n in (3, 1):  # A last minibatch may hold a single image.
+        steps.zero_grad()
+        output = training.forward(module, x[:n], config)
+        assert tuple(output.shape) == (n, *x_hat.shape[1:])
+        F.mse_loss(output, torch.rand_like(output)).backward()
+        assert all(p.grad is not None for p in module.parameters())
+        steps.step()
+
+
+def check_training(config: Config) -> None:
+    """Train an epoch alone and an epoch of two as one. Oracle: both run, unless they diverge, and
+    at a small learning rate two equal trials as one end where one ends alone."""
+    net = feasible(config)
+    assume(is_small(net) and (config.linear_path != "pca" or net.linear[0].kernel <= 16))
+    draw = np.random.default_rng(0)
+    size = (config.image_size, config.image_size, 3)
+    labels = draw.integers(0, config.classes, 17) if config.classes else None
+    pictures = training.on_device(
+        draw.integers(0, 256, (17, *size), dtype=np.uint8), torch.device("cpu"), labels
+    )
+    one, *pair = (Training(config, pictures, pictures, epochs=1, seed=3) for _ in range(3))
+    try:
+        alone = one.run_epoch()
+    except Diverged:
+        return
+    assert -1 <= one.val_ssim() <= 1
+    together = Cohort(pair).run_epoch()
+    if config.lr <= 1e-3 and config.precision == "float32":
+        for member in together:
+            assert not isinstance(member, Diverged)
+            assert member["val_mse"] == pytest.approx(alone["val_mse"], rel=1e-2)
+
+
+TOO_SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=TOO_SLOW)
+@given(configs())
+@example(resolve(REPORTED))
+def test_every_configuration_is_what_it_says(config: Config) -> None:
+    """Oracle: `check_network`'s."""
+    check_network(config)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=TOO_SLOW)
+@given(configs())
+@example(resolve(REPORTED))
+def test_every_configuration_trains(config: Config) -> None:
+    """Oracle: `check_training`'s."""
+    check_training(config)
+
+
+@pytest.mark.long
+@settings(max_examples=4000, deadline=None, suppress_health_check=TOO_SLOW)
+@given(configs())
+def test_many_configurations_are_what_they_say(config: Config) -> None:
+    """Oracle: `check_network`'s."""
+    check_network(config)
+
+
+@pytest.mark.long
+@settings(max_examples=1000, deadline=None, suppress_health_check=TOO_SLOW)
+@given(configs())
+def test_many_configurations_train(config: Config) -> None:
+    """Oracle: `check_training`'s."""
+    check_training(config)
 
 
 @settings(max_examples=40, deadline=None)
