@@ -146,7 +146,7 @@ class ConvBlock(nn.Module):
         self.shuffle = nn.PixelShuffle(layer.shuffle) if layer.shuffle > 1 else None
         # What is too much, not what is left: the same for pictures of other sizes.
         self.crop = max(0, layer.raw_size * layer.shuffle - layer.out_shape[1])
-        self.norm = nn.BatchNorm2d(layer.out_shape[0]) if layer.norm else None
+        self.norm = BatchNorm(layer.out_shape[0]) if layer.norm else None
         self.residual = layer.residual
         self.activation = activation() if layer.activation else None
 
@@ -167,6 +167,23 @@ class ConvBlock(nn.Module):
         if x is not None:
             y = y + x
         return self.activation(y) if self.activation else y
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that also takes a single value per channel while it trains.
+
+    A minibatch of one image, such as the last one of an epoch, has a single value per channel in a
+    1 x 1 feature map. It has no variance and torch refuses it. Such a minibatch is normalised with
+    the running statistics and does not change them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.numel() > x.shape[1]:
+            return super().forward(x)
+        cast(Tensor, self.num_batches_tracked).add_(1)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 class UpsampledConv(ConvBlock):

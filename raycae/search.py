@@ -232,7 +232,7 @@ def search(
         typer.Option(
             min=2,
             metavar="F",
-            help="Of the trials that come to a rung one in F goes on.",
+            help="At each early-stopping check, keep the best 1 in F trials.",
             show_default=str(FACTOR),
         ),
     ] = None,

@@ -110,7 +110,10 @@ def simulate(
         int, typer.Option(min=1, metavar="E", help="No trial is stopped before epoch E.")
     ] = 1,
     factor: Annotated[
-        int, typer.Option(min=2, metavar="F", help="One in F goes on from a rung.")
+        int,
+        typer.Option(
+            min=2, metavar="F", help="At each early-stopping check, keep the best 1 in F trials."
+        ),
     ] = FACTOR,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
 ) -> None:

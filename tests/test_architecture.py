@@ -153,6 +153,9 @@ REPORTED = {
 }
 """A user's configuration that crashed: a pixel shuffle right after a resize."""
 
+ONE_VALUE = {"norm": "batch", "image_size": 8, "depth": 3, "channels": 4, "convs": 2}
+"""Batch norm on a latent of 1 x 1 pixels: one value per channel where a minibatch is one image."""
+
 
 def least_size(config: Config) -> float:
     """The height that the plainest arithmetic leaves of a picture, below 1 where it vanishes."""
@@ -265,6 +268,8 @@ TOO_SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=TOO_SLOW)
 @given(configs())
 @example(resolve(REPORTED))
+@example(resolve(ONE_VALUE))
+@example(resolve(ONE_VALUE | {"batch_size": 1}))
 def test_every_configuration_is_what_it_says(config: Config) -> None:
     """Oracle: `check_network`'s."""
     check_network(config)
@@ -273,6 +278,8 @@ def test_every_configuration_is_what_it_says(config: Config) -> None:
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=TOO_SLOW)
 @given(configs())
 @example(resolve(REPORTED))
+@example(resolve(ONE_VALUE))
+@example(resolve(ONE_VALUE | {"batch_size": 1}))
 def test_every_configuration_trains(config: Config) -> None:
     """Oracle: `check_training`'s."""
     check_training(config)
