@@ -265,7 +265,7 @@ def check_training(config: Config) -> None:
 TOO_SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=TOO_SLOW)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=TOO_SLOW)
 @given(configs())
 @example(resolve(REPORTED))
 @example(resolve(ONE_VALUE))
@@ -275,7 +275,7 @@ def test_every_configuration_is_what_it_says(config: Config) -> None:
     check_network(config)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=TOO_SLOW)
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=TOO_SLOW)
 @given(configs())
 @example(resolve(REPORTED))
 @example(resolve(ONE_VALUE))
