@@ -286,6 +286,7 @@ def test_every_configuration_trains(config: Config) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @settings(max_examples=4000, deadline=None, suppress_health_check=TOO_SLOW)
 @given(configs())
 def test_many_configurations_are_what_they_say(config: Config) -> None:
@@ -294,6 +295,7 @@ def test_many_configurations_are_what_they_say(config: Config) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @settings(max_examples=1000, deadline=None, suppress_health_check=TOO_SLOW)
 @given(configs())
 def test_many_configurations_train(config: Config) -> None:
