@@ -260,7 +260,8 @@ def _claim_row(judgement: Judgement) -> dict[str, Any]:
         "style": _style(judgement.verdict),
         "adjusted": judgement.adjusted,
         "adjusted_style": _style(judgement.adjusted),
-        "p": _p_values(judgement),
+        "p": _p_value(judgement.p),
+        "adjusted_p": _p_value(judgement.adjusted_p),
         "n": judgement.n,
         "why": judgement.why,
         "effect": "",
@@ -291,12 +292,10 @@ def _style(verdict: str) -> str:
     return "missing" if verdict == MISSING else verdict
 
 
-def _p_values(judgement: Judgement) -> str:
-    """The p-value of a claim, raw and adjusted; empty where there is none."""
-    if judgement.p is None or judgement.adjusted_p is None:
+def _p_value(p: float | None) -> str:
+    if p is None:
         return ""
-    shown = ("< 0.001" if p < 0.001 else f"{p:.3f}" for p in (judgement.p, judgement.adjusted_p))
-    return " → ".join(shown)
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _place(ratio: float) -> float:
