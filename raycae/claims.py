@@ -425,7 +425,7 @@ def _judgement(
     said, why = verdict(low, high, threshold), ""
     if said == CONTRADICTED and claim.eventually:
         said, why, p_widens = _not_yet(claim, differences, epochs)
-        p = max(p or 0.0, p_widens)
+        p = max(p or 0.0, p_widens)  # both have to be seen: the gap, and that it grows
     elif said == UNDECIDED:
         why = _what_would_decide(values, threshold)
     shown = np.exp if claim.measure in RATIOS else np.asarray
