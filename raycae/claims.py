@@ -1,18 +1,23 @@
 """What the source report claims, and the rule that turns runs into verdicts.
 
 A claim says that one experiment has less of something than another. It is judged on runs of both
-with the same seeds. The spread over three seeds is hardly known from three seeds, so it is taken
-together with that of all comparisons of the same measure (a moderated t interval: Smyth, "Linear
-models and empirical Bayes methods", 2004). These comparisons share experiments and do not spread
-alike, so all of them together weigh no more than the one itself. Plain numbers: neither Ray nor
-torch nor plotly.
+with the same seeds, by Student's interval of their differences alone. Other claims do not help to
+estimate their spread: experiments spread differently, and an interval that is too narrow for the
+noisiest of them is too narrow for every claim that compares with it (as the base model, which is
+in a dozen). `analysis/benchmarks/claims_coverage.py` compares this with four other intervals.
+
+Many claims are judged at once, so some would get a verdict by chance. `adjust` therefore gives a
+second verdict by Benjamini and Hochberg, "Controlling the false discovery rate", 1995: at most 5 %
+of those verdicts are expected to be false, and where no claim has an effect there is any with a
+chance of at most 5 %. Holm's correction keeps that chance on every page, but leaves next to
+nothing of three seeds. Plain numbers: neither Ray nor torch nor plotly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +29,9 @@ UPHELD, CONTRADICTED, UNDECIDED, MISSING = "upheld", "contradicted", "undecided"
 CONFIDENCE = 0.95
 MOST = 1000
 """Above so many seeds, or epochs, it makes no sense to name a number."""
+
+LEAST_VALUES = 4
+"""A rank correlation needs so many different values of both."""
 
 RATIOS = {
     "test": "test error",
@@ -193,9 +201,21 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim's verdict. `effect`, `low`, `high`: `lower` over `higher` as a ratio (of `rises`:
-    their difference), and its interval; None where there is none. `n`: the seeds that both were
-    run with. `why` says in words what follows, or what is missing."""
+    """The verdict on one claim.
+
+    Attributes:
+        claim: The claim.
+        verdict: By its own 95 % interval, as if it were the only claim.
+        n: Number of seeds that both experiments were run with.
+        effect: `lower` over `higher` as a ratio (of `rises`: their difference); None where missing.
+        low: Lower end of the effect's interval, with `CONFIDENCE`.
+        high: Upper end of it.
+        why: What follows from the verdict, or what is missing, in words.
+        p: Two-sided p-value of the difference from the claim's limit; None for what is counted and
+            not measured, and where too few seeds give none.
+        adjusted_p: `p` after the correction for all claims of the page.
+        adjusted: The verdict that remains after that correction.
+    """
 
     claim: Claim
     verdict: str
@@ -204,6 +224,9 @@ class Judgement:
     low: float | None = None
     high: float | None = None
     why: str = ""
+    p: float | None = None
+    adjusted_p: float | None = None
+    adjusted: str = ""
 
 
 def runs(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
@@ -212,14 +235,14 @@ def runs(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
 
     `trials` and `epochs` as `results` reads them. `val`, `train` and `test` are those of the epoch
     with the least validation error; `time` is the median over the epochs. A run without epochs, or
-    with an error of exactly 0, which no network has, is left out.
+    with an error of exactly 0, of which there is no ratio, is left out.
     """
     ended = trials[trials["point"].notna() & (trials["state"] == COMPLETE)]
     curves = dict(list(epochs.sort_values("epoch").groupby("trial_number")))
     rows = []
     for row in ended.to_dict("records"):
         curve = curves.get(row["trial_number"])
-        if curve is None or not (curve["val_mse"] > 0).all() or row["test_mse"] == 0:
+        if curve is None or 0 in (*curve["val_mse"], row["test_mse"], row["train_mse"]):
             continue
         logs = np.log(curve["val_mse"].to_numpy(float))
         rows.append(
@@ -244,14 +267,42 @@ def runs(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
 def judge(
     found: pd.DataFrame, epochs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS
 ) -> list[Judgement]:
-    """A verdict on each of `claims` from `runs`; `epochs` as `results` reads them, with `point` and
-    `seed` of their trials."""
-    differences = [_differences(found, claim) for claim in claims]
-    judged = []
-    for claim, own in zip(claims, differences, strict=True):
-        alike = [d for c, d in zip(claims, differences, strict=True) if c.measure == claim.measure]
-        judged.append(_judgement(claim, own, _prior(alike), found, epochs))
-    return judged
+    """Judge each of `claims`, and adjust the verdicts for the number of them.
+
+    Args:
+        found: What `runs` returns.
+        epochs: One row per epoch as `results` reads them, with `point` and `seed` of their trials.
+        claims: What to judge. Experiments that are not in `found` are named in the verdict.
+
+    Returns:
+        One judgement per claim, in their order.
+    """
+    return adjust(
+        [_judgement(claim, _differences(found, claim), found, epochs) for claim in claims]
+    )
+
+
+def adjust(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Correct verdicts for the number of claims that were tested (Benjamini and Hochberg, 1995).
+
+    Args:
+        judgements: All that appear together, on one page. Corrections made before are replaced.
+
+    Returns:
+        The same judgements with `adjusted_p` and `adjusted`. Sizes are counted and need none.
+    """
+    adjusted = iter(stats.false_discovery_control([j.p for j in judgements if j.p is not None]))
+    return [
+        replace(judgement, adjusted_p=None, adjusted=judgement.verdict)
+        if judgement.p is None
+        else _adjusted(judgement, float(next(adjusted)))
+        for judgement in judgements
+    ]
+
+
+def _adjusted(judgement: Judgement, p: float) -> Judgement:
+    remains = judgement.verdict if p <= 1 - CONFIDENCE else UNDECIDED
+    return replace(judgement, adjusted_p=p, adjusted=remains)
 
 
 def verdict(low: float, high: float, threshold: float = 0.0) -> str:
@@ -264,39 +315,73 @@ def verdict(low: float, high: float, threshold: float = 0.0) -> str:
     return UNDECIDED
 
 
-@dataclass(frozen=True)
-class Prior:
-    """What all comparisons of a measure say of the spread of one: `variance`, worth `df` degrees
-    of freedom (infinite where all spread alike)."""
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Compute Student's interval of the mean of `differences`, with `CONFIDENCE`.
 
-    variance: float
-    df: float
+    Args:
+        differences: One number per seed, at least one.
 
-
-def interval(differences: Sequence[float], prior: Prior | None = None) -> tuple[float, float]:
-    """Where the mean of `differences` lies, with `CONFIDENCE`. Infinite where nothing is known of
-    their spread."""
+    Returns:
+        Both ends; infinite for a single difference, which has no spread.
+    """
     mean = float(np.mean(differences))
-    half = _half_width(differences, prior, len(differences))
+    half = _half_width(differences, len(differences))
     return mean - half, mean + half
 
 
-def seeds_needed(
-    differences: Sequence[float], prior: Prior | None, threshold: float = 0.0
-) -> int | None:
-    """How many seeds would decide if the mean stayed where it is; None: more than anybody runs."""
+def p_value(differences: Sequence[float], threshold: float = 0.0) -> float | None:
+    """Compute the two-sided p-value of the mean of `differences` against `threshold`.
+
+    Args:
+        differences: One number per seed, at least one.
+        threshold: What the mean is compared with.
+
+    Returns:
+        Below 1 - `CONFIDENCE` where `interval` does not reach the threshold; None for a single
+        difference.
+    """
+    n = len(differences)
+    if n < 2:
+        return None
+    distance = abs(float(np.mean(differences)) - threshold)
+    error = float(np.std(differences, ddof=1)) / math.sqrt(n)
+    if error == 0:
+        return 0.0 if distance else 1.0
+    return 2 * float(special.stdtr(n - 1, -distance / error))
+
+
+def seeds_needed(differences: Sequence[float], threshold: float = 0.0) -> int | None:
+    """Estimate how many seeds would decide if mean and spread stayed what they are.
+
+    Args:
+        differences: One number per seed, at least two.
+        threshold: What the mean is compared with.
+
+    Returns:
+        Number of seeds; None above `MOST`.
+    """
     distance = abs(float(np.mean(differences)) - threshold)
     for n in range(len(differences), MOST + 1):
-        if _half_width(differences, prior, n) < distance:
+        if _half_width(differences, n) < distance:
             return n
     return None
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float] | None:
-    """Spearman's, and its interval with `CONFIDENCE` (Bonett and Wright, "Sample size requirements
-    for estimating Pearson, Kendall and Spearman correlations", 2000); None below four pairs or
-    where one of both does not vary."""
-    if len(x) < 4 or len(set(x)) < 2 or len(set(y)) < 2:
+    """Compute Spearman's rank correlation and its interval with `CONFIDENCE`.
+
+    Source of the interval: Bonett and Wright, "Sample size requirements for estimating Pearson,
+    Kendall and Spearman correlations", 2000.
+
+    Args:
+        x: One number per pair.
+        y: As many numbers.
+
+    Returns:
+        The correlation and both ends; None where either has fewer than `LEAST_VALUES` different
+        values, for a correlation is then little more than a comparison of two groups.
+    """
+    if min(len(set(x)), len(set(y))) < LEAST_VALUES:
         return None
     rho = float(stats.spearmanr(x, y).statistic)
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
@@ -317,11 +402,7 @@ def _differences(found: pd.DataFrame, claim: Claim) -> pd.Series[float]:
 
 
 def _judgement(
-    claim: Claim,
-    differences: pd.Series[float],
-    prior: Prior | None,
-    found: pd.DataFrame,
-    epochs: pd.DataFrame,
+    claim: Claim, differences: pd.Series[float], found: pd.DataFrame, epochs: pd.DataFrame
 ) -> Judgement:
     if differences.empty:
         lacking = [
@@ -339,90 +420,59 @@ def _judgement(
             claim, UPHELD if holds else CONTRADICTED, len(values), ratio, ratio, ratio, why
         )
     threshold = math.log1p(-claim.margin) if claim.measure in RATIOS else 0.0
-    low, high = interval(values, prior)
+    low, high = interval(values)
+    p = p_value(values, threshold)
     said, why = verdict(low, high, threshold), ""
     if said == CONTRADICTED and claim.eventually:
-        said, why = _not_yet(claim, differences, epochs)
+        said, why, p_widens = _not_yet(claim, differences, epochs)
+        p = max(p or 0.0, p_widens)  # both have to be seen: the gap, and that it grows
     elif said == UNDECIDED:
-        why = _what_would_decide(claim, values, prior, threshold)
+        why = _what_would_decide(values, threshold)
     shown = np.exp if claim.measure in RATIOS else np.asarray
     effect, low, high = (float(shown(value)) for value in (np.mean(values), low, high))
-    return Judgement(claim, said, len(values), effect, low, high, why)
+    return Judgement(claim, said, len(values), effect, low, high, why, p)
 
 
-def _what_would_decide(
-    claim: Claim, values: list[float], prior: Prior | None, threshold: float
-) -> str:
+def _what_would_decide(values: list[float], threshold: float) -> str:
     if not any(values):
         return "Both the same with every seed; more epochs may tell them apart."
-    if len(values) < 2 and prior is None:
+    if len(values) < 2:
         return "One seed has no spread; two or more have."
-    if (n := seeds_needed(values, prior, threshold)) is None:
+    if (n := seeds_needed(values, threshold)) is None:
         return f"More than {MOST:,} seeds would have to decide, so near to the limit is it."
     return f"At least {n} seeds would decide, if the difference stays what it is."
 
 
-def _not_yet(claim: Claim, differences: pd.Series[float], epochs: pd.DataFrame) -> tuple[str, str]:
-    """Whether the curve that is to be lower in the end is catching up: by how much the gap closed
-    in the last epoch, seed by seed. Only a gap that widens refutes what is said of the end."""
+def _not_yet(
+    claim: Claim, differences: pd.Series[float], epochs: pd.DataFrame
+) -> tuple[str, str, float]:
+    """Judge a claim about where curves end, of an experiment that is behind so far.
+
+    Only a gap that widened in the last epoch, seed by seed, contradicts such a claim.
+
+    Returns:
+        Verdict, reason, and the p-value of the gap's change.
+    """
     curves = epochs[epochs["seed"].isin(differences.index)]
     logs = np.log(curves.pivot_table("test_mse", ["seed", "epoch"], "point").astype(float))
     gaps = (logs[claim.lower] - logs[claim.higher]).unstack("epoch")
     if gaps.shape[1] < 2:
-        return UNDECIDED, "One epoch does not say where curves end."
-    closed = (gaps.iloc[:, -2] - gaps.iloc[:, -1]).dropna()
-    if interval(closed.tolist())[1] < 0:
-        return CONTRADICTED, "Higher, and the gap widens."
-    pace, gap = float(closed.mean()), float(gaps.iloc[:, -1].mean())
+        return UNDECIDED, "One epoch does not say where curves end.", 1.0
+    closed = (gaps.iloc[:, -2] - gaps.iloc[:, -1]).dropna().tolist()
+    p = p_value(closed)
+    if p is not None and interval(closed)[1] < 0:
+        return CONTRADICTED, "Higher, and the gap widens.", p
+    pace, gap = float(np.mean(closed)), float(gaps.iloc[:, -1].mean())
     if pace <= 0 or gap / pace > MOST:
-        return UNDECIDED, "Higher so far, and not seen to catch up: more epochs would have to tell."
+        return UNDECIDED, "Higher so far, and not seen to catch up: more epochs would tell.", 1.0
     n_epochs = gaps.shape[1] + math.ceil(gap / pace)
-    return UNDECIDED, f"Higher so far; at the pace of the last epoch {n_epochs} epochs would tell."
+    why = f"Higher so far; at the pace of the last epoch {n_epochs} epochs would tell."
+    return UNDECIDED, why, 1.0
 
 
-def _half_width(differences: Sequence[float], prior: Prior | None, n: int) -> float:
-    """Half the interval of a mean of `n`, with the spread that `differences` and `prior` show."""
-    df = n - 1
-    variance = float(np.var(differences, ddof=1)) if len(differences) > 1 else 0.0
-    if prior is not None:
-        # Weighted as if the other comparisons were `prior.df` more observations of this one.
-        own = len(differences) - 1
-        share = 1.0 if math.isinf(prior.df) else prior.df / (prior.df + own)
-        variance = share * prior.variance + (1 - share) * variance
-        df += prior.df  # type: ignore[assignment]
-    if df == 0:
+def _half_width(differences: Sequence[float], n: int) -> float:
+    """Half the interval of a mean of `n` numbers that spread as `differences` do."""
+    if len(differences) < 2:
         return math.inf
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, df) * math.sqrt(variance / n))
-
-
-def _prior(comparisons: Iterable[pd.Series[float]]) -> Prior | None:
-    """Smyth's estimate from the variances of several comparisons, by the mean and the variance of
-    their logarithms; None where fewer than three have a spread. It counts for no more than one
-    comparison: his estimate takes them for independent, and where one noisy experiment is in many
-    of them that made the intervals of all too narrow (`tests/test_claims.py` has the simulation).
-    """
-    spreads = [(len(d) - 1, float(d.var())) for d in comparisons if len(d) > 1]
-    known = [(df, variance) for df, variance in spreads if variance > 0]
-    if len(known) < 3:
-        return None
-    df = np.array([d for d, _ in known], float)
-    logs = np.log([variance for _, variance in known])
-    centred = logs - special.digamma(df / 2) + np.log(df / 2)
-    beyond_chance = centred.var(ddof=1) - special.polygamma(1, df / 2).mean()
-    if beyond_chance <= 0:
-        return Prior(float(np.exp(centred.mean())), float(df.max()))
-    prior_df = 2 * _inverse_trigamma(float(beyond_chance))
-    log_variance = centred.mean() + special.digamma(prior_df / 2) - np.log(prior_df / 2)
-    return Prior(float(np.exp(log_variance)), min(prior_df, float(df.max())))
-
-
-def _inverse_trigamma(y: float) -> float:
-    """The x with trigamma(x) = y, by Newton's method on 1 / trigamma, as Smyth has it."""
-    x = 0.5 + 1 / y
-    for _ in range(50):
-        tri = special.polygamma(1, x)
-        step = tri * (1 - tri / y) / special.polygamma(2, x)
-        x += step
-        if -step / x < 1e-8:
-            break
-    return float(x)
+    quantile = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    return quantile * float(np.std(differences, ddof=1)) / math.sqrt(n)

@@ -64,6 +64,8 @@ def render(folder: Place) -> str:
         name=folder.name,
         parts=shown,
         counts={said: sum(j.verdict == said for j in judged) for said in VERDICTS},
+        adjusted={said: sum(j.adjusted == said for j in judged) for said in VERDICTS},
+        n_tested=sum(j.p is not None for j in judged),
         claims=[_claim_row(judgement) for judgement in judged],
         axis=[(label, _place(label)) for label in (0.5, 1.0, 2.0)],
         correlation=next((s["correlation"] for s in shown if s["correlation"]), None),
@@ -86,8 +88,7 @@ def read(folder: Place) -> Part:
 
 
 def judge(parts: list[Part]) -> list[Judgement]:
-    """A verdict on every claim, from what there is. A claim compares runs of one study only; the
-    spread of another one's errors says nothing of it."""
+    """Judge every claim from what was run, and adjust the verdicts for all claims of the page."""
     judged: dict[claims.Claim, Judgement] = {}
     for part in parts:
         points = part.space.points
@@ -96,7 +97,7 @@ def judge(parts: list[Part]) -> list[Judgement]:
     none = pd.DataFrame(columns=["experiment", "seed", *claims.MEASURES])
     lacking = [claim for claim in claims.CLAIMS if claim not in judged]
     judged |= {j.claim: j for j in claims.judge(none, none, lacking)}
-    return [judged[claim] for claim in claims.CLAIMS]
+    return claims.adjust([judged[claim] for claim in claims.CLAIMS])
 
 
 def _shown(part: Part) -> dict[str, Any]:
@@ -125,6 +126,7 @@ def _shown(part: Part) -> dict[str, Any]:
         "left_out": [name for name in part.space.points if name not in set(part.trials["point"])],
         "seeds": seeds,
         "failed": _failed(part.trials),
+        "n_without_error": _count_without_error(part),
         "n_panels": len(order),
         "has_linear": not spread.linear.empty,
         "levels": [
@@ -141,24 +143,40 @@ def _shown(part: Part) -> dict[str, Any]:
 
 
 def correlation(runs: pd.DataFrame) -> str | None:
-    """Whether larger latents go with smaller errors: over all experiments, and over those of the
-    most common spatial size; in words."""
+    """Say whether larger latents go with smaller errors, over all experiments and at one width.
+
+    The experiments were not chosen to answer this: most share one latent size. So their number is
+    followed by the number of different sizes, and nothing is said of fewer than four sizes.
+
+    Args:
+        runs: What `claims.runs` returns.
+
+    Returns:
+        Two sentences; None where the experiments have too few latent sizes.
+    """
     means = runs.groupby("experiment").agg(
         latent=("latent_size", "first"), side=("latent_side", "first"), test=("test", "mean")
     )
-    over_all = claims.rank_correlation(means["latent"].tolist(), means["test"].tolist())
-    if over_all is None:
+    found = claims.rank_correlation(means["latent"].tolist(), means["test"].tolist())
+    if found is None:
         return None
     side = means["side"].mode().iloc[0]
     same = means[means["side"] == side]
     held = claims.rank_correlation(same["latent"].tolist(), same["test"].tolist())
-    said = f"Over all {len(means)} experiments {_tendency(*over_all)}."
-    if held is None:
-        return f"{said} Too few of them share a spatial size to say what it does when that is held."
-    return (
-        f"{said} With the spatial size of the latent held at {side} × {side} "
-        f"({len(same)} experiments) {_tendency(*held)}."
+    sentence = (
+        f"Over all {len(means)} experiments {_tendency(*found)}; {_sizes(means['latent'])}. "
+        f"With the spatial size of the latent held at {side} × {side} ({len(same)} experiments) "
     )
+    if held is None:
+        return f"{sentence}no correlation can be given: {_sizes(same['latent'])}."
+    return f"{sentence}{_tendency(*held)}; {_sizes(same['latent'])}."
+
+
+def _sizes(latents: pd.Series[int]) -> str:
+    """How many different sizes there are, and how many experiments share the most common one."""
+    counts = latents.value_counts()
+    share = f"{counts.iloc[0]} of {len(latents)} have {counts.index[0]:,} numbers"
+    return f"their latents have {len(counts)} sizes, and {share}"
 
 
 def _tendency(rho: float, low: float, high: float) -> str:
@@ -221,6 +239,12 @@ def _failed(trials: pd.DataFrame) -> list[str]:
     ]
 
 
+def _count_without_error(part: Part) -> int:
+    """How many complete runs have an error of exactly 0, of which no ratio can be taken."""
+    complete = part.trials["point"].notna() & (part.trials["state"] == results.COMPLETE)
+    return int(complete.sum()) - len(part.runs)
+
+
 def _claim_row(judgement: Judgement) -> dict[str, Any]:
     claim, low, high = judgement.claim, judgement.low, judgement.high
     is_ratio = claim.measure in claims.RATIOS
@@ -233,7 +257,11 @@ def _claim_row(judgement: Judgement) -> dict[str, Any]:
         "higher": claim.higher,
         "measure": by,
         "verdict": judgement.verdict,
-        "style": "missing" if judgement.verdict == MISSING else judgement.verdict,
+        "style": _style(judgement.verdict),
+        "adjusted": judgement.adjusted,
+        "adjusted_style": _style(judgement.adjusted),
+        "p": _p_value(judgement.p),
+        "adjusted_p": _p_value(judgement.adjusted_p),
         "n": judgement.n,
         "why": judgement.why,
         "effect": "",
@@ -258,6 +286,16 @@ def _claim_row(judgement: Judgement) -> dict[str, Any]:
             "limit": _place(1 - claim.margin),
         }
     return row
+
+
+def _style(verdict: str) -> str:
+    return "missing" if verdict == MISSING else verdict
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _place(ratio: float) -> float:

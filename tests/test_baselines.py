@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from raycae import baselines as module
-from raycae.baselines import baselines
+from raycae.baselines import baselines, principal_axes
 from raycae.errors import InputError
 
 Images = npt.NDArray[np.uint8]
@@ -135,15 +135,53 @@ def test_blocks_that_do_not_tile_the_image_are_left_out() -> None:
     assert rows(table, "linear_4x4")["latent_size"].tolist() == [15 * n for n in range(1, 49)]
 
 
-def test_the_fit_takes_images_from_the_whole_set(
-    monkeypatch: pytest.MonkeyPatch, train: Images, val: Images
-) -> None:
-    """Oracle: a set sorted by kind, half black and half photographs. A fit on its first images
-    alone would have seen black only, and would leave all of the photographs' error."""
-    monkeypatch.setattr(module, "FIT_LIMIT", len(train))
-    mixed = np.concatenate((np.zeros_like(train), train))
-    table = baselines("reconstruct", mixed, val).set_index(["baseline", "latent_size"])["val_mse"]
-    assert table["linear", 16] < 0.1 * table["mean_colour"].iloc[0]
+def test_pca_is_fitted_on_all_images(val: Images) -> None:
+    """Oracle: numpy's SVD of all 12,000 images, sorted by kind: black ones, then noise. A fit on
+    the first ten thousand, or on any other part of them, has other errors."""
+    draw = np.random.default_rng(0)
+    black = np.zeros((9_000, 4, 4, 3), np.uint8)
+    train = np.concatenate((black, draw.integers(0, 256, (3_000, 4, 4, 3), dtype=np.uint8)))
+    held_out = np.ascontiguousarray(val[:, :4, :4])
+    lines = rows(baselines("reconstruct", train, held_out), "linear")
+    counts = [int(size) for size in lines["latent_size"]]
+    expected = svd_errors(vectors(train, 4), vectors(held_out, 4), counts)
+    np.testing.assert_allclose(lines["val_mse"].astype(float), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_moments_in_float32_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: float64 on the same images, whose products are the largest there are (black and
+    white pixels). Rounding of any kind would change the last digits of the axes."""
+    images = np.random.default_rng(0).choice(np.uint8([0, 255]), (1024, 8, 8, 3), p=[0.97, 0.03])
+    images[:, :, :, 0] = 0  # sums to 1,024 x 128 x 128, the largest number that is still exact
+    mean, axes = principal_axes(images, (8, 8))
+    monkeypatch.setattr(module, "EXACT_ROWS", 0)
+    exact_mean, exact_axes = principal_axes(images, (8, 8))
+    assert torch.equal(mean, exact_mean)
+    assert torch.equal(axes, exact_axes)
+    np.testing.assert_allclose(mean, vectors(images, 8).mean(axis=0), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("level", [0, 77, 127, 255])
+def test_one_grey_everywhere_has_no_error_and_a_row(level: int, tmp_path: Path) -> None:
+    """Oracle: arithmetic. A picture that is the same in every pixel of every image is its own mean,
+    so every baseline of it is exactly 0, which is a measured error and no gap."""
+    images = np.full((60, 8, 8, 3), level, np.uint8)
+    table = baselines("reconstruct", images, images[:20], images[:20])
+    assert set(table["baseline"]) == {"linear", "linear_8x8", "linear_4x4", "mean_colour"}
+    assert (table["val_mse"] == 0).all()
+    assert (table["test_mse"] == 0).all()
+    table.to_parquet(tmp_path / "baselines.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "baselines.parquet"), table)
+
+
+def test_grey_pictures_have_no_error_of_chroma() -> None:
+    """Oracle: the JFIF equations: Cb = Cr = 0.5 where red, green and blue are equal, up to the
+    rounding of float32 (1e-7, squared)."""
+    grey = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8).repeat(3, 3)
+    table = baselines("colourise", grey, grey, grey)
+    assert table["baseline"].tolist() == ["grey_copy", "mean_chroma", "luma_function"]
+    assert table[["val_mse", "test_mse"]].notna().all(axis=None)
+    assert (table[["val_mse", "test_mse"]] < 1e-13).all(axis=None)
 
 
 def test_large_images_keep_their_block_codes_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import Run, begin, die, measured
+from scipy import stats
 from searches import epochs_so_far, wait_for
 
 from raycae import claims, reproduce, reproduction, results, space
@@ -95,6 +96,68 @@ def test_the_page_says_what_was_measured(reproduced: Path) -> None:
     assert "Left out: ex2-latent-x4" in text
     for sentence in (claim.sentence for claim in claims.CLAIMS):
         assert sentence.split("'")[0] in text
+
+
+def test_adjusted_verdicts_stand_beside_the_raw_ones(reproduced: Path) -> None:
+    """Oracle: Benjamini and Hochberg's rule by scipy over the p-values of both studies' claims; the
+    page counts what is upheld by itself and what remains, and names the number of claims."""
+    made(
+        reproduced,
+        "ex3-report",
+        {(p, s): 0.003 + (s - 1) / 1e4 for p in ("ex3-base", "ex3-batch-64") for s in range(3)}
+        | {("ex3-rmsprop", s): 0.004 + s / 1e3 for s in range(3)},
+    )
+    judged = reproduction.judge([reproduction.read(reproduced / name) for name in REPORT])
+    tested = [j for j in judged if j.p is not None]
+    expected = stats.false_discovery_control([j.p for j in tested])
+    assert [j.adjusted_p for j in tested] == pytest.approx(expected.tolist())
+    for j, p in zip(tested, expected, strict=True):
+        assert j.adjusted == (j.verdict if p <= 0.05 else "undecided")
+    raw = sum(j.verdict == "upheld" for j in judged)
+    remaining = sum(j.adjusted == "upheld" for j in judged)
+    assert 0 < remaining < raw
+    page = reproduction.write(reproduced).read_text()
+    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page.split("<script>")[0]))
+    assert f"By itself: {raw} upheld" in text
+    assert f"Adjusted: {remaining} upheld" in text
+    assert f"{len(tested)} claims were tested" in text
+
+
+def test_a_correlation_needs_several_latent_sizes() -> None:
+    """Oracle: counting. Twelve of fifteen experiments share one size, two have twice as much and
+    one four times: the page says how many sizes there are and gives no correlation for them. With
+    one more size at another width there are four, and only the whole has one."""
+    errors = [0.01 - 1e-4 * i for i in range(15)]
+    of_width_8 = pd.DataFrame(
+        {
+            "experiment": [f"e{i}" for i in range(15)],
+            "latent_size": [1024] * 12 + [2048, 2048, 4096],
+            "latent_side": 8,
+            "test": errors,
+        }
+    )
+    assert reproduction.correlation(of_width_8) is None
+    smaller = pd.DataFrame(
+        {"experiment": ["e15"], "latent_size": [256], "latent_side": [4], "test": [0.02]}
+    )
+    text = reproduction.correlation(pd.concat([of_width_8, smaller]))
+    assert text is not None
+    whole, held = text.split(". With")
+    assert "Over all 16 experiments larger latents go with smaller errors" in whole
+    assert "their latents have 4 sizes, and 12 of 16 have 1,024 numbers" in whole
+    assert "held at 8 × 8 (15 experiments) no correlation can be given" in held
+    assert "their latents have 3 sizes, and 12 of 15 have 1,024 numbers" in held
+
+
+def test_runs_without_any_error_are_counted(tmp_path: Path) -> None:
+    """Oracle: one of six complete runs has an error of 0; the page says that one is left out."""
+    errors = {(p, s): 0.005 + s / 1e5 for p in ("ex2-base", "ex2-stride") for s in range(3)}
+    errors["ex2-stride", 2] = 0.0
+    made(tmp_path, "ex2-report", errors)
+    page = reproduction.write(tmp_path).read_text()
+    assert "Left out: 1 complete run with an error of exactly 0" in page
+    part = reproduction.read(tmp_path / "ex2-report")
+    assert {j.n for j in reproduction.judge([part]) if j.claim.lower == "ex2-stride"} == {2}
 
 
 def test_a_failed_run_is_told(tmp_path: Path) -> None:
