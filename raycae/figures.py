@@ -21,7 +21,7 @@ from plotly.subplots import make_subplots
 
 from raycae import canvas
 from raycae.architecture import architecture
-from raycae.canvas import BLUE, GREY, ORANGE, VIOLET, error
+from raycae.canvas import BLUE, EXACT, GREY, ORANGE, VIOLET, error
 from raycae.config import Config
 from raycae.frontier import frontier_of, hypervolume
 from raycae.greedy import AGAIN, DROPPED, KEPT, START, Ladder
@@ -30,8 +30,10 @@ from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 CLOSE = 1.6
 """Lines across a figure whose errors differ by less than this factor share a label."""
 
-EXACT = 1e-8
-"""Below this an error is rounding: half a step of 8 bits, everywhere, is 4e-6."""
+LEVEL = 0.05 / 6
+"""The chance that pure noise makes a sentence of the report single something out. Six sentences do
+so (importance, values in common, pairs, edges, regions of failures, shapes), so of all reports of
+pure noise at most 5 % hold a false statement."""
 
 COST_NAMES = {
     "latent_size": "latent size, numbers per image",
@@ -331,7 +333,7 @@ def learning_curves(trials: pd.DataFrame, epochs: pd.DataFrame, most: int = 30) 
 
     Where there are more, they are taken evenly from the best to the worst, both included.
     """
-    told = epochs.loc[drawable(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
+    told = epochs.loc[measured(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
     told = told.astype({"trial_number": int, "epoch": int, "val_mse": float})
     ranked = ranking(trials[trials["trial_number"].isin(told["trial_number"])])
     complete = (ranked["state"] == COMPLETE).to_numpy()
@@ -380,12 +382,12 @@ def ladder(trials: pd.DataFrame) -> pd.DataFrame:
 def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
     """Each step's error, in the order in which they ended, and the least of those that were kept;
     None where no step has an error."""
-    shown = drawable(steps["val_mse"])
+    shown = measured(steps["val_mse"])
     if not shown.any():
         return None
     figure = canvas.figure("trials that ended", "validation error, MSE")
     places = pd.Series(range(1, len(steps) + 1), index=steps.index)
-    held = drawable(steps["best"])
+    held = measured(steps["best"])
     figure.add_scatter(
         x=places[held].tolist(),
         y=steps.loc[held, "best"].tolist(),
@@ -483,11 +485,10 @@ def learning_curves_figure(data: LearningCurves, rungs: Iterable[int] = ()) -> g
     return figure
 
 
-def drawable(errors: pd.Series[float]) -> pd.Series[bool]:
-    """True where there is an error that a logarithmic axis can show: above 0, and not so near to it
-    that ratios overflow, which no network reaches."""
+def measured(errors: pd.Series[float]) -> pd.Series[bool]:
+    """True where there is a finite error; 0 is a measured error."""
     values = errors.to_numpy(dtype=float, na_value=math.nan)
-    return pd.Series(np.isfinite(values) & (values > 1e-100), index=errors.index)
+    return pd.Series(np.isfinite(values) & (values >= 0), index=errors.index)
 
 
 def _codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -527,8 +528,23 @@ def _window(data: LatentError) -> tuple[float, float, float, float]:
 
 
 def ended(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that ended with an error, complete or stopped early."""
-    return trials[trials["state"].isin([COMPLETE, PRUNED]) & drawable(trials["val_mse"])]
+    """The trials that ended with an error, complete or stopped early; 0 is an error, too."""
+    return trials[trials["state"].isin([COMPLETE, PRUNED]) & measured(trials["val_mse"])]
+
+
+def distinct(trials: pd.DataFrame) -> pd.DataFrame:
+    """Select the first trial of each configuration that ended with an error.
+
+    Another seed of a configuration repeats it; it is no further evidence about its settings.
+    """
+    return ended(trials).sort_values("trial_number").drop_duplicates("config")
+
+
+def log_chance_of_all(n: int, n_marked: int, n_drawn: int) -> float:
+    """Compute the log probability that `n_drawn` of `n` trials, drawn at random, are all marked."""
+    if n_drawn > n_marked:
+        return -math.inf
+    return math.fsum(math.log((n_marked - i) / (n - i)) for i in range(n_drawn))
 
 
 def _draw_trials(

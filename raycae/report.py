@@ -22,9 +22,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from raycae import effects, figures, health, results, space, stopping
-from raycae.canvas import counted, error, factor, listed, ratio
+from raycae.canvas import EXACT, counted, error, factor, listed, ratio
 from raycae.errors import InputError
-from raycae.figures import EXACT, Growth, LatentError, LearningCurves, baseline_name
+from raycae.figures import Growth, LatentError, LearningCurves, baseline_name
 from raycae.greedy import AGAIN, DROPPED, KEPT, START
 from raycae.results import ALL, BEST, COMPLETE, FAIL, PRUNED, SAME, STATES, WORST, Records
 from raycae.storage import Place, write_whole
@@ -131,7 +131,7 @@ def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
             study["plan"]["scheduler"], plan["epochs"], grace=plan["grace"], factor=plan["factor"]
         )
         drawn["learning-curves"] = figures.learning_curves_figure(curves, rungs)
-    mattered = _mattered(trials, parameters)
+    mattered = _mattered(trials, epochs, parameters)
     went = _health(trials, parameters)
     drawn |= mattered.pop("figures") | went.pop("figures")
     return drawn, {
@@ -180,13 +180,15 @@ def _parameters(study: Mapping[str, Any]) -> effects.Parameters:
         return {}
 
 
-def _mattered(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str, Any]:
+def _mattered(
+    trials: pd.DataFrame, epochs: pd.DataFrame, parameters: effects.Parameters
+) -> dict[str, Any]:
     """What the template shows of "What mattered"."""
     weights = effects.importance(trials, parameters)
     order = [*weights["parameter"], *(n for n in parameters if n not in set(weights["parameter"]))]
     parameters = {name: parameters[name] for name in order}
     slices = effects.slices(trials, parameters)
-    paired = effects.pairs(trials)
+    paired = effects.pairs(trials, epochs)
     drawn = {f"slice-{data.name}": effects.slice_figure(data) for data in slices}
     if not weights.empty:
         drawn["importance"] = effects.importance_figure(weights)
@@ -239,7 +241,7 @@ def known_trials(
     """What the page tells of a trial when its point is clicked, for all trials of which any figure
     has a point: `words`, `psnr` (dB), and its curve, `epoch` and `val_mse`."""
     numbers = {number for figure in drawn for number in _customdata(figure)}
-    told = epochs[epochs["trial_number"].isin(numbers) & figures.drawable(epochs["val_mse"])]
+    told = epochs[epochs["trial_number"].isin(numbers) & figures.measured(epochs["val_mse"])]
     told = told.sort_values(["trial_number", "epoch"]).astype({"val_mse": float})
     curves = dict(list(told.groupby("trial_number")))
     known = {}
