@@ -27,7 +27,7 @@ from scipy.special import ndtr, stdtrit
 from raycae import canvas
 from raycae.canvas import BLUE, EXACT, GREY, ORANGE, VIOLET, counted, error, listed, ratio
 from raycae.config import Config, resolve
-from raycae.figures import LEVEL, distinct, ended, log_chance_of_all, measured, ranking, thinned
+from raycae.figures import LEVEL, chance_of_marked, distinct, ended, measured, ranking, thinned
 from raycae.results import COMPLETE, PRUNED
 from raycae.space import CategoricalParameter, FloatParameter, IntParameter
 
@@ -765,8 +765,8 @@ def common_sentence(trials: pd.DataFrame, parameters: Parameters) -> str:
     for name, column in drawn.items():
         best = column.head(n_best)
         if best.notna().all() and best.nunique() == 1:
-            chances = [log_chance_of_all(n, k, n_best) for k in column.value_counts()]
-            if sum(map(math.exp, chances)) <= LEVEL / len(drawn):
+            chances = [chance_of_marked(n, k, n_best, n_best) for k in column.value_counts()]
+            if sum(chances) <= LEVEL / len(drawn):
                 alike.append(f"{name} {word(best.iloc[0])}")
     if not alike:
         who = "The best trial has" if n_best == 1 else f"The best {n_best:,} have"
