@@ -88,7 +88,7 @@ def listed(parts: list[str]) -> str:
 
 def counted(n: int, thing: str) -> str:
     """`1 trial`, `2,000 trials`"""
-    return f"{n:,} {thing}{'s' * (n != 1)}"
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
 def log_ticks(low: float, high: float) -> list[float]:

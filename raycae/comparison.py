@@ -109,7 +109,7 @@ def comparison(entries: list[Entry]) -> str:
     best = entries[order[0]]
     if len(entries) == 1:
         return (
-            f"{best.name} has a least error of {error(least[order[0]])}; there is no other study "
+            f"{best.name} has the least error, {error(least[order[0]])}; there is no other study "
             "of these images to compare it with."
         )
     wins, n = lower_at(entries)
@@ -131,9 +131,10 @@ def _lead(best: str, second: str, least: float, next_least: float) -> str:
     first, other = errors_apart(least, next_least)
     if next_least <= EXACT:
         return f"{best} has the least error, {first}; {second} has {other}."
-    times = least / next_least
-    many = f"{times:.6g}" if times > 0.99 else ratio(times)
-    return f"{best} has the least error, {first}, {many} times that of {second}, {other}."
+    times = ratio(least / next_least)
+    if times == "1.00":
+        return f"{best} has the least error, {first}, hardly less than {second}, {other}."
+    return f"{best} has the least error, {first}, {times} times that of {second}."
 
 
 def lower_at(entries: list[Entry]) -> tuple[list[int], int]:
@@ -151,7 +152,7 @@ def lower_at(entries: list[Entry]) -> tuple[list[int], int]:
 
 
 def frontiers_figure(entries: list[Entry]) -> go.Figure:
-    """Each study's Pareto front in its own colour, both axes logarithmic. Needs one point in each."""
+    """Draw each study's Pareto front in its own colour, axes logarithmic. Each needs a point."""
     figure = canvas.figure("latent size, numbers per image", "validation error, MSE")
     every = pd.concat([entry.latent.frontier for entry in entries])["val_mse"].tolist()
     zero = canvas.floor(every)

@@ -751,8 +751,9 @@ def importance_sentence(weights: pd.DataFrame, n: int) -> str:
 def common_sentence(trials: pd.DataFrame, parameters: Parameters) -> str:
     """Say what all of the best tenth drew alike, if that is unlikely to be chance.
 
-    Under chance the best tenth is a random choice of the trials. A value counts if all of them
-    share it, for the first `AXES` parameters, with a probability of at most `LEVEL` in all.
+    Under chance the best tenth is a random choice of the configurations. A value counts if all of
+    them share it and that is unlikely to be chance: all values of the first `AXES` parameters
+    together have a probability of at most `LEVEL`.
     """
     ranked = ranking(distinct(trials))
     n, n_best = len(ranked), math.ceil(BEST * len(ranked))
@@ -765,8 +766,9 @@ def common_sentence(trials: pd.DataFrame, parameters: Parameters) -> str:
     for name, column in drawn.items():
         best = column.head(n_best)
         if best.notna().all() and best.nunique() == 1:
-            chances = [chance_of_marked(n, k, n_best, n_best) for k in column.value_counts()]
-            if sum(chances) <= LEVEL / len(drawn):
+            n_alike = int((column == best.iloc[0]).sum())
+            chance = chance_of_marked(n, n_alike, n_best, n_best)
+            if chance <= LEVEL / len(drawn) / column.nunique():
                 alike.append(f"{name} {word(best.iloc[0])}")
     if not alike:
         who = "The best trial has" if n_best == 1 else f"The best {n_best:,} have"

@@ -287,9 +287,10 @@ def improvements_sentence(data: pd.DataFrame, trials: pd.DataFrame) -> str | Non
     number, after = int(last["trial_number"]), n_ended - int(last["n"])
     if len(data) == 1:
         if not after:
-            return f"Trial {number} is the only complete trial so far."
+            return f"The first complete trial, {number}, is the last trial that ended."
         return (
-            f"No later trial improved on trial {number}, the first complete one: {after:,} tried."
+            f"The first complete trial, {number}, was never improved on by the "
+            f"{counted(after, 'trial')} that ended after it."
         )
     low, high = errors_apart(data["val_mse"].iloc[0], last["val_mse"])
     said = (
@@ -330,19 +331,17 @@ def cost_sentence(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
     if data.empty:
         return f"{said}."
     last = data.iloc[-1]
-    said += f". The best trial was there after {last['spent_s'] / total:.0%} of that."
-    if len(data) > 1:
-        said += f" The last improvement cost {_time(float(last['cost_s']))}."
-    return said
+    said += f"; the best trial was there after {last['spent_s'] / total:.0%} of that"
+    if len(data) == 1:
+        return f"{said}."
+    return f"{said}, and the last improvement cost {_time(float(last['cost_s']))}."
 
 
 def workers_sentence(data: Workers) -> str:
     """How many ran at a time, and which part of that time was epochs."""
-    said = f"While any trial ran, {data.mean:.1f} ran on average and {data.most:,} at most."
     ran = float((data.steps["hours"].diff().shift(-1) * data.steps["running"]).sum())
-    if ran == 0:
-        return said
-    return f"{said} Epochs took {data.busy_hours / ran:.0%} of their time."
+    share = f"; {data.busy_hours / ran:.0%} of their time went into epochs" if ran > 0 else ""
+    return f"While any trial ran, {data.mean:.1f} ran on average and {data.most:,} at most{share}."
 
 
 def failures_sentence(trials: pd.DataFrame) -> str:

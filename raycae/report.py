@@ -513,7 +513,7 @@ def cost_sentence(front: pd.DataFrame, cost: str) -> str:
     before, after = errors_apart(first["val_mse"], last["val_mse"])
     return (
         f"From {first[cost]:,.4g} to {last[cost]:,.4g} ({over}) the least error falls from "
-        f"{before} to {after}, {fall(first['val_mse'], last['val_mse'])}, for "
+        f"{before} to {after}, {fall(first['val_mse'], last['val_mse'])} for "
         f"{bigger(last[cost] / first[cost])} the cost."
     )
 
