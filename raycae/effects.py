@@ -549,22 +549,22 @@ def pairs(trials: pd.DataFrame, epochs: pd.DataFrame | None = None) -> pd.DataFr
             *(rows[name].tolist() for name in ("trial_number", "state", "val_mse")), strict=True
         )
     ]
-    settings = pd.DataFrame([_written(text) for text in rows["config"].astype(str)])
-    seeds = rows["seed"].to_numpy()
+    written = [_written(text) for text in rows["config"].astype(str)]
+    names = sorted(written[0]) if written else []
+    lines = [tuple(settings[name] for name in names) for settings in written]
     ratios: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
-    for setting in map(str, settings.columns.difference(NOT_COMPARED)):
-        if settings[setting].nunique() < 2:
+    for place, setting in enumerate(names):
+        if setting in NOT_COMPARED or len({line[place] for line in lines}) < 2:
             continue
         # Momentum means nothing but to SGD, of which each momentum is one more trial.
-        own = [setting, "momentum"] if setting == "optimizer" else [setting]
-        others = settings[settings.columns.difference(own)]
-        group = pd.util.hash_pandas_object(others, index=False).to_numpy()
-        frame = pd.DataFrame({"group": group, "seed": seeds, "value": settings[setting]})
-        several = frame.drop_duplicates(["group", "value"])["group"]
-        # These are few of a long study's trials.
-        frame = frame[frame["group"].isin(several[several.duplicated()])]
-        for _, alike in frame.groupby("group"):
-            for both, pair in _compared(alike, runs).items():
+        own = {setting, "momentum"} if setting == "optimizer" else {setting}
+        kept = [i for i, name in enumerate(names) if name not in own]
+        groups: dict[tuple[str, ...], list[tuple[str, int, _Run]]] = {}
+        for line, seed, run in zip(lines, rows["seed"].tolist(), runs, strict=True):
+            key = tuple([line[i] for i in kept])
+            groups.setdefault(key, []).append((line[place], seed, run))
+        for alike in groups.values():
+            for both, pair in _compared(alike).items():
                 ratios.setdefault((setting, *both), []).append(pair)
     n_tested = sum(len(found) >= FEWEST_PAIRS for found in ratios.values())
     effects = [_effect(*key, found, n_tested) for key, found in ratios.items()]
@@ -595,25 +595,25 @@ def _curves(epochs: pd.DataFrame, trials: pd.DataFrame) -> dict[int, dict[int, f
     return curves
 
 
-def _compared(alike: pd.DataFrame, runs: list[_Run]) -> dict[tuple[str, str], tuple[float, bool]]:
+def _compared(
+    alike: list[tuple[str, int, _Run]],
+) -> dict[tuple[str, str], tuple[float, bool]]:
     """Compare trials that agree in all settings but one.
 
     Args:
-        alike: `value` of that setting and `seed` of each trial; the index is its place in `runs`.
-        runs: All trials.
+        alike: The value of that setting, the seed, and the trial.
 
     Returns:
         By two values the mean difference of their log errors over all comparisons of the same
         seed, and whether any comparison is at an earlier epoch.
     """
     differences: dict[tuple[str, str], list[tuple[float, bool]]] = {}
-    for _, same in alike.groupby("seed"):
-        trials = sorted(zip(same["value"].tolist(), same.index.tolist(), strict=True))
-        for (value, place), (other, place_other) in itertools.combinations(trials, 2):
-            if value != other and (found := _difference(runs[place], runs[place_other])):
-                differences.setdefault((value, other), []).append(found)
+    ordered = sorted(alike, key=lambda trial: trial[:2])
+    for (value, seed, run), (other, other_seed, other_run) in itertools.combinations(ordered, 2):
+        if value != other and seed == other_seed and (found := _difference(run, other_run)):
+            differences.setdefault((value, other), []).append(found)
     return {
-        both: (float(np.mean([log for log, _ in found])), any(early for _, early in found))
+        both: (math.fsum(log for log, _ in found) / len(found), any(early for _, early in found))
         for both, found in differences.items()
     }
 

@@ -58,7 +58,7 @@ def regions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
         share first.
     """
     over = trials[trials["state"] != RUNNING]
-    n_failed = int(over["state"].eq(FAIL).sum())
+    has_failed = over["state"].eq(FAIL)
     looked_at = []
     for name, parameter in parameters.items():
         drawn = values(over, name, parameter).dropna()
@@ -70,13 +70,15 @@ def regions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
             parts = thirds.map(
                 {at: f"{name} {word(low)} to {word(high)}" for at, low, high in ends.itertuples()}
             )
-        looked_at += list(over.loc[drawn.index].groupby(parts))
+        counts = has_failed.loc[drawn.index].groupby(parts).agg(["sum", "size"])
+        looked_at += [(parts, region, int(f), int(n)) for region, f, n in counts.itertuples()]
     found = []
-    for region, there in looked_at:
-        failed, n = int(there["state"].eq(FAIL).sum()), len(there)
-        often = failed >= FEWEST_FAILED and failed / n >= 2 * n_failed / len(over)
-        if often and chance_of_marked(len(over), n_failed, n, failed) <= LEVEL / len(looked_at):
-            found.append((region, failed, n, failures(there)["reason"].iloc[0]))
+    for parts, region, failed, n in looked_at:
+        often = failed >= FEWEST_FAILED and failed / n >= 2 * has_failed.mean()
+        chance = chance_of_marked(len(over), int(has_failed.sum()), n, failed)
+        if often and chance <= LEVEL / len(looked_at):
+            reasons = failures(over.loc[parts.index[parts == region]])
+            found.append((region, failed, n, reasons["reason"].iloc[0]))
     found.sort(key=lambda row: row[1] / row[2], reverse=True)  # ties as the parameters come
     return pd.DataFrame(found, columns=["region", "failed", "n", "reason"])
 
