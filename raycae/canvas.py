@@ -14,6 +14,8 @@ import plotly.graph_objects as go
 
 BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
 FAINT = "rgba(138, 143, 150, 0.22)"
+EXACT = 1e-8
+"""Errors up to this are zero but for rounding: half a step of 8 bits, everywhere, is 4e-6."""
 
 
 def plain(text: str) -> str:
@@ -22,8 +24,45 @@ def plain(text: str) -> str:
 
 
 def error(mse: float) -> str:
-    """A mean squared error: five decimals, or three digits where those would not be enough."""
+    """Write a mean squared error: five decimals, three digits below 0.001, and `0` for zero."""
+    if mse == 0:
+        return "0"
     return f"{mse:.5f}" if mse >= 0.001 else f"{mse:#.3g}"
+
+
+def errors_apart(first: float, second: float) -> tuple[str, str]:
+    """Write two errors with as many digits as it takes to tell them apart.
+
+    Args:
+        first: A mean squared error.
+        second: Another one. Two equal errors are written alike.
+
+    Returns:
+        Both errors as text, as `error` writes them where that is enough.
+    """
+    texts = error(first), error(second)
+    for digits in range(4, 18):
+        if texts[0] != texts[1] or first == second:
+            break
+        texts = f"{first:.{digits}g}", f"{second:.{digits}g}"
+    return texts
+
+
+def fall(first: float, last: float) -> str:
+    """Say by how much an error falls: `by a factor of 2.2`, `by 3.1 %`, `to zero`.
+
+    Args:
+        first: The error before, above `last`.
+        last: The error after, at least 0.
+
+    Returns:
+        A factor from 1.1 on, a percentage below that.
+    """
+    if last <= EXACT:
+        return "to zero"
+    if first >= 1.1 * last:
+        return f"by a factor of {ratio(first / last)}"
+    return f"by {100 * (1 - last / first):.2g} %"
 
 
 def factor(value: float) -> str:
@@ -33,7 +72,7 @@ def factor(value: float) -> str:
 
 def ratio(value: float) -> str:
     """Two digits that count, never an exponent: `0.0062`, `0.62`, `1.8`, `140`."""
-    if value >= 10:
+    if value >= 9.95:
         digits = 0
     elif 0 < value < 1:
         digits = 1 - math.floor(math.log10(value))
@@ -49,7 +88,7 @@ def listed(parts: list[str]) -> str:
 
 def counted(n: int, thing: str) -> str:
     """`1 trial`, `2,000 trials`"""
-    return f"{n:,} {thing}{'s' * (n != 1)}"
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -67,15 +106,42 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def error_axis(errors: Sequence[float]) -> dict[str, object]:
     """A logarithmic axis from the least of `errors` to a little above nine tenths of them: one that
-    exploded must not flatten all the others. What lies above is drawn at `ceiling`."""
-    low, high = min(errors) / 1.15, ceiling(errors) * 1.05
-    return log_axis(low, max(high, 1.5 * low))
+    exploded must not flatten all the others. What lies above is drawn at `ceiling`, and what is
+    zero at `floor`."""
+    low, high = min(lifted(errors, floor(errors))) / 1.15, ceiling(errors) * 1.05
+    return error_log_axis(low, max(high, 1.5 * low), errors)
 
 
 def ceiling(errors: Sequence[float]) -> float:
     """The greatest error that is drawn where it is."""
-    ordered = sorted(errors)
+    ordered = sorted(lifted(errors, floor(errors)))
     return min(ordered[-1], 3 * ordered[int(0.9 * (len(ordered) - 1))])
+
+
+def floor(errors: Iterable[float]) -> float:
+    """Return where a logarithmic axis draws zero: at half of the least error above `EXACT`."""
+    return min((error for error in errors if error > EXACT), default=2 * EXACT) / 2
+
+
+def lifted(errors: Iterable[float], floor: float) -> list[float]:
+    """Lift what is zero to `floor`, so that a logarithmic axis can show it."""
+    return [floor if error <= EXACT else float(error) for error in errors]
+
+
+def error_log_axis(low: float, high: float, errors: Sequence[float]) -> dict[str, object]:
+    """Build a logarithmic axis of errors from `low` to `high`, with a tick `0` where one is zero.
+
+    Args:
+        low: The lower end, above 0.
+        high: The upper end, above `low`.
+        errors: What is drawn, before it was `lifted`.
+    """
+    axis = log_axis(low, high)
+    if any(error <= EXACT for error in errors):
+        zero = floor(errors)
+        ticks = [tick for tick in log_ticks(low, high) if tick > 1.2 * zero]
+        axis |= {"tickvals": [zero, *ticks], "ticktext": ["0", *(f"{t:.3g}" for t in ticks)]}
+    return axis
 
 
 def powers_of_two(low: float, high: float) -> list[int]:

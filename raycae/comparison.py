@@ -1,4 +1,4 @@
-"""Several studies on one page: the answer of each, and the frontiers of those that may be compared.
+"""Several studies on one page: the answer of each, and the Pareto fronts of those that compare.
 
 Errors say something of one another on the same task and the same images alone.
 """
@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from raycae import canvas, figures, report, results
-from raycae.canvas import BLUE, GREY, ORANGE, VIOLET, counted, error, ratio
+from raycae.canvas import BLUE, EXACT, GREY, ORANGE, VIOLET, counted, error, errors_apart, ratio
 from raycae.errors import InputError
 from raycae.figures import LatentError
 from raycae.storage import Place
@@ -107,35 +107,55 @@ def comparison(entries: list[Entry]) -> str:
     least = [float(entry.latent.points["val_mse"].min()) for entry in entries]
     order = sorted(range(len(entries)), key=least.__getitem__)
     best = entries[order[0]]
-    said = f"{best.name} has the least error, {error(least[order[0]])}"
     if len(entries) == 1:
-        return f"{said}; there is no other study of these images to compare it with."
-    times = ratio(least[order[0]] / least[order[1]])
+        return (
+            f"{best.name} has the least error, {error(least[order[0]])}; there is no other study "
+            "of these images to compare it with."
+        )
     wins, n = lower_at(entries)
-    counts = ", ".join(f"{entry.name} at {won}" for entry, won in zip(entries, wins, strict=True))
+    counts = ", ".join(f"{entry.name} at {won:,}" for entry, won in zip(entries, wins, strict=True))
     sizes = counted(n, "latent size")
+    tried = ", ".join(f"{entry.name} {len(entry.latent.points):,}" for entry in entries)
     return (
-        f"{said}, {times} times that of {entries[order[1]].name}. Of {sizes} on any of the "
-        f"frontiers the least error for no larger a latent has {counts}."
+        f"{_lead(best.name, entries[order[1]].name, least[order[0]], least[order[1]])} Of {sizes} "
+        f"on any of the Pareto fronts the least error for no larger a latent has {counts}. Each "
+        f"error is the least of a study's trials ({tried}) and was measured in one run, so a small "
+        "difference may be chance."
     )
 
 
+def _lead(best: str, second: str, least: float, next_least: float) -> str:
+    """How far the study with the least error is ahead of the next one."""
+    if least == next_least:
+        return f"{best} and {second} have the same least error, {error(least)}."
+    first, other = errors_apart(least, next_least)
+    if next_least <= EXACT:
+        return f"{best} has the least error, {first}; {second} has {other}."
+    times = ratio(least / next_least)
+    if times == "1.00":
+        return f"{best} has the least error, {first}, hardly less than {second}, {other}."
+    return f"{best} has the least error, {first}, {times} times that of {second}."
+
+
 def lower_at(entries: list[Entry]) -> tuple[list[int], int]:
-    """At how many of the latent sizes on any frontier each study has the least error of trials
-    whose latent is no larger, ties to the first; and how many sizes there are."""
+    """At how many of the latent sizes on any Pareto front each study has the least error of trials
+    whose latent is no larger, and how many sizes there are. Where studies tie it counts for each of
+    them."""
     fronts = [entry.latent.frontier for entry in entries]
     sizes = sorted({size for front in fronts for size in front["latent_size"].tolist()})
     wins = [0] * len(entries)
     for size in sizes:
         errors = [front.loc[front["latent_size"] <= size, "val_mse"].min() for front in fronts]
         errors = [math.inf if math.isnan(value) else float(value) for value in errors]
-        wins[errors.index(min(errors))] += 1
+        wins = [won + (value == min(errors)) for won, value in zip(wins, errors, strict=True)]
     return wins, len(sizes)
 
 
 def frontiers_figure(entries: list[Entry]) -> go.Figure:
-    """Each study's frontier in its own colour, both axes logarithmic. Needs one point in each."""
+    """Draw each study's Pareto front in its own colour, axes logarithmic. Each needs a point."""
     figure = canvas.figure("latent size, numbers per image", "validation error, MSE")
+    every = pd.concat([entry.latent.frontier for entry in entries])["val_mse"].tolist()
+    zero = canvas.floor(every)
     for i, entry in enumerate(entries):
         front = entry.latent.frontier
         name = canvas.plain(entry.name)
@@ -143,7 +163,7 @@ def frontiers_figure(entries: list[Entry]) -> go.Figure:
         sizes = front["latent_size"].tolist()
         figure.add_scatter(
             x=sizes,
-            y=errors,
+            y=canvas.lifted(errors, zero),
             name=name,
             mode="lines+markers",
             line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % 4]},
@@ -154,8 +174,9 @@ def frontiers_figure(entries: list[Entry]) -> go.Figure:
             hoverinfo="text",
         )
     fronts = pd.concat([entry.latent.frontier for entry in entries])
-    low, high = fronts["val_mse"].min() / 1.2, fronts["val_mse"].max() * 1.2
-    figure.update_yaxes(canvas.log_axis(low, max(high, 1.5 * low)))
+    drawn = canvas.lifted(every, zero)
+    low, high = min(drawn) / 1.2, max(drawn) * 1.2
+    figure.update_yaxes(canvas.error_log_axis(low, max(high, 1.5 * low), every))
     low, high = fronts["latent_size"].min() / 1.5, fronts["latent_size"].max() * 1.5
     return figure.update_xaxes(canvas.log_axis(low, high, canvas.powers_of_two(low, high), "{:,}"))
 

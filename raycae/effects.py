@@ -1,30 +1,33 @@
-"""What mattered in a study: each setting's weight, the shape of its effect, and its size.
+"""What mattered in a study: each parameter's importance, the shape of its effect, and its size.
 
 Numbers first, figures second, as in `figures`. A *parameter* is what the space leaves open and a
 sampler draws (`lr`, `channels_2`); a *setting* is one of `config.Config`, searched or not.
+
+A study looks at many parameters and few trials, so something always looks best. A sentence singles
+something out only if that is unlikely to be chance; see `LEVEL`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
 import textwrap
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optuna
+import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from raycae import canvas
-from raycae.canvas import BLUE, GREY, ORANGE, VIOLET, counted, error, listed
+from raycae.canvas import BLUE, EXACT, GREY, ORANGE, VIOLET, counted, error, listed, ratio
 from raycae.config import Config, resolve
-from raycae.figures import ended, ranking, thinned
+from raycae.figures import LEVEL, chance_of_marked, distinct, ended, measured, ranking, thinned
 from raycae.results import COMPLETE, PRUNED
 from raycae.space import CategoricalParameter, FloatParameter, IntParameter
 
@@ -35,13 +38,26 @@ Parameters = Mapping[str, Parameter]
 BEST = 0.1
 """The share of trials that counts as the best ones."""
 
-FEWEST = 10
-"""Trials, so that the best tenth is one at all."""
+FEWEST_RANKED = 50
+"""Configurations that ended with an error below which parameters are not ranked."""
 
-MOST_WEIGHED = 2000
-"""Trials that importance is computed on; more of them take longer to say the same."""
+MOST_RANKED = 2000
+"""Configurations that importance is computed on; more of them take longer to say the same."""
+
+N_PERMUTATIONS = 499
+"""Random orders of the errors that importance is compared with."""
+
+N_BOOTSTRAPS = 200
+"""Resampled sets of trials behind the intervals of importance."""
+
+GRID = 50
+"""Cells of a numerical parameter's range; Optuna's PED-ANOVA has as many."""
 
 CONFIDENCE = 0.95
+"""Of the bootstrap intervals of importance, and for calling one parameter the most important."""
+
+FEWEST_PAIRS = 5
+"""Pairs in different settings below which an effect has no interval."""
 
 AXES = 10
 """Of parallel coordinates; more of them nobody reads."""
@@ -75,63 +91,225 @@ def values(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[A
 
 
 def weighed(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that importance rests on: those that ended with an error, evenly thinned to
-    `MOST_WEIGHED` at most."""
-    rows = ended(trials)
-    return rows.iloc[:: max(1, math.ceil(len(rows) / MOST_WEIGHED))]
+    """Select the trials that importance rests on.
 
+    Args:
+        trials: Trials in any state.
 
-def importance(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """How much each parameter says about which trials are among the best tenth.
-
-    `parameter`, `share` (0 to 1; together 1), `n` (the trials that drew it), the weightiest first.
-    Trials that were stopped early count with the error they had. Empty where fewer than `FEWEST`
-    trials have ended with an error, or no parameter has weight.
-
-    Source: Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023), which weighs a conditional parameter
-    within the trials that drew it.
+    Returns:
+        The first trial of each configuration that ended with an error, in their order, thinned
+        evenly to at most `MOST_RANKED`.
     """
+    rows = distinct(trials)
+    return rows.iloc[:: max(1, math.ceil(len(rows) / MOST_RANKED))]
+
+
+def importance(
+    trials: pd.DataFrame, parameters: Parameters, target: str = "val_mse"
+) -> pd.DataFrame:
+    """Rank parameters by how much they say about which trials are among the best tenth.
+
+    The method is PED-ANOVA: the Pearson divergence between what the best tenth of the trials drew
+    and what all of them drew. It is the one method of raycae; the report and the dashboard show
+    this function's numbers. It is used, and not fANOVA, because it weighs a conditional parameter
+    within the trials that drew it, where fANOVA needs parameters that every trial has, and because
+    it is cheap enough to be repeated. Trials that were stopped early count with the error they
+    had. Repeats of a configuration say nothing new about it; its first trial counts.
+
+    Args:
+        trials: Trials in any state.
+        parameters: What was searched.
+        target: The column that is better when smaller.
+
+    Returns:
+        One row a parameter, the largest share first: `parameter`; `share` of the importance, 0 to
+        1, together 1; `low` and `high`, its bootstrap interval (`CONFIDENCE`); `first`, the share
+        of the bootstrap samples in which no other parameter has more; `p`, the chance that random
+        errors give any parameter this much, adjusted for the number of parameters; `n`, the
+        configurations that drew it. Empty below `FEWEST_RANKED` configurations that ended with an
+        error, and where no parameter has any importance.
+
+    Source: Watanabe et al., PED-ANOVA (IJCAI 2023), and its conditional form in Optuna 5, whose
+    numbers these are.
+    """
+    columns = ["parameter", "share", "low", "high", "first", "p", "n"]
     rows = weighed(trials)
-    drawn = {name: values(rows, name, parameter) for name, parameter in parameters.items()}
-    drawn = {name: column for name, column in drawn.items() if column.notna().any()}
-    none = pd.DataFrame({"parameter": [], "share": [], "n": []})
-    if len(rows) < FEWEST or not drawn:
-        return none
-    distributions = {name: parameters[name].distribution for name in drawn}
-    study = optuna.create_study()
-    columns = [column.tolist() for column in drawn.values()]
-    told = []
-    for val_mse, *row in zip(rows["val_mse"].astype(float).tolist(), *columns, strict=True):
-        own = {name: value for name, value in zip(drawn, row, strict=True) if value is not None}
-        theirs = {name: distributions[name] for name in own}
-        told.append(optuna.trial.create_trial(params=own, distributions=theirs, value=val_mse))
-    study.add_trials(told)
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of parameters that one trial drew; `n` says so
-        weights = evaluator.evaluate(study)
-    if not (total := math.fsum(weights.values())):
-        return none
-    found = [
-        (name, weight / total, int(drawn[name].notna().sum())) for name, weight in weights.items()
-    ]
-    return pd.DataFrame(found, columns=["parameter", "share", "n"]).sort_values(
-        ["share", "parameter"], ascending=[False, True], ignore_index=True
+    cells = {name: _cells(rows, name, parameter) for name, parameter in parameters.items()}
+    cells = {name: column for name, column in cells.items() if (column[0] >= 0).any()}
+    if len(rows) < FEWEST_RANKED or not cells:
+        return pd.DataFrame(columns=columns)
+    random = np.random.default_rng(0)
+    n = len(rows)
+    errors = rows[target].to_numpy(float)
+    as_drawn = np.arange(n)[None]
+    permuted = errors[np.stack([random.permutation(n) for _ in range(N_PERMUTATIONS)])]
+    samples = random.integers(n, size=(N_BOOTSTRAPS, n))
+    found, chance, again = (
+        np.stack([_divergences(column, order, values) for column in cells.values()])
+        for order, values in (
+            (as_drawn, errors[None]),
+            (as_drawn, permuted),
+            (samples, errors[samples]),
+        )
+    )  # each (parameters, repetitions)
+    if not found.sum():
+        return pd.DataFrame(columns=columns)
+    every = np.concatenate([found, chance], axis=1)
+    spread = every.std(axis=1, keepdims=True)
+    scores = (every - every.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, np.inf)
+    shares = again / np.maximum(again.sum(axis=0), 1e-300)
+    low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
+    frame = pd.DataFrame(
+        {
+            "parameter": list(cells),
+            "share": (found / found.sum())[:, 0],
+            "low": low,
+            "high": high,
+            "first": (again >= again.max(axis=0)).mean(axis=1),
+            "p": (scores.max(axis=0)[None] >= scores[:, :1]).mean(axis=1),
+            "n": [int((column[0] >= 0).sum()) for column in cells.values()],
+        }
     )
+    return frame.sort_values(["share", "parameter"], ascending=[False, True], ignore_index=True)
+
+
+Cells = tuple[npt.NDArray[np.int64], int, bool]
+"""The cell of each trial's value (-1: the trial did not draw the parameter), how many cells there
+are, and whether they have no order."""
+
+
+def _cells(rows: pd.DataFrame, name: str, parameter: Parameter) -> Cells:
+    """Sort what each trial drew into the cells of Optuna's PED-ANOVA."""
+    drawn = values(rows, name, parameter)
+    if isinstance(parameter, CategoricalParameter):
+        place = {label: i for i, label in enumerate(parameter.labels)}
+        cells = [-1 if value is None else place[value] for value in drawn]
+        return np.array(cells, np.int64), len(place), True
+    n_cells, distribution = GRID, parameter.distribution
+    if isinstance(parameter, IntParameter) and parameter.log:
+        n_cells = math.ceil(math.log2(parameter.high - parameter.low + 1)) + 1
+    elif step := getattr(distribution, "step", None):
+        n_cells = round((parameter.high - parameter.low) / step) + 1
+    n_cells = max(1, min(n_cells, GRID))
+    where = [-1 if value is None else position(value, parameter) for value in drawn]
+    # Halves go to the lower cell, as in Optuna.
+    cells = [
+        -1 if at < 0 else min(math.ceil(at * (n_cells - 1) - 0.5), n_cells - 1) for at in where
+    ]
+    return np.array(cells, np.int64), n_cells, False
+
+
+def _divergences(
+    column: Cells, order: npt.NDArray[np.int64], errors: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Compute a parameter's importance in every repetition.
+
+    Args:
+        column: Where the trials lie, (n,).
+        order: The trials of each repetition, (R, n), or (1, n) where all have the same.
+        errors: Their errors, (R, n).
+
+    Returns:
+        Importance, (R,), at least 0; as Optuna scales it but for a factor that all parameters
+        share.
+    """
+    cells, n_cells, unordered = column
+    if n_cells < 2:
+        return np.zeros(len(errors))
+    n_best = math.ceil(BEST * errors.shape[1])
+    cutoff = np.partition(errors, n_best - 1, axis=1)[:, n_best - 1 : n_best]
+    best = errors <= cutoff
+    counts_all = _counts(cells[order], np.ones(order.shape, bool), n_cells)  # (1 or R, cells)
+    counts_best = _counts(np.broadcast_to(cells[order], best.shape), best, n_cells)
+    density_all = _density(counts_all, unordered)
+    density_best = _density(counts_best, unordered)
+    divergence = (density_all * (density_best / density_all - 1) ** 2).sum(axis=1)
+    drew_all, drew_best = counts_all.sum(axis=1), counts_best.sum(axis=1)
+    n_all, n_chosen = errors.shape[1], best.sum(axis=1)
+    weight = (drew_best / n_chosen) ** 2 / np.maximum(drew_all / n_all, 1e-300)
+    found: npt.NDArray[np.float64] = np.where(drew_all > 1, weight * divergence, 0.0)
+    return found * (n_chosen / n_all) ** 2
+
+
+def _counts(
+    cells: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_], n_cells: int
+) -> npt.NDArray[np.float64]:
+    """Count the chosen trials in each cell: (R, n) to (R, cells)."""
+    row = np.arange(len(cells))[:, None] * n_cells
+    kept = chosen & (cells >= 0)
+    flat = np.bincount((row + cells)[kept], minlength=len(cells) * n_cells)
+    return flat.reshape(len(cells), n_cells).astype(float)
+
+
+def _density(counts: npt.NDArray[np.float64], unordered: bool) -> npt.NDArray[np.float64]:
+    """Estimate the density over cells, (R, cells), as Optuna's Parzen estimator does, with one
+    trial's weight of a prior that knows nothing."""
+    n_cells = counts.shape[1]
+    total = counts.sum(axis=1, keepdims=True)
+    if unordered:
+        smooth = 1 / ((counts > 0).sum(axis=1, keepdims=True) + 1)
+        kernels = (counts + smooth * total) / (1 + n_cells * smooth)
+        return (kernels + 1 / n_cells) / (total + 1) + 1e-12
+    cells = np.arange(n_cells)
+    width = _widths(counts, total)[:, :, None]  # (R, 1, 1)
+    kernels = _cell_masses(cells[None, None], width, n_cells)  # (R, cells of kernels, cells)
+    prior = _cell_masses(np.array([[[(n_cells - 1) / 2]]]), np.array([[[n_cells]]]), n_cells)[0, 0]
+    return (np.einsum("rk,rkx->rx", counts, kernels) + prior) / (total + 1) + 1e-12
+
+
+def _cell_masses(
+    centres: npt.NDArray[Any], width: npt.NDArray[Any], n_cells: int
+) -> npt.NDArray[np.float64]:
+    """Return the mass that a normal kernel, cut at the ends of the range, has in each cell."""
+    centres = centres.reshape(1, -1, 1)
+    edges = ndtr((np.arange(n_cells + 1)[None, None] - 0.5 - centres) / width)
+    masses: npt.NDArray[np.float64] = np.diff(edges) / (edges[..., -1:] - edges[..., :1])
+    return masses
+
+
+def _widths(
+    counts: npt.NDArray[np.float64], total: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Choose the kernels' standard deviation in cells, (R, 1), by Scott's rule as Optuna does."""
+    cells = np.arange(counts.shape[1])
+    n = np.maximum(total, 1)
+    mean = (counts @ cells)[:, None] / n
+    deviation = np.sqrt(
+        (counts * (cells - mean) ** 2).sum(axis=1, keepdims=True) / np.maximum(n - 1, 1)
+    )
+    filled = counts > 0
+    reached = counts.cumsum(axis=1)
+    last = cells[-1] - filled[:, ::-1].argmax(axis=1)
+    lower = (filled & (reached >= n // 4)).argmax(axis=1)
+    above = filled & (reached > n * 3 // 4)
+    upper = np.where(above.any(axis=1), above.argmax(axis=1), last)
+    spread = (upper - lower)[:, None] / 1.34
+    width: npt.NDArray[np.float64] = 1.059 * np.minimum(spread, deviation) * n**-0.2
+    return np.maximum(width, 0.5 / 1.64)
 
 
 def importance_figure(weights: pd.DataFrame) -> go.Figure:
-    """One bar a parameter, the weightiest on top. Needs one."""
+    """One bar a parameter with its interval, the largest on top. Needs one."""
     rows = weights[::-1]  # plotly begins at the bottom
     figure = canvas.figure("share of the importance", "")
     figure.add_bar(
         x=rows["share"].tolist(),
         y=rows["parameter"].tolist(),
         orientation="h",
-        marker={"color": BLUE},
+        marker={"color": [BLUE if p <= LEVEL else GREY for p in rows["p"]]},
+        error_x={
+            "type": "data",
+            # A bootstrap interval need not hold the share itself.
+            "array": (rows["high"] - rows["share"]).clip(lower=0).tolist(),
+            "arrayminus": (rows["share"] - rows["low"]).clip(lower=0).tolist(),
+            "color": ORANGE,
+            "thickness": 1,
+            "width": 3,
+        },
         hovertext=[
-            f"{name}: {share:.0%}, drawn by {n:,} trials"
-            for name, share, n in rows.itertuples(index=False)
+            f"{row['parameter']}: {row['share']:.0%} ({row['low']:.0%} to {row['high']:.0%}), "
+            f"drawn by {row['n']:,} configurations"
+            for row in rows.to_dict("records")
         ],
         hoverinfo="text",
         showlegend=False,
@@ -189,13 +367,32 @@ def positions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
 @dataclass(frozen=True)
 class Slice:
     """One parameter against the error. `points`: `trial_number`, `state`, `value` (as the space
-    writes it), `val_mse` of the trials that drew it. `best`: the values among the best tenth of
-    these, from the least to the greatest, or the commonest choice."""
+    writes it), `val_mse` of the trials that drew it, the best first. `best`: of the values that
+    the best tenth drew, as `best_drawn` has it, the least and the greatest, or the choices."""
 
     name: str
     parameter: Parameter
     points: pd.DataFrame
     best: str
+    n_best: int
+
+
+def best_drawn(
+    trials: pd.DataFrame, name: str, parameter: Parameter
+) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    """Return what the configurations that drew a parameter drew, and what their best tenth did.
+
+    Args:
+        trials: Trials in any state.
+        name: The parameter's name.
+        parameter: The parameter.
+
+    Returns:
+        The value of each configuration that drew the parameter and ended with an error, the best
+        first; and the first tenth of these, one at least if there is any.
+    """
+    drawn = values(ranking(distinct(trials)), name, parameter).dropna()
+    return drawn, drawn.head(math.ceil(BEST * len(drawn)))
 
 
 def slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
@@ -207,15 +404,19 @@ def slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
         points = points.loc[points["value"].notna(), ["trial_number", "state", "value", "val_mse"]]
         if points.empty:
             continue
-        best = points["value"].head(math.ceil(BEST * len(points)))
-        if isinstance(parameter, CategoricalParameter):
-            counts = best.map(word).value_counts()
-            said = f"mostly {counts.index[0]}" if len(counts) > 1 else str(counts.index[0])
-        else:
-            ends = dict.fromkeys((word(best.min()), word(best.max())))
-            said = " to ".join(ends)
-        found.append(Slice(name, parameter, points.reset_index(drop=True), said))
+        _, best = best_drawn(trials, name, parameter)
+        found.append(
+            Slice(name, parameter, points.reset_index(drop=True), span(best, parameter), len(best))
+        )
     return found
+
+
+def span(drawn: pd.Series[Any], parameter: Parameter) -> str:
+    """Say which values there are: `0.001 to 0.004`, `8`, `adam and sgd`."""
+    if isinstance(parameter, CategoricalParameter):
+        there = set(drawn)
+        return listed([word(label) for label in parameter.labels if label in there])
+    return " to ".join(dict.fromkeys((word(drawn.min()), word(drawn.max()))))
 
 
 def slice_figure(data: Slice, most: int = 300) -> go.Figure:
@@ -241,7 +442,7 @@ def slice_figure(data: Slice, most: int = 300) -> go.Figure:
         ]
         figure.add_scatter(
             x=[canvas.plain(word(v)) for v in shown_values] if order else shown_values,
-            y=shown["val_mse"].astype(float).clip(upper=top).tolist(),
+            y=[min(y, top) for y in canvas.lifted(shown["val_mse"], canvas.floor(errors))],
             customdata=numbers,
             name=name,
             mode="markers",
@@ -316,43 +517,122 @@ def parallel_figure(
     return figure.update_yaxes(visible=False, range=[-0.06, 1.06])
 
 
-def pairs(trials: pd.DataFrame) -> pd.DataFrame:
-    """What one setting alone does to the error: complete trials that agree in all other settings.
+def pairs(trials: pd.DataFrame, epochs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Measure what one setting alone does to the error.
 
-    `setting`, `value`, `other`, `n` (the pairs), `ratio` (geometric mean of the error with `value`
-    over that with `other`), `low`, `high` (Student's interval of the mean, 95 %; NaN for a single
-    pair), the most pairs first. `value` is the one with less error. Trials are compared with those
-    of the same seed, so that every seed makes a pair of its own.
+    Two trials of the same seed that agree in all other settings make a comparison. Where one of
+    them was stopped early both count with the least error they had by the last epoch that both
+    reached. Comparisons with other seeds in the same settings repeat one another: they are averaged
+    to one pair. So pairs differ in settings, share no trial, and a setting's pairs are independent.
+
+    Args:
+        trials: Trials in any state.
+        epochs: Their epochs: `trial_number`, `epoch`, `val_mse`. Without them only complete trials
+            are compared.
+
+    Returns:
+        One row an effect, the most pairs first: `setting`; `value`, the one with less error, and
+        `other`; `n`, the pairs; `n_early`, those of them that rest on a stopped trial; `ratio`, the
+        geometric mean of the error with `value` over that with `other`; `low` and `high`, its
+        interval by Student's t. The intervals hold together: all of them at once miss a ratio of 1
+        by chance with a probability of at most `LEVEL` (Bonferroni). NaN below `FEWEST_PAIRS`.
     """
     rows = ended(trials)
-    rows = rows[rows["state"] == COMPLETE]
-    errors = rows["val_mse"].astype(float).map(math.log)
-    means = errors.groupby([rows["config"].astype(str), rows["seed"]]).mean()
-    written = {text: _written(text) for text in means.index.unique("config")}
-    settings = pd.DataFrame([{**written[text], "seed": seed} for text, seed in means.index])
-    found = []
-    for setting in map(str, settings.columns.difference(NOT_COMPARED)):
-        if settings[setting].nunique() < 2:
+    if epochs is None:
+        rows = rows[rows["state"] == COMPLETE]
+    # Of repeats with the same seed a complete trial is taken, else the first one.
+    rows = rows.sort_values(["state", "trial_number"]).drop_duplicates(["config", "seed"])
+    curves = {} if epochs is None else _curves(epochs, rows)
+    runs = [
+        _Run(number, state == COMPLETE, float(val_mse), curves.get(number, {}))
+        for number, state, val_mse in zip(
+            *(rows[name].tolist() for name in ("trial_number", "state", "val_mse")), strict=True
+        )
+    ]
+    written = [_written(text) for text in rows["config"].astype(str)]
+    names = sorted(written[0]) if written else []
+    lines = [tuple(settings[name] for name in names) for settings in written]
+    ratios: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
+    for place, setting in enumerate(names):
+        if setting in NOT_COMPARED or len({line[place] for line in lines}) < 2:
             continue
         # Momentum means nothing but to SGD, of which each momentum is one more trial.
-        own = [setting, "momentum"] if setting == "optimizer" else [setting]
-        others = settings[settings.columns.difference(own)]
-        group = pd.util.hash_pandas_object(others, index=False).to_numpy()
-        frame = pd.DataFrame({"group": group, "value": settings[setting], "log": means.to_numpy()})
-        frame = frame[frame["group"].duplicated(keep=False)]  # few of a long study's
-        frame = frame.groupby(["group", "value"])["log"].mean().reset_index()  # in this order
-        ratios: dict[tuple[str, str], list[float]] = {}
-        for _, alike in frame.groupby("group"):
-            each = zip(alike["value"].tolist(), alike["log"].tolist(), strict=True)
-            for (value, log), (other, other_log) in itertools.combinations(each, 2):
-                ratios.setdefault((value, other), []).append(log - other_log)
-        found += [_effect(setting, *both, differences) for both, differences in ratios.items()]
-    columns = ["setting", "value", "other", "n", "ratio", "low", "high"]
-    return pd.DataFrame(found, columns=columns).sort_values(
+        own = {setting, "momentum"} if setting == "optimizer" else {setting}
+        kept = [i for i, name in enumerate(names) if name not in own]
+        groups: dict[tuple[str, ...], list[tuple[str, int, _Run]]] = {}
+        for line, seed, run in zip(lines, rows["seed"].tolist(), runs, strict=True):
+            key = tuple([line[i] for i in kept])
+            groups.setdefault(key, []).append((line[place], seed, run))
+        for alike in groups.values():
+            for both, pair in _compared(alike).items():
+                ratios.setdefault((setting, *both), []).append(pair)
+    n_tested = sum(len(found) >= FEWEST_PAIRS for found in ratios.values())
+    effects = [_effect(*key, found, n_tested) for key, found in ratios.items()]
+    columns = ["setting", "value", "other", "n", "n_early", "ratio", "low", "high"]
+    return pd.DataFrame(effects, columns=columns).sort_values(
         ["n", "ratio"], ascending=[False, True], ignore_index=True
     )
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A trial: whether it is complete, its error, and its least error by each epoch."""
+
+    number: int
+    is_complete: bool
+    val_mse: float
+    curve: Mapping[int, float]
+
+
+def _curves(epochs: pd.DataFrame, trials: pd.DataFrame) -> dict[int, dict[int, float]]:
+    """Return the least error by each epoch, by trial and epoch."""
+    told = epochs[epochs["trial_number"].isin(trials["trial_number"]) & measured(epochs["val_mse"])]
+    told = told.sort_values(["trial_number", "epoch"])
+    least = told["val_mse"].astype(float).groupby(told["trial_number"]).cummin()
+    curves: dict[int, dict[int, float]] = {}
+    for number, epoch, val_mse in zip(told["trial_number"], told["epoch"], least, strict=True):
+        curves.setdefault(int(number), {})[int(epoch)] = float(val_mse)
+    return curves
+
+
+def _compared(
+    alike: list[tuple[str, int, _Run]],
+) -> dict[tuple[str, str], tuple[float, bool]]:
+    """Compare trials that agree in all settings but one.
+
+    Args:
+        alike: The value of that setting, the seed, and the trial.
+
+    Returns:
+        By two values the mean difference of their log errors over all comparisons of the same
+        seed, and whether any comparison is at an earlier epoch.
+    """
+    differences: dict[tuple[str, str], list[tuple[float, bool]]] = {}
+    ordered = sorted(alike, key=lambda trial: trial[:2])
+    for (value, seed, run), (other, other_seed, other_run) in itertools.combinations(ordered, 2):
+        if value != other and seed == other_seed and (found := _difference(run, other_run)):
+            differences.setdefault((value, other), []).append(found)
+    return {
+        both: (math.fsum(log for log, _ in found) / len(found), any(early for _, early in found))
+        for both, found in differences.items()
+    }
+
+
+def _difference(run: _Run, other: _Run) -> tuple[float, bool] | None:
+    """Return the difference of two log errors and whether it is at an epoch before the last; None
+    where they have no epoch in common. Errors up to `EXACT` count as that much."""
+    errors, is_early = (run.val_mse, other.val_mse), False
+    if not (run.is_complete and other.is_complete):
+        shared = run.curve.keys() & other.curve.keys()
+        if not shared:
+            return None
+        errors = run.curve[max(shared)], other.curve[max(shared)]
+        is_early = True
+    first, second = (math.log(max(error, EXACT)) for error in errors)
+    return first - second, is_early
+
+
+@functools.lru_cache(maxsize=4096)
 def _written(text: str) -> dict[str, str]:
     """The settings of a configuration as words; what mirrors the encoder says only that."""
     config = Config.model_validate_json(text)
@@ -372,18 +652,19 @@ def _brief(value: Any) -> str:
 
 
 def _effect(
-    setting: str, value: str, other: str, logs: list[float]
-) -> tuple[str, str, str, int, float, float, float]:
-    """A row of `pairs`."""
-    mean, n = float(np.mean(logs)), len(logs)
-    half = math.nan
-    if n > 1:
-        quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    setting: str, value: str, other: str, found: list[tuple[float, bool]], n_tested: int
+) -> tuple[Any, ...]:
+    """Make a row of `pairs` from the log ratios of an effect's pairs; `n_tested` effects share
+    `LEVEL`."""
+    logs, n = [log for log, _ in found], len(found)
+    mean, half = float(np.mean(logs)), math.nan
+    if n >= FEWEST_PAIRS:
+        quantile = float(stdtrit(n - 1, 1 - LEVEL / n_tested / 2))
         half = quantile * float(np.std(logs, ddof=1)) / math.sqrt(n)
     if mean > 0:
         mean, value, other = -mean, other, value
-    ratio, low, high = (math.exp(at) for at in (mean, mean - half, mean + half))
-    return setting, value, other, n, ratio, low, high
+    ratios = (math.exp(at) for at in (mean, mean - half, mean + half))
+    return setting, value, other, n, sum(early for _, early in found), *ratios
 
 
 def pairs_figure(effects: pd.DataFrame, most: int = 24) -> go.Figure:
@@ -420,56 +701,104 @@ def pair_name(effect: Mapping[Any, Any]) -> str:
 
 def pair_words(effect: Mapping[Any, Any]) -> str:
     """`0.93 times the error (0.90 to 0.97, 12 pairs)`"""
-    n = effect["n"]
-    between = "" if math.isnan(effect["low"]) else f"{effect['low']:.2f} to {effect['high']:.2f}, "
-    return f"{effect['ratio']:.2f} times the error ({between}{n} pair{'s' * (n != 1)})"
+    between = (
+        "" if math.isnan(effect["low"]) else f"{bound(effect['low'])} to {bound(effect['high'])}, "
+    )
+    return f"{ratio(effect['ratio'])} times the error ({between}{counted(effect['n'], 'pair')})"
 
 
-def importance_sentence(weights: pd.DataFrame, n_trials: int) -> str | None:
-    """The weightiest parameters, and on how many `weighed` trials that rests; None without
-    weights."""
-    if weights.empty:
-        return None
-    first = [
-        f"{row['parameter']} ({100 * row['share']:.0f} % of the importance"
-        + (f", drawn by {row['n']:,} trials alone)" if row["n"] < weights["n"].max() else ")")
-        for row in weights.head(3).to_dict("records")
-    ]
-    n_best = math.ceil(BEST * n_trials)
-    few = "; of so few a hint, no more" if n_best < 5 else ""
-    verb = "says" if len(first) == 1 else "say"
+def bound(value: float) -> str:
+    """Write the end of an interval; what is too large to say anything as `over 1,000`."""
+    return ratio(value) if value <= 1000 else "over 1,000"
+
+
+def importance_sentence(weights: pd.DataFrame, n: int) -> str:
+    """Say which parameter matters most, or why that cannot be said.
+
+    Args:
+        weights: What `importance` gives.
+        n: How many trials it rests on, `weighed`.
+    """
+    if n < FEWEST_RANKED:
+        return (
+            f"Parameters are not ranked yet. That takes {FEWEST_RANKED} different configurations "
+            f"that ended with an error; this study has {n}."
+        )
+    clear = weights[weights["p"] <= LEVEL]
+    if clear.empty:
+        return (
+            f"No parameter stands out from chance among {n:,} configurations, so none is called "
+            "important."
+        )
+    names = clear["parameter"].tolist()
+    first = clear.iloc[0]
+    if len(names) == 1 or first["first"] >= CONFIDENCE:
+        said = (
+            f"{first['parameter']} matters most for reaching the best tenth: its share of the "
+            f"importance is {first['share']:.0%} ({first['low']:.0%} to {first['high']:.0%})."
+        )
+        rest = names[1:]
+        if rest:
+            verb = "stands" if len(rest) == 1 else "stand"
+            said += f" {listed(rest)} {verb} out from chance, too."
+        return said
     return (
-        f"{listed(first)} {verb} most about which trials are among the best tenth "
-        f"({counted(n_best, 'trial')} of {n_trials:,}{few})."
+        f"{listed(names)} matter for reaching the best tenth. Which of these {len(names)} matters "
+        f"most is not settled by {n:,} configurations."
     )
 
 
 def common_sentence(trials: pd.DataFrame, parameters: Parameters) -> str:
-    """What all of the best tenth drew alike, and not all trials did, of the first `AXES`
-    parameters."""
-    ranked = ranking(ended(trials))
-    n_best = math.ceil(BEST * len(ranked))
+    """Say what all of the best tenth drew alike, if that is unlikely to be chance.
+
+    Under chance the best tenth is a random choice of the configurations. A value counts if all of
+    them share it and that is unlikely to be chance: all values of the first `AXES` parameters
+    together have a probability of at most `LEVEL`.
+    """
+    ranked = ranking(distinct(trials))
+    n, n_best = len(ranked), math.ceil(BEST * len(ranked))
+    drawn = {
+        name: values(ranked, name, parameter)
+        for name, parameter in itertools.islice(parameters.items(), AXES)
+    }
+    drawn = {name: column for name, column in drawn.items() if column.nunique() > 1}
     alike = []
-    for name, parameter in itertools.islice(parameters.items(), AXES):
-        drawn = values(ranked, name, parameter)
-        best = drawn.head(n_best)
-        if best.notna().all() and best.nunique() == 1 < drawn.nunique():
-            alike.append(f"{name} {word(best.iloc[0])}")
-    who = "The best trial drew" if n_best == 1 else f"All of the best {n_best} trials drew"
+    for name, column in drawn.items():
+        best = column.head(n_best)
+        if best.notna().all() and best.nunique() == 1:
+            n_alike = int((column == best.iloc[0]).sum())
+            chance = chance_of_marked(n, n_alike, n_best, n_best)
+            if chance <= LEVEL / len(drawn) / column.nunique():
+                alike.append(f"{name} {word(best.iloc[0])}")
     if not alike:
-        return f"The best {counted(n_best, 'trial')} drew no value alike."
-    return f"{who} {listed(alike)}."
+        who = "The best trial has" if n_best == 1 else f"The best {n_best:,} have"
+        return (
+            f"{who} no value in common that stands out from chance among "
+            f"{counted(n, 'configuration')}."
+        )
+    return f"All of the best {n_best:,} of {n:,} configurations drew {listed(alike)}."
 
 
 def pairs_sentence(effects: pd.DataFrame) -> str:
-    """The greatest effect that its interval tells from none, and how many pairs there are."""
+    """Name the clearest effect, if one stands out from chance, and say how many pairs there are."""
     if effects.empty:
-        return "No two complete trials differ in one setting alone, so nothing can be paired."
-    n_pairs = int(effects["n"].sum())
-    clear = effects[effects["high"] < 1].sort_values("ratio")
+        return "No two trials differ in one setting alone, so there is nothing to pair."
+    n_pairs, n_early = int(effects["n"].sum()), int(effects["n_early"].sum())
     verb = "differs" if n_pairs == 1 else "differ"
-    said = f"{counted(n_pairs, 'pair')} of trials {verb} in one setting alone"
+    said = f"{counted(n_pairs, 'pair')} of trials {verb} in one setting alone."
+    if n_early:
+        was = "is" if n_early == 1 else "are"
+        said += f" {n_early:,} of them {was} compared at the epoch where a trial was stopped."
+    tested = effects[effects["n"] >= FEWEST_PAIRS]
+    if tested.empty:
+        most = int(effects["n"].max())
+        return (
+            f"{said} No effect can be told from chance: that takes {FEWEST_PAIRS} pairs in "
+            f"different settings, and the most of any effect is {most}."
+        )
+    clear = tested[tested["high"] < 1].sort_values("high")
     if clear.empty:
-        return f"{said}; no effect stands clear of chance."
+        of = f"the {len(tested):,} effects" if len(tested) > 1 else "the effects"
+        return f"{said} None of {of} with at least {FEWEST_PAIRS} pairs stands out from chance."
     row = clear.iloc[0].to_dict()
-    return f"{said}; the clearest effect is {pair_name(row)}: {pair_words(row)}."
+    return f"{said} The clearest effect is {pair_name(row)}: {pair_words(row)}."

@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from scipy.special import gammaln
 
 from raycae import canvas
 from raycae.architecture import architecture
-from raycae.canvas import BLUE, GREY, ORANGE, VIOLET, error
+from raycae.canvas import BLUE, EXACT, GREY, ORANGE, VIOLET, error
 from raycae.config import Config
 from raycae.frontier import frontier_of, hypervolume
 from raycae.greedy import AGAIN, DROPPED, KEPT, START, Ladder
@@ -30,8 +31,10 @@ from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 CLOSE = 1.6
 """Lines across a figure whose errors differ by less than this factor share a label."""
 
-EXACT = 1e-8
-"""Below this an error is rounding: half a step of 8 bits, everywhere, is 4e-6."""
+LEVEL = 0.05 / 6
+"""The chance that pure noise makes a sentence of the report single something out. Six sentences do
+so (importance, values in common, pairs, edges, regions of failures, shapes), so of all reports of
+pure noise at most 5 % hold a false statement."""
 
 COST_NAMES = {
     "latent_size": "latent size, numbers per image",
@@ -52,9 +55,9 @@ LADDER_COLUMNS = (
 )
 
 BASELINES = {
-    "linear": "linear, whole image",
-    "linear_4x4": "linear, 4 × 4 blocks",
-    "linear_8x8": "linear, 8 × 8 blocks",
+    "linear": "PCA, whole image",
+    "linear_4x4": "PCA, 4 × 4 blocks",
+    "linear_8x8": "PCA, 8 × 8 blocks",
     "mean_colour": "mean colour",
     "grey_copy": "grey copy",
     "mean_chroma": "mean chroma",
@@ -83,7 +86,7 @@ def described(trials: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Code:
-    """A linear code: its baseline's name, numbers per image, and errors."""
+    """A PCA baseline: its name, numbers per image, and errors."""
 
     baseline: str
     latent_size: int
@@ -102,9 +105,9 @@ class LatentError:
     """What a latent size costs.
 
     `points`: one row a trial that ended with an error (complete or stopped early), `POINT_COLUMNS`
-    and `on_frontier`, `linear_mse` (see `best_linear`; NaN where there is no such code).
-    `linear`: `baseline`, `latent_size`, `val_mse`, `test_mse` of the linear codes.
-    `levels`: the error of each baseline without a latent, lowest first.
+    and `on_frontier`, `linear_mse` (see `best_linear`; NaN where there is none).
+    `linear`: `baseline`, `latent_size`, `val_mse`, `test_mse` of the PCA baselines.
+    `levels`: the error of each baseline without a latent, lowest first; 0 is an error, too.
     `seeds`: one row a configuration that ran to its end with several seeds: `latent_size`, `n`,
     `mean`, `low`, `high` of its errors.
     """
@@ -121,8 +124,18 @@ class LatentError:
         on = self.points[self.points["on_frontier"]].sort_values(["latent_size", "trial_number"])
         return on.drop_duplicates("latent_size")
 
+    @property
+    def psnr_frontier(self) -> pd.DataFrame:
+        """The Pareto front by PSNR: the points that no other beats in latent size and mean PSNR of
+        an image. It need not be that by MSE, for the mean of PSNRs is not the PSNR of the mean."""
+        rows = self.points.assign(val_mse=-self.points["val_psnr_db"].astype(float))
+        on = frontier_of(rows.to_dict("records"))  # type: ignore[arg-type]
+        rows = self.points[self.points["trial_number"].map(on).astype(bool)]
+        rows = rows.sort_values(["latent_size", "trial_number"])
+        return rows.drop_duplicates("latent_size")
+
     def best_linear(self, latent_size: int) -> Code | None:
-        """The linear code with the least error among those of at most `latent_size` numbers."""
+        """The PCA baseline with the least error among those of at most `latent_size` numbers."""
         short = self.linear[self.linear["latent_size"] <= latent_size]
         if short.empty:
             return None
@@ -178,23 +191,57 @@ def latent_error_figure(data: LatentError, most: int = 1500) -> go.Figure:
             hovertemplate=f"{name}<br>%{{x:,}} numbers: %{{y:.4g}}<extra></extra>",
         )
     points = thinned(data.points.sort_values(["val_mse", "trial_number"]), most)
-    points = pd.concat([points, data.frontier]).drop_duplicates("trial_number")
-    _draw_trials(figure, points, data.frontier, "latent_size", _hover)
+    on = [data.frontier, data.psnr_frontier] if "val_psnr_db" in points else [data.frontier]
+    points = pd.concat([points, *on]).drop_duplicates("trial_number")
+    zero = canvas.floor(_zero_of(data))
+    _draw_trials(figure, points, data.frontier, "latent_size", _hover, zero)
     _draw_seeds(figure, thinned(data.seeds.sort_values("mean"), most // 5))
-    _draw_levels(figure, data.levels)
+    _draw_levels(figure, data.levels, zero)
     sizes = canvas.powers_of_two(x_low, x_high)
     figure.update_xaxes(canvas.log_axis(x_low, x_high, sizes, "{:,}"))
-    figure.update_yaxes(canvas.log_axis(low, high))
+    figure.update_yaxes(canvas.error_log_axis(low, high, _zero_of(data)))
     return figure
 
 
-def wider_is_better(trials: pd.DataFrame) -> tuple[int, int]:
-    """Of the latent sizes that trials reached with more than one shape: at how many the shape with
-    the most positions and the fewest channels has the least error; how many there are."""
-    shapes = ended(trials).groupby(["latent_size", "latent_positions"])["val_mse"].min()
-    best = shapes.astype(float).reset_index().sort_values("latent_positions")
-    several = best[best["latent_size"].duplicated(keep=False)].groupby("latent_size")["val_mse"]
-    return int((several.last() <= several.min()).sum()), several.ngroups
+@dataclass(frozen=True)
+class Shapes:
+    """How often the largest spatial size with the fewest channels has the least error.
+
+    `n`: latent sizes that configurations reached with more than one shape and where one shape alone
+    has the least error; `n_wider`: those of them where it is that shape. `n_tied`: further sizes,
+    where it shares the least error. `expected`: what `n_wider` is on average if shapes do not
+    matter; `p`: the chance of being at least as far from that, on either side.
+    """
+
+    n: int
+    n_wider: int
+    n_tied: int
+    expected: float
+    p: float
+
+
+def wider_is_better(trials: pd.DataFrame) -> Shapes:
+    """Compare shapes of the latent at each latent size.
+
+    If shapes do not matter each configuration of a latent size is equally likely to be its best, so
+    the widest shape wins with its share of the configurations, at each size by itself.
+    """
+    n_wider, n_tied, chances = 0, 0, []
+    for _, rows in distinct(trials).groupby("latent_size"):
+        widest = rows["latent_positions"] == rows["latent_positions"].max()
+        if widest.all():
+            continue
+        best, rest = rows.loc[widest, "val_mse"].min(), rows.loc[~widest, "val_mse"].min()
+        if best == rest:
+            n_tied += 1
+            continue
+        n_wider += int(best < rest)
+        chances.append(float(widest.mean()))
+    of = np.ones(1)  # the probability of each number of sizes
+    for chance in chances:
+        of = np.convolve(of, [1 - chance, chance])
+    p = min(1.0, 2 * float(min(of[: n_wider + 1].sum(), of[n_wider:].sum())))
+    return Shapes(len(chances), n_wider, n_tied, math.fsum(chances), p)
 
 
 def side_figure(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
@@ -208,11 +255,11 @@ def side_figure(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
         shape = f"{row['latent_channels']} × {row['latent_height']} × {row['latent_width']}"
         return f"trial {row['trial_number']}: {error(row['val_mse'])}<br>latent {shape}"
 
-    errors = ranked["val_mse"].astype(float)
-    shown = ranked.assign(val_mse=errors.clip(upper=canvas.ceiling(errors.tolist())))
-    _draw_trials(figure, thinned(shown, most), least, side, hover)
+    errors = ranked["val_mse"].astype(float).tolist()
+    zero, top = canvas.floor(errors), canvas.ceiling(errors)
+    _draw_trials(figure, thinned(ranked, most), least, side, hover, zero, top)
     figure.data[0].name = "least error"
-    figure.update_yaxes(canvas.error_axis(errors.tolist()))
+    figure.update_yaxes(canvas.error_axis(errors))
     low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
     figure.update_xaxes(canvas.log_axis(low, high, canvas.powers_of_two(low, high), "{:,}"))
     return figure
@@ -222,7 +269,7 @@ def side_figure(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
 class Growth:
     """How a frontier grew: `steps`: `cost` and `error` of each trial, in the order in which they
     ended, and `height`, the hypervolume until then: the mean over costs from `low` to `high` of how
-    many decades the least error lies below `worst`. `line`: the same of linear codes, where the
+    many decades the least error lies below `worst`. `line`: the same of PCA, where the
     cost is the latent size and there are any."""
 
     steps: pd.DataFrame
@@ -234,16 +281,21 @@ class Growth:
 
 def growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Growth | None:
     """From the smallest cost of any trial to twice the largest, so that each counts. `worst` is the
-    error of doing nothing, where that is known; else that of the worst trial. None where no trial
-    has ended with an error."""
+    error of doing nothing, where that is known and not zero; else that of the worst trial. None
+    where no trial has ended with an error above zero."""
     rows = ended(trials).sort_values(["ended_at", "trial_number"])
     if rows.empty:
         return None
     steps = pd.DataFrame({"cost": rows[cost].astype(float), "error": rows["val_mse"].astype(float)})
     steps = steps.reset_index(drop=True)
-    worst = max(latent.levels.values(), default=float(steps["error"].max()))
+    worst = max(latent.levels.values(), default=0.0)
+    if worst <= EXACT:
+        worst = float(steps["error"].max())
+    if worst <= EXACT:
+        return None
     low, high = float(steps["cost"].min()), 2 * float(steps["cost"].max())
-    points = list(zip(steps["cost"].tolist(), steps["error"].tolist(), strict=True))
+    errors = steps["error"].clip(lower=EXACT)  # a logarithm needs an end
+    points = list(zip(steps["cost"].tolist(), errors.tolist(), strict=True))
     front: list[tuple[float, float]] = []
     heights = []
     for point in points:
@@ -260,12 +312,12 @@ def growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Growth | Non
 
 def growth_figure(data: Growth) -> go.Figure:
     """The hypervolume after each trial."""
-    figure = canvas.figure("trials that ended", "mean height of the frontier, decades")
+    figure = canvas.figure("trials that ended", "mean height of the Pareto front, decades")
     places = list(range(1, len(data.steps) + 1))
     figure.add_scatter(
         x=places,
         y=data.steps["height"].tolist(),
-        name="frontier",
+        name="Pareto front",
         mode="lines",
         line={"color": ORANGE, "width": 2, "shape": "hv"},
         hovertemplate="%{x} trials: %{y:.3f}<extra></extra>",
@@ -274,10 +326,10 @@ def growth_figure(data: Growth) -> go.Figure:
         figure.add_scatter(
             x=[1, len(places)],
             y=[data.line] * 2,
-            name="linear codes",
+            name="PCA",
             mode="lines",
             line={"color": VIOLET, "width": 1.5},
-            hovertemplate="linear codes: %{y:.3f}<extra></extra>",
+            hovertemplate="PCA: %{y:.3f}<extra></extra>",
         )
     figure.update_yaxes(rangemode="tozero")
     figure.update_xaxes(tickformat="d")
@@ -301,9 +353,11 @@ def cost_figure(trials: pd.DataFrame, cost: str) -> go.Figure:
     def hover(row: dict[Hashable, Any]) -> str:
         return f"trial {row['trial_number']}: {error(row['val_mse'])}, {row[cost]:,.4g}"
 
-    _draw_trials(figure, rows, cost_frontier(rows, cost), cost, hover)
-    low, high = float(rows["val_mse"].min()) / 1.2, float(rows["val_mse"].max()) * 1.2
-    figure.update_yaxes(canvas.log_axis(low, high))
+    errors = rows["val_mse"].astype(float).tolist()
+    zero = canvas.floor(errors)
+    _draw_trials(figure, rows, cost_frontier(rows, cost), cost, hover, zero)
+    drawn = canvas.lifted(errors, zero)
+    figure.update_yaxes(canvas.error_log_axis(min(drawn) / 1.2, max(drawn) * 1.2, errors))
     low, high = float(rows[cost].min()) / 1.2, float(rows[cost].max()) * 1.2
     figure.update_xaxes(canvas.log_axis(low, high, form="{:,.4g}"))
     return figure
@@ -331,7 +385,7 @@ def learning_curves(trials: pd.DataFrame, epochs: pd.DataFrame, most: int = 30) 
 
     Where there are more, they are taken evenly from the best to the worst, both included.
     """
-    told = epochs.loc[drawable(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
+    told = epochs.loc[measured(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
     told = told.astype({"trial_number": int, "epoch": int, "val_mse": float})
     ranked = ranking(trials[trials["trial_number"].isin(told["trial_number"])])
     complete = (ranked["state"] == COMPLETE).to_numpy()
@@ -380,15 +434,17 @@ def ladder(trials: pd.DataFrame) -> pd.DataFrame:
 def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
     """Each step's error, in the order in which they ended, and the least of those that were kept;
     None where no step has an error."""
-    shown = drawable(steps["val_mse"])
+    shown = measured(steps["val_mse"])
     if not shown.any():
         return None
     figure = canvas.figure("trials that ended", "validation error, MSE")
     places = pd.Series(range(1, len(steps) + 1), index=steps.index)
-    held = drawable(steps["best"])
+    held = measured(steps["best"])
+    errors = steps.loc[shown, "val_mse"].astype(float).tolist()
+    zero = canvas.floor(errors)
     figure.add_scatter(
         x=places[held].tolist(),
-        y=steps.loc[held, "best"].tolist(),
+        y=canvas.lifted(steps.loc[held, "best"], zero),
         name="best so far",
         mode="lines",
         line={"color": ORANGE, "width": 2, "shape": "hv"},
@@ -403,7 +459,7 @@ def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
         if chosen.any():
             figure.add_scatter(
                 x=places[chosen].tolist(),
-                y=steps.loc[chosen, "val_mse"].tolist(),
+                y=canvas.lifted(steps.loc[chosen, "val_mse"], zero),
                 name=name,
                 mode="markers",
                 marker=marker,
@@ -416,10 +472,9 @@ def ladder_figure(steps: pd.DataFrame) -> go.Figure | None:
                 ],
                 hoverinfo="text",
             )
-    errors = steps.loc[shown, "val_mse"].astype(float)
-    low = errors.min() / 1.1
-    high = max(min(errors.max() * 1.1, 1.0), 1.5 * low)
-    figure.update_yaxes(canvas.log_axis(low, high))
+    low = min(canvas.lifted(errors, zero)) / 1.1
+    high = max(min(max(errors) * 1.1, 1.0), 1.5 * low)
+    figure.update_yaxes(canvas.error_log_axis(low, high, errors))
     last = len(steps)
     figure.update_xaxes(dtick=1 if last <= 24 else None, range=[0.5, last + 0.5], tickformat="d")
     return figure
@@ -446,7 +501,8 @@ def learning_curves_figure(data: LearningCurves, rungs: Iterable[int] = ()) -> g
     """Error on a logarithmic axis; dotted lines at `rungs`, the epochs after which trials may be
     stopped. Needs at least one curve."""
     figure = canvas.figure("epoch", "validation error, MSE")
-    curves = data.curves
+    errors = data.curves["val_mse"].tolist()
+    curves = data.curves.assign(drawn=canvas.lifted(errors, canvas.floor(errors)))
     is_best = curves["trial_number"] == data.best
     complete = curves["state"] == COMPLETE
     stopped = curves["state"] == PRUNED
@@ -470,9 +526,9 @@ def learning_curves_figure(data: LearningCurves, rungs: Iterable[int] = ()) -> g
             )
     # No network that predicts values from 0 to 1 is meant to be above 1; one that exploded in its
     # first epoch must not flatten all the others.
-    low, high = curves["val_mse"].min() / 1.15, min(curves["val_mse"].max() * 1.15, 1.0)
+    low, high = curves["drawn"].min() / 1.15, min(curves["drawn"].max() * 1.15, 1.0)
     high = max(high, 2 * low)
-    figure.update_yaxes(canvas.log_axis(low, high))
+    figure.update_yaxes(canvas.error_log_axis(low, high, errors))
     last = int(curves["epoch"].max())
     for rung in rungs:
         if rung <= last:
@@ -483,16 +539,15 @@ def learning_curves_figure(data: LearningCurves, rungs: Iterable[int] = ()) -> g
     return figure
 
 
-def drawable(errors: pd.Series[float]) -> pd.Series[bool]:
-    """True where there is an error that a logarithmic axis can show: above 0, and not so near to it
-    that ratios overflow, which no network reaches."""
+def measured(errors: pd.Series[float]) -> pd.Series[bool]:
+    """True where there is a finite error; 0 is a measured error."""
     values = errors.to_numpy(dtype=float, na_value=math.nan)
-    return pd.Series(np.isfinite(values) & (values > 1e-100), index=errors.index)
+    return pd.Series(np.isfinite(values) & (values >= 0), index=errors.index)
 
 
 def _codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Linear codes by size, and the levels; no level where there is nothing to code: pictures
-    without colour leave no error to colourisation, and a logarithmic axis has no place for it."""
+    """Return PCA baselines by size, and the levels: the baselines without a latent. A level may be
+    0: pictures without colour leave no error to colourisation."""
     if baselines is None:
         baselines = pd.DataFrame({"baseline": [], "latent_size": [], "val_mse": [], "test_mse": []})
     coded = baselines["latent_size"].notna()
@@ -506,29 +561,57 @@ def _codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame, dic
     return linear.sort_values(["baseline", "latent_size"], ignore_index=True), {
         str(baseline): float(val_mse)
         for baseline, val_mse in zip(levels["baseline"], levels["val_mse"], strict=True)
-        if val_mse > EXACT
     }
 
 
 def _window(data: LatentError) -> tuple[float, float, float, float]:
     """Lowest and highest error, smallest and largest latent size to show.
 
-    The trials say which sizes; linear codes run on to both sides, down to no error at all.
+    The trials say which sizes; PCA runs on to both sides, down to no error at all.
     """
-    sizes, errors = data.points["latent_size"], data.points["val_mse"]
+    sizes = data.points["latent_size"]
+    zero = canvas.floor(_zero_of(data))
+    errors = canvas.lifted(data.points["val_mse"], zero)
     near = data.linear[data.linear["latent_size"].between(sizes.min(), sizes.max())]
-    shown = [*errors, *near["val_mse"], *data.levels.values()]
+    near = near[near["val_mse"] > EXACT]
+    shown = [*errors, *near["val_mse"], *canvas.lifted(data.levels.values(), zero)]
     low = max(min(shown), min(errors) / 10) / 1.3
     high = max(max(shown) * 1.3, low * 3)
     if data.levels:  # room for their label
         label = (high / low) ** (0.07 * len(data.levels))
-        high = max(high, max(data.levels.values()) * label)
+        high = max(high, max(canvas.lifted(data.levels.values(), zero)) * label)
     return low, high, min(sizes) / 1.7, max(sizes) * 1.7
 
 
+def _zero_of(data: LatentError) -> list[float]:
+    """Return the errors that say where zero is drawn: those of the trials and the levels."""
+    return [*data.points["val_mse"].tolist(), *data.levels.values()]
+
+
 def ended(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that ended with an error, complete or stopped early."""
-    return trials[trials["state"].isin([COMPLETE, PRUNED]) & drawable(trials["val_mse"])]
+    """The trials that ended with an error, complete or stopped early; 0 is an error, too."""
+    return trials[trials["state"].isin([COMPLETE, PRUNED]) & measured(trials["val_mse"])]
+
+
+def distinct(trials: pd.DataFrame) -> pd.DataFrame:
+    """Select the first trial of each configuration that ended with an error.
+
+    Another seed of a configuration repeats it; it is no further evidence about its settings.
+    """
+    return ended(trials).sort_values("trial_number").drop_duplicates("config")
+
+
+def chance_of_marked(n: int, n_marked: int, n_drawn: int, at_least: int) -> float:
+    """Compute the probability that at least `at_least` of `n_drawn` trials, drawn at random from
+    `n`, are among the `n_marked` (the upper tail of the hypergeometric distribution)."""
+    low, high = max(at_least, n_drawn - (n - n_marked)), min(n_marked, n_drawn)
+    k = np.arange(low, high + 1)
+    logs = _log_choose(n_marked, k) + _log_choose(n - n_marked, n_drawn - k)
+    return min(1.0, float(np.exp(logs - _log_choose(n, n_drawn)).sum()))
+
+
+def _log_choose(n: int, k: Any) -> Any:
+    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
 
 def _draw_trials(
@@ -537,13 +620,16 @@ def _draw_trials(
     front: pd.DataFrame,
     cost: str,
     hover: Callable[[dict[Hashable, Any]], str],
+    zero: float,
+    top: float = math.inf,
 ) -> None:
-    """Each trial's error over its `cost`, and a line through those of the frontier."""
+    """Draw each trial's error over its `cost`, what is zero at `zero`, at most at `top`, and a line
+    through `front`."""
     figure.add_scatter(
         x=front[cost].tolist(),
-        y=front["val_mse"].tolist(),
+        y=canvas.lifted(front["val_mse"], zero),
         customdata=front["trial_number"].astype(int).tolist(),
-        name="frontier",
+        name="Pareto front",
         mode="lines",
         line={"color": ORANGE, "width": 2},
         hoverinfo="skip",
@@ -556,7 +642,7 @@ def _draw_trials(
         if not shown.empty:
             figure.add_scatter(
                 x=shown[cost].tolist(),
-                y=shown["val_mse"].tolist(),
+                y=[min(y, top) for y in canvas.lifted(shown["val_mse"], zero)],
                 name=name,
                 mode="markers",
                 marker=marker,
@@ -570,6 +656,7 @@ def _draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
     """A bar from the least to the greatest error of a configuration that ran with several seeds."""
     if seeds.empty:
         return
+    seeds = seeds[seeds["low"] > EXACT]  # a bar down to zero has no end on a logarithmic axis
     figure.add_scatter(
         x=seeds["latent_size"].tolist(),
         y=seeds["mean"].tolist(),
@@ -592,12 +679,13 @@ def _draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
     )
 
 
-def _draw_levels(figure: go.Figure, levels: dict[str, float]) -> None:
-    """Dotted lines across, highest first. Lines too close for a label each share one above them,
-    which names them in the order in which they lie."""
+def _draw_levels(figure: go.Figure, levels: dict[str, float], zero: float) -> None:
+    """Draw dotted lines across, highest first, what is zero at `zero`. Lines too close for a label
+    each share one above them, which names them in the order in which they lie."""
     label: list[str] = []
     above = math.inf
-    for baseline, val_mse in sorted(levels.items(), key=lambda level: -level[1]):
+    drawn = zip(levels, canvas.lifted(levels.values(), zero), strict=True)
+    for baseline, val_mse in sorted(drawn, key=lambda level: -level[1]):
         line = {"color": GREY, "width": 1.5, "dash": "dot"}
         figure.add_hline(y=val_mse, line=line, layer="below")
         if val_mse * CLOSE < above:
@@ -637,7 +725,7 @@ def _gapped(
     texts: list[str | None] = []
     for number, curve in curves.groupby("trial_number"):
         x += [*curve["epoch"].tolist(), None]
-        y += [*curve["val_mse"].tolist(), None]
+        y += [*curve["drawn"].tolist(), None]
         rows = zip(curve["epoch"], curve["val_mse"], strict=True)
         texts += [*(f"trial {number}, epoch {e}: {error(v)}" for e, v in rows), None]
     return x, y, texts
@@ -646,9 +734,9 @@ def _gapped(
 @dataclass(frozen=True)
 class Spread:
     """`rows`: `experiment`, `latent_size`, `mean`, `low`, `high` of the test error over seeds, best
-    first; `each`, the errors of the seeds; `baseline`, the error of the linear code of at most its
+    first; `each`, the errors of the seeds; `baseline`, the error of PCA of at most its
     latent size, or where nothing is coded the least of the levels (NaN: none). `linear`:
-    `latent_size`, `error` of the best linear code of at most that size. `levels`: the error of each
+    `latent_size`, `error` of the best PCA of at most that size. `levels`: the error of each
     baseline without a latent."""
 
     rows: pd.DataFrame
@@ -659,7 +747,7 @@ class Spread:
     def baseline_name(self) -> str:
         if self.linear.empty:
             return baseline_name(min(self.levels, key=self.levels.__getitem__, default=""))
-        return "linear code"
+        return "PCA"
 
 
 def spread(found: pd.DataFrame, baselines: pd.DataFrame | None) -> Spread:
@@ -700,8 +788,11 @@ def spread_figure(data: Spread) -> go.Figure:
     figure = canvas.figure("test error, MSE", "")
     rows = data.rows[::-1]  # plotly begins at the bottom
     names = [canvas.plain(name) for name in rows["experiment"]]
+    errors = [*(error for each in rows["each"] for error in each), *data.levels.values()]
+    zero = canvas.floor(errors)
+    levels = dict(zip(data.levels, canvas.lifted(data.levels.values(), zero), strict=True))
     figure.add_scatter(
-        x=[error for each in rows["each"] for error in each],
+        x=canvas.lifted((error for each in rows["each"] for error in each), zero),
         y=[name for name, each in zip(names, rows["each"], strict=True) for _ in each],
         name="one seed",
         mode="markers",
@@ -709,28 +800,28 @@ def spread_figure(data: Spread) -> go.Figure:
         hovertemplate="%{y}: %{x:.5f}<extra></extra>",
     )
     figure.add_scatter(
-        x=rows["mean"].tolist(),
+        x=canvas.lifted(rows["mean"], zero),
         y=names,
         name="mean over seeds",
         mode="markers",
         marker={"color": ORANGE, "size": 10, "symbol": "line-ns-open", "line": {"width": 3}},
         hovertemplate="%{y}: mean %{x:.5f}<extra></extra>",
     )
-    low = min([*rows["low"], *data.levels.values()]) / 1.15
+    low = min(canvas.lifted([*rows["low"], *data.levels.values()], zero)) / 1.15
     linear = rows[rows["baseline"].notna()] if len(data.linear) else rows[:0]
     if len(linear):
         figure.add_scatter(
             x=linear["baseline"].clip(lower=low).tolist(),
             y=[canvas.plain(name) for name in linear["experiment"]],
-            name="linear code of its latent size; at the edge: far below",
+            name="PCA of its latent size; at the edge: far below",
             mode="markers",
             marker={"color": VIOLET, "size": 8, "symbol": "triangle-left"},
-            hovertext=[f"linear code: {error(value)}" for value in linear["baseline"]],
+            hovertext=[f"PCA: {error(value)}" for value in linear["baseline"]],
             hoverinfo="text",
         )
-    shown = [*rows["high"], *data.levels.values(), *linear["baseline"]]
-    for baseline, level in data.levels.items():
-        if level > 3 * rows["high"].max():
+    shown = [*canvas.lifted(rows["high"], zero), *levels.values(), *linear["baseline"]]
+    for baseline, level in levels.items():
+        if level > 3 * max(canvas.lifted(rows["high"], zero)):
             shown.remove(level)  # far away; it would flatten the rest
             continue
         figure.add_vline(
@@ -747,33 +838,35 @@ def spread_figure(data: Spread) -> go.Figure:
             },
         )
     high = max(shown) * 1.15
-    figure.update_xaxes(canvas.log_axis(low, high))
+    figure.update_xaxes(canvas.error_log_axis(low, high, errors))
     figure.update_yaxes(showgrid=True, ticks="", ticksuffix="  ")
     return figure
 
 
 def latent_spread_figure(data: Spread) -> go.Figure:
-    """Latent size against test error, both logarithmic, linear codes beside it."""
+    """Latent size against test error, both logarithmic, PCA beside it."""
     figure = canvas.figure("latent size, numbers per image", "test error, MSE")
     rows = data.rows
     sizes = rows["latent_size"].astype(int)
+    errors = [error for each in rows["each"] for error in each]
+    zero = canvas.floor(errors)
     near = data.linear[data.linear["latent_size"].between(sizes.min() / 2, sizes.max() * 2)]
     if not near.empty:
         figure.add_scatter(
             x=near["latent_size"].tolist(),
             y=near["error"].tolist(),
-            name="best linear code of at most this size",
+            name="best PCA of at most this size",
             mode="lines",
             line={"color": VIOLET, "width": 1.5},
             hovertemplate="%{x:,} numbers: %{y:.4g}<extra></extra>",
         )
     figure.add_scatter(
         x=sizes.tolist(),
-        y=rows["mean"].tolist(),
+        y=canvas.lifted(rows["mean"], zero),
         error_y={
             "type": "data",
             "array": (rows["high"] - rows["mean"]).tolist(),
-            "arrayminus": (rows["mean"] - rows["low"]).tolist(),
+            "arrayminus": (rows["mean"] - rows["low"]).where(rows["low"] > EXACT, 0).tolist(),
             "color": BLUE,
             "thickness": 1,
             "width": 3,
@@ -787,12 +880,13 @@ def latent_spread_figure(data: Spread) -> go.Figure:
         ],
         hoverinfo="text",
     )
-    low = max(min([*rows["low"], *near["error"]]), rows["low"].min() / 30) / 1.3
-    high = rows["high"].max() * 1.3
+    lows = canvas.lifted(rows["low"], zero)
+    low = max(min([*lows, *near["error"]]), min(lows) / 30) / 1.3
+    high = max(canvas.lifted(rows["high"], zero)) * 1.3
     x_low, x_high = sizes.min() / 1.7, sizes.max() * 1.7
     powers = canvas.powers_of_two(x_low, x_high)
     figure.update_xaxes(canvas.log_axis(x_low, x_high, powers, "{:,}"))
-    figure.update_yaxes(canvas.log_axis(low, high))
+    figure.update_yaxes(canvas.error_log_axis(low, high, errors))
     return figure
 
 
@@ -814,7 +908,7 @@ def three_curves(epochs: pd.DataFrame) -> pd.DataFrame:
 
 def three_curves_figure(curves: pd.DataFrame, data: Spread, columns: int = 4) -> go.Figure:
     """A small panel for each experiment, best first, all on the same axes, beside its baseline: the
-    linear code of its latent size, or the least of what needs no latent."""
+    PCA of its latent size, or the least of what needs no latent."""
     order = data.rows["experiment"].tolist()
     n_rows = math.ceil(len(order) / columns)
     baseline = dict(zip(order, data.rows["baseline"], strict=True))
@@ -836,15 +930,16 @@ def three_curves_figure(curves: pd.DataFrame, data: Spread, columns: int = 4) ->
     for name in ("paper_bgcolor", "plot_bgcolor", "font", "margin", "hoverlabel", "hovermode"):
         figure.layout[name] = plain[name]
     figure.update_layout(dragmode=False, legend_y=1.04)
-    shown = curves[list(CURVES)].to_numpy(float)
-    low, high = np.nanmin(shown) / 1.1, np.nanmax(shown) * 1.1
+    errors = [x for x in curves[list(CURVES)].to_numpy(float).ravel().tolist() if x == x]
+    zero = canvas.floor(errors)
+    low, high = min(canvas.lifted(errors, zero)) / 1.1, max(canvas.lifted(errors, zero)) * 1.1
     for i, point in enumerate(order):
         curve = curves[curves["point"] == point]
         place = {"row": i // columns + 1, "col": i % columns + 1}
         for column, (name, colour) in CURVES.items():
             figure.add_scatter(
                 x=curve["epoch"].tolist(),
-                y=curve[column].tolist(),
+                y=canvas.lifted(curve[column], zero),
                 name=name,
                 legendgroup=name,
                 showlegend=i == 0,
@@ -859,7 +954,7 @@ def three_curves_figure(curves: pd.DataFrame, data: Spread, columns: int = 4) ->
             figure.add_hline(y=baseline[point], line=line, **place)
     axis = {name: plain.xaxis[name] for name in ("gridcolor", "linecolor", "zeroline")}
     axis |= {"fixedrange": True, "automargin": True}
-    figure.update_yaxes(canvas.log_axis(low, high) | axis)
+    figure.update_yaxes(canvas.error_log_axis(low, high, errors) | axis)
     last = int(curves["epoch"].max())
     figure.update_xaxes(
         axis | {"dtick": 1 if last <= 6 else None, "range": [0.7, last + 0.3], "tickformat": "d"}

@@ -16,11 +16,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from raycae import canvas
-from raycae.canvas import BLUE, ORANGE, counted, error, listed
+from raycae.canvas import BLUE, EXACT, ORANGE, counted, error, errors_apart, listed
 from raycae.config import resolve
-from raycae.effects import BEST, FEWEST, Parameters, position, values, word
+from raycae.effects import Parameters, best_drawn, position, span, values, word
 from raycae.errors import InputError
-from raycae.figures import ended, ranking
+from raycae.figures import LEVEL, chance_of_marked, ended
 from raycae.results import COMPLETE, FAIL, RUNNING
 from raycae.space import CategoricalParameter, FloatParameter, IntParameter
 
@@ -43,12 +43,23 @@ def failures(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def regions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """Where trials fail: `region` in words, `failed` and `n` (trials there, running ones left out),
-    the commonest `reason`, for each choice and each third of a range in which at least
-    `FEWEST_FAILED` failed and their share is twice that of all trials; the greatest share first."""
+    """Find where trials fail more often than elsewhere.
+
+    A region is a choice, or a third of a range. It counts where at least `FEWEST_FAILED` failed, at
+    twice the rate of all trials, and where that is unlikely to be chance: by the hypergeometric
+    distribution, all regions together have a probability of at most `LEVEL`.
+
+    Args:
+        trials: Trials in any state; running ones are left out.
+        parameters: What was searched.
+
+    Returns:
+        `region` in words, `failed` and `n` (trials there), the commonest `reason`; the greatest
+        share first.
+    """
     over = trials[trials["state"] != RUNNING]
-    everywhere = over["state"].eq(FAIL).mean() if len(over) else 0.0
-    found = []
+    has_failed = over["state"].eq(FAIL)
+    looked_at = []
     for name, parameter in parameters.items():
         drawn = values(over, name, parameter).dropna()
         if isinstance(parameter, CategoricalParameter):
@@ -59,47 +70,65 @@ def regions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
             parts = thirds.map(
                 {at: f"{name} {word(low)} to {word(high)}" for at, low, high in ends.itertuples()}
             )
-        for region, there in over.loc[drawn.index].groupby(parts):
-            failed, n = int(there["state"].eq(FAIL).sum()), len(there)
-            if failed >= FEWEST_FAILED and failed / n >= 2 * everywhere:
-                found.append((region, failed, n, failures(there)["reason"].iloc[0]))
+        counts = has_failed.loc[drawn.index].groupby(parts).agg(["sum", "size"])
+        looked_at += [(parts, region, int(f), int(n)) for region, f, n in counts.itertuples()]
+    found = []
+    for parts, region, failed, n in looked_at:
+        often = failed >= FEWEST_FAILED and failed / n >= 2 * has_failed.mean()
+        chance = chance_of_marked(len(over), int(has_failed.sum()), n, failed)
+        if often and chance <= LEVEL / len(looked_at):
+            reasons = failures(over.loc[parts.index[parts == region]])
+            found.append((region, failed, n, reasons["reason"].iloc[0]))
     found.sort(key=lambda row: row[1] / row[2], reverse=True)  # ties as the parameters come
     return pd.DataFrame(found, columns=["region", "failed", "n", "reason"])
 
 
 def edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """Ranges at whose edge the best trials lie: `parameter`, `end` (`upward`, `downward`), `limit`
-    (the end itself), `n_edge` and `n`: of the best tenth those in the outermost tenth of the range
-    or at its last value, and those that drew it. Only where they are more than half, half as many
-    again as among all trials, and the setting allows more. Empty below `FEWEST` trials that ended
-    with an error."""
-    ranked = ranking(ended(trials))
-    columns = ["parameter", "end", "limit", "n_edge", "n"]
-    found = []
-    for name, parameter in parameters.items() if len(ranked) >= FEWEST else ():
+    """Find ranges at whose edge the best trials lie.
+
+    The edge is the outermost tenth of a range, and its last value. Under chance the best tenth is a
+    random choice of the configurations that drew the parameter; an edge counts where more than half
+    of them lie there and that is unlikely to be chance: by the hypergeometric distribution, all
+    edges together have a probability of at most `LEVEL`. Only where the setting allows more.
+
+    Args:
+        trials: Trials in any state.
+        parameters: What was searched.
+
+    Returns:
+        `parameter`, `end` (`above`, `below`), `limit` (the end itself), `n_edge` of the best `n`
+        configurations that drew it lie at the edge, at the values `where`.
+    """
+    found, n_tested = [], 0
+    for name, parameter in parameters.items():
         if isinstance(parameter, CategoricalParameter):
             continue
-        drawn = values(ranked, name, parameter)
-        at = drawn.dropna().map(lambda value, p=parameter: position(value, p))
-        best = at[at.index.isin(ranked.index[: math.ceil(BEST * len(ranked))])]
+        drawn, best = best_drawn(trials, name, parameter)
+        at = drawn.map(lambda value, p=parameter: position(value, p)).astype(float)
         for end, limit, near in (
-            ("downward", parameter.low, at <= EDGE),
-            ("upward", parameter.high, at >= 1 - EDGE),
+            ("below", parameter.low, at <= EDGE),
+            ("above", parameter.high, at >= 1 - EDGE),
         ):
-            n_edge, chance = int(near[best.index].sum()), near.mean()
-            often = n_edge > max(0.5, 1.5 * chance) * len(best)
-            if often and _can_be_wider(name, parameter, end):
-                found.append((name, end, limit, n_edge, len(best)))
-    return pd.DataFrame(found, columns=columns)
+            if best.empty or not _can_be_wider(name, parameter, end):
+                continue
+            n_tested += 1
+            at_edge = best[near[best.index]]
+            chance = chance_of_marked(len(drawn), int(near.sum()), len(best), len(at_edge))
+            if len(at_edge) > len(best) / 2:
+                row = (name, end, limit, len(at_edge), len(best), span(at_edge, parameter))
+                found.append((*row, chance))
+    columns = ["parameter", "end", "limit", "n_edge", "n", "where", "p"]
+    frame = pd.DataFrame(found, columns=columns)
+    return frame[frame["p"] <= LEVEL / max(n_tested, 1)].drop(columns="p").reset_index(drop=True)
 
 
 def _can_be_wider(name: str, parameter: FloatParameter | IntParameter, end: str) -> bool:
     """Whether the setting takes values beyond this end of what is searched."""
     setting, _, stage = name.rpartition("_")
     step = 1 if isinstance(parameter, IntParameter) else 1e-3 * (parameter.high - parameter.low)
-    if isinstance(parameter, FloatParameter) and parameter.log and end == "downward":
+    if isinstance(parameter, FloatParameter) and parameter.log and end == "below":
         step = parameter.low / 2
-    beyond = parameter.high + step if end == "upward" else parameter.low - step
+    beyond = parameter.high + step if end == "above" else parameter.low - step
     try:
         resolve({setting if stage.isdigit() else name: beyond})
     except InputError:
@@ -195,6 +224,24 @@ def improvements(trials: pd.DataFrame) -> pd.DataFrame:
     return better[names].reset_index(drop=True)
 
 
+def seed_spread(trials: pd.DataFrame) -> float:
+    """Estimate how far two complete runs of one configuration with other seeds lie apart.
+
+    Returns:
+        The standard deviation of the difference of two log errors, pooled over all configurations
+        that are complete with several seeds and have an error above zero; NaN where there is none.
+    """
+    rows = ended(trials)
+    rows = rows[(rows["state"] == COMPLETE) & (rows["val_mse"] > EXACT)]
+    rows = rows.drop_duplicates(["config", "seed"])
+    logs = rows["val_mse"].astype(float).map(math.log).groupby(rows["config"])
+    n_free = int((logs.size() - 1).sum())
+    if not n_free:
+        return math.nan
+    squares = float(((logs.size() - 1) * logs.var().fillna(0)).sum())
+    return math.sqrt(2 * squares / n_free)
+
+
 def best_so_far_figure(data: pd.DataFrame, over: str, end: float) -> go.Figure:
     """The least error so far, over `n` or `hours` of `improvements`, to `end`. Needs one row."""
     titles = {"n": "trials that ended", "hours": "hours since the first trial began"}
@@ -203,9 +250,11 @@ def best_so_far_figure(data: pd.DataFrame, over: str, end: float) -> go.Figure:
         f"trial {number}: {error(val_mse)}"
         for number, val_mse in zip(data["trial_number"], data["val_mse"], strict=True)
     ]
+    errors = data["val_mse"].tolist()
+    drawn = canvas.lifted(errors, canvas.floor(errors))
     figure.add_scatter(
         x=[*data[over].tolist(), end],
-        y=[*data["val_mse"].tolist(), data["val_mse"].iloc[-1]],
+        y=[*drawn, drawn[-1]],
         customdata=[*data["trial_number"].astype(int).tolist(), None],
         mode="lines+markers",
         line={"color": ORANGE, "width": 2, "shape": "hv"},
@@ -214,8 +263,9 @@ def best_so_far_figure(data: pd.DataFrame, over: str, end: float) -> go.Figure:
         hoverinfo="text",
         showlegend=False,
     )
-    low, high = data["val_mse"].min() / 1.1, data["val_mse"].max() * 1.1
-    return figure.update_yaxes(canvas.log_axis(low, max(min(high, 1.0), 1.5 * low)))
+    low, high = min(drawn) / 1.1, max(drawn) * 1.1
+    high = max(min(high, 1.0), 1.5 * low)
+    return figure.update_yaxes(canvas.error_log_axis(low, high, errors))
 
 
 def _hours(times: pd.Series[Any], since: Any) -> pd.Series[float]:
@@ -223,30 +273,58 @@ def _hours(times: pd.Series[Any], since: Any) -> pd.Series[float]:
 
 
 def improvements_sentence(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
-    """When the best came, and whether more was to be expected; None without a complete trial."""
+    """Say when the best came, and whether the improvements are more than the spread of seeds.
+
+    Args:
+        data: What `improvements` gives.
+        trials: Trials in any state.
+
+    Returns:
+        None without a complete trial.
+    """
     if data.empty:
         return None
     n_ended = int(trials["ended_at"].notna().sum())
     last = data.iloc[-1]
-    after = n_ended - int(last["n"])
+    number, after = int(last["trial_number"]), n_ended - int(last["n"])
     if len(data) == 1:
+        if not after:
+            return f"The first complete trial, {number}, is the last trial that ended."
         return (
-            f"The first complete trial, {last['trial_number']:.0f}, was never improved on by the "
+            f"The first complete trial, {number}, was never improved on by the "
             f"{counted(after, 'trial')} that ended after it."
         )
-    low, high = error(data["val_mse"].iloc[0]), error(last["val_mse"])
-    return (
+    low, high = errors_apart(data["val_mse"].iloc[0], last["val_mse"])
+    said = (
         f"The least error fell from {low} to {high} in {counted(len(data) - 1, 'improvement')}. "
-        f"The last one, trial {last['trial_number']:.0f}, ended as number {last['n']:,.0f} of "
-        f"{n_ended:,}, after {_time(float(last['hours']) * 3600)}, and took "
-        f"{100 * last['gain']:.2g} % off."
+        f"The last one, trial {number}, ended as number {last['n']:,.0f} of {n_ended:,}, after "
+        f"{_time(float(last['hours']) * 3600)}, and took {percent(last['gain'])} off."
     )
+    spread = seed_spread(trials)
+    if math.isnan(spread):
+        return (
+            f"{said} No configuration is complete with several seeds, so the report cannot tell "
+            "improvements from the luck of a seed."
+        )
+    steps = data["val_mse"].astype(float).clip(lower=EXACT).map(math.log).diff()
+    n_clear = int((steps < -2 * spread).sum())
+    verb = "is" if n_clear == 1 else "are"
+    return (
+        f"{said} Two seeds of one configuration typically differ by a factor of "
+        f"{math.exp(spread):.3g}; {n_clear or 'none'} of the improvements {verb} larger than two "
+        "such differences."
+    )
+
+
+def percent(share: float) -> str:
+    """`50 %`, `0.31 %`, `100 %`: two digits, or as many as a whole number has."""
+    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
 
 
 def cost_sentence(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
     """What all trials spent in epochs, what the best had cost by then, and the last improvement."""
     total = float(trials["wall_time_s"].astype(float).fillna(0).sum())
-    if not total:
+    if total == 0:
         return None
     said = f"Trials spent {_time(total)} in epochs, summed over workers"
     devices = ", ".join(sorted(set(trials["device"].dropna())))
@@ -255,17 +333,17 @@ def cost_sentence(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
     if data.empty:
         return f"{said}."
     last = data.iloc[-1]
-    return (
-        f"{said}; the best trial was there after {last['spent_s'] / total:.0%} of that, and the "
-        f"last improvement cost {_time(float(last['cost_s']))}."
-    )
+    said += f"; the best trial was there after {last['spent_s'] / total:.0%} of that"
+    if len(data) == 1:
+        return f"{said}."
+    return f"{said}, and the last improvement cost {_time(float(last['cost_s']))}."
 
 
 def workers_sentence(data: Workers) -> str:
     """How many ran at a time, and which part of that time was epochs."""
     ran = float((data.steps["hours"].diff().shift(-1) * data.steps["running"]).sum())
-    share = f"; {data.busy_hours / ran:.0%} of their time went into epochs" if ran else ""
-    return f"While any trial ran, {data.mean:.1f} ran on average and {data.most} at most{share}."
+    share = f"; {data.busy_hours / ran:.0%} of their time went into epochs" if ran > 0 else ""
+    return f"While any trial ran, {data.mean:.1f} ran on average and {data.most:,} at most{share}."
 
 
 def failures_sentence(trials: pd.DataFrame) -> str:
@@ -274,20 +352,27 @@ def failures_sentence(trials: pd.DataFrame) -> str:
     failed = int(over["state"].eq(FAIL).sum())
     if not failed:
         return "No trial failed."
-    return f"{failed} of {counted(len(over), 'trial')} failed ({failed / len(over):.0%})."
+    return f"{failed:,} of {counted(len(over), 'trial')} failed ({failed / len(over):.0%})."
 
 
-def edges_sentence(found: pd.DataFrame) -> str:
-    """Which ranges to widen."""
+def edges_sentence(found: pd.DataFrame, n: int) -> str:
+    """Say which ranges to widen.
+
+    Args:
+        found: What `edges` gives.
+        n: The configurations that ended with an error.
+    """
     if found.empty:
-        return "The best trials do not crowd at the edge of any searched range."
-    parts = [
-        f"widen {row['parameter']} {row['end']} (of the best tenth {row['n_edge']} of {row['n']} "
-        f"lie at {word(row['limit'])})"
+        return (
+            "No searched range has its best trials at an edge more often than chance allows "
+            f"({counted(n, 'configuration')})."
+        )
+    return " ".join(
+        f"Try {row['parameter']} {row['end']} {word(row['limit'])}: {row['n_edge']:,} of the best "
+        f"{counted(row['n'], 'configuration')} that drew it "
+        f"{'lies' if row['n_edge'] == 1 else 'lie'} at the edge, at {row['where']}."
         for row in found.to_dict("records")
-    ]
-    said = listed(parts)
-    return f"{said[0].upper()}{said[1:]}."
+    )
 
 
 def duplicates_sentence(trials: pd.DataFrame) -> str:

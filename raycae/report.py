@@ -22,9 +22,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from raycae import effects, figures, health, results, space, stopping
-from raycae.canvas import counted, error, factor, listed, ratio
+from raycae.canvas import EXACT, counted, error, errors_apart, factor, fall, listed, ratio
 from raycae.errors import InputError
-from raycae.figures import EXACT, Growth, LatentError, LearningCurves, baseline_name
+from raycae.figures import Growth, LatentError, LearningCurves, baseline_name
 from raycae.greedy import AGAIN, DROPPED, KEPT, START
 from raycae.results import ALL, BEST, COMPLETE, FAIL, PRUNED, SAME, STATES, WORST, Records
 from raycae.storage import Place, write_whole
@@ -131,7 +131,7 @@ def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
             study["plan"]["scheduler"], plan["epochs"], grace=plan["grace"], factor=plan["factor"]
         )
         drawn["learning-curves"] = figures.learning_curves_figure(curves, rungs)
-    mattered = _mattered(trials, parameters)
+    mattered = _mattered(trials, epochs, parameters)
     went = _health(trials, parameters)
     drawn |= mattered.pop("figures") | went.pop("figures")
     return drawn, {
@@ -150,6 +150,7 @@ def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:
         "frontier": frontier_rows(latent, ranked),
         "has_linear": not latent.linear.empty,
         "has_baselines": bool(latent.levels) or not latent.linear.empty,
+        "psnr": psnr_view(latent, study["task"]),
         "growth_sentence": growth_sentence(grown, cost) if grown else None,
         "cost": figures.COST_NAMES[cost],
         "cost_sentence": cost_sentence(figures.cost_frontier(trials, cost), cost)
@@ -180,13 +181,16 @@ def _parameters(study: Mapping[str, Any]) -> effects.Parameters:
         return {}
 
 
-def _mattered(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str, Any]:
+def _mattered(
+    trials: pd.DataFrame, epochs: pd.DataFrame, parameters: effects.Parameters
+) -> dict[str, Any]:
     """What the template shows of "What mattered"."""
     weights = effects.importance(trials, parameters)
+    n_ended = len(figures.distinct(trials))
     order = [*weights["parameter"], *(n for n in parameters if n not in set(weights["parameter"]))]
     parameters = {name: parameters[name] for name in order}
     slices = effects.slices(trials, parameters)
-    paired = effects.pairs(trials)
+    paired = effects.pairs(trials, epochs)
     drawn = {f"slice-{data.name}": effects.slice_figure(data) for data in slices}
     if not weights.empty:
         drawn["importance"] = effects.importance_figure(weights)
@@ -197,7 +201,9 @@ def _mattered(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str,
     return {
         "figures": drawn,
         "sentence": effects.importance_sentence(weights, len(effects.weighed(trials))),
-        "slices": [(data.name, data.best, len(data.points)) for data in slices],
+        "slices": [(data.name, slice_sentence(data), len(data.points)) for data in slices],
+        "is_ranked": not weights.empty,
+        "n_ended": n_ended,
         "n_searched": len(parameters),
         "common_sentence": effects.common_sentence(trials, parameters),
         "pairs_sentence": effects.pairs_sentence(paired),
@@ -222,7 +228,7 @@ def _health(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str, A
         "failed": health.failures_sentence(trials),
         "failures": health.failures(trials).head(20).to_dict("records"),
         "regions": health.regions(trials, parameters).head(10).to_dict("records"),
-        "edges": health.edges_sentence(health.edges(trials, parameters)) if parameters else None,
+        "edges": _edges_sentence(trials, parameters) if parameters else None,
         "duplicates": health.duplicates_sentence(trials),
         "workers": health.workers_sentence(running) if running else None,
         "cost": health.cost_sentence(better, trials),
@@ -233,13 +239,45 @@ def _health(trials: pd.DataFrame, parameters: effects.Parameters) -> dict[str, A
     }
 
 
+def _edges_sentence(trials: pd.DataFrame, parameters: effects.Parameters) -> str:
+    n = len(figures.distinct(trials))
+    return health.edges_sentence(health.edges(trials, parameters), n)
+
+
+def slice_sentence(data: effects.Slice) -> str:
+    """Say what the best tenth of the configurations that drew a parameter drew."""
+    who = "best" if data.n_best == 1 else f"best {data.n_best:,}"
+    return f"{who}: {data.best}"
+
+
+def psnr_view(latent: LatentError, task: str) -> dict[str, Any]:
+    """Return what the PSNR view of "latent size against error" draws beside the trials.
+
+    Args:
+        latent: The numbers of the figure.
+        task: Pictures and errors are of the same values in reconstruction alone, so colourisation
+            has no baseline in PSNR.
+
+    Returns:
+        `front`: the trials of the Pareto front by PSNR, by latent size; `x` and `y` of that line;
+        `baselines`: whether an MSE is also a PSNR, 10 log10(1 / MSE).
+    """
+    front = latent.psnr_frontier
+    return {
+        "front": front["trial_number"].astype(int).tolist(),
+        "x": front["latent_size"].astype(int).tolist(),
+        "y": front["val_psnr_db"].astype(float).tolist(),
+        "baselines": task == "reconstruct",
+    }
+
+
 def known_trials(
     drawn: Iterable[go.Figure], ranked: list[Row], epochs: pd.DataFrame
 ) -> dict[int, dict[str, Any]]:
     """What the page tells of a trial when its point is clicked, for all trials of which any figure
     has a point: `words`, `psnr` (dB), and its curve, `epoch` and `val_mse`."""
     numbers = {number for figure in drawn for number in _customdata(figure)}
-    told = epochs[epochs["trial_number"].isin(numbers) & figures.drawable(epochs["val_mse"])]
+    told = epochs[epochs["trial_number"].isin(numbers) & figures.measured(epochs["val_mse"])]
     told = told.sort_values(["trial_number", "epoch"]).astype({"val_mse": float})
     curves = dict(list(told.groupby("trial_number")))
     known = {}
@@ -334,56 +372,77 @@ def answer(best: Row) -> str:
     return (
         f"Trial {best['trial_number']} reaches a validation error of {error(best['val_mse'])}"
         f"{test}, a PSNR of {best['val_psnr_db']:.2f} dB, through a latent of "
-        f"{best['latent_size']:,} numbers per image with {best['n_params']:,} parameters."
+        f"{counted(best['latent_size'], 'number')} per image with "
+        f"{counted(best['n_params'], 'parameter')}."
     )
 
 
 def frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
-    """At which latent sizes the frontier lies below linear codes, on validation and test images."""
+    """At which latent sizes the Pareto front lies below PCA, on validation and test images."""
     rows = {row["trial_number"]: row for row in ranked}
     front = [rows[number] for number in latent.frontier["trial_number"]]
     low, high = front[0]["latent_size"], front[-1]["latent_size"]
-    said = f"The frontier has {counted(len(front), 'trial')}, from {low:,} to {high:,} numbers"
+    sizes = f"from {low:,} to {high:,} numbers" if low < high else counted(low, "number")
+    said = f"The Pareto front has {counted(len(front), 'trial')}, {sizes} per image."
     codes = [(row, latent.best_linear(row["latent_size"])) for row in front]
-    compared = [(row, code) for row, code in codes if code is not None]
+    compared = [(row, code) for row, code in codes if code is not None and code.val_mse > EXACT]
     below = [(row, code) for row, code in compared if row["val_mse"] < code.val_mse]
     if not compared:
-        return f"{said} per image."
+        return said
     if not below:
-        return f"{said} per image; linear codes of no larger size beat all of it."
-    on_test = sum(row["test_mse"] is not None and row["test_mse"] < c.test_mse for row, c in below)
+        return f"{said} PCA of no larger size has less error, or as little, at every size compared."
+    tested = [(row, code) for row, code in below if row["test_mse"] is not None]
+    on_test = sum(row["test_mse"] < code.test_mse for row, code in tested)
     first, *others = (
         (f"{row['latent_size']:,}", ratio(row["val_mse"] / code.val_mse)) for row, code in below
     )
     words = [f"{first[0]} ({first[1]} times its error)", *(f"{n} ({times})" for n, times in others)]
-    where = "all of these" if on_test == len(below) else f"{on_test or 'none'} of these"
-    return (
-        f"{said} per image. It lies below the best linear code of no larger size at "
-        f"{listed(words)}; on the test images at {where}."
-    )
+    said += f" It lies below the best PCA of no larger size at {listed(words)}"
+    if not tested:
+        return f"{said}."
+    where = "all" if on_test == len(below) else f"{on_test:,}" if on_test else "none"
+    return f"{said}; on the test images at {where} of these."
 
 
 def comparison(best: Row, ranked: list[Row], latent: LatentError) -> str | None:
-    """The best trial's error as a multiple of the base point's, of a linear code's of its latent
-    size, and of doing nothing; None where there is nothing to compare with."""
+    """The best trial's error as a multiple of the base point's, of PCA's of its latent size, and of
+    doing nothing; None where there is nothing to compare with. An error of zero has no multiple:
+    it is named."""
     parts = [_against_base(best, ranked), _against_linear(best, latent)]
+    zero = []
     for level in filter(NOTHING.__contains__, latent.levels):
+        if latent.levels[level] <= EXACT:
+            zero.append(baseline_name(level))
+            continue
         times = factor(best["val_mse"] / latent.levels[level])
         parts.append(f"{times} that of doing nothing ({baseline_name(level)})")
     factors = [part for part in parts if part]
+    base = _base(ranked)
     said = [
         "It is the base point itself." if best["point"] == stopping.BASE else "",
+        "The base point has no error." if base and base is not best and _is_zero(base) else "",
         f"Its error is {listed(factors)}." if factors else "",
-        "Linear codes of that latent size lose nothing." if _is_exact(best, latent) else "",
+        f"Doing nothing ({listed(zero)}) has no error on these images." if zero else "",
+        "PCA of that latent size loses nothing." if _is_exact(best, latent) else "",
     ]
     return " ".join(filter(None, said)) or None
 
 
-def _against_base(best: Row, ranked: list[Row]) -> str | None:
+def _base(ranked: list[Row]) -> Row | None:
+    """The trial of the base point, if it ended with an error."""
     base = next((row for row in ranked if row["point"] == stopping.BASE), None)
-    if base is None or base is best:
+    if base is None or base["state"] not in (COMPLETE, PRUNED) or base["val_mse"] is None:
         return None
-    if base["state"] not in (COMPLETE, PRUNED) or not base["val_mse"]:
+    return base
+
+
+def _is_zero(row: Row) -> bool:
+    return bool(row["val_mse"] <= EXACT)
+
+
+def _against_base(best: Row, ranked: list[Row]) -> str | None:
+    base = _base(ranked)
+    if base is None or base is best or _is_zero(base):
         return None
     stopped = f", stopped after epoch {base['epochs_run']}" if base["state"] == PRUNED else ""
     times = factor(best["val_mse"] / base["val_mse"])
@@ -394,12 +453,12 @@ def _against_linear(best: Row, latent: LatentError) -> str | None:
     code = latent.best_linear(best["latent_size"])
     if code is None or code.val_mse <= EXACT:
         return None
-    kind = baseline_name(code.baseline).removeprefix("linear, ")
+    kind = baseline_name(code.baseline).removeprefix("PCA, ")
     if code.latent_size == best["latent_size"]:
         size = "of the same latent size"
     else:
-        size = f"of {code.latent_size:,} numbers, the next smaller one measured"
-    return f"{factor(best['val_mse'] / code.val_mse)} that of a linear code {size} ({kind})"
+        size = f"of {counted(code.latent_size, 'number')}, the next smaller one measured"
+    return f"{factor(best['val_mse'] / code.val_mse)} that of PCA {size} ({kind})"
 
 
 def _is_exact(best: Row, latent: LatentError) -> bool:
@@ -409,85 +468,92 @@ def _is_exact(best: Row, latent: LatentError) -> bool:
 
 
 def latent_sentence(latent: LatentError) -> str | None:
-    """How the frontier falls with the latent size, and how much of it linear codes beat."""
+    """How the Pareto front falls with the latent size, and how much of it PCA beats."""
     frontier = latent.frontier
     if frontier.empty:
         return None
     first, last = frontier.iloc[0], frontier.iloc[-1]
     if latent.points["latent_size"].nunique() == 1:
-        fall = (
-            f"Every trial has a latent of {last['latent_size']:,} numbers; "
+        said = (
+            f"Every trial has a latent of {counted(last['latent_size'], 'number')}; "
             f"the least error is {error(last['val_mse'])}."
         )
     elif first["latent_size"] == last["latent_size"]:
-        fall = (
-            f"The smallest latent of all, {last['latent_size']:,} numbers, "
+        said = (
+            f"The smallest latent of all, {counted(last['latent_size'], 'number')}, "
             f"also has the least error, {error(last['val_mse'])}."
         )
     else:
-        fall = (
+        before, after = errors_apart(first["val_mse"], last["val_mse"])
+        said = (
             f"From latent size {first['latent_size']:,} to {last['latent_size']:,} the least "
-            f"error falls from {error(first['val_mse'])} to {error(last['val_mse'])}, "
-            f"by a factor of {ratio(first['val_mse'] / last['val_mse'])}."
+            f"error falls from {before} to {after}, {fall(first['val_mse'], last['val_mse'])}."
         )
     compared = frontier[frontier["linear_mse"] > EXACT]
     if compared.empty:
-        return fall
+        return said
     below = int((compared["val_mse"] < compared["linear_mse"]).sum())
     return (
-        f"{fall} Of {counted(len(compared), 'trial')} on the frontier that can be compared with a "
-        f"linear code of no larger size, {below or 'none'} {'has' if below == 1 else 'have'} less "
-        "error than the best such code."
+        f"{said} Of {counted(len(compared), 'trial')} on the Pareto front that can be compared "
+        f"with PCA of no larger size, {below or 'none'} {'has' if below == 1 else 'have'} less "
+        "error than the best PCA."
     )
 
 
 def cost_sentence(front: pd.DataFrame, cost: str) -> str:
-    """How far the error falls along a frontier of error and `cost`, and for how much."""
+    """How far the error falls along a Pareto front of error and `cost`, and for how much."""
     over = figures.COST_NAMES[cost].partition(",")[0]
+    front = front.drop_duplicates(["val_mse", cost])
     first, last = front.iloc[0], front.iloc[-1]
     if len(front) == 1:
         return (
             f"One trial, {first['trial_number']}, has both the least error, "
             f"{error(first['val_mse'])}, and the least cost: {over} of {first[cost]:,.4g}."
         )
+    before, after = errors_apart(first["val_mse"], last["val_mse"])
     return (
         f"From {first[cost]:,.4g} to {last[cost]:,.4g} ({over}) the least error falls from "
-        f"{error(first['val_mse'])} to {error(last['val_mse'])}, by a factor of "
-        f"{ratio(first['val_mse'] / last['val_mse'])} for {ratio(last[cost] / first[cost])} times "
-        "the cost."
+        f"{before} to {after}, {fall(first['val_mse'], last['val_mse'])} for "
+        f"{bigger(last[cost] / first[cost])} the cost."
     )
+
+
+def bigger(times: float) -> str:
+    """`3.1 times`, or `1.0031 times` where two digits would read as no difference."""
+    return factor(times) if times >= 1.1 else f"{times:.6g} times"
 
 
 def growth_sentence(grown: Growth, cost: str) -> str:
-    """How far the frontier lies below doing nothing, and linear codes do."""
+    """How far the Pareto front lies below doing nothing, and PCA does."""
     height = float(grown.steps["height"].iloc[-1])
-    line = (
-        ""
-        if grown.line is None
-        else f" Linear codes lie a factor of {ratio(10**grown.line)} below."
-    )
+    line = "" if grown.line is None else f" PCA lies a factor of {ratio(10**grown.line)} below it."
     over = figures.COST_NAMES[cost].partition(",")[0]
     return (
-        f"The frontier lies a factor of {ratio(10**height)} below an error of "
+        f"The Pareto front lies a factor of {ratio(10**height)} below an error of "
         f"{error(grown.worst)} ({height:.2f} decades: the geometric mean over {over} from "
         f"{grown.low:,.4g} to {grown.high:,.4g}, its hypervolume on logarithmic axes).{line}"
     )
 
 
 def sides_sentence(trials: pd.DataFrame) -> str | None:
-    """Which shape has less error where trials of one latent size have several; None where none
-    have."""
-    wider, n = figures.wider_is_better(trials)
-    if not n:
-        return None
-    shape = "the shape with the largest spatial size and the fewest channels"
-    if n == 1:
-        verdict = "has the least error" if wider else "does not have the least error"
-        return f"Trials reached one latent size with more than one shape; there {shape} {verdict}."
-    return (
-        f"Of {n} latent sizes that trials reached with more than one shape, {shape} has the least "
-        f"error at {wider or 'none'}."
+    """Say how often the widest shape has the least error, and whether that is more than chance;
+    None where no latent size has several shapes."""
+    shapes = figures.wider_is_better(trials)
+    if not shapes.n:
+        if not shapes.n_tied:
+            return None
+        return "Shapes of the same latent size tie for the least error."
+    said = (
+        f"The shape with the largest spatial size and the fewest channels has the least error at "
+        f"{shapes.n_wider or 'none'} of {counted(shapes.n, 'latent size')} with more than one "
+        f"shape; chance would give {shapes.expected:.1f}."
     )
+    if shapes.p > figures.LEVEL:
+        return f"{said} So neither spatial size nor channels stand out."
+    better = "Spatial size" if shapes.n_wider > shapes.expected else "Channels"
+    helps = "helps" if shapes.n_wider > shapes.expected else "help"
+    worse = "channels" if shapes.n_wider > shapes.expected else "spatial size"
+    return f"{said} {better} {helps} more than {worse} here."
 
 
 def curves_sentence(curves: LearningCurves, n_epochs: int) -> str | None:
@@ -498,10 +564,7 @@ def curves_sentence(curves: LearningCurves, n_epochs: int) -> str | None:
     if curves.best is not None:
         said.append(_ending(curves, n_epochs))
     if stopped := curves.stopped_after:
-        usual = f"half of them by epoch {statistics.median_low(stopped)}"
-        when = usual if len(stopped) > 1 else f"after epoch {stopped[0]}"
-        verb = "was" if len(stopped) == 1 else "were"
-        said.append(f"{counted(len(stopped), 'trial')} {verb} stopped early, {when}.")
+        said.append(_stopping(stopped))
     if curves.n_drawn < curves.n_trials:
         said.append(
             f"Drawn are {curves.n_drawn} of {curves.n_trials} trials, "
@@ -510,16 +573,26 @@ def curves_sentence(curves: LearningCurves, n_epochs: int) -> str | None:
     return " ".join(said) or None
 
 
+def _stopping(stopped: tuple[int, ...]) -> str:
+    """After which epochs trials were stopped early."""
+    if len(stopped) == 1:
+        return f"1 trial was stopped early, after epoch {stopped[0]}."
+    who = f"{len(stopped):,} trials were stopped early"
+    if min(stopped) == max(stopped):
+        return f"{who}, all after epoch {stopped[0]}."
+    middle = statistics.median_low(stopped)
+    return f"{who}, {sum(epoch <= middle for epoch in stopped):,} of them by epoch {middle}."
+
+
 def _ending(curves: LearningCurves, n_epochs: int) -> str:
     curve = curves.curves[curves.curves["trial_number"] == curves.best]
     epoch, last = curve["epoch"].tolist(), curve["val_mse"].tolist()
     lowest = last.index(min(last))
     if lowest < len(last) - 1 or len(last) < 2:
         return f"The best trial had its least error in epoch {epoch[lowest]} of {n_epochs}."
-    gain = 100 * (1 - last[-1] / min(last[:-1]))
     return (
         f"The best trial was still improving when it ended: its last epoch, {epoch[-1]}, "
-        f"took {gain:.2g} % off the error."
+        f"took {health.percent(1 - last[-1] / min(last[:-1]))} off the error."
     )
 
 
@@ -537,10 +610,12 @@ def ladder_sentence(steps: pd.DataFrame) -> str | None:
     else:
         verb = "was" if len(kept) == 1 else "were"
         said = f"Of {counted(n_judged, 'change')} {len(kept)} {verb} kept: {listed(kept)}."
-        first, last = (steps["best"].iloc[place] for place in (0, -1))
-        if first > last > 0:
-            fall = f"{100 * (1 - last / first):.2g} %"
-            said += f" They take the error from {error(first)} to {error(last)}, by {fall}."
+        held = steps["best"].dropna()
+        first, last = float(held.iloc[0]), float(held.iloc[-1])
+        if first > last:
+            before, after = errors_apart(first, last)
+            gain = health.percent(1 - last / first)
+            said += f" They take the error from {before} to {after}, by {gain}."
     if n_again := int((verdicts == AGAIN).sum()):
         said += (
             f" {counted(n_again, 'change')} had to be tried again, "
@@ -565,8 +640,8 @@ def ladder_row(step: Row) -> dict[str, str]:
 
 
 def frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
-    """The trials of the frontier as rows, with `linear` and `linear_test`: their error over that of
-    the linear code, on validation and test images."""
+    """The trials of the Pareto front as rows, with `linear` and `linear_test`: their error over
+    that of PCA, on validation and test images."""
     rows = {row["trial_number"]: row for row in ranked}
     return [
         {**rows[number], **_over_linear(rows[number], latent)}
@@ -578,10 +653,10 @@ def _over_linear(row: Row, latent: LatentError) -> dict[str, str]:
     code = latent.best_linear(row["latent_size"])
     if code is None or code.val_mse <= EXACT:
         return {"linear": "–", "linear_test": "–"}
-    test = math.nan if row["test_mse"] is None else row["test_mse"] / code.test_mse
+    has_test = row["test_mse"] is not None and code.test_mse > EXACT
     return {
         "linear": ratio(row["val_mse"] / code.val_mse),
-        "linear_test": "–" if math.isnan(test) else ratio(test),
+        "linear_test": ratio(row["test_mse"] / code.test_mse) if has_test else "–",
     }
 
 
@@ -613,7 +688,7 @@ def sheets(
     for number in shown:
         row = rows[number]
         over = _over_linear(row, latent)["linear"]
-        against = "" if over == "–" else f", {over} times that of a linear code"
+        against = "" if over == "–" else f", {over} times that of PCA"
         text = (
             f"Latent size {row['latent_size']:,}: trial {number}, "
             f"validation error {error(row['val_mse'])}{against}."

@@ -86,8 +86,8 @@ def test_described_says_what_the_configuration_says() -> None:
 
 
 def test_latent_error_keeps_trials_that_ended_with_an_error() -> None:
-    """Oracle: by hand. Failed and running trials, and those without a positive error, have no place
-    on a logarithmic axis."""
+    """Oracle: by hand. Failed and running trials and those without a finite error have no point; an
+    error of 0 is a measured one."""
     trials = made_trials(
         (COMPLETE, 1024, 0.004),
         (PRUNED, 256, 0.02),
@@ -100,16 +100,16 @@ def test_latent_error_keeps_trials_that_ended_with_an_error() -> None:
         (COMPLETE, 32, 5e-324),
     )
     data = figures.latent_error(trials, BASELINES)
-    assert data.points["trial_number"].tolist() == [0, 1, 5]
-    assert data.points["on_frontier"].tolist() == [True, True, False]
-    assert data.frontier["trial_number"].tolist() == [1, 0]
-    assert data.points["linear_mse"].tolist() == [0.003, 0.03, 0.003]
+    assert data.points["trial_number"].tolist() == [0, 1, 5, 7, 8]
+    assert data.points["on_frontier"].tolist() == [False, False, False, True, False]
+    assert data.frontier["trial_number"].tolist() == [7]
+    assert data.points["linear_mse"].tolist()[:3] == [0.003, 0.03, 0.003]
 
 
 def test_baselines_are_parted_by_whether_they_have_a_latent() -> None:
-    """Oracle: by hand. A level of no error (pictures without colour) is nothing to draw."""
+    """Oracle: by hand. A level of no error (pictures without colour) is a level."""
     data = figures.latent_error(made_trials((COMPLETE, 1024, 0.004)), BASELINES)
-    assert data.levels == {"mean_colour": 0.06}
+    assert data.levels == {"grey_copy": 1e-33, "mean_colour": 0.06}
     assert data.linear["latent_size"].tolist() == [64, 1024, 16, 1024, 3072]
     assert data.linear["baseline"].tolist() == ["linear"] * 2 + ["linear_8x8"] * 3
 
@@ -138,16 +138,19 @@ def test_without_baselines_there_are_points_alone() -> None:
 
 def test_latent_error_figure_draws_the_numbers_it_is_given() -> None:
     """Oracle: the frame's numbers; the code without any error is left out, the axes are logarithmic
-    and hold every point."""
+    and hold every point. The level without any error is a line where the axis says 0, below all."""
     trials = made_trials((COMPLETE, 1024, 0.004), (PRUNED, 256, 0.02))
     figure = figures.latent_error_figure(figures.latent_error(trials, BASELINES))
     traces = {trace.name: trace for trace in figure.data}
     assert list(traces["complete"].x) == [1024]
     assert list(traces["stopped early"].y) == [0.02]
-    assert list(traces["frontier"].x) == [256, 1024]
-    assert list(traces["linear, 8 × 8 blocks"].x) == [16, 1024]
+    assert list(traces["Pareto front"].x) == [256, 1024]
+    assert list(traces["PCA, 8 × 8 blocks"].x) == [16, 1024]
     assert "lr 0.002, batch 64" in traces["complete"].hovertext[0]
-    assert [note.text for note in figure.layout.annotations] == ["mean colour"]
+    assert [note.text for note in figure.layout.annotations] == ["mean colour", "grey copy"]
+    assert figure.layout.yaxis.ticktext[0] == "0"
+    assert figure.layout.yaxis.tickvals[0] == pytest.approx(0.002)
+    assert figure.layout.annotations[1].y == pytest.approx(math.log10(0.002))
     for axis, values in ((figure.layout.xaxis, (256, 1024)), (figure.layout.yaxis, (0.004, 0.06))):
         assert axis.type == "log"
         assert axis.range[0] < math.log10(values[0])
@@ -191,7 +194,7 @@ def test_growth_of_the_frontier() -> None:
     assert grown.steps["height"].tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
     assert grown.line == pytest.approx(math.log10(2))
     figure = figures.growth_figure(grown)
-    assert [trace.name for trace in figure.data] == ["frontier", "linear codes"]
+    assert [trace.name for trace in figure.data] == ["Pareto front", "PCA"]
     trials["n_params"] = [10, 20, 30, 40]
     other = figures.growth(trials, latent, "n_params")
     assert other is not None
@@ -205,7 +208,7 @@ def test_error_against_another_cost() -> None:
     trials["flops"] = [100, 1000, 500]
     figure = figures.cost_figure(trials, "flops")
     traces = {trace.name: list(trace.x) for trace in figure.data}
-    assert traces == {"frontier": [100, 1000], "stopped early": [1000], "complete": [100, 500]}
+    assert traces == {"Pareto front": [100, 1000], "stopped early": [1000], "complete": [100, 500]}
 
 
 def test_learning_curves_of_few_trials_are_all_there() -> None:

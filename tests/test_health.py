@@ -48,12 +48,13 @@ def test_a_failure_without_words() -> None:
 
 
 def test_failures_are_counted_by_reason_and_region() -> None:
-    """Oracle: by hand. Four of ten fail: three by one reason with other numbers; all three with a
-    rate in the upper third, of which one other went well: 3 of 4 against 4 of 10 is not twice as
-    often, batch norm's 4 of 4 is."""
+    """Oracle: by hand. Four of fourteen fail: three by one reason with other numbers; all three
+    with a rate in the upper third, of which three others went well: 3 of 6 against 4 of 14 is not
+    twice as often. Batch norm's 4 of 4 is: by chance that happens once in 1,001 times."""
     reasons = ["diverged: loss 1e5 in epoch 2", "diverged: loss nan in epoch 2"]
     rows: list[dict[str, Any]] = [{"val_mse": 0.01, "params_lr": 1e-4 * (i + 1)} for i in range(5)]
-    rows += [{"val_mse": 0.01, "params_lr": 9e-3}]
+    rows += [{"val_mse": 0.01, "params_lr": 1e-4 * (i + 1)} for i in range(2)]
+    rows += [{"val_mse": 0.01, "params_lr": 9e-3}] * 3
     rows += [
         {
             "state": FAIL,
@@ -71,7 +72,7 @@ def test_failures_are_counted_by_reason_and_region() -> None:
         ["diverged: loss 3e7 in epoch 1", 3],
         ["diverged: loss nan in epoch 2", 1],
     ]
-    assert health.failures_sentence(trials) == "4 of 10 trials failed (40%)."
+    assert health.failures_sentence(trials) == "4 of 14 trials failed (29%)."
     assert health.regions(trials, PARAMETERS).to_numpy().tolist() == [
         ["norm batch", 4, 4, "diverged: loss 3e7 in epoch 1"]
     ]
@@ -81,7 +82,8 @@ def test_failures_are_counted_by_reason_and_region() -> None:
 
 def test_ranges_are_to_be_widened_where_the_best_lie_at_their_edge() -> None:
     """Oracle: by hand. Of forty trials the four best have the greatest rates and a depth of 1; a
-    network cannot be shallower, so that is no advice."""
+    network cannot be shallower, so that is no advice. Of twenty trials the best two are too few:
+    by chance both lie at one of the edges of a range in 2 of 190 times."""
     rows = [
         {
             "val_mse": 0.1 - i / 1000,
@@ -91,11 +93,17 @@ def test_ranges_are_to_be_widened_where_the_best_lie_at_their_edge() -> None:
         for i in range(40)
     ]
     found = health.edges(made_trials(*rows), PARAMETERS)
-    assert found.to_numpy().tolist() == [["lr", "upward", 0.01, 4, 4]]
-    assert health.edges_sentence(found) == (
-        "Widen lr upward (of the best tenth 4 of 4 lie at 0.01)."
+    assert found.to_numpy().tolist() == [["lr", "above", 0.01, 4, 4, "0.00702 to 0.01"]]
+    assert health.edges_sentence(found, 40) == (
+        "Try lr above 0.01: 4 of the best 4 configurations that drew it lie at the edge, at "
+        "0.00702 to 0.01."
     )
-    assert health.edges(made_trials(*rows[:9]), PARAMETERS).empty
+    few = health.edges(made_trials(*rows[::2]), PARAMETERS)
+    assert few.empty
+    assert health.edges_sentence(few, 20) == (
+        "No searched range has its best trials at an edge more often than chance allows (20 "
+        "configurations)."
+    )
 
 
 def test_repeats_are_counted_by_seed() -> None:
@@ -174,7 +182,8 @@ def test_improvements_and_what_they_cost() -> None:
     assert found["hours"].iloc[1] == pytest.approx(7 / 60)
     assert health.improvements_sentence(found, trials) == (
         "The least error fell from 0.04000 to 0.02000 in 1 improvement. The last one, trial 3, "
-        "ended as number 4 of 5, after 7 min, and took 50 % off."
+        "ended as number 4 of 5, after 7 min, and took 50 % off. No configuration is complete with "
+        "several seeds, so the report cannot tell improvements from the luck of a seed."
     )
     assert health.cost_sentence(found, trials) == (
         "Trials spent 20 min in epochs, summed over workers (on cpu); the best trial was there "

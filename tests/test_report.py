@@ -246,15 +246,15 @@ def test_a_page_answers_with_the_numbers_of_its_study(tmp_path: Path) -> None:
     assert "Trial 1 reaches a validation error of 0.00100 (0.00110 on the test images)" in page.text
     assert "PSNR of 30.00 dB, through a latent of 1,024 numbers" in page.text
     assert (
-        "Its error is 0.20 times that of the base point (trial 0), 0.50 times that of a linear "
-        "code of the same latent size (4 × 4 blocks) and 0.020 times that of doing nothing "
+        "Its error is 0.20 times that of the base point (trial 0), 0.50 times that of PCA of "
+        "the same latent size (4 × 4 blocks) and 0.020 times that of doing nothing "
         "(mean colour)."
     ) in page.text
     assert (
         "From latent size 512 to 1,024 the least error falls from 0.03000 to 0.00100" in page.text
     )
-    assert "Of 2 trials on the frontier" in page.text
-    assert "1 has less error than the best such code" in page.text
+    assert "Of 2 trials on the Pareto front" in page.text
+    assert "1 has less error than the best PCA." in page.text
     assert "still improving when it ended: its last epoch, 4, took 50 % off" in page.text
     assert "1 trial was stopped early, after epoch 1." in page.text
     assert "photos of mine" in page.text
@@ -319,7 +319,7 @@ def test_colourisation_compares_with_grey_and_shows_it(tmp_path: Path) -> None:
     folder = made_study(tmp_path / "s", TRIALS[:2], task="colourise", baselines=levels)
     page = Page(report.render(painted(folder, 1, n_rows=3)))
     assert "0.29 times that of doing nothing (mean chroma)" in page.text
-    assert "linear" not in page.text
+    assert "PCA" not in page.text
     rows = [page.text.index(row) for row in ("Original", "Grey", "Output", "Difference")]
     assert rows == sorted(rows)
 
@@ -452,8 +452,8 @@ def test_a_latent_as_large_as_the_picture_is_called_that(tmp_path: Path) -> None
     trials = [Trial([0.01], settings={"latent_channels": 48}, point="base")]
     folder = made_study(tmp_path / "s", trials, baselines=[("linear_4x4", 3072, 1e-31)])
     text = Page(report.render(folder)).text
-    assert "It is the base point itself. Linear codes of that latent size lose nothing." in text
-    assert "times that of a linear code" not in text
+    assert "It is the base point itself. PCA of that latent size loses nothing." in text
+    assert "times that of PCA" not in text
 
 
 FRONTIER = [
@@ -475,19 +475,13 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
         painted(folder, number, 2)
     page = report.render(folder)
     assert (
-        "The frontier has 2 trials, from 64 to 256 numbers per image. It lies below the best "
-        "linear code of no larger size at 256 (0.90 times its error); on the test images at all of "
+        "The Pareto front has 2 trials, from 64 to 256 numbers per image. It lies below the best "
+        "PCA of no larger size at 256 (0.90 times its error); on the test images at all of "
         "these."
     ) in page
     assert "Trial 3 reaches a validation error of 0.00900" in page
-    assert (
-        "Latent size 64: trial 0, validation error 0.02000, 2.0 times that of a linear code."
-        in page
-    )
-    assert (
-        "Latent size 256: trial 3, validation error 0.00900, 0.90 times that of a linear code."
-        in page
-    )
+    assert "Latent size 64: trial 0, validation error 0.02000, 2.0 times that of PCA." in page
+    assert "Latent size 256: trial 3, validation error 0.00900, 0.90 times that of PCA." in page
     assert page.count("<figure data-trial=") == 2
     assert page.count("<figure>") == 1  # the best and worst images
     assert re.search(r">0\.90</td><td class=\"number\">0\.80</td>", page)
@@ -583,7 +577,7 @@ def test_report_of_another_cost(tmp_path: Path) -> None:
         "From 1,656 to 2,307 (parameters) the least error falls from 0.02000 to 0.00900, by a "
         "factor of 2.2 for 1.4 times the cost."
     ) in page
-    assert "Linear codes lie" not in page
+    assert "PCA lies" not in page
     assert "over parameters from" in page
 
 
