@@ -7,13 +7,27 @@ unpickle. Ray and torch are imported once a search begins.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    # As a script, this file runs the search of the installed package. Python has put the folder of
+    # the script first on the path, where a file `optuna.py` would be imported; so nothing else is
+    # imported before that folder is gone.
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]
+    from importlib import import_module
+
+    from raycae.import_path import remove_current_folder
+
+    remove_current_folder()
+    sys.exit(import_module("raycae.search").main())
+
 import functools
 import itertools
 import os
 import re
 import shlex
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -56,6 +70,7 @@ from raycae.study import (
     require_place,
     space_of,
 )
+from raycae.terminal import configure_output, require_current_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -1032,16 +1047,7 @@ def main() -> None:
     """`python raycae/search.py …`"""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(search)
+    configure_output()
     with told_on_stderr():
+        require_current_folder()
         app()
-
-
-if __name__ == "__main__":
-    # Run as a script, this folder is first on the path and this module is `__main__`; the search
-    # itself has to be the package's.
-    sys.path[:] = [
-        p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent
-    ]
-    from raycae.search import main as package_main
-
-    package_main()
