@@ -48,7 +48,7 @@ from raycae.config import TRAINING_KEYS
 from raycae.errors import Hopeless, InputError, StorageError, told_on_stderr
 from raycae.frontier import COSTS, USUAL_STRATA
 from raycae.provenance import versions
-from raycae.ray_session import connect_ray, starts_own_ray
+from raycae.ray_session import connect_ray, find_ray, require_ray_head, starts_own_ray
 from raycae.reader import StudyReader
 from raycae.searcher import (
     REPEATS,
@@ -516,6 +516,7 @@ def _results(told: str | Path | None, address: str | None) -> str:
     if said := told or os.environ.get("RAYCAE_RESULTS"):
         return str(said)
     if not starts_own_ray(address):
+        require_ray_head(find_ray(address))
         raise InputError(
             "--results: has to be said on a cluster, here or in RAYCAE_RESULTS: a folder that all "
             "nodes share, or an object store: s3://BUCKET/PATH"
@@ -1039,7 +1040,10 @@ def short(path: Place) -> str:
     """Relative to where the person stands, if that is shorter."""
     if not isinstance(path, Path):
         return str(path)
-    here = os.path.relpath(path)
+    try:
+        here = os.path.relpath(path)
+    except OSError:  # The current folder was deleted meanwhile.
+        return str(path)
     return here if len(here) < len(str(path)) else str(path)
 
 
