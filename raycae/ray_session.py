@@ -53,11 +53,14 @@ class RayTarget:
 
 
 @contextmanager
-def connect_ray(address: str | None) -> Iterator[None]:
+def connect_ray(address: str | None) -> Iterator[bool]:
     """Connect to the running Ray, to the one at `address`, or to a new one on this machine.
 
     Args:
         address: The option `--address`.
+
+    Yields:
+        Whether a Ray was started for this search alone.
 
     Raises:
         InputError: No Ray head answers at the address, or it refuses this driver.
@@ -71,7 +74,7 @@ def connect_ray(address: str | None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     # It prints what raylets say of lost machines and processes, whatever log_to_driver is.
     ray._private.worker.listen_error_messages = lambda *_: None
@@ -82,7 +85,7 @@ def connect_ray(address: str | None) -> Iterator[None]:
         else:
             _join_ray(target, address, options)
         stack.callback(ray.shutdown)
-        yield
+        yield target.address is None
 
 
 def starts_own_ray(address: str | None) -> bool:

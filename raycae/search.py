@@ -603,10 +603,11 @@ def run(
         # says what is wrong before they are loaded, which may take minutes.
         own = starts_own_ray(address)
         images = load() if own else None
-        with connect_ray(address):
+        with connect_ray(address) as is_own:
             take_back()  # Ray takes SIGTERM for itself when it starts, and lets it kill afterwards
             room = nodes.Room(
-                **resources, autoscaler=nodes.Autoscaler() if own else nodes.survey(folder.parent)
+                **resources,
+                autoscaler=nodes.Autoscaler() if is_own else nodes.survey(folder.parent),
             )
             images = images or load()
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
