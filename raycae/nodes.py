@@ -266,7 +266,7 @@ def _on_a_node(marker: str) -> tuple[str | None, str | None]:
 
 def _cluster_file() -> str | None:
     path = CLUSTER_FILE.expanduser()
-    return path.read_text() if path.exists() else None
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def _nearest(results: Place) -> Place:

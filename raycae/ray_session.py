@@ -129,7 +129,13 @@ def require_ray_head(target: RayTarget) -> None:
         return
     scheme, _, rest = where.rpartition("://")
     host, _, port = rest.rpartition(":")
-    if scheme not in ("", "ray") or not host or not port.isdecimal() or int(port) > 65535:
+    if (
+        scheme not in ("", "ray")
+        or not host
+        or "/" in host
+        or not port.isdecimal()
+        or int(port) > 65535
+    ):
         raise _no_head(
             target,
             f"{where!r} is not the address of a Ray head; expected HOST:PORT, ray://HOST:PORT, "
@@ -331,6 +337,8 @@ def _greet_http2(host: str, port: int) -> None:
                 outcome.put(answer)
         except OSError as error:
             outcome.put(error)
+        except UnicodeError as error:  # A host name that cannot be one.
+            outcome.put(OSError(str(error)))
 
     threading.Thread(target=greet, daemon=True).start()
     try:
@@ -346,13 +354,12 @@ def _greet_http2(host: str, port: int) -> None:
 
 def _ask_gcs(target: RayTarget, where: str) -> None:
     """Raise `InputError` unless the gRPC server at `where` is the control service of a Ray head."""
-    level = os.environ.get("RAY_BACKEND_LOG_LEVEL")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray would log each failure.
     from ray._raylet import InnerGcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError, RpcError
 
     try:
-        InnerGcsClient.standalone(where, None, 3000)
+        with _discard_stderr():
+            InnerGcsClient.standalone(where, None, 3000)
     except AuthenticationError as error:
         if target.file is None:  # For the cluster of this machine, Ray finds the token itself.
             raise _no_head(target, f"the Ray head refuses: {_describe(error)}") from None
@@ -360,9 +367,19 @@ def _ask_gcs(target: RayTarget, where: str) -> None:
         raise _no_head(
             target, f"what answers there is not a Ray head: {_describe(error)}"
         ) from None
+
+
+@contextmanager
+def _discard_stderr() -> Iterator[None]:
+    """Discard what is written to file descriptor 2, which Ray's C++ code logs failures to."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
     finally:
-        if level is None:
-            del os.environ["RAY_BACKEND_LOG_LEVEL"]
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def _no_head(target: RayTarget, problem: str) -> InputError:
