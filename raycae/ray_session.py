@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,9 @@ from typing import Any
 
 from raycae.errors import InputError, StorageError
 
+ADDRESS = re.compile(
+    r"(?P<client>ray://)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^][\s/:]+):(?P<port>[0-9]{1,5})"
+)
 ANSWER_S = 8.0
 """A Ray head that has not answered after this many seconds is taken to be absent."""
 SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
@@ -127,15 +131,8 @@ def require_ray_head(target: RayTarget) -> None:
     where = target.address
     if where is None or where == "auto":
         return
-    scheme, _, rest = where.rpartition("://")
-    host, _, port = rest.rpartition(":")
-    if (
-        scheme not in ("", "ray")
-        or not host
-        or "/" in host
-        or not port.isdecimal()
-        or int(port) > 65535
-    ):
+    address = ADDRESS.fullmatch(where)
+    if address is None or int(address["port"]) > 65535:
         raise _no_head(
             target,
             f"{where!r} is not the address of a Ray head; expected HOST:PORT, ray://HOST:PORT, "
@@ -143,12 +140,12 @@ def require_ray_head(target: RayTarget) -> None:
         )
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         try:
-            _greet_http2(host.strip("[]"), int(port))
+            _greet_http2(address["host"].strip("[]"), int(address["port"]))
         except OSError as error:
             raise _no_head(target, f"nothing answers there: {error}") from None
         except ValueError:
             raise _no_head(target, "what answers there is not a Ray head") from None
-    if not scheme:
+    if not address["client"]:
         _ask_gcs(target, where)
 
 

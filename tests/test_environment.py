@@ -78,16 +78,16 @@ class TestCurrentFolder:
             names = SHADOWS[:-1]
             arguments = ["-m", "raycae", *arguments]
         else:
-            (tmp_path / "raycae-command").write_text(
-                "import sys\nfrom raycae.__main__ import main\nsys.exit(main())\n"
-            )
-            arguments = [tmp_path / "raycae-command", *arguments]
+            scripts = tmp_path / "bin"
+            scripts.mkdir()
+            script = "import sys\nfrom raycae.__main__ import main\nsys.exit(main())\n"
+            (scripts / "raycae").write_text(script)
+            arguments = [scripts / "raycae", *arguments]
+            # Files beside the script: Python itself takes raycae from there, before it can be told.
+            fill_with_shadows(scripts, "raise SystemExit('shadowed')\n", SHADOWS[:-1])
             if start == "PYTHONPATH":  # An empty entry stands for the current folder.
                 names = ("optuna", "numpy/__init__", "pandas", "rich", "torch/__init__", "profile")
                 variables = {"PYTHONPATH": f"{os.pathsep}/nowhere"}
-            else:
-                # The script's own import of raycae comes first; it is the only one from there.
-                names = SHADOWS[:-1]
         fill_with_shadows(tmp_path, "raise SystemExit(f'shadowed by {__file__}')\n", names)
         done = call(*arguments, cwd=tmp_path, **variables)
         assert done.returncode == 0, done.stderr
@@ -139,8 +139,8 @@ class TestCurrentFolder:
         shutil.copytree(PACKAGE, tmp_path / "copy" / "raycae")
         with (tmp_path / "copy" / "raycae" / "training.py").open("a") as file:
             file.write("# changed\n")
-        env = {**small_ray, "PYTHONPATH": str(tmp_path / "copy")}
-        done = run_process(command(space_file, tmp_path / "r"), env)
+        setup = f"import sys; sys.path.insert(0, {str(tmp_path / 'copy')!r})"
+        done = run_process(command(space_file, tmp_path / "r", setup=setup), small_ray)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("\n") == 1
         assert f"from {PACKAGE}," in done.stderr
