@@ -1,9 +1,8 @@
 """raycae searches for convolutional autoencoders: how much error does a given latent size cost?"""
 
-from importlib import import_module
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
+"""True for type checkers. Nothing is imported here: with `python -m raycae` the current folder is
+still first on the import path, and a file `typing.py` there would be imported."""
 if TYPE_CHECKING:
     from raycae.codec import load as load
     from raycae.errors import InputError as InputError
@@ -22,8 +21,12 @@ _ROOMS = {
 costs nothing."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("raycae")  # not before: a mere checkout, which trains as well, has none
     if name not in _ROOMS:
         raise AttributeError(f"module 'raycae' has no attribute {name!r}")

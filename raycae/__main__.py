@@ -1,11 +1,15 @@
 """`raycae`, and `python -m raycae`."""
 
-import signal
 import sys
+
+from raycae.import_path import remove_current_folder
 
 
 def main() -> None:
-    """Ctrl-C while the commands are being imported ends without a word: nothing has begun."""
+    """Run a command. Ctrl-C while the commands are imported ends the process without a message."""
+    remove_current_folder()
+    import signal
+
     before = signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))
     from raycae import cli
 

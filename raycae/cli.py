@@ -22,6 +22,7 @@ from raycae.reproduce import reproduce
 from raycae.search import MAX_SEED, search
 from raycae.simulate import simulate
 from raycae.storage import Place, place
+from raycae.terminal import configure_output, require_current_folder
 
 app = typer.Typer(
     name="raycae",
@@ -359,8 +360,10 @@ def report_command(
 
 def main() -> None:
     """Entry point: `InputError` becomes one line on standard error and exit code 2."""
+    configure_output()
     try:
         with told_on_stderr():
+            require_current_folder()
             app()
     except BrokenPipeError:
         # `raycae show | head`: the reader has gone. Python would complain once more at exit.

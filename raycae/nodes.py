@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,61 +135,121 @@ def alive() -> dict[str, Mapping[str, float]]:
 
 
 def survey(results: Place) -> Autoscaler:
-    """Ask every node whether it sees what this machine writes at `results`, and the head what its
-    autoscaler may start.
+    """Check that every node can run this search, and ask the head what its autoscaler may start.
 
-    Raises `InputError` that names a node which does not, or on which raycae does not run.
+    Args:
+        results: The folder of all studies. Every node has to see what this machine writes there.
+
+    Raises:
+        InputError: A node imports another raycae than this process, or does not see the results.
     """
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    others = {
+    names = {
         node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] != here
+        if node["Alive"]
     }
+    _require_same_package(names)
     files = [_cluster_file()] if HEAD in alive()[here] else []
-    if others:
+    if others := [node for node in names if node != here]:
         marker = _nearest(results) / f".seen-from-every-node-{uuid.uuid4().hex[:8]}"
         write_whole(marker, marker.name.encode())
         try:
-            files += _answers(others, marker, results)
+            answers = _ask_nodes(others, names, _on_a_node, str(marker))
         finally:
             marker.unlink(missing_ok=True)
+        for node, (blind, file) in answers.items():
+            if blind:
+                raise InputError(
+                    f"--results {results}: node {names[node]} does not see what is written there "
+                    f"from here ({blind}); take a folder that all nodes share, or an object store: "
+                    "s3://BUCKET/PATH"
+                )
+            files.append(file)
     for text in filter(None, files):
         return Autoscaler.of(yaml.safe_load(text))
     return Autoscaler()
 
 
-def _answers(others: Mapping[str, str], marker: Place, results: Place) -> list[str | None]:
-    """Of every node its cluster file, if it has one."""
+def _require_same_package(names: Mapping[str, str]) -> None:
+    """Raise `InputError` unless every node imports the raycae that this process runs."""
+    identify = _make_identify()
+    folder, version, digest = identify()
+    for node, found in _ask_nodes(list(names), names, identify).items():
+        if found is None:
+            raise InputError(
+                f"node {names[node]}: there is no raycae that its workers can import; this process "
+                f"imports raycae {version} from {folder}. Install the same version there"
+            )
+        if found[2] != digest:
+            raise InputError(
+                f"node {names[node]}: its workers import raycae {found[1]} from {found[0]}, this "
+                f"process imports raycae {version} from {folder}, and their files differ. Install "
+                "the same version on both"
+            )
+
+
+def _make_identify() -> Callable[[], Any]:
+    """Return a function that says which raycae a process imports.
+
+    It returns the package's folder, its version and a checksum of its source files, or None if
+    there is none. It is nested so that Ray sends it by value: a worker runs it without raycae.
+    """
+
+    def identify() -> tuple[str, str, str] | None:
+        import hashlib
+        from importlib import metadata, util
+        from pathlib import Path
+
+        spec = util.find_spec("raycae")
+        if spec is None or spec.origin is None:
+            return None
+        folder = Path(spec.origin).resolve().parent
+        digest = hashlib.sha256()
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+        try:
+            version = metadata.version("raycae")
+        except metadata.PackageNotFoundError:
+            version = "without a version"
+        return str(folder), version, digest.hexdigest()
+
+    return identify
+
+
+def _ask_nodes(
+    nodes: Sequence[str], names: Mapping[str, str], question: Callable[..., Any], *arguments: Any
+) -> dict[str, Any]:
+    """Run `question` once on each node.
+
+    Returns:
+        The answer of each node, by the node's id.
+
+    Raises:
+        InputError: It fails on a node, or takes longer than `ASKED_S` seconds there.
+    """
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    asked = ray.remote(num_cpus=0, max_retries=0)(_on_a_node)
+    asked = ray.remote(num_cpus=0, max_retries=0)(question)
     asking = {
-        asked.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            str(marker)
-        ): name
-        for node, name in others.items()
+        node: asked.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(*arguments)
+        for node in nodes
     }
-    ray.wait(list(asking), num_returns=len(asking), timeout=ASKED_S)
-    files = []
-    for answer, name in asking.items():
+    ray.wait(list(asking.values()), num_returns=len(asking), timeout=ASKED_S)
+    answers = {}
+    for node, answer in asking.items():
         try:
-            blind, file = ray.get(answer, timeout=0)
+            answers[node] = ray.get(answer, timeout=0)
         except RayError as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"node {name}: raycae cannot run there: {said[-1]}") from None
-        if blind:
-            raise InputError(
-                f"--results {results}: node {name} does not see what is written there from here "
-                f"({blind}); take a folder that all nodes share, or an object store: "
-                "s3://BUCKET/PATH"
-            )
-        files.append(file)
-    return files
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(f"node {names[node]}: raycae cannot run there: {lines[-1]}") from None
+    return answers
 
 
 def _on_a_node(marker: str) -> tuple[str | None, str | None]:
@@ -206,7 +266,7 @@ def _on_a_node(marker: str) -> tuple[str | None, str | None]:
 
 def _cluster_file() -> str | None:
     path = CLUSTER_FILE.expanduser()
-    return path.read_text() if path.exists() else None
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def _nearest(results: Place) -> Place:

@@ -7,19 +7,30 @@ unpickle. Ray and torch are imported once a search begins.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    # As a script, this file runs the search of the installed package. Python has put the folder of
+    # the script first on the path, where a file `optuna.py` would be imported; so nothing else is
+    # imported before that folder is gone.
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]
+    from importlib import import_module
+
+    from raycae.import_path import remove_current_folder
+
+    remove_current_folder()
+    sys.exit(import_module("raycae.search").main())
+
 import functools
 import itertools
-import logging
 import os
 import re
 import shlex
 import signal
-import socket
-import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +48,7 @@ from raycae.config import TRAINING_KEYS
 from raycae.errors import Hopeless, InputError, StorageError, told_on_stderr
 from raycae.frontier import COSTS, USUAL_STRATA
 from raycae.provenance import versions
+from raycae.ray_session import connect_ray, find_ray, require_ray_head, starts_own_ray
 from raycae.reader import StudyReader
 from raycae.searcher import (
     REPEATS,
@@ -58,6 +70,7 @@ from raycae.study import (
     require_place,
     space_of,
 )
+from raycae.terminal import configure_output, require_current_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -502,7 +515,8 @@ def _results(told: str | Path | None, address: str | None) -> str:
     head's goes with the head."""
     if said := told or os.environ.get("RAYCAE_RESULTS"):
         return str(said)
-    if not _starts_its_own(address):
+    if not starts_own_ray(address):
+        require_ray_head(find_ray(address))
         raise InputError(
             "--results: has to be said on a cluster, here or in RAYCAE_RESULTS: a folder that all "
             "nodes share, or an object store: s3://BUCKET/PATH"
@@ -587,12 +601,13 @@ def run(
     ):
         # A fault of the images is found before a Ray is started for them; a cluster that is there
         # says what is wrong before they are loaded, which may take minutes.
-        own = _starts_its_own(address)
+        own = starts_own_ray(address)
         images = load() if own else None
-        with _ray(address):
+        with connect_ray(address) as is_own:
             take_back()  # Ray takes SIGTERM for itself when it starts, and lets it kill afterwards
             room = nodes.Room(
-                **resources, autoscaler=nodes.Autoscaler() if own else nodes.survey(folder.parent)
+                **resources,
+                autoscaler=nodes.Autoscaler() if is_own else nodes.survey(folder.parent),
             )
             images = images or load()
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
@@ -970,90 +985,6 @@ def _say_notes(study: Study, progress: Progress) -> None:
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """A connection to Ray: the one there is, the one at `address`, or one of this machine's own."""
-    _quiet()
-    own = _starts_its_own(address)
-    if own:
-        # Ray would listen on every interface; nobody else is meant to reach this machine's own.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    _require_answer(address)
-    # It prints what raylets say of lost machines and processes, whatever log_to_driver is.
-    ray._private.worker.listen_error_messages = lambda *_: None
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if own or address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"{_told(address)}: no Ray answers there: {error}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _starts_its_own(address: str | None) -> bool:
-    """Whether Ray will start on this machine and not join a cluster: without an address it joins
-    what `ray start` left word of, which is what `ray submit` rests on."""
-    if address is not None:
-        return address == "local"
-    return not os.environ.get("RAY_ADDRESS") and not _left_word().exists()
-
-
-def _left_word() -> Path:
-    """Where `ray start` says which cluster this machine is in."""
-    temporary = Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")))
-    return temporary / "ray/ray_current_cluster"
-
-
-def _require_answer(address: str | None) -> None:
-    """Ray itself would go on trying for minutes."""
-    where = address or os.environ.get("RAY_ADDRESS", "auto")
-    if where == "auto" and _left_word().exists():
-        where = _left_word().read_text().strip()
-    host, colon, port = where.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"{_told(address)}: nothing answers there: {error}") from None
-
-
-def _told(address: str | None) -> str:
-    """Who said where Ray is."""
-    if address is not None:
-        return f"--address {address}"
-    if told := os.environ.get("RAY_ADDRESS"):
-        return f"RAY_ADDRESS={told}"
-    return "the cluster that `ray start` left word of on this machine"
-
-
-def _quiet() -> None:
-    """Ray's and Tune's own words stay out of the terminal, and their files out of the study."""
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # raycae ends the search in order
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # its snapshot is not needed
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "1")  # what still runs has had its time
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is searched here
-    # In a notebook: what would be nicer with ipywidgets, which raycae's view does without.
-    warnings.filterwarnings("ignore", "IProgress not found")
-    # SQLAlchemy would print a traceback where Ctrl-C meets it in the middle of a query.
-    for name in ("ray", "ray.tune", "ray.train", "ray.air", "ray.widgets", "sqlalchemy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextmanager
 def _signals(received: list[int], begun: list[Study]) -> Iterator[Callable[[], None]]:
     """Collects the first SIGINT or SIGTERM, which ends the search in order, or at once where none
     has `begun`. The second one ends the process at once; not where a person works on in it, in a
@@ -1110,7 +1041,10 @@ def short(path: Place) -> str:
     """Relative to where the person stands, if that is shorter."""
     if not isinstance(path, Path):
         return str(path)
-    here = os.path.relpath(path)
+    try:
+        here = os.path.relpath(path)
+    except OSError:  # The current folder was deleted meanwhile.
+        return str(path)
     return here if len(here) < len(str(path)) else str(path)
 
 
@@ -1118,16 +1052,7 @@ def main() -> None:
     """`python raycae/search.py …`"""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(search)
+    configure_output()
     with told_on_stderr():
+        require_current_folder()
         app()
-
-
-if __name__ == "__main__":
-    # Run as a script, this folder is first on the path and this module is `__main__`; the search
-    # itself has to be the package's.
-    sys.path[:] = [
-        p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent
-    ]
-    from raycae.search import main as package_main
-
-    package_main()

@@ -19,7 +19,7 @@ from conftest import TINY_SPACE, Run, begin, measured, run_trial, train_all
 from PIL import Image
 from rich.console import Console
 
-from raycae import data, results, search
+from raycae import data, ray_session, results, search
 from raycae.progress import Progress
 from raycae.space import Space
 from raycae.study import Plan, Study
@@ -32,7 +32,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("Ray was about to start")
 
-    monkeypatch.setattr(search, "_ray", refuse)
+    monkeypatch.setattr(search, "connect_ray", refuse)
 
 
 @pytest.fixture
@@ -266,17 +266,17 @@ def test_whose_ray_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     that joins a cluster has to be reached from its other machines."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert search._starts_its_own(None)
-    assert search._starts_its_own("local")
-    assert not search._starts_its_own("auto")
-    assert not search._starts_its_own("10.0.0.1:6379")
+    assert ray_session.starts_own_ray(None)
+    assert ray_session.starts_own_ray("local")
+    assert not ray_session.starts_own_ray("auto")
+    assert not ray_session.starts_own_ray("10.0.0.1:6379")
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379")
-    assert not search._starts_its_own(None)  # what `ray submit` meets on a cluster's head
-    assert search._starts_its_own("local")
+    assert not ray_session.starts_own_ray(None)  # what `ray submit` meets on a cluster's head
+    assert ray_session.starts_own_ray("local")
     (tmp_path / "ray" / "ray_current_cluster").unlink()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert not search._starts_its_own(None)
+    assert not ray_session.starts_own_ray(None)
 
 
 def test_evaluate_and_report(run: Run, trained: Path) -> None:
@@ -442,6 +442,6 @@ main()
 
 def test_libraries_log_nothing_into_a_terminal() -> None:
     """Oracle: an error that SQLAlchemy's pool logs, as it does where Ctrl-C meets a query."""
-    search._quiet()
+    ray_session.silence_libraries()
     assert not logging.getLogger("sqlalchemy.pool.impl.QueuePool").isEnabledFor(logging.ERROR)
     assert not logging.getLogger("ray.tune").isEnabledFor(logging.ERROR)

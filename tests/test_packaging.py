@@ -120,6 +120,7 @@ def test_rooms_import_one_way() -> None:
         "cohort": {"ray", "optuna"},
         "data": {"torch", "ray", "optuna"},
         "nodes": {"torch", "ray", "optuna"},
+        "ray_session": {"torch", "ray", "optuna"},
         "search": {"torch", "ray"},
         "jobs": {"torch", "ray"},
         "cli": {"torch", "ray"},
