@@ -290,7 +290,7 @@ def test_mistake_in_a_file(changes: dict[str, object], message: str) -> None:
         ("task: reconstruct\ntask: colourise", "the key 'task' stands twice"),
         ("3: 4", "3: keys are words"),
         ("data: cifar10", "task: missing"),
-        ("data: 2020-13-45", "not valid YAML"),
+        ("data: !!int 2020-13-45", "not valid YAML"),
         ("[" * 3000, "not valid YAML"),
     ],
 )
