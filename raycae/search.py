@@ -495,14 +495,17 @@ def _bounded(
     }
     told = f"--max {', '.join(limits)}"
     sampler = given.get("sampler") or usual_sampler(the_space, _cost(the_space, given))
-    begins_with_point = sampler == "points" or (
-        sampler == "greedy" and (the_space.file.series or not the_space.file.params)
-    )
-    if out and not within.points and begins_with_point:
+    needs_point = sampler == "points" or (sampler == "greedy" and the_space.file.series)
+    if out and not within.points and (needs_point or not the_space.file.params):
         name, reason = next(iter(out.items()))
+        why, way = (
+            (f"--sampler {sampler} starts at one", " or choose another sampler")
+            if the_space.file.params
+            else (f"{the_space.name} searches no parameters", "")
+        )
         raise InputError(
-            f"{told}: --sampler {sampler} begins with a named point of {the_space.name}, and every "
-            f"one exceeds the limit ({name}: {reason}). Raise the limit or take another sampler."
+            f"{told}: every named point of {the_space.name} exceeds the limit ({name}: {reason}), "
+            f"and {why}. Raise the limit{way}."
         )
     changes = the_space.file.series.keys() - within.file.series.keys()
     left_out = [f"{len(out)} of {len(the_space.points)} named points: {', '.join(out)}"] * bool(out)
@@ -812,7 +815,8 @@ def _planned(
                 "--scheduler none stops nobody"
             )
     total = _total(trials, so_far=0) or budget.trials
-    if settings["sampler"] == "points":
+    only_points = trials is None and not the_space.file.params and sampler != "greedy"
+    if sampler == "points" or (only_points and the_space.points):
         total = min(total, len(the_space.points))
     require_place(folder)
     require_possible(the_space, settings["sampler"], total)

@@ -515,11 +515,15 @@ def usual_sampler(space: Space, cost: str | None = None) -> str:
 
 
 def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> None:
-    """Raise `InputError` where `trials` of `space` by `sampler` need more than its points, and no
-    random configuration meets its constraints; or where there is nothing to try."""
+    """Refuse a search that could not begin or would run out of configurations.
+
+    Raises:
+        InputError: The sampler needs more than the named points (`greedy`: its start), and no
+            random configuration meets the constraints; or there is nothing to try.
+    """
     if sampler == "points" and not space.points:
         raise InputError(f"--sampler points: {space.name} names no points")
-    if trials > len(space.points):
+    if (1 if sampler == "greedy" else trials) > len(space.points):
         _possible(space, seed)
 
 

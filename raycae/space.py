@@ -586,7 +586,8 @@ def load(space: str) -> Space:
             "a space is a small YAML file"
         )
     folder = None if path.parent == spaces_folder() else path.expanduser().absolute().parent
-    return parse(text, name=path.stem, where=path.name, folder=folder)
+    name = path.stem.encode(errors="replace").decode()  # file names may hold bytes that are no text
+    return parse(text, name=name, where=path.name, folder=folder)
 
 
 def resolve_source(source: str, folder: Path) -> str:

@@ -56,7 +56,7 @@ def load_yaml(text: str) -> Any:
 
 def dump_yaml(content: Any) -> str:
     """Write `content` so that `load_yaml` reads the same; keys keep their order."""
-    return yaml.dump(content, Dumper=CoreDumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(content, Dumper=CoreDumper, sort_keys=False)
 
 
 class CoreLoader(yaml.SafeLoader):
