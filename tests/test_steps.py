@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import warnings
 from dataclasses import replace
 from decimal import Decimal
@@ -84,7 +85,7 @@ def check_proposal(proposal: Proposal) -> None:
         ("tpe", {"cost": "n_params"}),
         ("tpe", {"settings": 3}),
         ("random", {"repeats": "seed", "n_seeds": 2}),
-        ("strata", {"cost": "latent_size", "strata": Strata([64, 128, 1024], [0.1, 0.1, 0.1])}),
+        ("strata", {"cost": "latent_size", "strata": Strata([128, 10**6], [0.1, 0.1])}),
     ],
 )
 def test_proposals_are_on_the_grid_without_a_warning(sampler: str, more: dict[str, Any]) -> None:
@@ -92,12 +93,10 @@ def test_proposals_are_on_the_grid_without_a_warning(sampler: str, more: dict[st
     older versions wrote there, propose the same."""
     proposers = [Proposer(uneven(), sampler, seed=1, **more) for _ in range(3)]
     first, again, old = proposers
-    momenta = 0
-    for number in range(40):
-        proposal = first.propose(number)
-        assert proposal is not None
+    for number in range(16):
+        if (proposal := first.propose(number)) is None:
+            break  # no neighbour helps: the greedy series is over
         check_proposal(proposal)
-        momenta += "momentum" in proposal.params and proposal.point is None
         params = json.loads(json.dumps(proposal.params))
         again.reopen(number, replace(proposal, params=params))
         lr = 0.1 + round((proposal.config.lr - 0.1) / 0.1) * 0.1
@@ -108,8 +107,8 @@ def test_proposals_are_on_the_grid_without_a_warning(sampler: str, more: dict[st
             proposer.report(number, 1, 1.0 + number % 7)
             known = {"n_params": 1000 + number, "latent_size": 64}
             proposer.tell(number, "COMPLETE", 1.0 + number % 7, known)
-    assert momenta or sampler in ("greedy", "grid")
-    nexts = [proposer.propose(40) for proposer in proposers]
+    assert number > 5
+    nexts = [proposer.propose(number + 1) for proposer in proposers]
     assert nexts[0] == nexts[1] == nexts[2]
 
 
@@ -157,9 +156,10 @@ def test_preview_prints_values_of_the_grid(tmp_path: Path, run: Run) -> None:
     file.write_text(UNEVEN)
     code, out, err = run("preview", "--space", file, "-n", 12)
     assert (code, err) == (0, "")
-    for line in out.splitlines()[3:]:  # after the head and the points
-        assert int(line.rpartition("batch ")[2]) in VALUES["batch_size"]
-        assert float(line.rpartition(", batch ")[0].split()[-1]) in VALUES["lr"]
+    shown = re.findall(r"(\S+), batch (\d+)", out)[2:]  # after the points
+    assert len(shown) == 10
+    assert {float(lr) for lr, _ in shown} <= set(VALUES["lr"])
+    assert {int(batch) for _, batch in shown} <= set(VALUES["batch_size"])
 
 
 decimals = st.integers(0, 10**6).map(lambda n: float(Decimal(n).scaleb(-4)))
