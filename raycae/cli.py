@@ -196,7 +196,7 @@ def trial(
     from raycae.architecture import architecture
     from raycae.training import Diverged, Training, errors, on_device
 
-    source = data_source or the_space.file.data
+    source = data_source or the_space.source
     limit = limit or the_space.budget.limit
     images = data.load(
         source, image_size=config.image_size, limit=limit, seed=seed, classes=config.classes

@@ -42,10 +42,38 @@ class _OneOrList:
         return {"anyOf": [of_list["items"], of_list]}
 
 
-Channels = Annotated[int, Field(ge=1, le=4096)]
-Kernel = Annotated[int, Field(ge=2, le=7)]
-Convs = Annotated[int, Field(ge=1, le=4)]
-Gamma = Annotated[float, Field(ge=0.01, le=100)]  # beyond, float32 loses the picture
+def _require_number(kind: str, example: str) -> BeforeValidator:
+    """Refuse text and booleans where a number is needed; pydantic alone would convert them, and
+    take `1_000` or `yes` for what YAML does not."""
+
+    def require(value: Any) -> Any:
+        if isinstance(value, str | bytes | bool):
+            text = ", not text" if isinstance(value, str) else ""
+            raise ValueError(
+                f"{_shown(value)} is not allowed; "
+                f"it has to be {kind}, a number such as {example}{text}"
+            )
+        return value
+
+    return BeforeValidator(require)
+
+
+def _require_boolean(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError(f"{_shown(value)} is not allowed; it has to be bool: true or false")
+    return value
+
+
+IsInt = _require_number("int", "16")
+IsFloat = _require_number("float", "0.5 or 1e-4")
+IsBool = BeforeValidator(_require_boolean)
+"""For values that people write: text never stands for a number or a boolean. They come last in an
+annotation, or the JSON Schema loses the bounds."""
+
+Channels = Annotated[int, Field(ge=1, le=4096), IsInt]
+Kernel = Annotated[int, Field(ge=2, le=7), IsInt]
+Convs = Annotated[int, Field(ge=1, le=4), IsInt]
+Gamma = Annotated[float, Field(ge=0.01, le=100), IsFloat]  # beyond, float32 loses the picture
 Finite = Field(allow_inf_nan=False)
 OneOrList = BeforeValidator(_as_tuple), _OneOrList()
 PerStage = Field(max_length=4), *OneOrList
@@ -61,7 +89,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Literal["reconstruct", "colourise"] = "reconstruct"
-    image_size: Annotated[int, Field(ge=8, le=512)] = 32
+    image_size: Annotated[int, Field(ge=8, le=512), IsInt] = 32
     gammas: Annotated[tuple[Gamma, ...], Field(min_length=1, max_length=16), *OneOrList] = (
         0.1,
         0.5,
@@ -69,11 +97,11 @@ class Config(BaseModel):
         3.0,
     )
     """Colourise: one input channel, luma ** gamma, for each. `[1]` is the plain grey picture."""
-    classes: Annotated[int, Field(ge=0, le=1000)] = 0
+    classes: Annotated[int, Field(ge=0, le=1000), IsInt] = 0
     """Colourise: so many further input channels say what is in the picture: that of its class, from
     0 on, is 1 and the others 0. 0: nobody says."""
 
-    depth: Annotated[int, Field(ge=1, le=4)] = 2
+    depth: Annotated[int, Field(ge=1, le=4), IsInt] = 2
     channels: Annotated[tuple[Channels, ...], *PerStage] = (8, 12)
     kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
     padding: Annotated[tuple[Literal["same", "none"], ...], *PerStage] = ("same",)
@@ -84,7 +112,7 @@ class Config(BaseModel):
     """How a stage ends: a pooling layer, stride in its last convolution, or not at all."""
     factor: Annotated[tuple[Literal[2, 4], ...], *PerStage] = (2,)
 
-    latent_channels: Annotated[int, Field(ge=0, le=4096)] = 16
+    latent_channels: Annotated[int, Field(ge=0, le=4096), IsInt] = 16
     """Channels of the convolution that makes the latent; 0: the last stage's output is it."""
     latent_kernel: Kernel = 3
     latent_convs: Convs = 1
@@ -101,7 +129,7 @@ class Config(BaseModel):
 
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "none"] = "leaky_relu"
     norm: Literal["none", "batch"] = "none"
-    residual: bool = False
+    residual: Annotated[bool, IsBool] = False
     """Every convolution that keeps its shape adds its input to its output."""
     output: Literal["sigmoid", "linear", "leaky_relu"] = "sigmoid"
 
@@ -109,19 +137,19 @@ class Config(BaseModel):
     """One linear map each beside encoder and decoder, block of pixels to latent position and back,
     added to what they put out. `pca`: it begins as the principal axes of the training images'
     blocks, all else at zero, so that the network begins on the linear line of its size."""
-    refine: Annotated[int, Field(ge=0, le=4096)] = 0
+    refine: Annotated[int, Field(ge=0, le=4096), IsInt] = 0
     """Channels of 3 x 3 convolutions that add a correction to the decoded picture; 0: none."""
-    refine_convs: Annotated[int, Field(ge=2, le=8)] = 3
+    refine_convs: Annotated[int, Field(ge=2, le=8), IsInt] = 3
 
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
-    lr: Annotated[float, Field(gt=0, le=10), Finite] = 0.001
-    weight_decay: Annotated[float, Field(ge=0, le=10), Finite] = 0.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lr: Annotated[float, Field(gt=0, le=10), Finite, IsFloat] = 0.001
+    weight_decay: Annotated[float, Field(ge=0, le=10), Finite, IsFloat] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1), IsFloat] = 0.0
     """SGD only."""
-    batch_size: Annotated[int, Field(ge=1, le=512)] = 16
+    batch_size: Annotated[int, Field(ge=1, le=512), IsInt] = 16
     schedule: Literal["constant", "cosine"] = "constant"
     """Cosine: the learning rate falls to 0 over the trial's planned epochs."""
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    averaging: Annotated[float, Field(ge=0, lt=1), IsFloat] = 0.0
     """Share that a moving average of the weights keeps at each step; the average is what is
     measured and kept. 0: none."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
@@ -208,13 +236,27 @@ def resolve(settings: Mapping[str, Any]) -> Config:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`lr=0.001`, `channels=[8,12]`, `norm=batch` as typed after `--set`: name and raw value."""
+    """Split `lr=0.001`, `channels=[8,12]` or `norm=batch`, as typed after `--set`.
+
+    Args:
+        text: NAME=VALUE. The value means what it would in a space file; if not YAML, it is text.
+
+    Returns:
+        The setting's name and its value, not checked yet.
+
+    Raises:
+        InputError: There is no name or no equals sign.
+    """
+    import yaml  # Training does without it.
+
+    from raycae.yaml_core import load_yaml
+
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InputError(f"--set {text}: write NAME=VALUE, e.g. --set lr=0.001")
     try:
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
+        return name, load_yaml(value)
+    except (yaml.YAMLError, RecursionError):
         return name, value
 
 

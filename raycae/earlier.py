@@ -54,7 +54,7 @@ def _taken(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]:
     for state, text, error in zip(
         trials["state"], trials["config"], trials["val_mse"], strict=True
     ):
-        config = Config.model_validate_json(text)
+        config = space.on_grid(Config.model_validate_json(text))
         if state != COMPLETE:
             left_out["not run to their end"] += 1
         elif not _is_in(space, config):

@@ -23,6 +23,7 @@ if __name__ == "__main__":
     sys.exit(import_module("raycae.search").main())
 
 import functools
+import hashlib
 import itertools
 import os
 import re
@@ -31,6 +32,7 @@ import signal
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -57,7 +59,7 @@ from raycae.searcher import (
     require_possible,
     usual_sampler,
 )
-from raycae.shared import require_database, shown
+from raycae.shared import JOURNAL, SQLITE, require_database, shown
 from raycae.stopping import FACTOR, SCHEDULERS
 from raycae.storage import Place, patience, place
 from raycae.study import (
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
 MAX_SEED = 2**32 - 1  # what numpy and torch both take
 MAX_HOURS = 100_000
 MAX_CONCURRENT = 1_000_000
+MAX_STUDY_NAME = 100
 OBJECTIVES = ("val_mse", "frontier")
 CHOICES: dict[str, Iterable[str]] = {
     "sampler": SAMPLERS,
@@ -427,7 +430,7 @@ class Search:
     known: list[earlier.Known]
     fuse: int | None
     notes: list[str]
-    """What it knows of earlier studies, in words."""
+    """What the person should know before it begins: points left out, earlier studies used."""
 
 
 def prepared(**options: Any) -> Search:
@@ -445,19 +448,20 @@ def prepared(**options: Any) -> Search:
     given = {name: value for name, value in asked.items() if value is not None}
     trials = None if options["trials"] is None else str(options["trials"])
     the_space = spaces.load(str(options["space"] or "ex3"))
+    notes: list[str] = []
     if limits := _limits(options["max"]):
         if resume:
             raise InputError(f"--max {limits[0]}: a study keeps the limits that it was begun with")
-        the_space = spaces.bounded(the_space, limits)
+        the_space, notes = _bounded(the_space, limits, given)
     where = _results(options["results"], options["address"])
-    folder = study_folder(where, options["study"] or the_space.name)
+    folder = study_folder(where, options["study"] or default_study(the_space.name))
     known: list[earlier.Known] = []
-    notes: list[str] = []
     if options["from_"] is not None:
         told = _told_as(options["from_"])
         if resume:
             raise InputError(f"--from {told}: a study learns from others when it is begun")
-        known, notes = _known(told, where, the_space, given)
+        known, about_known = _known(told, where, the_space, given)
+        notes += about_known
     if resume:
         wanted = the_space if options["space"] else None
         plan, the_space = _resumed(folder, trials, given, wanted, options["force"])
@@ -478,11 +482,58 @@ def prepared(**options: Any) -> Search:
         },
         hours=hours if hours is not None else the_space.budget.hours,
         address=options["address"],
-        database=options["storage"],
+        database=_absolute_database(options["storage"]),
         known=known,
         fuse=_fuse(options["fuse"]),
         notes=notes,
     )
+
+
+def _bounded(
+    the_space: spaces.Space, limits: list[str], given: dict[str, Any]
+) -> tuple[spaces.Space, list[str]]:
+    """Apply `--max`.
+
+    Returns:
+        The space within the limits, and one line about the points and changes left out, if any.
+
+    Raises:
+        InputError: A limit is not one, or the sampler begins with a named point and none is left.
+    """
+    within = spaces.bounded(the_space, limits)
+    out = {
+        name: within.check(config)
+        for name, config in the_space.points.items()
+        if name not in within.points
+    }
+    told = f"--max {', '.join(limits)}"
+    sampler = given.get("sampler") or usual_sampler(the_space, _cost(the_space, given))
+    needs_point = sampler == "points" or (sampler == "greedy" and the_space.file.series)
+    if out and not within.points and (needs_point or not the_space.file.params):
+        name, reason = next(iter(out.items()))
+        why, way = (
+            (f"--sampler {sampler} starts at one", " or choose another sampler")
+            if the_space.file.params
+            else (f"{the_space.name} searches no parameters", "")
+        )
+        raise InputError(
+            f"{told}: every named point of {the_space.name} exceeds the limit ({name}: {reason}), "
+            f"and {why}. Raise the limit{way}."
+        )
+    changes = the_space.file.series.keys() - within.file.series.keys()
+    left_out = [f"{len(out)} of {len(the_space.points)} named points: {', '.join(out)}"] * bool(out)
+    left_out += [f"{len(changes)} of {len(the_space.file.series)} changes"] * bool(changes)
+    return within, [f"{told} leaves out {' and '.join(left_out)}"] if left_out else []
+
+
+def _absolute_database(url: str | None) -> str | None:
+    """Make the path in the URL of a database file absolute: the command that resumes is printed,
+    and may be used in another folder."""
+    for scheme in (SQLITE, JOURNAL):
+        if url is not None and url.startswith(scheme):
+            path, mark, options = url.removeprefix(scheme).partition("?")
+            return f"{scheme}{Path(path).expanduser().absolute()}{mark}{options}" if path else url
+    return url
 
 
 def _known(
@@ -760,7 +811,7 @@ def _planned(
     sampler = given.get("sampler", usual_sampler(the_space, cost))
     defaults = {
         "objective": the_space.file.objective,
-        "data": the_space.file.data,
+        "data": given.get("data") or the_space.source,
         "epochs": budget.epochs,
         "limit": budget.limit,
         "seed": 0,
@@ -779,7 +830,8 @@ def _planned(
                 "--scheduler none stops nobody"
             )
     total = _total(trials, so_far=0) or budget.trials
-    if settings["sampler"] == "points":
+    only_points = trials is None and not the_space.file.params and sampler != "greedy"
+    if sampler == "points" or (only_points and the_space.points):
         total = min(total, len(the_space.points))
     require_place(folder)
     require_possible(the_space, settings["sampler"], total)
@@ -915,11 +967,27 @@ def require_comparable(before: dict[str, str], force: bool) -> None:
         )
 
 
+def default_study(space_name: str) -> str:
+    """Make a valid study name from the name of a space file.
+
+    Characters that no study name may have become `-`; letters lose their accents. A name that is
+    too long or not in Latin letters ends in a checksum, so that different names stay apart.
+    """
+    decomposed = unicodedata.normalize("NFKD", space_name)
+    plain = "".join(c for c in decomposed if not unicodedata.combining(c))
+    name = re.sub("[^A-Za-z0-9_.]+", "-", plain).strip("-.")
+    if name and plain.isascii() and len(name) <= MAX_STUDY_NAME:
+        return name
+    checksum = hashlib.blake2b(os.fsencode(space_name), digest_size=4).hexdigest()
+    return f"{name[: MAX_STUDY_NAME - 9].strip('-.') or 'space'}-{checksum}"
+
+
 def study_folder(results_folder: str, name: str) -> Place:
     """Where the study called `name` lies. Raises `InputError` for a name that is none."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+    if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_STUDY_NAME - 1}}}", name):
         raise InputError(
-            f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, at most 100, "
+            f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, "
+            f"at most {MAX_STUDY_NAME}, "
             "the first one a letter, a digit or '_'"
         )
     return place(results_folder) / name
@@ -1031,10 +1099,8 @@ def _require_choice(option: str, value: str | None, allowed: Iterable[str]) -> N
 
 
 def absolute(source: str | None) -> str | None:
-    """A folder as an absolute path, because trials run elsewhere; a named source as it is."""
-    if source is None or source in ("cifar10", "photos"):
-        return source
-    return str(Path(source).expanduser().resolve())
+    """Make the path of a data source absolute, because trials run elsewhere."""
+    return None if source is None else spaces.resolve_source(source, Path.cwd())
 
 
 def short(path: Place) -> str:

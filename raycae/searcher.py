@@ -16,7 +16,7 @@ import warnings
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -177,6 +177,7 @@ class Proposer:
     ) -> None:
         """A trial of another study or driver, that ran to its end or, without an `error`, was
         stopped after `curve`: for the sampler's eyes alone, under a number below 0."""
+        config = self.space.on_grid(config)
         params = self.space.params_of(config)
         number = -1 - len(self._ended)
         distributions = {name: self.space.parameters[name].distribution for name in params}
@@ -198,6 +199,11 @@ class Proposer:
     def reopen(self, number: int, proposal: Proposal) -> None:
         """Take trial `number`, of which all is known, as running: a named point, or a trial of the
         ledger."""
+        proposal = replace(
+            proposal,
+            config=self.space.on_grid(proposal.config),
+            params=self._labels(proposal.params),
+        )
         if self._greedy:
             step = Step(proposal.config, proposal.change, proposal.parent)
             self._greedy.begin(number, step)
@@ -275,7 +281,7 @@ class Proposer:
             config = self.space.draw(trial)
             refusal = self.space.check(config)
             if refusal is None and (seed := self._seed_of(config)) is not None:
-                found = (config, trial.params, seed)
+                found = (config, self._labels(trial.params), seed)
                 if not (network or place is None or self._is_in(place, config)):
                     beside = beside or found
                 elif self._claim(number, *found):
@@ -294,6 +300,10 @@ class Proposer:
             self._exhausted = True  # the others have all been tried
             return None
         raise InputError(_impossible(self.space, refused))
+
+    def _labels(self, params: Mapping[str, Any]) -> dict[str, Value]:
+        """Return drawn values without the rounding errors of Optuna's arithmetic."""
+        return {name: self.space.parameters[name].label(value) for name, value in params.items()}
 
     def _is_in(self, place: int, config: Config) -> bool:
         assert self.strata is not None
@@ -505,11 +515,15 @@ def usual_sampler(space: Space, cost: str | None = None) -> str:
 
 
 def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> None:
-    """Raise `InputError` where `trials` of `space` by `sampler` need more than its points, and no
-    random configuration meets its constraints; or where there is nothing to try."""
+    """Refuse a search that could not begin or would run out of configurations.
+
+    Raises:
+        InputError: The sampler needs more than the named points (`greedy`: its start), and no
+            random configuration meets the constraints; or there is nothing to try.
+    """
     if sampler == "points" and not space.points:
         raise InputError(f"--sampler points: {space.name} names no points")
-    if trials > len(space.points):
+    if (1 if sampler == "greedy" else trials) > len(space.points):
         _possible(space, seed)
 
 
@@ -550,7 +564,8 @@ def grid(space: Space) -> Iterator[tuple[dict[str, Value], Config]]:
     path: list[int] = []
     while True:
         walker = _Walker(path)
-        yield walker.params, space.draw(walker)
+        config = space.draw(walker)
+        yield {n: space.parameters[n].label(v) for n, v in walker.params.items()}, config
         path = walker.path
         while path and path[-1] + 1 == walker.sizes[len(path) - 1]:
             path.pop()
@@ -571,7 +586,7 @@ class _Walker:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         if step:
-            places = [low + i * step for i in range(int((high - low) / step + 1e-9) + 1)]
+            places = [low + i * step for i in range(round((high - low) / step) + 1)]
         else:
             middle = math.sqrt(low * high) if log else (low + high) / 2
             places = [low, middle, high] if low < high else [low]

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import itertools
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
@@ -35,22 +35,26 @@ from raycae.architecture import Architecture, Infeasible, architecture
 from raycae.config import (
     STAGE_KEYS,
     Config,
+    IsBool,
+    IsFloat,
+    IsInt,
     Settings,
     explain,
     given,
     resolve,
 )
+from raycae.data import NAMED_SOURCES
 from raycae.errors import InputError
+from raycae.yaml_core import dump_yaml, load_yaml
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # raycae says what there is to say
 
 Value = bool | int | float | str
 
 MOST_CHARACTERS = 100_000
-MOST_VALUES = 100_000
-"""A space is a small file, also once its aliases are written out: nine lines of YAML can stand for
-a billion values."""
 MOST_STEPS = 1e9
+ROUNDING = 1e-12
+"""Relative difference up to which two floats stand for the same decimal number."""
 
 
 class Suggest(Protocol):
@@ -67,6 +71,11 @@ class Suggest(Protocol):
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
 
 
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False), IsFloat]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), IsFloat]
+PositiveInt = Annotated[int, Field(ge=1), IsInt]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,33 +88,60 @@ class _Parameter(_Strict):
 
 
 class FloatParameter(_Parameter):
-    """A real number in [low, high], on a log scale or in steps if wanted."""
+    """A real number in [low, high], on a log scale or in steps if wanted. With a `step` the values
+    are low, low + step, low + 2 step, … up to high; a high between two of them counts as the lower
+    one."""
 
     type: Literal["float"]
-    low: float = Field(allow_inf_nan=False)
-    high: float = Field(allow_inf_nan=False)
-    log: bool = False
-    step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    low: FiniteFloat
+    high: FiniteFloat
+    log: Annotated[bool, IsBool] = False
+    step: PositiveFloat | None = None
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        return _check_range(self)
+    def _check_range(self) -> Self:
+        _check_range(self)
+        if self.step and self.high - self.low > MOST_STEPS * self.step:
+            raise ValueError(f"step {self.step} is too fine; at most {MOST_STEPS:,.0f} steps")
+        if self.step:
+            n_steps = (_decimal(self.high) - _decimal(self.low)) // _decimal(self.step)
+            high = self._at(int(n_steps))
+            if _decimal(high) != _decimal(self.low) + n_steps * _decimal(self.step):
+                raise ValueError(
+                    f"step {self.step} from {self.low} has more digits than add up exactly; "
+                    "write low and step with at most 15 digits"
+                )
+            object.__setattr__(self, "high", high)
+        return self
 
     @property
     def distribution(self) -> BaseDistribution:
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def suggest(self, trial: Suggest, name: str) -> Value:
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        return self.label(
+            trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        )
 
     def contains(self, value: Any) -> bool:
-        return _in_range(self, value)
+        if isinstance(value, tuple):  # stages that differ, where one value is searched for all
+            return False
+        if not self.step:
+            return bool(self.low <= value <= self.high)
+        return math.isclose(
+            value, self._nearest(value), rel_tol=ROUNDING, abs_tol=ROUNDING * self.step
+        )
 
     def value(self, label: Value) -> Any:
         return label
 
     def label(self, value: Any) -> Value:
-        return float(value)
+        """Return the value as a float, without rounding errors where there are steps.
+
+        A step's value is the decimal number that it stands for: low 0.1 plus two steps of 0.1 is
+        0.3, not 0.30000000000000004. A value between two steps, of a named point, stays as it is.
+        """
+        return self._nearest(value) if self.step and self.contains(value) else float(value)
 
     @property
     def middle(self) -> Value:
@@ -124,25 +160,39 @@ class FloatParameter(_Parameter):
         return self.low + (self.high - self.low) / 2
 
     def _snapped(self, value: float) -> Value:
-        value = min(max(value, self.low), self.high)
         if self.step:
-            last = int((self.high - self.low) / self.step + 1e-9)
-            return self.low + self.step * min(round((value - self.low) / self.step), last)
+            return self._nearest(value)
+        value = min(max(value, self.low), self.high)
         return min(max(float(f"{value:.3g}"), self.low), self.high)
+
+    def _nearest(self, value: float) -> float:
+        """Return the value of the step that is nearest to `value`."""
+        assert self.step
+        inside = min(max(value, self.low), self.high)
+        return self._at(round((inside - self.low) / self.step))
+
+    def _at(self, n_steps: int) -> float:
+        """Return the value `n_steps` steps above low, by decimal arithmetic."""
+        assert self.step
+        return float(_decimal(self.low) + n_steps * _decimal(self.step))
 
 
 class IntParameter(_Parameter):
-    """A whole number in [low, high], on a log scale or in steps if wanted."""
+    """A whole number in [low, high], on a log scale or in steps if wanted. With a `step` the values
+    are low, low + step, low + 2 step, … up to high; a high between two of them counts as the lower
+    one."""
 
     type: Literal["int"]
-    low: int
-    high: int
-    log: bool = False
-    step: int = Field(default=1, ge=1)
+    low: Annotated[int, IsInt]
+    high: Annotated[int, IsInt]
+    log: Annotated[bool, IsBool] = False
+    step: PositiveInt = 1
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        return _check_range(self)
+    def _check_range(self) -> Self:
+        _check_range(self)
+        object.__setattr__(self, "high", self.high - (self.high - self.low) % self.step)
+        return self
 
     @property
     def distribution(self) -> BaseDistribution:
@@ -152,7 +202,9 @@ class IntParameter(_Parameter):
         return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
 
     def contains(self, value: Any) -> bool:
-        return _in_range(self, value)
+        if isinstance(value, tuple):  # stages that differ, where one value is searched for all
+            return False
+        return bool(self.low <= value <= self.high and (value - self.low) % self.step == 0)
 
     def value(self, label: Value) -> Any:
         return label
@@ -173,8 +225,9 @@ class IntParameter(_Parameter):
         return _around(self, value, far, lambda v, n: v + n * self.step)
 
     def _snapped(self, value: float) -> Value:
-        steps = round((min(max(value, self.low), self.high) - self.low) / self.step)
-        return self.low + min(steps, (self.high - self.low) // self.step) * self.step
+        return self.low + round((min(max(value, self.low), self.high) - self.low) / self.step) * (
+            self.step
+        )
 
 
 class CategoricalParameter(_Parameter):
@@ -196,14 +249,20 @@ class CategoricalParameter(_Parameter):
         return label
 
     def contains(self, value: Any) -> bool:
-        return _label(value) in self.labels
+        return self.label(value) in self.labels
 
     def value(self, label: Any) -> Any:
         """Of a point that lies outside the space, its own value."""
         return self.choices[self.labels.index(label)] if label in self.labels else label
 
     def label(self, value: Any) -> Value:
-        return _label(value)
+        """Return how tables show the value; a float is the choice that it equals up to rounding."""
+        label = _label(value)
+        if isinstance(label, float) and label not in self.labels:
+            numbers = (own for own in self.labels if isinstance(own, float))
+            equal = (own for own in numbers if math.isclose(own, label, rel_tol=ROUNDING))
+            return next(equal, label)
+        return label
 
     @property
     def middle(self) -> Value:
@@ -212,7 +271,7 @@ class CategoricalParameter(_Parameter):
     def neighbours(self, value: Any, far: int) -> list[Value]:
         """The choices `far` places behind and before; of what is none of them, those from the first
         one on."""
-        at = self.labels.index(_label(value)) if self.contains(value) else -1
+        at = self.labels.index(self.label(value)) if self.contains(value) else -1
         places = [at + far, at - far]
         return [self.labels[place] for place in places if 0 <= place < len(self.labels)]
 
@@ -225,14 +284,20 @@ Parameter = Annotated[
 class Bounds(_Strict):
     """What a trial may have at least and at most; both ends included."""
 
-    min: float | None = Field(default=None, allow_inf_nan=False)
-    max: float | None = Field(default=None, allow_inf_nan=False)
+    min: FiniteFloat | None = None
+    max: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:,.0f} is above max {self.max:,.0f}")
+        return self
 
 
 class Most(_Strict):
     """What a trial may have at most."""
 
-    max: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max: PositiveFloat | None = None
 
 
 COUNTED = ("latent_size", "n_params", "flops")
@@ -251,11 +316,11 @@ class Constraints(_Strict):
 class Budget(_Strict):
     """What a search of this space spends if the command does not say otherwise."""
 
-    trials: int = Field(default=50, ge=1)
-    epochs: int = Field(default=10, ge=1)
-    limit: int | None = Field(default=None, ge=16)
+    trials: PositiveInt = 50
+    epochs: PositiveInt = 10
+    limit: Annotated[int, Field(ge=16), IsInt] | None = None
     """Images for training and validation together; all of them if not given."""
-    hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    hours: PositiveFloat | None = None
 
 
 class SpaceFile(_Strict):
@@ -274,6 +339,14 @@ class SpaceFile(_Strict):
     """Changes for `--sampler greedy`, tried in this order on top of the best so far."""
     constraints: Constraints = Constraints()
 
+    @model_validator(mode="after")
+    def _read_choices(self) -> Self:
+        """Bring choices such as 1e2 to the setting's type, as everywhere else in the file."""
+        for name, parameter in self.params.items():
+            if isinstance(parameter, CategoricalParameter) and name in SEARCHABLE:
+                parameter.choices[:] = [_read_choice(name, each) for each in parameter.choices]
+        return self
+
 
 REPORT = ("ex2-report", "ex3-report")
 """The spaces whose points are the source report's experiments."""
@@ -288,6 +361,9 @@ class Space:
     name: str
     text: str
     file: SpaceFile
+    folder: Path | None = None
+    """Where the file is: relative paths in it start there. None: the current folder. It is no part
+    of the space's content, so the same file has the same hash on every machine."""
 
     @property
     def task(self) -> str:
@@ -296,6 +372,21 @@ class Space:
     @property
     def budget(self) -> Budget:
         return self.file.budget
+
+    @property
+    def source(self) -> str:
+        """The data source that the file names, its path absolute.
+
+        Raises:
+            InputError: The name is that of a built-in source and of a folder beside the file.
+        """
+        source = self.file.data
+        if self.folder and source in NAMED_SOURCES and (self.folder / source).is_dir():
+            raise InputError(
+                f"{self.name}: data: {source} is a built-in source, and there is a folder of that "
+                f"name beside the file. Write ./{source} for the folder or builtin:{source}."
+            )
+        return resolve_source(source, self.folder or Path.cwd())
 
     @property
     def image_size(self) -> int:
@@ -322,7 +413,7 @@ class Space:
     def points(self) -> dict[str, Config]:
         """Named configurations, tried first and in this order; defaults where a point is silent."""
         return {
-            name: resolve({**self.fixed, **given(point)})
+            name: self.on_grid(resolve({**self.fixed, **given(point)}))
             for name, point in self.file.points.items()
         }
 
@@ -357,13 +448,13 @@ class Space:
         values = {"depth": self._depth, **self.fixed, **(rest or {})}
         for name, parameter in self._in_order:
             if parameter.per is None:
-                if _holds(parameter.when, values, None):
+                if self._holds(parameter.when, values, None):
                     values[name] = parameter.value(parameter.suggest(trial, name))
                 continue
             default = Config.model_fields[name].default[0]
             values[name] = [
                 parameter.value(parameter.suggest(trial, f"{name}_{stage + 1}"))
-                if _holds(parameter.when, values, stage)
+                if self._holds(parameter.when, values, stage)
                 else default
                 for stage in range(values["depth"])
             ]
@@ -381,14 +472,25 @@ class Space:
     def in_force(self, config: Config) -> Iterator[tuple[str, Any, Any]]:
         """Column, parameter and value of each open setting that has a say in `config`; the value
         may lie outside of what is searched."""
-        values = config.model_dump()
+        values = self.on_grid(config).model_dump()
         for name, parameter in self._in_order:
             for column in _columns(name, parameter, config.depth):
                 stage = None if parameter.per is None else int(column.rpartition("_")[2]) - 1
-                if _holds(parameter.when, values, stage):
+                if self._holds(parameter.when, values, stage):
                     entry = _entry(name, values[name], stage)
                     written = values[name] if stage is None else values[name][stage]
                     yield column, parameter, written if entry is None else entry
+
+    def on_grid(self, config: Config) -> Config:
+        """Return `config` with each searched float as this space would draw it, without rounding
+        errors, so that equal configurations compare equal. Other values stay as they are."""
+        return config.model_copy(
+            update={
+                name: float(parameter.value(parameter.label(value)))
+                for name, parameter in self.file.params.items()
+                if isinstance(value := getattr(config, name), float) and parameter.contains(value)
+            }
+        )
 
     def check(self, config: Config) -> str | None:
         """Why this configuration may not be issued (it cannot be built; a constraint), or None."""
@@ -406,6 +508,18 @@ class Space:
             if bounds.min is not None and value < bounds.min:
                 return f"{name} {value:,} is below {bounds.min:,.0f}"
         return None
+
+    def _holds(self, when: Mapping[str, Any], values: Mapping[str, Any], stage: int | None) -> bool:
+        """Whether the settings in force meet the condition, floats compared as they are drawn."""
+        for key, wanted in when.items():
+            searched = self.file.params.get(key)
+            allowed = [
+                searched.label(value) if searched and isinstance(value, float) else value
+                for value in (wanted if isinstance(wanted, list) else [wanted])
+            ]
+            if _setting(key, values, stage) not in allowed:
+                return False
+        return True
 
     def _deepest(self) -> int:
         depth = self.file.params.get("depth")
@@ -471,7 +585,34 @@ def load(space: str) -> Space:
             f"--space {space}: {path} is larger than {MOST_CHARACTERS:,} characters; "
             "a space is a small YAML file"
         )
-    return parse(text, name=path.stem, where=path.name)
+    folder = None if path.parent == spaces_folder() else path.expanduser().absolute().parent
+    name = path.stem.encode(errors="replace").decode()  # file names may hold bytes that are no text
+    return parse(text, name=name, where=path.name, folder=folder)
+
+
+def resolve_source(source: str, folder: Path) -> str:
+    """Make the path of a data source absolute; built-in sources keep their names.
+
+    Args:
+        source: `cifar10`, `photos`, `builtin:NAME` or PATH, which `?OPTION=VALUE` may follow.
+        folder: Where a relative path starts.
+
+    Returns:
+        The source, the same wherever it is read.
+
+    Raises:
+        InputError: The path names the home folder of an unknown user.
+    """
+    if source in NAMED_SOURCES or source.startswith("builtin:"):
+        return source
+    try:
+        path, suffix = folder / Path(source).expanduser(), ""
+        if "?" in source and not path.exists():
+            plain, _, options = source.rpartition("?")
+            path, suffix = folder / Path(plain).expanduser(), f"?{options}"
+        return f"{path.resolve()}{suffix}"
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody; a name no file system takes
+        raise InputError(f"data {source}: {error}") from None
 
 
 def _is_file(path: Path) -> bool:
@@ -481,23 +622,32 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def parse(text: str, *, name: str, where: str | None = None) -> Space:
-    """A space from the text of its file. `where` stands in front of error messages."""
+def parse(text: str, *, name: str, where: str | None = None, folder: Path | None = None) -> Space:
+    """Read and check a space.
+
+    Args:
+        text: What the file holds: YAML 1.2 with the core schema.
+        name: The space's name.
+        where: What stands in front of error messages; the file's name if None.
+        folder: Where the file is; see `Space.folder`.
+
+    Raises:
+        InputError: The message names the file, the key, the value and what is allowed.
+    """
     where = where or f"{name}.yaml"
     try:
-        content = yaml.load(text, Loader=_UniqueKeys)
+        content = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{where}: has to be a mapping with the keys {_file_keys()}")
+    if odd := next(_find_odd_keys(content), None):
+        raise InputError(f"{where}: {odd}: keys are words; write a name that is none in quotes")
     try:
         file = SpaceFile(**content)
     except ValidationError as error:
         raise InputError(explain(error, where, _keys_at(error))) from None
-    except TypeError:
-        odd = next(key for key in content if not isinstance(key, str))
-        raise InputError(f"{where}: {odd!r}: keys are words; allowed: {_file_keys()}") from None
-    space = Space(name, text, file)
+    space = Space(name, text, file, folder)
     _check_params(space, where)
     _check_points(space, where)
     _check_draws(space, where)
@@ -505,25 +655,68 @@ def parse(text: str, *, name: str, where: str | None = None) -> Space:
 
 
 def bounded(space: Space, limits: list[str]) -> Space:
-    """The space with `NAME=VALUE` of `limits` as what a trial may have at most, instead of what its
-    file says, and the points that keep to them. Raises `InputError`, also where there were points
-    and none is left."""
-    content = yaml.load(space.text, Loader=_UniqueKeys)
-    allowed = ", ".join(Constraints.model_fields)
+    """Limit what a trial of `space` may have.
+
+    Args:
+        space: The space as its file has it.
+        limits: NAME=VALUE each: the most of a count or of the time of an epoch, instead of what the
+            file says.
+
+    Returns:
+        The space with these limits, without the named points that exceed them. Without changes of
+        the series that exceed them, too, when made to the first point that is left; without a
+        series where no point is left for it to start at.
+
+    Raises:
+        InputError: A limit is not one, or contradicts the file.
+    """
+    content = load_yaml(space.text)
+    constraints = content.setdefault("constraints", {})
     for limit in limits:
-        name, _, value = limit.partition("=")
-        if name not in Constraints.model_fields:
-            raise InputError(f"--max {limit}: {name!r} has no limit; allowed: {allowed}")
-        if not re.fullmatch(r"[0-9][0-9_]*(\.[0-9]+)?(e\+?[0-9]{1,2})?", value):
-            raise InputError(f"--max {limit}: write {name}=NUMBER, e.g. {name}=50000")
-        constraints = content.setdefault("constraints", {})
-        constraints[name] = {**constraints.get(name, {}), "max": float(value)}
-    limited = Space(space.name, "", SpaceFile(**{**content, "points": {}}))
-    if within := {n for n, config in space.points.items() if limited.check(config) is None}:
-        content["points"] = {n: p for n, p in content["points"].items() if n in within}
+        name, most = _parse_limit(limit)
+        constraints[name] = {**constraints.get(name, {}), "max": most}
+    where = f"--max {', '.join(limits)}"
+    points, series = content.pop("points", {}), content.pop("series", {})
+    limited = parse(dump_yaml(content), name=space.name, where=where)
+
+    def fits(settings: Mapping[str, Any]) -> bool:
+        try:
+            return limited.check(resolve({**space.fixed, **settings})) is None
+        except InputError:  # a change that does not go with the first point that is left
+            return False
+
+    if left := {name: point for name, point in points.items() if fits(point)}:
+        content["points"] = left
+    if series and (left or not points):
+        start: dict[str, Any] = next(iter(left.values()), {})
+        content["series"] = {n: change for n, change in series.items() if fits({**start, **change})}
     comments = [line for line in space.text.splitlines() if line.startswith("#")]
-    text = "\n".join([*comments, yaml.safe_dump(content, sort_keys=False)])
-    return parse(text, name=space.name, where=f"--max {', '.join(limits)}")
+    text = "\n".join([*comments, dump_yaml(content)])
+    return parse(text, name=space.name, where=where, folder=space.folder)
+
+
+def _parse_limit(limit: str) -> tuple[str, float]:
+    """Read `NAME=VALUE`, the value as in a space file; digits may be grouped by `_`."""
+    name, _, value = limit.partition("=")
+    if name not in Constraints.model_fields:
+        allowed = ", ".join(Constraints.model_fields)
+        raise InputError(f"--max {limit}: {name!r} has no limit; allowed: {allowed}")
+    try:
+        most = load_yaml(re.sub("(?<=[0-9])_(?=[0-9])", "", value))
+    except (yaml.YAMLError, RecursionError):
+        most = None
+    if isinstance(most, bool) or not isinstance(most, int | float) or not 0 <= most < math.inf:
+        raise InputError(f"--max {limit}: write {name}=NUMBER, e.g. {name}=50000")
+    return name, float(most)
+
+
+def _find_odd_keys(content: Any, path: str = "") -> Iterator[str]:
+    """Find keys that YAML reads as a number, a boolean or null; yields their paths."""
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        if isinstance(content, dict) and not isinstance(key, str):
+            yield f"{path}{key}"
+        if isinstance(value, dict | list):
+            yield from _find_odd_keys(value, f"{path}{key}.")
 
 
 def json_schema() -> str:
@@ -531,55 +724,12 @@ def json_schema() -> str:
     return json.dumps(SpaceFile.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML as it is, except that a key given twice is a fault instead of the last one winning, and
-    so are aliases that unfold to more than anybody means."""
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node and _unfolded(node, {}) > MOST_VALUES:
-            raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES:,} values")
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            value = super().construct_object(node, deep)
-        except (ArithmeticError, AttributeError, LookupError, ValueError):
-            # What PyYAML says of `2020-13-45`, and of `!!bool maybe`, names neither.
-            kind = node.tag.rpartition(":")[2]
-            raise yaml.YAMLError(f"{node.value!r} is no {kind} ({node.start_mark})") from None
-        if isinstance(value, int) and value.bit_length() > 64:
-            # With more digits yet, Python refuses to print it.
-            raise yaml.YAMLError(f"{node.value!r} is larger than anything here ({node.start_mark})")
-        if isinstance(value, bytes):
-            # Pydantic would take them for the word or the number that they spell.
-            raise yaml.YAMLError(f"!!binary is neither a word nor a number ({node.start_mark})")
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"a key has to be a word ({key.start_mark})")
-            if key.value in seen:
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice ({key.start_mark})")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+def _decimal(value: float) -> Decimal:
+    """Return the number as it is written, 0.1 and not the float next to it."""
+    return Decimal(repr(value))
 
 
-def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
-    """How many values a node stands for with its aliases written out; no end of them where it
-    holds itself."""
-    if id(node) not in known:
-        known[id(node)] = math.inf  # until it is known: asked for again before, it holds itself
-        inner = node.value if not isinstance(node, yaml.ScalarNode) else ()
-        if isinstance(node, yaml.MappingNode):
-            inner = itertools.chain.from_iterable(node.value)
-        known[id(node)] = 1 + sum(_unfolded(part, known) for part in inner)
-    return known[id(node)]
-
-
-def _check_range(parameter: Any) -> Any:
+def _check_range(parameter: Any) -> None:
     low, high = parameter.low, parameter.high
     if low > high:
         raise ValueError(f"low {low} is above high {high}; low has to be at most high")
@@ -587,16 +737,6 @@ def _check_range(parameter: Any) -> Any:
         raise ValueError(f"low {low} with log: true; a log scale starts above 0")
     if parameter.log and parameter.step not in (None, 1 if parameter.type == "int" else None):
         raise ValueError("log and step together are not possible; choose one")
-    if parameter.type == "float" and parameter.step and high - low > MOST_STEPS * parameter.step:
-        raise ValueError(f"step {parameter.step} is too fine; at most {MOST_STEPS:,.0f} steps")
-    return parameter
-
-
-def _in_range(parameter: Any, value: Any) -> bool:
-    if isinstance(value, tuple):  # stages that differ, where one value is searched for all
-        return False
-    steps = (value - parameter.low) / parameter.step if parameter.step else 0
-    return bool(parameter.low <= value <= parameter.high and abs(steps - round(steps)) < 1e-9)
 
 
 def _around(
@@ -609,6 +749,8 @@ def _around(
     found = []
     for way in (1, -1):
         before = move(start, way * (far - 1))
+        if parameter.step and parameter.contains(before):
+            before = parameter.label(before)
         if before < high if way == 1 else before > low:
             found.append(parameter._snapped(move(start, way * far)))
     return [place for place in found if place != value]  # where the last step ends before the range
@@ -631,7 +773,7 @@ def _check_params(space: Space, where: str) -> None:
             )
         for key, value in _extremes(parameter):
             try:
-                meant = _entry(name, getattr(Settings(**{name: value}), name), None)
+                meant = _read_setting(name, value)
             except ValidationError as error:
                 message = explain(error).partition(": ")[2]
                 raise InputError(f"{at}.{key}: {message}") from None
@@ -657,9 +799,10 @@ def _check_params(space: Space, where: str) -> None:
             try:
                 wanted = values if isinstance(values, list) else [values]
                 for value in wanted:
-                    meant = _entry(key, getattr(Settings(**{key: value}), key), None)
+                    unquoted = load_yaml(value) if isinstance(value, str) else value
+                    meant = _read_setting(key, unquoted)
                     if meant != value:
-                        raise InputError(f"{at}.when.{key}: {value!r}: write {meant!r}")
+                        raise InputError(f"{at}.when.{key}: {value!r}: write {json.dumps(meant)}")
                 if not wanted:
                     raise InputError(f"{at}.when.{key}: [] is never the case; name a value")
             except ValidationError as error:
@@ -717,18 +860,26 @@ def _extremes(parameter: Any) -> list[tuple[str, Any]]:
     return [("low", parameter.low), ("high", parameter.high)]
 
 
+def _read_setting(name: str, value: Any) -> Any:
+    """Return the value that the setting `name` takes from `value`: 16 from 1.6e1. Raises
+    `ValidationError`."""
+    return _entry(name, getattr(Settings(**{name: value}), name), None)
+
+
+def _read_choice(name: str, choice: Any) -> Any:
+    """Return the whole number that a float choice of a whole-number setting stands for; any other
+    choice as it is, right or wrong."""
+    try:
+        read = _read_setting(name, choice) if isinstance(choice, float) else choice
+    except ValidationError:
+        return choice
+    return read if isinstance(read, int) else choice
+
+
 def _columns(name: str, parameter: Any, depth: int) -> list[str]:
     if parameter.per is None:
         return [name]
     return [f"{name}_{stage}" for stage in range(1, depth + 1)]
-
-
-def _holds(when: Mapping[str, Any], values: Mapping[str, Any], stage: int | None) -> bool:
-    for key, wanted in when.items():
-        allowed = wanted if isinstance(wanted, list) else [wanted]
-        if _setting(key, values, stage) not in allowed:
-            return False
-    return True
 
 
 def _setting(name: str, values: Mapping[str, Any], stage: int | None) -> Any:

@@ -273,7 +273,7 @@ LAUGHS = "a: &a0 [1, 1]\n" + "".join(
     [
         ("fixed: {channels: [1, 2, 3, 4, 5]}", "mine.yaml: fixed.channels: "),
         ("fixed: {depth: @hex@}", "is larger than anything here"),
-        ("fixed: {depth: @sexagesimal@}", "is larger than anything here"),
+        ("fixed: {depth: @sexagesimal@}", "it has to be int, a number such as 16, not text"),
         ("params: {lr: {type: float, low: 0.1, high: 0.2, step: 1.0e-320}}", "params.lr: "),
         ("params: {lr: {type: categorical, choices: [@hex@]}}", "is larger than anything here"),
         ("points: {a: !!timestamp }", "'' is no timestamp"),
