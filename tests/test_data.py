@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raycae import data
+from raycae.data import cifar10, decoding, folders, loading, photos
 from raycae.errors import InputError
 
 # These tests also call the decoder directly, outside the threads that silence this.
@@ -93,7 +94,7 @@ def folder_with(tmp_path: Path, image: bytes, name: str = "aaa.png") -> Path:
 
 
 def decoded(image: bytes, size: int = 32) -> np.ndarray:
-    return data._decode(image, "the image", size)
+    return decoding.decode(image, "the image", size)
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -169,6 +170,28 @@ def test_too_few_images_are_refused(
         data.split_indices(count, own_validation=own_validation, own_test=True, limit=limit, seed=0)
 
 
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_every_image_has_a_stable_name(tmp_path: Path) -> None:
+    """Names written by hand from the files put there; photo names are unique and tell the crop."""
+    put_images(tmp_path / "files" / "train" / "cat", range(2))
+    put_images(tmp_path / "files" / "test", range(3, 4))
+    pools = loading.open_source(str(tmp_path / "files"))
+    assert pools.train.names() == ["train/cat/00000.png", "train/cat/00001.png"]
+    assert pools.test is not None
+    assert pools.test.names() == ["test/00003.png"]
+    (tmp_path / "rows").mkdir()
+    put_parquet(tmp_path / "rows" / "train-0.parquet", tiles(range(2)))
+    put_parquet(tmp_path / "rows" / "train-1.parquet", tiles(range(1)))
+    rows = loading.open_source(str(tmp_path / "rows")).train.names()
+    assert rows == ["train-0.parquet#0", "train-0.parquet#1", "train-1.parquet#0"]
+    crops = loading.open_source("photos").train
+    assert len(set(crops.names())) == len(crops)
+    first = data.photo_crops("train")[0]
+    assert crops.names()[0] == f"{first.photo}#{first.left},{first.top},{first.side}"
+
+
 # --- photos ---------------------------------------------------------------------------------------
 
 
@@ -200,7 +223,7 @@ def test_no_pixel_of_a_photo_is_seen_by_two_splits() -> None:
 def test_a_crop_lies_inside_its_photo() -> None:
     """The photo's own width and height."""
     for name in data.PHOTOS:
-        with Image.open(data._photo(name)) as image:
+        with Image.open(photos._photo(name)) as image:
             width, height = image.size
         for split in ("train", "validation", "test"):
             for crop in data.photo_crops(split):
@@ -220,11 +243,11 @@ def test_a_crop_shows_nothing_outside_its_box(
         left, top, right, bottom = crop.box
         painted[crop.photo][top:bottom, left:right] = 255
     for name, pixels in painted.items():
-        with Image.open(data._photo(name)) as image:
+        with Image.open(photos._photo(name)) as image:
             width, height = image.size
         Image.fromarray(pixels[:height, :width]).save(tmp_path / name, "PNG", compress_level=1)
-    monkeypatch.setattr(data, "_photo", lambda name: tmp_path / name)
-    taken = data._PhotoCrops("train").take(np.arange(len(crops)), 24)
+    monkeypatch.setattr(photos, "_photo", lambda name: tmp_path / name)
+    taken = photos.PhotoCrops("train").take(np.arange(len(crops)), 24)
     assert taken.min() == 255
 
 
@@ -269,11 +292,11 @@ def test_the_fingerprint_sees_pixels_order_shape_and_the_border_between_splits()
     """Each change to the arrays changes the hash."""
     a = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
     prints = [
-        data._fingerprint(a, a[:2]),
-        data._fingerprint(a[::-1], a[:2]),
-        data._fingerprint(a + 1, a[:2]),
-        data._fingerprint(a[:3], np.concatenate([a[3:], a[:2]])),
-        data._fingerprint(a.reshape(1, 8, 8, 3), a[:2]),
+        loading._fingerprint(a, a[:2]),
+        loading._fingerprint(a[::-1], a[:2]),
+        loading._fingerprint(a + 1, a[:2]),
+        loading._fingerprint(a[:3], np.concatenate([a[3:], a[:2]])),
+        loading._fingerprint(a.reshape(1, 8, 8, 3), a[:2]),
     ]
     assert len(set(prints)) == len(prints)
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)
@@ -360,8 +383,8 @@ def test_a_limit_decodes_only_the_images_it_chooses(
     """Count the calls of the decoder: as many as the limit."""
     put_images(tmp_path, range(60))
     calls = []
-    decode = data._decode
-    monkeypatch.setattr(data, "_decode", lambda *args: (calls.append(1), decode(*args))[1])
+    decode = folders.decode
+    monkeypatch.setattr(folders, "decode", lambda *args: (calls.append(1), decode(*args))[1])
     images = data.load(str(tmp_path), limit=20)
     assert len(calls) == len(images.train) + len(images.val) == 20
 
@@ -466,7 +489,7 @@ def test_the_fast_jpeg_path_gives_the_pixels_of_pillow() -> None:
     for image in (Image.fromarray(noise), Image.fromarray(noise[..., 0])):
         for options in ({"subsampling": 0}, {"subsampling": 2}, {"progressive": True}):
             jpeg = encoded(image, "JPEG", **options)
-            assert data._is_plain_jpeg(jpeg, 32)
+            assert decoding._is_plain_jpeg(jpeg, 32)
             expected = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
             assert np.array_equal(decoded(jpeg), expected)
 
@@ -634,7 +657,7 @@ def test_real_jpegs_load() -> None:
 @needs_real_jpegs
 def test_the_real_set_is_cifar10_in_size() -> None:
     """CIFAR-10 has 50,000 training and 10,000 test images."""
-    pools = data._open(str(REAL_JPEGS))
+    pools = loading.open_source(str(REAL_JPEGS))
     assert len(pools.train) == 50_000
     assert pools.test is not None
     assert len(pools.test) == 10_000
@@ -917,6 +940,10 @@ def test_cifar10_is_downloaded_once_and_quietly(
     assert np.array_equal(images.train, train[order[6:]])
     assert np.array_equal(data.load_test("cifar10"), cifar.images("test_batch"))
     assert data.load("cifar10", image_size=16, limit=16).train.shape == (14, 16, 16, 3)
+    pools = loading.open_source("cifar10")
+    assert pools.train.names() == [f"train/{index:05}" for index in range(50)]
+    assert pools.test is not None
+    assert pools.test.names()[-1] == "test/00009"
     labels = data.load_labels("cifar10", classes=10, seed=4)
     assert np.array_equal(labels.val, order[:6] // 10)  # the number of an image's file
     assert np.array_equal(labels.train, order[6:] // 10)
@@ -997,7 +1024,7 @@ def test_a_silent_host_is_given_up(cache: Path, monkeypatch: pytest.MonkeyPatch)
 
     from torchvision.datasets import CIFAR10
 
-    monkeypatch.setattr(data, "_NETWORK_TIMEOUT", 0.2)
+    monkeypatch.setattr(cifar10, "_NETWORK_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{mute.getsockname()[1]}/{ARCHIVE}")
         with pytest.raises(InputError, match="timed out"):
