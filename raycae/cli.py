@@ -195,6 +195,8 @@ def trial(
     from raycae.architecture import architecture
     from raycae.training import Diverged, Training, errors, on_device
 
+    if data_source:
+        data.require_unambiguous(data_source)
     source = data_source or the_space.file.data
     limit = limit or the_space.budget.limit
     images = data.load(
@@ -210,6 +212,7 @@ def trial(
         f"linear path {config.linear_path}, {config.precision}"
     )
     print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
+    print(f"data      {images.summary}")
     epochs = epochs or the_space.budget.epochs
     training = Training(
         config,

@@ -1100,10 +1100,8 @@ def _require_choice(option: str, value: str | None, allowed: Iterable[str]) -> N
 
 
 def absolute(source: str | None) -> str | None:
-    """A folder as an absolute path, because trials run elsewhere; a named source as it is."""
-    if source is None or source in ("cifar10", "photos"):
-        return source
-    return str(Path(source).expanduser().resolve())
+    """A folder as an absolute path, because trials run elsewhere; a built-in source by its name."""
+    return None if source is None else sources.resolve_source(source)
 
 
 def short(path: Place) -> str:

@@ -33,6 +33,7 @@ class Cifar10:
 
     def __init__(self, train: bool) -> None:
         self._train = train
+        self.bad_profiles: list[str] = []
 
     @cached_property
     def _half(self) -> Any:

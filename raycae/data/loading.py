@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycae.data import photos
 from raycae.data.cifar10 import Cifar10
-from raycae.data.folders import open_images
-from raycae.data.parquet_images import open_parquet
+from raycae.data.folders import open_folder
 from raycae.data.photos import PhotoCrops
+from raycae.data.sources import parse_source
 from raycae.data.splits import Split, split_indices
+from raycae.data.summary import DataSummary, Reason, Tally
 from raycae.data.types import ImagePool, Images, Indices, Labels, Pixels, Pools
 from raycae.errors import InputError
-
-NAMED_SOURCES = ("cifar10", "photos")
 
 
 def load(
@@ -31,19 +28,26 @@ def load(
     seed: int = 0,
     classes: int = 0,
 ) -> Images:
-    """The training and validation images of ``source``, ``image_size`` pixels square, and with
-    ``classes`` what `load_labels` gives.
+    """Load the training and validation images of a source.
 
-    ``limit`` bounds training and validation images together; only those are decoded. The same
-    arguments give the same arrays; `split_indices` says what ``seed`` and ``limit`` choose.
+    The same arguments give the same arrays; `split_indices` says what ``seed`` and ``limit``
+    choose. Test images are counted and not decoded.
 
-    Raises `InputError`, naming the source or the file, where the source is unknown or cannot be
-    read, an image is damaged, or fewer than `LEAST_IMAGES` images would be left.
+    Args:
+        source: A built-in source or a folder; see `raycae.data`.
+        image_size: Side of the images, in pixels.
+        limit: The most training and validation images together; only those are decoded.
+        seed: Shuffles the images before they are divided.
+        classes: The number of classes that labels may have; 0: load no labels.
+
+    Raises:
+        InputError: The source is unknown or cannot be read, an image is damaged, or fewer than
+            `LEAST_IMAGES` images would be left. The message names the source or the file.
     """
     _check_numbers(image_size, seed)
-    labels = load_labels(source, classes=classes, limit=limit, seed=seed)  # refused in no time
     pools = open_source(source)
     split = _split(source, pools, limit, seed)
+    labels = _load_labels(source, pools, split, classes)  # refused in no time
     if pools.validation is None:  # one pass over the files for both
         cut = len(split.train)
         both = pools.train.take(np.concatenate([split.train, split.validation]), image_size)
@@ -51,14 +55,21 @@ def load(
     else:
         train = pools.train.take(split.train, image_size)
         val = pools.validation.take(split.validation, image_size)
-    return Images(train, val, _fingerprint(train, val), labels)
+    summary = _summarize(source, pools, split)
+    return Images(train, val, _fingerprint(train, val), labels, summary)
 
 
 def load_test(source: str, *, image_size: int = 32, seed: int = 0) -> Pixels:
-    """The test images of ``source``: uint8 (N, H, W, 3), for the final evaluation only.
+    """Load the test images of a source, for the final evaluation only.
 
     A source without test images of its own sets a tenth aside by ``seed``: the seed given here has
-    to be the seed given to `load`. Raises `InputError` as `load` does.
+    to be the seed given to `load`.
+
+    Returns:
+        uint8 (N, image_size, image_size, 3).
+
+    Raises:
+        InputError: As `load`.
     """
     _check_numbers(image_size, seed)
     pools = open_source(source)
@@ -68,15 +79,32 @@ def load_test(source: str, *, image_size: int = 32, seed: int = 0) -> Pixels:
 
 
 def load_labels(source: str, *, classes: int, limit: int | None = None, seed: int = 0) -> Labels:
-    """The class, 0 to ``classes`` - 1, of every image that `load` and `load_test` give with this
-    ``limit`` and ``seed``. No image is decoded; without ``classes`` nothing is read at all.
+    """Load the class, 0 to ``classes`` - 1, of every image that `load` and `load_test` give.
 
-    Raises `InputError` where the source does not say them, or one is not below ``classes``.
+    No image is decoded; without ``classes`` nothing is read at all.
+
+    Raises:
+        InputError: The source does not say the classes, or one is not below ``classes``.
     """
     if not classes:
         return Labels()
     pools = open_source(source)
-    split = _split(source, pools, limit, seed)
+    return _load_labels(source, pools, _split(source, pools, limit, seed), classes)
+
+
+def summarize(source: str, *, limit: int | None = None, seed: int = 0) -> DataSummary:
+    """Count what `load` and `load_test` give with this ``limit`` and ``seed``; decode nothing.
+
+    Raises:
+        InputError: As `load`, for all that shows before images are decoded.
+    """
+    pools = open_source(source)
+    return _summarize(source, pools, _split(source, pools, limit, seed))
+
+
+def _load_labels(source: str, pools: Pools, split: Split, classes: int) -> Labels:
+    if not classes:
+        return Labels()
 
     def labels(pool: ImagePool) -> Indices:
         found = pool.labels()
@@ -120,34 +148,44 @@ def _split(source: str, pools: Pools, limit: int | None, seed: int) -> Split:
         raise InputError(f"source {source!r}: {error}") from None
 
 
-def open_source(source: str) -> Pools:
-    if source == "cifar10":
-        return Pools(Cifar10(train=True), None, Cifar10(train=False))
-    if source == "photos":
-        return Pools(PhotoCrops("train"), PhotoCrops("validation"), PhotoCrops("test"))
-    folder = Path(source)
-    is_folder = is_file = False
-    with suppress(OSError, RuntimeError):  # a name that no file system takes, ~nobody
-        folder = folder.expanduser()
-        is_folder, is_file = folder.is_dir(), folder.is_file()
-    if not source or not is_folder:  # an empty name would be the current folder
-        raise InputError(_unknown(source, is_file))
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise InputError(f"folder {folder}: cannot be listed: {error.strerror}") from error
-    parquet = [folder / name for name in names if re.fullmatch(r"(?i)[^.].*\.parquet", name)]
-    return open_parquet(folder, parquet) if parquet else open_images(folder)
-
-
-def _unknown(source: str, is_file: bool) -> str:
-    what = "a file, not a folder" if is_file else "no known source and no folder"
-    close = difflib.get_close_matches(source.lower(), NAMED_SOURCES, n=1)
-    return (
-        f"source {source!r} is {what}; allowed are {', '.join(NAMED_SOURCES)}, "
-        "a folder of Parquet files (train-*.parquet) or a folder of images"
-        + (f". Did you mean {close[0]}?" if close else "")
+def _summarize(source: str, pools: Pools, split: Split) -> DataSummary:
+    own = [pool for pool in (pools.train, pools.validation, pools.test) if pool is not None]
+    tally = Tally()
+    tally.extend(Reason.BAD_PROFILE, sorted(name for pool in own for name in pool.bad_profiles))
+    return DataSummary(
+        source,
+        len(split.train),
+        len(split.validation),
+        len(split.test) if pools.test is None else len(pools.test),
+        pools.n_classes or _count_labels(own),
+        (*pools.left_out, *tally.entries()),
+        pools.note,
     )
+
+
+def _count_labels(pools: Iterable[ImagePool]) -> int | None:
+    """Count the different labels of all images, or return None where they have none."""
+    labels = [pool.labels() for pool in pools]
+    known = [found for found in labels if found is not None]
+    if len(known) < len(labels):
+        return None
+    return len({label for found in known for label in np.unique(found).tolist() if label >= 0})
+
+
+def open_source(source: str) -> Pools:
+    """Open a source: count its images, decode and download nothing.
+
+    Raises:
+        InputError: It is unknown, or it plainly cannot be read.
+    """
+    parsed = parse_source(source)
+    if parsed.name == "cifar10":
+        return Pools(Cifar10(train=True), None, Cifar10(train=False))
+    if parsed.name == "photos":
+        return Pools(
+            PhotoCrops("train"), PhotoCrops("validation"), PhotoCrops("test"), note=photos.NOTE
+        )
+    return open_folder(parsed)
 
 
 def _fingerprint(*arrays: NDArray[Any]) -> str:

@@ -20,6 +20,7 @@ class PhotoCrops:
 
     def __init__(self, split: str) -> None:
         self._split = split
+        self.bad_profiles: list[str] = []
 
     def __len__(self) -> int:
         return len(photo_crops(self._split))
@@ -46,6 +47,12 @@ PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "
 """The colour photographs in the scikit-image wheel. Left out: the second view of the motorcycle,
 which shows again what the first shows, and medical and astronomical pictures."""
 
+
+NOTE = (
+    "Validation and test images of photos are crops from other regions of the same five "
+    "photographs as the training images, so errors are lower than on new photographs."
+)
+"""What a reader of figures of this source has to know."""
 
 REGION = 96
 """The least side of a region, in pixels of the photograph."""

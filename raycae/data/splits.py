@@ -13,15 +13,6 @@ LEAST_IMAGES = 16
 """The fewest images that training and validation together can be made of."""
 
 
-SPLIT_NAMES = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-
-
 class Split(NamedTuple):
     """Which images make up each split, in order, as indices."""
 

@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from raycae.data.summary import DataSummary, LeftOut
+
 Pixels = NDArray[np.uint8]
-
-
 Indices = NDArray[np.int64]
 
 
@@ -30,17 +30,23 @@ class Images:
 
     ``train`` is uint8 (N, H, W, 3) and ``val`` uint8 (M, H, W, 3), RGB, 0 to 255, H = W.
     ``fingerprint`` is 16 hexadecimal digits: equal for equal images in equal order and shape.
-    ``labels`` are the classes that were asked for.
+    ``labels`` are the classes that were asked for. ``summary`` says what the source holds.
     """
 
     train: Pixels
     val: Pixels
     fingerprint: str
     labels: Labels
+    summary: DataSummary
 
 
 class ImagePool(Protocol):
-    """Images in a fixed order, counted without decoding and decoded when taken."""
+    """Images in a fixed order, counted without decoding and decoded when taken.
+
+    ``bad_profiles`` are the names of the images taken so far whose colour profile cannot be read.
+    """
+
+    bad_profiles: list[str]
 
     def __len__(self) -> int: ...
 
@@ -62,8 +68,20 @@ class ImagePool(Protocol):
 
 @dataclass(frozen=True)
 class Pools:
-    """What a source holds. Pools are lazy: one that is never asked never opens its files."""
+    """What a source holds. Pools are lazy: they decode images only when these are taken.
+
+    Attributes:
+        train: The training images; of an undivided source, all images.
+        validation: The source's own validation images.
+        test: The source's own test images.
+        n_classes: Number of class folders; None where folders say nothing.
+        left_out: What is in the source and in no pool.
+        note: A sentence for the summary.
+    """
 
     train: ImagePool
     validation: ImagePool | None
     test: ImagePool | None
+    n_classes: int | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    note: str = ""
