@@ -13,7 +13,7 @@ Pictures are, one or a batch,
 - lists of such, whose sizes may differ: each is taken by itself.
 
 What comes back is of the kind and type that went in, in colour; tensors are on their old device.
-PIL images carry the sRGB profile, which Pillow writes into files.
+PIL images carry the sRGB profile, which Pillow writes into PNG and TIFF files.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ class _Kind:
         if isinstance(given, np.ndarray):
             return rows
         picture = Image.fromarray(rows)
-        picture.info["icc_profile"] = srgb_profile()  # Pillow writes it into files
+        picture.info["icc_profile"] = srgb_profile()  # Pillow writes it into PNG files
         return picture
 
 

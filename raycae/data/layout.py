@@ -135,11 +135,9 @@ def describe_deeper(items: Sequence[Parts]) -> str:
     found = sorted({part for parts in items for part in parts if split_of(part)})
     if not found or all(parts and split_of(parts[0]) == "train" for parts in items):
         return ""
-    several = len(found) > 1
-    return (
-        f"{' and '.join(found)} {'are' if several else 'is'} read as ordinary "
-        f"folder{'s' if several else ''}, not as split{'s' if several else ''}."
-    )
+    if len(found) == 1:
+        return f"{found[0]} is read as an ordinary folder, not as a split."
+    return f"{', '.join(found[:-1])} and {found[-1]} are read as ordinary folders, not as splits."
 
 
 def _read_level(items: Sequence[Parts], folders: Collection[Parts], prefix: Parts) -> Layout:

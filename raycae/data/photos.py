@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from raycae.data.decoding import blank_images, fit_square
+from raycae.data.decoding import blank_images, fit_square, to_rgb
 from raycae.data.types import Indices, Pixels
 
 
@@ -31,7 +31,7 @@ class PhotoCrops:
     def take(self, indices: Indices, size: int) -> Pixels:
         out = blank_images(len(indices), size)
         crops = photo_crops(self._split)
-        photos = {name: Image.open(_photo(name)).convert("RGB") for name in PHOTOS}
+        photos = {name: to_rgb(Image.open(_photo(name))) for name in PHOTOS}
         for slot, index in enumerate(indices):
             crop = crops[index]
             # Cut first, then resize: the filter of a resize "in place" reads past the crop's edge,

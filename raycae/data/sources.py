@@ -23,6 +23,7 @@ class Source:
 
     Attributes:
         text: The source as it was given; messages quote it.
+        path: The text without its suffix.
         name: The built-in source, one of `NAMED_SOURCES`, or None for a folder.
         folder: The folder, or None for a built-in source.
         splits: True: split folders are splits and the rest is left out. False: everything is one
@@ -31,6 +32,7 @@ class Source:
     """
 
     text: str
+    path: str
     name: str | None = None
     folder: Path | None = None
     splits: bool | None = None
@@ -42,12 +44,7 @@ class Source:
         column = column or self.column
         parts = [] if splits is None else [f"splits={'yes' if splits else 'no'}"]
         parts += [f"column={column}"] if column else []
-        path = (
-            self.text
-            if self.splits is None and self.column is None
-            else self.text.rpartition("?")[0]
-        )
-        return f"{path}?{'&'.join(parts)}" if parts else path
+        return f"{self.path}?{'&'.join(parts)}" if parts else self.path
 
 
 def parse_source(text: str) -> Source:
@@ -63,23 +60,22 @@ def parse_source(text: str) -> Source:
         InputError: There is no such source, or the suffix is not allowed.
     """
     if (name := text.removeprefix(BUILT_IN)) in NAMED_SOURCES:
-        return Source(text, name=name)
+        return Source(text, text, name=name)
     if text.startswith(BUILT_IN):
         raise InputError(
             f"source {text!r}: no such built-in source; allowed are "
             + ", ".join(BUILT_IN + name for name in NAMED_SOURCES)
         )
-    if folder := _find_folder(text):  # also one whose real name contains a question mark
-        return Source(text, folder=folder)
-    path, mark, suffix = text.rpartition("?")
-    if not mark:
-        raise InputError(_describe_unknown(text))
+    path, suffix = _split_suffix(text)
     if not (folder := _find_folder(path)):
-        if path.removeprefix(BUILT_IN) in NAMED_SOURCES:
-            raise InputError(f"source {text!r}: {path} is built in and takes no suffix; remove it")
+        name = text.partition("?")[0]
+        if is_built_in(name):
+            raise InputError(f"source {text!r}: {name} is built in and takes no suffix; remove it")
         raise InputError(_describe_unknown(text))
+    if suffix is None:
+        return Source(text, path, folder=folder)
     splits, column = _parse_suffix(text, suffix)
-    return Source(text, folder=folder, splits=splits, column=column)
+    return Source(text, path, folder=folder, splits=splits, column=column)
 
 
 def require_unambiguous(text: str, base: Path | None = None) -> None:
@@ -117,17 +113,28 @@ def resolve_source(text: str, base: Path | None = None) -> str:
         return name
     if text.startswith(BUILT_IN):
         return parse_source(text).text  # refused
-    path, mark, suffix = text.rpartition("?")
-    if not mark or _find_folder(text, base):
-        path, mark, suffix = text, "", ""
+    path, suffix = _split_suffix(text, base)
     with suppress(OSError, RuntimeError):  # a name that no file system takes, ~nobody
         path = str((base / Path(path).expanduser()).resolve())
-    return f"{path}{mark}{suffix}"
+    return path if suffix is None else f"{path}?{suffix}"
 
 
 def is_built_in(text: str) -> bool:
     """Return whether the text names a built-in source, plainly or with the prefix."""
     return text.removeprefix(BUILT_IN) in NAMED_SOURCES
+
+
+def _split_suffix(text: str, base: Path | None = None) -> tuple[str, str | None]:
+    """Split a source behind the longest part that is a folder; a name may contain question marks.
+
+    Returns:
+        The path, and the suffix without its question mark or None.
+    """
+    marks = [match.start() for match in re.finditer(r"\?", text)]
+    for end in (len(text), *reversed(marks)):
+        if _find_folder(text[:end], base):
+            return text[:end], None if end == len(text) else text[end + 1 :]
+    return text, None
 
 
 def _find_folder(text: str, base: Path | None = None) -> Path | None:
