@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -479,3 +480,24 @@ def test_names_and_counts_agree(tmp_path: Path) -> None:
     assert len(names) == 32
     for name in names:
         assert Image.open(tmp_path / name).size == (32, 32)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_trial_prints_what_was_found(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the line by hand, and today's facts; a name with two meanings is refused."""
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "photos", ("training/cat", 20), ("training/dog", 20), ("testing/cat", 3))
+    options = ("trial", "--space", "quickstart", "--epochs", 1, "--data")
+    code, said, _ = run(*options, "./photos")
+    assert code == 0
+    assert "images    35 train, 5 validation\n" in said
+    found = "data      35 training, 5 validation, 3 test images in 2 classes from ./photos\n"
+    assert found in said
+    assert "(3 images)" in said.replace("dB, ", "(")
+    code, said, err = run(*options, "photos")
+    assert (code, said) == (2, "")
+    assert "builtin:photos" in err

@@ -195,7 +195,7 @@ def _refuse(
     outside = Counter("/".join(items[index]) or "the top folder" for index in layout.rest)
     left_out = f", leaving out {count(layout.rest)} in {_list(outside)}" if outside else ""
     return InputError(
-        f"source {source.text!r}: its folders can be read in two ways: as splits, {splits} images"
+        f"source {source.text!r}: its layout can be read in two ways: as splits, {splits} images"
         f"{left_out}; or as one set of {count(range(len(items)))} images, in which these are "
         f"ordinary folders. Choose one: {source.with_suffix(splits=True)!r} or "
         f"{source.with_suffix(splits=False)!r}"
