@@ -102,9 +102,17 @@ def find_layout(
     """
     if source.splits is False:
         return None
-    top = _read_level(items, folders, ())
-    tops = sorted({parts[0] for parts in items if parts})
-    below = {name: _read_level(items, folders, (name,)) for name in tops}
+    top = _read_level(items, range(len(items)), folders, 0)
+    indices: dict[str, list[int]] = {}
+    for index, parts in enumerate(items):
+        if parts:
+            indices.setdefault(parts[0], []).append(index)
+    empty: dict[str, list[Parts]] = {}
+    for parts in folders:
+        empty.setdefault(parts[0], []).append(parts)
+    below = {
+        name: _read_level(items, indices[name], empty.get(name, ()), 1) for name in sorted(indices)
+    }
     divided = {name: layout for name, layout in below.items() if layout.is_divided}
     if source.splits:
         if top.groups.get("train"):
@@ -140,30 +148,26 @@ def describe_deeper(items: Sequence[Parts]) -> str:
     return f"{', '.join(found[:-1])} and {found[-1]} are read as ordinary folders, not as splits."
 
 
-def _read_level(items: Sequence[Parts], folders: Collection[Parts], prefix: Parts) -> Layout:
-    """Sort the files below ``prefix`` by the name that follows it."""
+def _read_level(
+    items: Sequence[Parts], indices: Iterable[int], folders: Iterable[Parts], depth: int
+) -> Layout:
+    """Sort the files of a folder at ``depth``, and folders without files, by the next name."""
     layout = Layout()
-    depth = len(prefix)
+    names: dict[str, dict[str, None]] = {}
     for parts in folders:
-        if parts[:depth] == prefix and len(parts) == depth + 1 and (split := split_of(parts[-1])):
+        if len(parts) == depth + 1 and (split := split_of(parts[depth])):
             layout.groups.setdefault(split, [])
-            _add_name(layout, split, parts)
-    for index, parts in enumerate(items):
-        if parts[:depth] != prefix:
-            continue
+            names.setdefault(split, {})["/".join(parts)] = None
+    for index in indices:
+        parts = items[index]
         split = split_of(parts[depth]) if len(parts) > depth else None
         if split is None:
             layout.rest.append(index)
         else:
             layout.groups.setdefault(split, []).append(index)
-            _add_name(layout, split, parts[: depth + 1])
+            names.setdefault(split, {})["/".join(parts[: depth + 1])] = None
+    layout.names = {split: list(paths) for split, paths in names.items()}
     return layout
-
-
-def _add_name(layout: Layout, split: str, parts: Parts) -> None:
-    names = layout.names.setdefault(split, [])
-    if (name := "/".join(parts)) not in names:
-        names.append(name)
 
 
 def _merge(layouts: dict[str, Layout], items: Sequence[Parts]) -> Layout:

@@ -141,14 +141,10 @@ def require_bytes(file: Path, column: str) -> None:
 
     parquet = _parquet(file)
     start = 0
-    for group in range(parquet.metadata.num_row_groups):
-        about = parquet.metadata.row_group(group)
-        for index in range(about.num_columns):
-            chunk = about.column(index)
-            if chunk.path_in_schema not in (column, f"{column}.bytes"):
-                continue
-            known = chunk.statistics
-            if known is None or not known.has_null_count or known.null_count:
+    with _readable(file):
+        for group in range(parquet.metadata.num_row_groups):
+            about = parquet.metadata.row_group(group)
+            if _may_have_nulls(about, column):
                 nulls = pc.is_null(_read_blobs(parquet, file, group, column))
                 if (row := pc.index(nulls, True).as_py()) >= 0:
                     raise InputError(
@@ -156,7 +152,16 @@ def require_bytes(file: Path, column: str) -> None:
                         f"bytes in column {column!r}. Remove the row, or write the bytes of the "
                         "image into it"
                     )
-        start += about.num_rows
+            start += about.num_rows
+
+
+def _may_have_nulls(row_group: Any, column: str) -> bool:
+    """Whether the statistics of a row group do not exclude rows without bytes."""
+    chunks = (row_group.column(index) for index in range(row_group.num_columns))
+    known = [
+        chunk.statistics for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")
+    ]
+    return any(stats is None or not stats.has_null_count or stats.null_count for stats in known)
 
 
 class ParquetRows:
@@ -243,8 +248,8 @@ def _read_blobs(parquet: Any, file: Path, group: int, column: str) -> Any:
     """Read the encoded images of a row group: an Arrow array of binary values."""
     import pyarrow.compute as pc
 
-    is_struct = _has_bytes(parquet.schema_arrow.field(column).type)
     with _readable(file):
+        is_struct = _has_bytes(parquet.schema_arrow.field(column).type)
         name = f"{column}.bytes" if is_struct else column
         values = parquet.read_row_group(group, columns=[name]).column(column)
         return pc.struct_field(values, "bytes") if is_struct else values

@@ -111,7 +111,7 @@ def resolve_source(text: str, base: Path | None = None) -> str:
     require_unambiguous(text, base)
     if (name := text.removeprefix(BUILT_IN)) in NAMED_SOURCES:
         return name
-    if text.startswith(BUILT_IN):
+    if not text or text.startswith(BUILT_IN):
         return parse_source(text).text  # refused
     path, suffix = _split_suffix(text, base)
     with suppress(OSError, RuntimeError):  # a name that no file system takes, ~nobody

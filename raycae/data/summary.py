@@ -17,10 +17,7 @@ class Reason(Enum):
     """Why something in a source is not part of the data set, as one and as many."""
 
     CANNOT_DECODE = ("file that cannot be decoded", "files that cannot be decoded")
-    HIDDEN = (
-        "in hidden, system or thumbnail folders",
-        "in hidden, system or thumbnail folders",
-    )
+    HIDDEN = ("hidden, system or thumbnail file", "hidden, system or thumbnail files")
     STUDY = ("file written by raycae", "files written by raycae")
     LINK = ("link to a folder that is read already", "links to folders that are read already")
     BESIDE_PARQUET = ("image beside the Parquet files", "images beside the Parquet files")
