@@ -196,7 +196,7 @@ def trial(
     from raycae.architecture import architecture
     from raycae.training import Diverged, Training, errors, on_device
 
-    source = data_source or the_space.source
+    source = data.resolve_source(data_source) if data_source else the_space.source
     limit = limit or the_space.budget.limit
     images = data.load(
         source, image_size=config.image_size, limit=limit, seed=seed, classes=config.classes
@@ -211,6 +211,7 @@ def trial(
         f"linear path {config.linear_path}, {config.precision}"
     )
     print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
+    print(f"data      {images.summary}")
     epochs = epochs or the_space.budget.epochs
     training = Training(
         config,

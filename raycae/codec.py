@@ -8,10 +8,12 @@ Pictures are, one or a batch,
 - numpy arrays (H, W, 3) or (N, H, W, 3), and (H, W) for one grey picture: uint8 from 0 to 255, or
   floating-point in [0, 1];
 - torch tensors (3, H, W) or (N, 3, H, W), or with one channel: uint8 or floating-point likewise;
-- PIL images of any mode; EXIF turns them, transparent parts are laid over white;
+- PIL images of any mode; EXIF turns them, transparent parts are laid over white, and their colour
+  profile is converted to sRGB;
 - lists of such, whose sizes may differ: each is taken by itself.
 
 What comes back is of the kind and type that went in, in colour; tensors are on their old device.
+PIL images carry the sRGB profile, which Pillow writes into PNG and TIFF files.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from torch import Tensor, nn
 from raycae import model, results
 from raycae.architecture import architecture, reach
 from raycae.config import Config
-from raycae.data import to_rgb
+from raycae.data import srgb_profile, to_rgb
 from raycae.errors import InputError
 from raycae.model import Autoencoder
 from raycae.storage import Place
@@ -310,7 +312,11 @@ class _Kind:
         if isinstance(given, np.ndarray) and given.dtype != np.uint8:
             return rows.astype(given.dtype)
         rows = (rows * 255).round().astype(np.uint8)
-        return rows if isinstance(given, np.ndarray) else Image.fromarray(rows)
+        if isinstance(given, np.ndarray):
+            return rows
+        picture = Image.fromarray(rows)
+        picture.info["icc_profile"] = srgb_profile()  # Pillow writes it into PNG files
+        return picture
 
 
 def _taken(pictures: Any) -> tuple[Tensor, _Kind]:

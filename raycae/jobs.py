@@ -30,7 +30,7 @@ import pandas as pd
 import typer
 
 from raycae import results
-from raycae.data import NAMED_SOURCES
+from raycae.data import NAMED_SOURCES, is_built_in
 from raycae.errors import InputError, printable
 from raycae.progress import described, duration, summary, time_left
 from raycae.search import Search, prepared, search
@@ -225,7 +225,7 @@ def _checked(context: Any) -> Search:
         )
     asked = prepared(**options)
     source = options["data"] or asked.space.file.data
-    if source not in NAMED_SOURCES and not Path(source).is_absolute():
+    if not is_built_in(source) and not Path(source).is_absolute():
         raise InputError(
             f"--data {source}: {', '.join(NAMED_SOURCES)}, or the absolute path of a folder on the "
             "cluster's nodes"

@@ -52,6 +52,7 @@ def predict(
     """Reconstruct or colourise image files, whichever the model does, at their own size.
 
     FOLDER gets a PNG for each image and sheet.png, which shows what went in beside what came out.
+    Colour profiles are converted to sRGB; the PNGs are sRGB and say so.
     Files that are there already are not overwritten: one is enough for nothing to be written.
 
     Example: raycae predict ex3 holiday.jpg grandmother.png -o coloured
@@ -169,6 +170,7 @@ def _parquet(images: list[Path], codes: list[np.ndarray]) -> bytes:
 
 
 def _png(picture: Image.Image) -> bytes:
+    """Encode an sRGB picture as PNG, with the sRGB profile in it."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", icc_profile=data.srgb_profile())
     return buffer.getvalue()

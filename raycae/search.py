@@ -1100,7 +1100,7 @@ def _require_choice(option: str, value: str | None, allowed: Iterable[str]) -> N
 
 def absolute(source: str | None) -> str | None:
     """Make the path of a data source absolute, because trials run elsewhere."""
-    return None if source is None else spaces.resolve_source(source, Path.cwd())
+    return None if source is None else sources.resolve_source(source)
 
 
 def short(path: Place) -> str:

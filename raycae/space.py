@@ -43,7 +43,7 @@ from raycae.config import (
     given,
     resolve,
 )
-from raycae.data import NAMED_SOURCES
+from raycae.data import is_built_in, resolve_source
 from raycae.errors import InputError
 from raycae.yaml_core import dump_yaml, load_yaml
 
@@ -381,12 +381,9 @@ class Space:
             InputError: The name is that of a built-in source and of a folder beside the file.
         """
         source = self.file.data
-        if self.folder and source in NAMED_SOURCES and (self.folder / source).is_dir():
-            raise InputError(
-                f"{self.name}: data: {source} is a built-in source, and there is a folder of that "
-                f"name beside the file. Write ./{source} for the folder or builtin:{source}."
-            )
-        return resolve_source(source, self.folder or Path.cwd())
+        if self.folder is None and is_built_in(source):
+            return source  # a shipped space: a folder of that name is not meant
+        return resolve_source(source, self.folder)
 
     @property
     def image_size(self) -> int:
@@ -588,31 +585,6 @@ def load(space: str) -> Space:
     folder = None if path.parent == spaces_folder() else path.expanduser().absolute().parent
     name = path.stem.encode(errors="replace").decode()  # file names may hold bytes that are no text
     return parse(text, name=name, where=path.name, folder=folder)
-
-
-def resolve_source(source: str, folder: Path) -> str:
-    """Make the path of a data source absolute; built-in sources keep their names.
-
-    Args:
-        source: `cifar10`, `photos`, `builtin:NAME` or PATH, which `?OPTION=VALUE` may follow.
-        folder: Where a relative path starts.
-
-    Returns:
-        The source, the same wherever it is read.
-
-    Raises:
-        InputError: The path names the home folder of an unknown user.
-    """
-    if source in NAMED_SOURCES or source.startswith("builtin:"):
-        return source
-    try:
-        path, suffix = folder / Path(source).expanduser(), ""
-        if "?" in source and not path.exists():
-            plain, _, options = source.rpartition("?")
-            path, suffix = folder / Path(plain).expanduser(), f"?{options}"
-        return f"{path.resolve()}{suffix}"
-    except (OSError, RuntimeError, ValueError) as error:  # ~nobody; a name no file system takes
-        raise InputError(f"data {source}: {error}") from None
 
 
 def _is_file(path: Path) -> bool:

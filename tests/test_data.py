@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raycae import data
+from raycae.data import cifar10, decoding, folders, loading, photos
 from raycae.errors import InputError
 
 # These tests also call the decoder directly, outside the threads that silence this.
@@ -93,7 +94,7 @@ def folder_with(tmp_path: Path, image: bytes, name: str = "aaa.png") -> Path:
 
 
 def decoded(image: bytes, size: int = 32) -> np.ndarray:
-    return data._decode(image, "the image", size)
+    return decoding.decode(image, "the image", size)[0]
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -169,6 +170,28 @@ def test_too_few_images_are_refused(
         data.split_indices(count, own_validation=own_validation, own_test=True, limit=limit, seed=0)
 
 
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_every_image_has_a_stable_name(tmp_path: Path) -> None:
+    """Names written by hand from the files put there; photo names are unique and tell the crop."""
+    put_images(tmp_path / "files" / "train" / "cat", range(2))
+    put_images(tmp_path / "files" / "test", range(3, 4))
+    pools = loading.open_source(str(tmp_path / "files"))
+    assert pools.train.names() == ["train/cat/00000.png", "train/cat/00001.png"]
+    assert pools.test is not None
+    assert pools.test.names() == ["test/00003.png"]
+    (tmp_path / "rows").mkdir()
+    put_parquet(tmp_path / "rows" / "train-0.parquet", tiles(range(2)))
+    put_parquet(tmp_path / "rows" / "train-1.parquet", tiles(range(1)))
+    rows = loading.open_source(str(tmp_path / "rows")).train.names()
+    assert rows == ["train-0.parquet#0", "train-0.parquet#1", "train-1.parquet#0"]
+    crops = loading.open_source("photos").train
+    assert len(set(crops.names())) == len(crops)
+    first = data.photo_crops("train")[0]
+    assert crops.names()[0] == f"{first.photo}#{first.left},{first.top},{first.side}"
+
+
 # --- photos ---------------------------------------------------------------------------------------
 
 
@@ -200,7 +223,7 @@ def test_no_pixel_of_a_photo_is_seen_by_two_splits() -> None:
 def test_a_crop_lies_inside_its_photo() -> None:
     """The photo's own width and height."""
     for name in data.PHOTOS:
-        with Image.open(data._photo(name)) as image:
+        with Image.open(photos._photo(name)) as image:
             width, height = image.size
         for split in ("train", "validation", "test"):
             for crop in data.photo_crops(split):
@@ -220,11 +243,11 @@ def test_a_crop_shows_nothing_outside_its_box(
         left, top, right, bottom = crop.box
         painted[crop.photo][top:bottom, left:right] = 255
     for name, pixels in painted.items():
-        with Image.open(data._photo(name)) as image:
+        with Image.open(photos._photo(name)) as image:
             width, height = image.size
         Image.fromarray(pixels[:height, :width]).save(tmp_path / name, "PNG", compress_level=1)
-    monkeypatch.setattr(data, "_photo", lambda name: tmp_path / name)
-    taken = data._PhotoCrops("train").take(np.arange(len(crops)), 24)
+    monkeypatch.setattr(photos, "_photo", lambda name: tmp_path / name)
+    taken = photos.PhotoCrops("train").take(np.arange(len(crops)), 24)
     assert taken.min() == 255
 
 
@@ -269,11 +292,11 @@ def test_the_fingerprint_sees_pixels_order_shape_and_the_border_between_splits()
     """Each change to the arrays changes the hash."""
     a = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
     prints = [
-        data._fingerprint(a, a[:2]),
-        data._fingerprint(a[::-1], a[:2]),
-        data._fingerprint(a + 1, a[:2]),
-        data._fingerprint(a[:3], np.concatenate([a[3:], a[:2]])),
-        data._fingerprint(a.reshape(1, 8, 8, 3), a[:2]),
+        loading._fingerprint(a, a[:2]),
+        loading._fingerprint(a[::-1], a[:2]),
+        loading._fingerprint(a + 1, a[:2]),
+        loading._fingerprint(a[:3], np.concatenate([a[3:], a[:2]])),
+        loading._fingerprint(a.reshape(1, 8, 8, 3), a[:2]),
     ]
     assert len(set(prints)) == len(prints)
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)
@@ -309,7 +332,7 @@ def test_a_folder_without_a_test_is_divided_80_10_10(tmp_path: Path, layout: str
 
 
 @pytest.mark.parametrize("classes", [True, False])
-@pytest.mark.parametrize("names", [("train", "test"), ("Train", "TEST"), ("", "test")])
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "TEST"), ("training", "eval")])
 def test_a_folder_with_a_test_keeps_it(
     tmp_path: Path, names: tuple[str, str], classes: bool
 ) -> None:
@@ -360,8 +383,8 @@ def test_a_limit_decodes_only_the_images_it_chooses(
     """Count the calls of the decoder: as many as the limit."""
     put_images(tmp_path, range(60))
     calls = []
-    decode = data._decode
-    monkeypatch.setattr(data, "_decode", lambda *args: (calls.append(1), decode(*args))[1])
+    decode = folders.decode
+    monkeypatch.setattr(folders, "decode", lambda *args: (calls.append(1), decode(*args))[1])
     images = data.load(str(tmp_path), limit=20)
     assert len(calls) == len(images.train) + len(images.val) == 20
 
@@ -466,7 +489,7 @@ def test_the_fast_jpeg_path_gives_the_pixels_of_pillow() -> None:
     for image in (Image.fromarray(noise), Image.fromarray(noise[..., 0])):
         for options in ({"subsampling": 0}, {"subsampling": 2}, {"progressive": True}):
             jpeg = encoded(image, "JPEG", **options)
-            assert data._is_plain_jpeg(jpeg, 32)
+            assert decoding._is_plain_jpeg(jpeg, 32)
             expected = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
             assert np.array_equal(decoded(jpeg), expected)
 
@@ -597,12 +620,12 @@ def test_sources_without_labels_are_named(tmp_path: Path) -> None:
             data.load_labels(source, classes=10)
 
 
-def test_load_never_opens_the_test(tmp_path: Path) -> None:
+def test_load_never_decodes_the_test(tmp_path: Path) -> None:
     """Test images that are garbage: load succeeds, load_test names the file."""
     parquet, folder = tmp_path / "parquet", tmp_path / "folder"
     parquet.mkdir()
     put_parquet(parquet / "train-0.parquet", tiles(range(20)))
-    (parquet / "test-0.parquet").write_bytes(b"garbage")
+    put_parquet(parquet / "test-0.parquet", [b"garbage"])
     put_images(folder / "train", range(20))
     (folder / "test").mkdir()
     (folder / "test" / "bad.png").write_bytes(b"garbage")
@@ -611,6 +634,10 @@ def test_load_never_opens_the_test(tmp_path: Path) -> None:
         assert len(data.load(str(source)).train) == 18
         with pytest.raises(InputError, match=name):
             data.load_test(str(source))
+    (parquet / "test-0.parquet").write_bytes(b"garbage")  # what needs no decoding shows at once
+    for function in (data.check, data.load):
+        with pytest.raises(InputError, match="test-0"):
+            function(str(parquet))
 
 
 @needs_real_jpegs
@@ -634,7 +661,7 @@ def test_real_jpegs_load() -> None:
 @needs_real_jpegs
 def test_the_real_set_is_cifar10_in_size() -> None:
     """CIFAR-10 has 50,000 training and 10,000 test images."""
-    pools = data._open(str(REAL_JPEGS))
+    pools = loading.open_source(str(REAL_JPEGS))
     assert len(pools.train) == 50_000
     assert pools.test is not None
     assert len(pools.test) == 10_000
@@ -677,7 +704,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no images"):
         data.check(str(tmp_path))
     (tmp_path / "train").mkdir()
-    put_images(tmp_path / "other", range(20))
+    put_images(tmp_path / "val", range(20))
     with pytest.raises(InputError, match="train: holds no images"):
         data.check(str(tmp_path))
     put_images(tmp_path / "train", range(20))
@@ -689,17 +716,14 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_a_parquet_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     """The file, and its columns."""
     file = tmp_path / "train-0.parquet"
-    pq.write_table(pa.table({"text": ["a"], "img": [b"plain binary"]}), file)
-    with pytest.raises(InputError, match=r"train-0\.parquet: has no image column.*text, img"):
+    pq.write_table(pa.table({"text": ["a"], "blob": [b"plain binary"]}), file)
+    with pytest.raises(InputError, match=r"train-0\.parquet: has no image column.*text, blob"):
         data.check(str(tmp_path))
     pq.write_table(pa.table({"img": [{"path": "a"}]}), file)
     with pytest.raises(InputError, match="has no image column"):
         data.check(str(tmp_path))
     file.write_bytes(b"PAR1 is not enough")
     with pytest.raises(InputError, match=r"train-0\.parquet: cannot be read"):
-        data.check(str(tmp_path))
-    file.rename(tmp_path / "data.parquet")
-    with pytest.raises(InputError, match=r"such as data\.parquet.*train-\*\.parquet"):
         data.check(str(tmp_path))
 
 
@@ -737,7 +761,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
         data.load(str(folder_with(tmp_path / "files", bad)))
     (tmp_path / "rows").mkdir()
     put_parquet(tmp_path / "rows" / "train-0.parquet", [*tiles(range(13)), bad, *tiles(range(9))])
-    (tmp_path / "rows" / "test-0.parquet").touch()
+    put_parquet(tmp_path / "rows" / "test-0.parquet", tiles(range(1)))
     with pytest.raises(InputError, match=r"train-0\.parquet, row 13 .*: damaged"):
         data.load(str(tmp_path / "rows"))
 
@@ -745,7 +769,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
 def test_a_row_without_bytes_is_named(tmp_path: Path) -> None:
     """The Parquet file and the row of the only missing image."""
     put_parquet(tmp_path / "train-0.parquet", [*tiles(range(30)), None])
-    (tmp_path / "test-0.parquet").touch()
+    put_parquet(tmp_path / "test-0.parquet", tiles(range(1)))
     with pytest.raises(InputError, match=r"train-0\.parquet, row 30 .*holds no bytes"):
         data.load(str(tmp_path))
 
@@ -917,6 +941,10 @@ def test_cifar10_is_downloaded_once_and_quietly(
     assert np.array_equal(images.train, train[order[6:]])
     assert np.array_equal(data.load_test("cifar10"), cifar.images("test_batch"))
     assert data.load("cifar10", image_size=16, limit=16).train.shape == (14, 16, 16, 3)
+    pools = loading.open_source("cifar10")
+    assert pools.train.names() == [f"train/{index:05}" for index in range(50)]
+    assert pools.test is not None
+    assert pools.test.names()[-1] == "test/00009"
     labels = data.load_labels("cifar10", classes=10, seed=4)
     assert np.array_equal(labels.val, order[:6] // 10)  # the number of an image's file
     assert np.array_equal(labels.train, order[6:] // 10)
@@ -929,14 +957,14 @@ def test_cifar10_is_downloaded_once_and_quietly(
     ]
 
 
-def test_loading_cifar10_leaves_the_test_batch_unread(
+def test_a_damaged_test_batch_shows_before_the_first_trial(
     cache: Path, cifar: SmallCifar, server: Server
 ) -> None:
-    """A test batch of garbage: load succeeds without the network."""
+    """A test batch of garbage: load counts the test images, so it is downloaded then."""
     cifar.unpack(cache)
     (cache / FOLDER / "test_batch").write_bytes(b"garbage")
-    assert len(data.load("cifar10").train) == 44
-    assert server.requests == 0
+    assert data.load("cifar10").summary.n_test == 10
+    assert server.requests == 1
 
 
 @pytest.mark.parametrize("as_archive", [True, False])
@@ -997,7 +1025,7 @@ def test_a_silent_host_is_given_up(cache: Path, monkeypatch: pytest.MonkeyPatch)
 
     from torchvision.datasets import CIFAR10
 
-    monkeypatch.setattr(data, "_NETWORK_TIMEOUT", 0.2)
+    monkeypatch.setattr(cifar10, "_NETWORK_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{mute.getsockname()[1]}/{ARCHIVE}")
         with pytest.raises(InputError, match="timed out"):

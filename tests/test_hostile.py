@@ -42,6 +42,7 @@ from test_report import HOSTILE, TRIALS, Page, Trial, made_study, painted
 
 from raycae import cli, config, data, model, report, results, search, space
 from raycae.config import Config, resolve
+from raycae.data import decoding, folders
 from raycae.errors import InputError
 from raycae.storage import digest
 from raycae.training import Training, on_device
@@ -658,7 +659,7 @@ def test_a_bit_turned_in_a_number_is_noticed(folder: Folder) -> None:
 
 def take(*files: Path, size: int = 32) -> np.ndarray:
     """As `data.load` decodes files, with its threads and what they make of warnings."""
-    return data._ImageFiles(list(files)).take(np.arange(len(files)), size)
+    return folders.ImageFiles(Path("/"), list(files)).take(np.arange(len(files)), size)
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -807,7 +808,7 @@ def test_an_animation_is_its_first_picture(what: str, tmp_path: Path) -> None:
     with Image.open(path) as image:
         assert image.n_frames == 2  # type: ignore[attr-defined]
         first = next(iter(ImageSequence.Iterator(image))).convert("RGB")
-    assert np.array_equal(take(path)[0], np.asarray(data._fit(first, 32)))
+    assert np.array_equal(take(path)[0], np.asarray(decoding.fit_square(first, 32)))
 
 
 def test_16_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
@@ -890,12 +891,14 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from raycae import data
+from raycae.data import folders
 from raycae.errors import InputError
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 groups = [sys.argv[2:]] if sys.argv[2].endswith("large.png") else [[p] for p in sys.argv[2:]]
 for paths in groups:
     try:
-        taken = data._ImageFiles([Path(p) for p in paths]).take(np.arange(len(paths)), 32)
+        pool = folders.ImageFiles(Path("/"), [Path(p) for p in paths])
+        taken = pool.take(np.arange(len(paths)), 32)
         print(taken.max(), Path(paths[0]).name)
     except InputError as error:
         print(error)

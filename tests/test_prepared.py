@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raycae import search, space
+from raycae import data, search, space
 from raycae.architecture import architecture
 from raycae.errors import InputError
 from raycae.search import Search, default_study, prepared, study_folder
 from raycae.searcher import SAMPLERS, Proposer
-from raycae.space import resolve_source
 
 DEFAULTS = {
     name: None if parameter.default is inspect.Parameter.empty else parameter.default
@@ -214,7 +213,7 @@ def test_data_behind_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "linked" / "pics").symlink_to(tmp_path / "real")
     monkeypatch.chdir(tmp_path)
     assert space.load("linked/s.yaml").source == str(tmp_path / "real")
-    assert resolve_source("linked/pics?splits=no", tmp_path) == f"{tmp_path / 'real'}?splits=no"
+    assert data.resolve_source("linked/pics?splits=no", tmp_path) == f"{tmp_path / 'real'}?splits=no"
 
 
 def test_built_in_name_beside_a_folder_of_that_name(tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_built_in_name_beside_a_folder_of_that_name(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     file = tmp_path / "s.yaml"
     file.write_text(f"{LR}data: photos\n")
-    with pytest.raises(InputError, match=r"\./photos for the folder or builtin:photos"):
+    with pytest.raises(InputError, match=r"\./photos for the folder, builtin:photos"):
         prepare(tmp_path / "results", space=str(file))
     assert prepare(tmp_path / "results", space=str(file), data="photos").plan.data == "photos"
     file.write_text(f"{LR}data: ./photos\n")
@@ -234,7 +233,7 @@ def test_data_that_no_path_can_be(tmp_path: Path, written: str) -> None:
     """Oracle: one message."""
     file = tmp_path / "s.yaml"
     file.write_text(f'{LR}data: "{written}"\n')
-    with pytest.raises(InputError, match=r"^data "):
+    with pytest.raises(InputError, match=r"^source "):
         prepare(tmp_path, space=str(file))
 
 

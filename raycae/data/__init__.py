@@ -1,0 +1,79 @@
+"""Sources of images, as uint8 sRGB arrays and disjoint splits.
+
+A source is one of
+
+- ``cifar10``: CIFAR-10, downloaded once into `cache_folder`;
+- ``photos``: crops of five colour photographs inside the scikit-image wheel, no download;
+- a folder of Parquet files with a column of encoded images, such as a clone from the Hugging Face
+  Hub;
+- a folder of image files.
+
+``builtin:photos`` and ``builtin:cifar10`` always mean the built-in sources, ``./photos`` always the
+folder. A folder may end with a suffix: ``DATA?splits=no``, ``DATA?splits=yes``,
+``DATA?column=NAME``; suffixes combine with ``&``.
+
+Which images are the data set:
+
+- **Splits.** ``train``/``training``, ``val``/``valid``/``validation``/``dev`` and
+  ``test``/``testing``/``eval`` are splits only if a training split and at least one other are
+  there, at the top or one level down in every folder, and all images are in them. That holds for
+  folders and for Parquet files called like that. In other layouts these are ordinary folders, and
+  everything is one set. A layout that can be read both ways is refused; ``?splits=yes`` and
+  ``?splits=no`` choose. `raycae.data.layout` has the rule in full.
+- **Files.** Links to folders are followed, no folder is read twice. Hidden, system and thumbnail
+  folders, raycae's own studies, and image formats that are not decoded are left out and counted. A
+  damaged image is an error.
+- **Parquet.** Where Parquet files with images are, they are the data set, and image files beside
+  them are counted. The column ``image`` or ``img`` is taken, else the only one there is. Missing
+  shards, empty splits and rows without bytes are refused.
+- **Colour.** Embedded colour profiles are converted to sRGB.
+
+Every source ends as three disjoint splits (see `split_indices`). Training and validation come from
+`load`; the test images come from `load_test` alone, and `load` does not decode them. Nothing is
+left out without a count: `DataSummary` has the numbers, in ``Images.summary`` and from `summarize`.
+
+CIFAR-10 says which class each image is of, and so do Parquet files with a column ``label`` of whole
+numbers, as Hugging Face writes them. `load_labels` reads that, of the test images too, so that
+nobody learns after a search that they cannot be evaluated.
+"""
+
+from raycae.data.cifar10 import cache_folder
+from raycae.data.colour_profiles import srgb_profile
+from raycae.data.decoding import IMAGE_SUFFIXES, to_rgb
+from raycae.data.folders import picture
+from raycae.data.loading import check, load, load_labels, load_test, summarize
+from raycae.data.photos import PHOTOS, Crop, photo_crops
+from raycae.data.sources import NAMED_SOURCES, is_built_in, require_unambiguous, resolve_source
+from raycae.data.splits import LEAST_IMAGES, Split, split_indices
+from raycae.data.summary import DataSummary, LeftOut, Reason
+from raycae.data.types import Images, Indices, Labels, Pixels
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LEAST_IMAGES",
+    "NAMED_SOURCES",
+    "PHOTOS",
+    "Crop",
+    "DataSummary",
+    "Images",
+    "Indices",
+    "Labels",
+    "LeftOut",
+    "Pixels",
+    "Reason",
+    "Split",
+    "cache_folder",
+    "check",
+    "is_built_in",
+    "load",
+    "load_labels",
+    "load_test",
+    "photo_crops",
+    "picture",
+    "require_unambiguous",
+    "resolve_source",
+    "split_indices",
+    "srgb_profile",
+    "summarize",
+    "to_rgb",
+]

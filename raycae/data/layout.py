@@ -1,0 +1,211 @@
+"""Tell split folders from class folders, by their names and places alone.
+
+The rule, for image files and Parquet files alike:
+
+- ``train`` and ``training``; ``val``, ``valid``, ``validation`` and ``dev``; ``test``, ``testing``
+  and ``eval`` are names of splits, in capitals too. A Parquet file whose name begins with one of
+  them (``train-00000-of-00002.parquet``, ``test.parquet``) is as good as a folder.
+- They are splits only if a training split and at least one other are there, at the top
+  (``DATA/train``) or one level down (``DATA/images/train``, ``DATA/CLASS/train``), and all images
+  are in them. One level down, every folder at the top has the same splits.
+- A layout that has splits and images outside of them can be read in two ways and is refused. So is
+  one with two names of the same split, such as ``val`` and ``dev``.
+- In every other layout such a name is an ordinary class, and all images are one set.
+
+``?splits=no`` asks for one set, ``?splits=yes`` for the splits; it leaves the rest out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from raycae.data.sources import Source
+from raycae.errors import InputError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+SPLITS = ("train", "validation", "test")
+
+Parts = tuple[str, ...]
+"""The folders that a file is in, from the top; for a Parquet file also its name up to the first
+character that is no letter, if that is the name of a split."""
+
+
+@dataclass
+class Layout:
+    """Which files are in which split, as indices, and which are in none.
+
+    Attributes:
+        groups: Split to its files. A split whose folder is empty has none.
+        names: Split to the paths of its folders.
+        rest: Files that are in no split.
+    """
+
+    groups: dict[str, list[int]] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    rest: list[int] = field(default_factory=list)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether a training split and another one are there, and at least one holds a file."""
+        return "train" in self.groups and len(self.groups) > 1 and any(self.groups.values())
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every file is in a split, and no split has two names."""
+        return not self.rest and all(len(names) == 1 for names in self.names.values())
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a folder's name stands for, or None."""
+    return SPLIT_NAMES.get(name.lower())
+
+
+def split_of_file(stem: str) -> str | None:
+    """Return the split that a Parquet file's name stands for, or None.
+
+    Args:
+        stem: The name without its suffix, such as ``train-00000-of-00002``.
+    """
+    letters = re.match(r"[^\W\d_]*", stem)
+    return split_of(letters[0]) if letters else None
+
+
+def find_layout(
+    source: Source, items: Sequence[Parts], sizes: Sequence[int], folders: Collection[Parts]
+) -> Layout | None:
+    """Find the splits of a source.
+
+    Args:
+        source: The source; its suffix may ask for one set or for splits.
+        items: The place of every file.
+        sizes: The number of images in every file.
+        folders: The folders that hold no file, which may be splits that are empty.
+
+    Returns:
+        The splits, or None where all files are one set.
+
+    Raises:
+        InputError: The layout can be read in two ways, or there are no splits to read.
+    """
+    if source.splits is False:
+        return None
+    top = _read_level(items, range(len(items)), folders, 0)
+    indices: dict[str, list[int]] = {}
+    for index, parts in enumerate(items):
+        if parts:
+            indices.setdefault(parts[0], []).append(index)
+    empty: dict[str, list[Parts]] = {}
+    for parts in folders:
+        empty.setdefault(parts[0], []).append(parts)
+    below = {
+        name: _read_level(items, indices[name], empty.get(name, ()), 1) for name in sorted(indices)
+    }
+    divided = {name: layout for name, layout in below.items() if layout.is_divided}
+    if source.splits:
+        if top.groups.get("train"):
+            return top
+        chosen = {name: layout for name, layout in below.items() if layout.groups.get("train")}
+        if not chosen:
+            raise InputError(
+                f"source {source.text!r}: holds no images in a folder or Parquet file called train "
+                "or training, at the top or one level down. Use "
+                f"{source.with_suffix(splits=False)!r} to read all images as one set"
+            )
+        return _merge(chosen, items)
+    if top.is_divided:
+        if top.is_clean:
+            return top
+        raise _refuse(source, top, items, sizes)
+    if not divided:
+        return None
+    merged = _merge(divided, items)
+    alike = {tuple(sorted(layout.groups)) for layout in below.values()}
+    if not merged.rest and len(alike) == 1 and all(layout.is_clean for layout in below.values()):
+        return merged
+    raise _refuse(source, merged, items, sizes)
+
+
+def describe_deeper(items: Sequence[Parts]) -> str:
+    """Return a note on names of splits that one undivided set has as ordinary folders."""
+    found = sorted({part for parts in items for part in parts if split_of(part)})
+    if not found or all(parts and split_of(parts[0]) == "train" for parts in items):
+        return ""
+    if len(found) == 1:
+        return f"{found[0]} is read as an ordinary folder, not as a split."
+    return f"{', '.join(found[:-1])} and {found[-1]} are read as ordinary folders, not as splits."
+
+
+def _read_level(
+    items: Sequence[Parts], indices: Iterable[int], folders: Iterable[Parts], depth: int
+) -> Layout:
+    """Sort the files of a folder at ``depth``, and folders without files, by the next name."""
+    layout = Layout()
+    names: dict[str, dict[str, None]] = {}
+    for parts in folders:
+        if len(parts) == depth + 1 and (split := split_of(parts[depth])):
+            layout.groups.setdefault(split, [])
+            names.setdefault(split, {})["/".join(parts)] = None
+    for index in indices:
+        parts = items[index]
+        split = split_of(parts[depth]) if len(parts) > depth else None
+        if split is None:
+            layout.rest.append(index)
+        else:
+            layout.groups.setdefault(split, []).append(index)
+            names.setdefault(split, {})["/".join(parts[: depth + 1])] = None
+    layout.names = {split: list(paths) for split, paths in names.items()}
+    return layout
+
+
+def _merge(layouts: dict[str, Layout], items: Sequence[Parts]) -> Layout:
+    """Join the splits of several folders; the files of all other folders are the rest."""
+    merged = Layout()
+    for layout in layouts.values():
+        for split, indices in layout.groups.items():
+            merged.groups.setdefault(split, []).extend(indices)
+            merged.names.setdefault(split, []).extend(layout.names[split])
+    within = {index for indices in merged.groups.values() for index in indices}
+    merged.rest = [index for index in range(len(items)) if index not in within]
+    return merged
+
+
+def _refuse(
+    source: Source, layout: Layout, items: Sequence[Parts], sizes: Sequence[int]
+) -> InputError:
+    """Describe both readings of a layout, with their numbers, and the way out."""
+
+    def count(indices: Iterable[int]) -> str:
+        return f"{sum(sizes[index] for index in indices):,}"
+
+    splits = ", ".join(
+        f"{count(layout.groups[split])} {'training' if split == 'train' else split} "
+        f"({_list(layout.names[split])})"
+        for split in SPLITS
+        if split in layout.groups
+    )
+    outside = Counter("/".join(items[index]) or "the top folder" for index in layout.rest)
+    left_out = f", leaving out {count(layout.rest)} in {_list(outside)}" if outside else ""
+    return InputError(
+        f"source {source.text!r}: its layout can be read in two ways: as splits, {splits} images"
+        f"{left_out}; or as one set of {count(range(len(items)))} images, in which these are "
+        f"ordinary folders. Choose one: {source.with_suffix(splits=True)!r} or "
+        f"{source.with_suffix(splits=False)!r}"
+    )
+
+
+def _list(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:3])
+    return f"{shown} and {len(names) - 3:,} more" if len(names) > 3 else shown

@@ -1,0 +1,315 @@
+"""Read Parquet files with a column of encoded images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raycae.data.decoding import LFS_POINTER, blank_images, decode, run_in_threads
+from raycae.data.sources import Source
+from raycae.data.types import Indices, Pixels
+from raycae.errors import InputError
+
+PREFERRED = ("image", "img")
+"""A column of this name is taken, whatever other image columns there are."""
+
+PLAIN_NAMES = (*PREFERRED, "bytes", "jpg", "jpeg", "png")
+"""Names by which a plain binary column is a candidate; a struct with ``bytes`` always is one."""
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What the footer of a Parquet file says.
+
+    Attributes:
+        n_rows: Number of rows.
+        columns: Names of all columns.
+        binary: Columns that can hold encoded images: a struct with binary ``bytes``, as Hugging
+            Face writes them, or plain binary.
+        candidates: Those of them that are taken for images without being asked for.
+    """
+
+    n_rows: int
+    columns: tuple[str, ...]
+    binary: tuple[str, ...]
+    candidates: tuple[str, ...]
+
+
+def read_footer(file: Path) -> Footer:
+    """Read the footer of a Parquet file, and none of its rows.
+
+    Raises:
+        InputError: It is no whole Parquet file; the message names it.
+    """
+    parquet = _parquet(file)
+    schema = parquet.schema_arrow
+    structs = [field.name for field in schema if _has_bytes(field.type)]
+    plain = [field.name for field in schema if _is_binary(field.type)]
+    binary = tuple(name for name in schema.names if name in (*structs, *plain))
+    candidates = tuple(name for name in binary if name in structs or name in PLAIN_NAMES)
+    return Footer(parquet.metadata.num_rows, tuple(schema.names), binary, candidates)
+
+
+def choose_column(source: Source, footers: Mapping[Path, Footer]) -> str:
+    """Choose the column that holds the images of all files.
+
+    The column of ``?column=NAME`` if there is one; else ``image`` or ``img``; else the only
+    candidate.
+
+    Args:
+        source: The source; its suffix may name a column.
+        footers: The footer of every file that is read, by its path relative to the source.
+
+    Raises:
+        InputError: There is no candidate, several are equally good, or a file lacks the column.
+    """
+    found = dict.fromkeys(name for footer in footers.values() for name in footer.candidates)
+    preferred = [name for name in PREFERRED if name in found]
+    best = [source.column] if source.column else preferred or list(found)
+    if len(best) > 1:
+        ways = " or ".join(repr(source.with_suffix(column=name)) for name in best)
+        raise InputError(
+            f"source {source.text!r}: the columns {', '.join(best)} all hold images. Choose one: "
+            f"{ways}"
+        )
+    for path, footer in footers.items():
+        if not best or best[0] not in footer.binary:
+            wanted = f"image column {best[0]!r}" if best else "image column"
+            raise InputError(
+                f"Parquet file {source.folder}/{path.as_posix()}: has no {wanted}, a struct with "
+                f"binary 'bytes' or a binary column called {', '.join(PLAIN_NAMES)}; its columns "
+                f"are {', '.join(footer.columns) or 'none'}. Another binary column is read with "
+                "?column=NAME"
+            )
+    return best[0]
+
+
+def require_whole_shards(folder: Path, files: Sequence[Path]) -> None:
+    """Raise `InputError` unless every set of shards is complete.
+
+    Files whose names end with ``-00000-of-00002`` are shards of one set if the folder and the name
+    before that are the same; a hash may follow.
+    """
+    sets: dict[tuple[Path, str], dict[Path, tuple[int, int]]] = {}
+    for file in files:
+        if shard := re.fullmatch(r"(.*?)[-_]?(\d+)[-_]of[-_](\d+)(?:[-_.].*)?", file.stem):
+            key = file.parent, shard[1]
+            sets.setdefault(key, {})[file] = int(shard[2]), int(shard[3])
+    for (parent, prefix), shards in sets.items():
+        name = f"{folder / parent / (prefix or 'the shards')}"
+        totals = sorted({total for _, total in shards.values()})
+        if len(totals) > 1:
+            first = [min(f.name for f in shards if shards[f][1] == total) for total in totals]
+            raise InputError(
+                f"Parquet files {name}: shards of {' and '.join(map(str, totals))} are mixed, such "
+                f"as {' and '.join(first[:2])}. Remove the files of the set that is out of date"
+            )
+        total, numbers = totals[0], sorted(number for number, _ in shards.values())
+        if again := [number for number, following in pairwise(numbers) if number == following]:
+            both = sorted(f.name for f in shards if shards[f][0] == again[0])
+            raise InputError(
+                f"Parquet files {name}: shard {again[0]} of {total} is there more than once, as "
+                f"{' and '.join(both)}. Remove the files of the set that is out of date"
+            )
+        here = set(numbers)
+        if here != set(range(total)):
+            missing = total - len(here & set(range(total)))
+            first_missing = (number for number in range(total) if number not in here)
+            shown = ", ".join(
+                f"{number:05}" for number, _ in zip(first_missing, "123", strict=False)
+            )
+            raise InputError(
+                f"Parquet files {name}: {missing} of {total} shards are missing: {shown}"
+                f"{', …' if missing > 3 else ''} of {total:05}. Complete the download"
+                if missing
+                else f"Parquet files {name}: shard {max(here):05} of {total:05} cannot exist; "
+                "shards are counted from 00000"
+            )
+
+
+def require_bytes(file: Path, column: str) -> None:
+    """Raise `InputError` if a row of ``column`` holds no bytes, by the statistics in the file."""
+    import pyarrow.compute as pc
+
+    parquet = _parquet(file)
+    start = 0
+    with _readable(file):
+        for group in range(parquet.metadata.num_row_groups):
+            about = parquet.metadata.row_group(group)
+            if _may_have_nulls(about, column):
+                nulls = pc.is_null(_read_blobs(parquet, file, group, column))
+                if (row := pc.index(nulls, True).as_py()) >= 0:
+                    raise InputError(
+                        f"image {file}, row {start + row} (the first row is 0): the row holds no "
+                        f"bytes in column {column!r}. Remove the row, or write the bytes of the "
+                        "image into it"
+                    )
+            start += about.num_rows
+
+
+def _may_have_nulls(row_group: Any, column: str) -> bool:
+    """Whether the statistics of a row group do not exclude rows without bytes."""
+    chunks = (row_group.column(index) for index in range(row_group.num_columns))
+    known = [
+        chunk.statistics for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")
+    ]
+    return any(stats is None or not stats.has_null_count or stats.null_count for stats in known)
+
+
+class ParquetRows:
+    """One image a row, in the order of the files and of the rows in them."""
+
+    def __init__(self, folder: Path, files: Sequence[Path], column: str) -> None:
+        """Keep ``files``, relative to ``folder``, whose images are in ``column``."""
+        self._folder, self._files, self._column = folder, files, column
+        self.bad_profiles: list[str] = []
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """How many rows there are up to the end of each file."""
+        counts = (_parquet(self._folder / file).metadata.num_rows for file in self._files)
+        return list(accumulate(counts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def names(self) -> list[str]:
+        return [
+            f"{file.as_posix()}#{row}"
+            for file, (start, end) in zip(self._files, pairwise([0, *self._ends]), strict=True)
+            for row in range(end - start)
+        ]
+
+    def take(self, indices: Indices, size: int) -> Pixels:
+        out = blank_images(len(indices), size)
+        bounds = pairwise([0, *self._ends])
+        for file, (start, end) in zip(self._files, bounds, strict=True):
+            slots = np.flatnonzero((indices >= start) & (indices < end))
+            self._decode_rows(file, indices[slots] - start, out, slots)
+        return out
+
+    def labels(self) -> Indices | None:
+        columns = [_label_column(self._folder / file) for file in self._files]
+        known = [column for column in columns if column is not None]
+        return np.concatenate(known) if len(known) == len(columns) else None
+
+    def _decode_rows(self, file: Path, rows: Indices, out: Pixels, slots: Indices) -> None:
+        """Decode ``rows`` of ``file`` into ``slots`` of ``out``, one row group at a time."""
+        path = self._folder / file
+        for group_rows, blobs, among in _read_rows(path, self._column, rows):
+
+            def fill(
+                job: int,
+                rows: Indices = group_rows,
+                blobs: list[Any] = blobs,
+                among: Indices = among,
+            ) -> None:
+                name = f"{path}, row {rows[job]} (the first row is 0)"
+                if blobs[job] is None:
+                    raise InputError(f"image {name}: the row holds no bytes")
+                pixels, has_bad_profile = decode(blobs[job], name, out.shape[1])
+                out[slots[among[job]]] = pixels
+                if has_bad_profile:
+                    self.bad_profiles.append(f"{file.as_posix()}#{rows[job]}")
+
+            run_in_threads(fill, len(blobs))
+
+
+def _read_rows(
+    file: Path, column: str, rows: Indices
+) -> Iterator[tuple[Indices, list[Any], Indices]]:
+    """Per row group: the rows chosen in it, their bytes, and where in ``rows`` they stand."""
+    import pyarrow as pa
+
+    if len(rows) == 0:
+        return
+    parquet = _parquet(file)
+    start = 0
+    for group in range(parquet.num_row_groups):
+        end = start + parquet.metadata.row_group(group).num_rows
+        among = np.flatnonzero((rows >= start) & (rows < end))
+        if len(among):
+            with _readable(file):
+                blobs = _read_blobs(parquet, file, group, column)
+                chosen = blobs.take(pa.array(rows[among] - start)).to_pylist()
+            yield rows[among], chosen, among
+        start = end
+
+
+def _read_blobs(parquet: Any, file: Path, group: int, column: str) -> Any:
+    """Read the encoded images of a row group: an Arrow array of binary values."""
+    import pyarrow.compute as pc
+
+    with _readable(file):
+        is_struct = _has_bytes(parquet.schema_arrow.field(column).type)
+        name = f"{column}.bytes" if is_struct else column
+        values = parquet.read_row_group(group, columns=[name]).column(column)
+        return pc.struct_field(values, "bytes") if is_struct else values
+
+
+def _parquet(file: Path) -> Any:
+    """The opened ``pyarrow.parquet.ParquetFile``: its footer is read, its rows are not."""
+    import pyarrow.parquet as pq
+
+    with _readable(file):
+        if not file.is_file():
+            raise InputError(f"Parquet file {file}: is no file")  # a pipe would be waited for
+        with file.open("rb") as content:
+            if content.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise InputError(
+                    f"Parquet file {file}: is a Git LFS pointer, not the data; run git lfs pull"
+                )
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        n_rows, n_bytes = parquet.metadata.num_rows, file.stat().st_size
+        if n_rows > n_bytes:
+            raise InputError(f"Parquet file {file}: damaged: {n_rows:,} rows in {n_bytes:,} bytes")
+        return parquet
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Whether this Arrow type is a struct with binary ``bytes``."""
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind) and any(
+        part.name == "bytes" and _is_binary(part.type) for part in kind.fields
+    )
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _label_column(file: Path) -> Indices | None:
+    """The whole numbers in the column ``label`` of a file, -1 where a row has none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parquet = _parquet(file)
+    schema = parquet.schema_arrow
+    at = schema.get_field_index("label")
+    if at < 0 or not pa.types.is_integer(schema.field(at).type):
+        return None
+    with _readable(file):
+        column = parquet.read(columns=["label"]).column("label").cast(pa.int64())
+    labels: Indices = pc.fill_null(column, -1).to_numpy()
+    return labels
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, LookupError, ValueError) as error:
+        raise InputError(f"Parquet file {file}: cannot be read: {error}") from error

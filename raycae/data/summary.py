@@ -1,0 +1,155 @@
+"""What was found in a source: numbers of images, and what was left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from raycae.errors import printable
+
+N_EXAMPLES = 3
+"""The number of names that are kept of each kind of thing that was left out."""
+
+
+class Reason(Enum):
+    """Why something in a source is not part of the data set, as one and as many."""
+
+    CANNOT_DECODE = ("file that cannot be decoded", "files that cannot be decoded")
+    HIDDEN = ("hidden, system or thumbnail file", "hidden, system or thumbnail files")
+    STUDY = ("file written by raycae", "files written by raycae")
+    LINK = ("link to a folder that is read already", "links to folders that are read already")
+    BESIDE_PARQUET = ("image beside the Parquet files", "images beside the Parquet files")
+    OUTSIDE_SPLITS = ("image outside the split folders", "images outside the split folders")
+    FILE_OUTSIDE_SPLITS = (
+        "Parquet file outside the splits",
+        "Parquet files outside the splits",
+    )
+    OTHER = ("other file", "other files")
+    BAD_PROFILE = (
+        "unreadable colour profile, read as sRGB",
+        "unreadable colour profiles, read as sRGB",
+    )
+
+    def count(self, n: int) -> str:
+        """Write a number of these, such as ``3 files that cannot be decoded``."""
+        return f"{n:,} {self.value[n != 1]}"
+
+
+class Tally:
+    """Counts what is left out, and keeps the first names of each kind."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Reason, int] = {}
+        self._examples: dict[Reason, list[str]] = {}
+
+    def add(self, reason: Reason, name: str, n: int = 1) -> None:
+        """Count ``n`` more for ``reason``; ``name`` is an example of them."""
+        self._counts[reason] = self._counts.get(reason, 0) + n
+        examples = self._examples.setdefault(reason, [])
+        if len(examples) < N_EXAMPLES:
+            examples.append(name)
+
+    def extend(self, reason: Reason, names: Iterable[str]) -> None:
+        """Count every one of ``names`` for ``reason``."""
+        for name in names:
+            self.add(reason, name)
+
+    def entries(self) -> tuple[LeftOut, ...]:
+        """Return what was counted, in the order of `Reason`."""
+        return tuple(
+            LeftOut(reason, self._counts[reason], tuple(self._examples[reason]))
+            for reason in Reason
+            if reason in self._counts
+        )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that is not part of the data set.
+
+    Attributes:
+        reason: Why.
+        count: How many.
+        examples: The first names, at most `N_EXAMPLES`, relative to the source.
+    """
+
+    reason: Reason
+    count: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.reason.count(self.count)}: {', '.join(self.examples)}{more}"
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a source holds, after the split and the limit.
+
+    Attributes:
+        source: The source as it was given.
+        n_train: Number of training images.
+        n_val: Number of validation images.
+        n_test: Number of test images.
+        n_classes: Number of class folders or of different labels; None where there are none.
+        left_out: What is in the source and not read, with counts.
+        note: A sentence that a reader of the numbers needs; empty where there is none.
+    """
+
+    source: str
+    n_train: int
+    n_val: int
+    n_test: int
+    n_classes: int | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    note: str = ""
+
+    def line(self) -> str:
+        """Return all of it as one line that any terminal can print."""
+        classes = f" in {self.n_classes:,} classes" if self.n_classes else ""
+        line = (
+            f"{self.n_train:,} training, {self.n_val:,} validation, {self.n_test:,} test images"
+            f"{classes} from {self.source}"
+        )
+        if self.left_out:
+            line += f" (left out: {'; '.join(map(str, self.left_out))})"
+        return printable(f"{line}. {self.note}" if self.note else line)
+
+    __str__ = line
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON; `from_dict` reads them."""
+        return {
+            "source": self.source,
+            "training": self.n_train,
+            "validation": self.n_val,
+            "test": self.n_test,
+            "classes": self.n_classes,
+            "left_out": [
+                {
+                    "reason": entry.reason.name.lower(),
+                    "count": entry.count,
+                    "examples": list(entry.examples),
+                }
+                for entry in self.left_out
+            ],
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> DataSummary:
+        """Read what `as_dict` returned."""
+        return cls(
+            content["source"],
+            content["training"],
+            content["validation"],
+            content["test"],
+            content["classes"],
+            tuple(
+                LeftOut(Reason[entry["reason"].upper()], entry["count"], tuple(entry["examples"]))
+                for entry in content["left_out"]
+            ),
+            content["note"],
+        )

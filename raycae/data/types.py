@@ -1,0 +1,87 @@
+"""What the modules of this package pass to each other: pixels, labels, pools of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycae.data.summary import DataSummary, LeftOut
+
+Pixels = NDArray[np.uint8]
+Indices = NDArray[np.int64]
+
+
+class Labels(NamedTuple):
+    """The class of each image of a split, int64 (N,), in the order of the images; None: not asked
+    for. ``fingerprint`` is that of all three."""
+
+    train: Indices | None = None
+    val: Indices | None = None
+    test: Indices | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images a search trains and validates on.
+
+    ``train`` is uint8 (N, H, W, 3) and ``val`` uint8 (M, H, W, 3), RGB, 0 to 255, H = W.
+    ``fingerprint`` is 16 hexadecimal digits: equal for equal images in equal order and shape.
+    ``labels`` are the classes that were asked for. ``summary`` says what the source holds.
+    """
+
+    train: Pixels
+    val: Pixels
+    fingerprint: str
+    labels: Labels
+    summary: DataSummary
+
+
+class ImagePool(Protocol):
+    """Images in a fixed order, counted without decoding and decoded when taken.
+
+    ``bad_profiles`` are the names of the images taken so far whose colour profile cannot be read.
+    """
+
+    bad_profiles: list[str]
+
+    def __len__(self) -> int: ...
+
+    def names(self) -> list[str]:
+        """Return a stable name for every image, in order; decode nothing.
+
+        Returns:
+            A path relative to the source folder with ``/`` for an image file;
+            ``FILE.parquet#ROW`` for a Parquet row, the first row being 0; ``train/00000`` for
+            CIFAR-10; ``PHOTO#LEFT,TOP,SIDE`` for a crop of a photograph.
+        """
+
+    def take(self, indices: Indices, size: int) -> Pixels:
+        """uint8 (len(indices), size, size, 3), in the order of ``indices``."""
+
+    def labels(self) -> Indices | None:
+        """The class of every image, int64; None where the source does not say it."""
+
+
+@dataclass(frozen=True)
+class Pools:
+    """What a source holds. Pools are lazy: they decode images only when these are taken.
+
+    Attributes:
+        train: The training images; of an undivided source, all images.
+        validation: The source's own validation images.
+        test: The source's own test images.
+        n_classes: Number of class folders; None where folders say nothing.
+        left_out: What is in the source and in no pool.
+        note: A sentence for the summary.
+    """
+
+    train: ImagePool
+    validation: ImagePool | None
+    test: ImagePool | None
+    n_classes: int | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    note: str = ""
