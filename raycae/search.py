@@ -47,11 +47,13 @@ from raycae import data as sources
 from raycae import earlier, nodes
 from raycae import space as spaces
 from raycae.config import TRAINING_KEYS
-from raycae.errors import Hopeless, InputError, StorageError, told_on_stderr
+from raycae.errors import Hopeless, InputError, StorageError, Unfinished, told_on_stderr
+from raycae.finish import Finish
 from raycae.frontier import COSTS, USUAL_STRATA
 from raycae.provenance import versions
 from raycae.ray_session import connect_ray, find_ray, require_ray_head, starts_own_ray
 from raycae.reader import StudyReader
+from raycae.results import study_argument
 from raycae.searcher import (
     REPEATS,
     SAMPLERS,
@@ -72,6 +74,7 @@ from raycae.study import (
     require_place,
     space_of,
 )
+from raycae.study_images import load_images
 from raycae.terminal import configure_output, require_current_folder
 
 if TYPE_CHECKING:
@@ -388,7 +391,8 @@ def run_search(
     `KeyboardInterrupt` then; `open_study` reads what there is, `resume=True` goes on.
 
     Raises `InputError` for a value that is not allowed, `StorageError` where results cannot be
-    written, `Hopeless` where trials fail one after the other for one reason.
+    written, `Hopeless` where trials fail one after the other for one reason, `Unfinished` where all
+    trials are recorded but a step after them failed (exit code 1 of the command).
     """
     asked = prepared(**locals())
     sources.check(asked.plan.data)
@@ -619,6 +623,8 @@ def run(
 ) -> int:
     """One search from its images to its report. Returns the exit code: 0, 130 or 143. Raises
     `Hopeless` where it stopped because every trial failed for the same reason, and `StorageError`.
+    Where a step after the trials failed, the summary is printed with a note on each such step;
+    then the fault is raised, or `Unfinished` where it was an `InputError`.
 
     `fuse`: trials at most in a cohort; None: as many as pays.
     `go_on`: the command that goes on with it, if it is not `raycae search --resume`.
@@ -628,14 +634,7 @@ def run(
     from raycae import evaluation, report  # noqa: F401
     from raycae.progress import Progress, described, frontier_line, summary
 
-    load = functools.partial(
-        sources.load,
-        plan.data,
-        image_size=the_space.image_size,
-        limit=plan.limit,
-        seed=plan.seed,
-        classes=the_space.classes,
-    )
+    load = functools.partial(_load_images, folder, plan, the_space, resume)
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
     received: list[int] = []
@@ -664,13 +663,13 @@ def run(
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
             open_study.enter_context(closing(study))
             begun.append(study)
-            test = evaluation.test_images(plan, the_space) if plan.test_curves else None
+            test = images.test if plan.test_curves else None
             _train(study, images, test, room, fuse, over, progress)
         take_back()
-        study.interrupted()
-        study.records.write(folder)
-        _finish(study, images, progress, lambda: bool(received))
-    for note in study.notes:
+        finish = _finish(study, images, progress, lambda: bool(received))
+        evaluate = f"raycae evaluate {study_argument(folder)}"
+        finish.attempt("The tables could not be written", evaluate, open_study.close)
+    for note in [*study.notes, *finish.notes]:
         print(f"note     {note}")
     counts = study.records.counts()
     print(f"{summary(counts)} of {plan.trials} trials")
@@ -679,20 +678,28 @@ def run(
     if plan.objective == "frontier":
         print(frontier_line(study.records.frontier(), plan.cost))
     print(f"results  {short(folder)}")
-    print(f"report   {short(folder / 'report.html')}")
+    if (folder / "report.html").exists():
+        print(f"report   {short(folder / 'report.html')}")
     if go_on is None:
         go_on = f"raycae search --resume --study {plan.study}{_results_option(folder)}"
         if database:
             go_on += f" --storage {shlex.quote(shown(database))}"
     if received:
         print(f"Interrupted; go on with: {go_on}")
-        return 128 + received[0]
-    if _passed(until) and len(study.records.trials) < plan.trials:
+    elif _passed(until) and len(study.records.trials) < plan.trials:
         print(f"Time is up; go on with: {go_on}")
     elif not study.hopeless and len(study.records.trials) < plan.trials:
         print("Nothing is left to try in this space.")
+    finish.raise_fault()
+    if received:
+        return 128 + received[0]
     if study.hopeless:
         raise Hopeless(f"{study.hopeless}; once that is mended: {go_on}")
+    if finish.errors:
+        raise Unfinished(
+            f"all trials are recorded, but {len(finish.errors)} of the steps after "
+            "them failed; the notes above say what to run"
+        )
     return 0
 
 
@@ -786,20 +793,43 @@ def _passed(until: float | None) -> bool:
 
 def _finish(
     study: Study, images: sources.Images, progress: Progress, over: Callable[[], bool]
-) -> None:
-    """Test errors, baselines, pictures, report. Once `over`, a person waits: only the report, which
-    says how to get the rest."""
+) -> Finish:
+    """Write the tables and measure test errors, pictures and baselines, then write the report.
+
+    Each step runs even when an earlier one has failed.
+
+    Args:
+        study: The study, whose trials have ended or were interrupted.
+        images: Its images.
+        progress: The live view.
+        over: Whether a person waits for the end; then only the tables and the report are written.
+
+    Returns:
+        What failed, with the commands that do it later.
+    """
     from raycae import evaluation, report
 
+    finish = Finish()
+    named = study_argument(study.folder)
+    evaluate, write = f"raycae evaluate {named}", f"raycae report {named}"
+    unmarked = "The trials that still ran could not be marked as interrupted"
+    finish.attempt(unmarked, evaluate, study.interrupted)
+    finish.attempt("The tables could not be written", evaluate, study.records.write, study.folder)
     if not over():
-        progress.say("evaluating the kept models on the test images …")
-        evaluation.evaluate(study, over)
-        study.records.write(study.folder)
+        progress.say("Evaluating kept models on the test images …")
+        failure = "The kept models could not be evaluated on the test images"
+        finish.attempt(failure, evaluate, evaluation.evaluate, study, images, over)
+        unwritten = "The tables could not be written with the test errors"
+        finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
-        progress.say("painting pictures, fitting linear codes to the same images …")
-        evaluation.illustrate(study.folder, images, over)
-    progress.say("writing the report …")
-    report.write(study.folder)
+        progress.say("Painting pictures and fitting linear codes …")
+        failure = "Pictures and baselines could not be made"
+        finish.attempt(failure, write, evaluation.illustrate, study.folder, images, over, finish)
+    progress.say("Writing the report …")
+    notes = [*study.notes, *finish.notes]
+    failure = "The report could not be written"
+    finish.attempt(failure, write, report.write, study.folder, notes=notes)
+    return finish
 
 
 def _planned(
@@ -993,6 +1023,40 @@ def study_folder(results_folder: str, name: str) -> Place:
     return place(results_folder) / name
 
 
+def _load_images(
+    folder: Place, plan: Plan, the_space: spaces.Space, resume: bool
+) -> sources.Images:
+    """Load the images of a search, decoding the test images too, and print what was found."""
+    if resume:
+        images, notes = load_images(folder, read_content(folder), the_space.classes)
+    else:
+        notes = []
+        images = sources.load(
+            plan.data,
+            image_size=the_space.image_size,
+            limit=plan.limit,
+            seed=plan.seed,
+            classes=the_space.classes,
+        )
+    for line in (f"data     {images.summary}", *(f"note     {note}" for note in notes)):
+        print(line, flush=True)
+    return images
+
+
+def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
+    """Return what `study.json` says of the images of a new study."""
+    return {
+        "source": source,
+        "fingerprint": images.fingerprint,
+        "n_train": len(images.train),
+        "n_val": len(images.val),
+        "n_test": len(images.test),
+        "labels": images.labels.fingerprint,
+        "splits": images.membership.checksum,
+        "summary": images.summary.as_dict(),
+    }
+
+
 def _open(
     folder: Place,
     plan: Plan,
@@ -1006,17 +1070,14 @@ def _open(
     if not resume:
         from raycae import evaluation
 
-        described: dict[str, Any] = {
-            "source": plan.data,
-            "fingerprint": images.fingerprint,
-            "n_train": len(images.train),
-            "n_val": len(images.val),
-            "labels": images.labels.fingerprint,
-        }
+        described = describe_data(plan.data, images)
         if plan.strata:
             progress.say("fitting linear codes, to know what each latent size has to beat …")
             described["line"] = evaluation.line(the_space.task, images, plan.strata)
-        study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
+        splits = images.membership.to_parquet()
+        study = Study.create(
+            folder, plan, the_space, described, progress.listen, database, known, splits
+        )
         _say_notes(study, progress)
         progress.resumed(study.records)
         return study
