@@ -14,7 +14,8 @@ What the race can't show: raycae's defaults were chosen on this table (with seed
 to 60 were looked at later). Seeds 61 to 90 are new seeds, not new data.
 
 Runs are saved in `analysis/recorded/race/runs.parquet`, how they were made in `made.json`, and the
-page in `race.html` beside them. Runs of methods that are not raced this time are kept. A task whose
+page in `race.html` beside them. With Playwright and Chromium the page is also photographed for
+`analysis/pictures/race.png`. Runs of methods that are not raced this time are kept. A task whose
 surrogate is below `recorded.TRUSTED` is left out.
 
     python analysis/benchmarks/race.py [SEEDS [METHOD;METHOD]]
@@ -32,6 +33,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
 import sys
 import time
 from collections import defaultdict
@@ -60,6 +62,7 @@ from raycae.stopping import Rule, rule
 from raycae.storage import write_whole
 
 RECORDED = Path(__file__).parents[1] / "recorded"
+PICTURE = Path(__file__).parents[1] / "pictures" / "race.png"
 TASKS = ("ex2", "ex3")
 FIRST_SEED = 61
 """No default of raycae was chosen or checked with this seed or a later one."""
@@ -258,7 +261,6 @@ def save(runs: pd.DataFrame, begin_s: float) -> None:
     packages = {name: version(name) for name in NEEDS.values() if is_installed(name)}
     made[f"{task}, {method}"] = {
         "date": date.today().isoformat(),
-        "commit": provenance.commit(),
         "cpu": provenance.hardware()["cpu"],
         "n_cpus": provenance.n_cpus(),
         "cpu_s": round(time.process_time() - begin_s),
@@ -362,7 +364,28 @@ def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
         factor=RANDOM_FACTOR,
         default=DEFAULT,
     )
-    write_whole(RECORDED / "race" / "race.html", page.encode())
+    path = RECORDED / "race" / "race.html"
+    write_whole(path, page.encode())
+    photograph(path, [f"regret-{task}" for task in marks])
+
+
+def photograph(page: Path, plots: list[str]) -> None:
+    """Write `PICTURE` from the page once its `plots` are drawn; needs Playwright and Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None or importlib.util.find_spec("playwright") is None:
+        print(f"{PICTURE.name} not written: it needs Playwright and Chromium")
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1100, "height": 800})
+        tab.goto(page.resolve().as_uri())
+        for plot in plots:
+            tab.locator(f"#{plot}").scroll_into_view_if_needed()
+            tab.wait_for_selector(f"#{plot}.js-plotly-plot .main-svg")
+        tab.screenshot(path=PICTURE, full_page=True)
+        browser.close()
 
 
 def list_versions(made: list[dict[str, Any]]) -> str:
