@@ -20,8 +20,9 @@ surrogate is below `recorded.TRUSTED` is left out.
 
     python analysis/benchmarks/race.py [SEEDS [METHOD;METHOD]]
 
-SEEDS is the number of seeds of each method (default: 30); 0 only writes the page from saved runs.
-METHOD is the beginning of a method's name. syne-tune and SMAC take part if they are installed:
+SEEDS is the number of seeds of each method (default: 30), or a range such as 71-90 to add runs; 0
+only writes the page from saved runs. METHOD is the beginning of a method's name. syne-tune and SMAC
+take part if they are installed:
 
     python -m venv rivals
     rivals/bin/pip install -e '.[simulate]' smac==2.4.1 syne-tune==0.16.0 huggingface_hub
@@ -173,17 +174,23 @@ def main(seeds: str = "30", methods: str = "") -> None:
             continue
         marks[task] = compute_marks(world)
         print("  " + ", ".join(f"{name} {value:.5f}" for name, value in marks[task].items()))
-        for method in chosen if int(seeds) else []:
+        for method in chosen:
             if method in missing:
                 continue
             begin_s = time.process_time()
-            runs: list[pd.DataFrame] = []
-            for seed in range(FIRST_SEED, FIRST_SEED + int(seeds)):
-                runs.append(race(world, contenders[method], seed, method == RANDOM))
-                # Some methods take hours for all seeds, so each one is saved.
-                save(pd.concat(runs).assign(task=task, method=method), begin_s)
+            for seed in parse_seeds(seeds):
+                runs = race(world, contenders[method], seed, method == RANDOM)
+                save(runs.assign(task=task, method=method))
             print(f"  {method}: {time.process_time() - begin_s:.0f} s", flush=True)
     write_page(pd.read_parquet(RECORDED / "race" / "runs.parquet"), marks)
+
+
+def parse_seeds(text: str) -> range:
+    """Return the seeds of a number of seeds ("30") or of a range, both ends included ("71-90")."""
+    first, _, last = text.rpartition("-")
+    if first:
+        return range(int(first), int(last) + 1)
+    return range(FIRST_SEED, FIRST_SEED + int(last))
 
 
 def is_installed(package: str) -> bool:
@@ -244,26 +251,28 @@ def race(world: Recorded, contender: Contender, seed: int, is_random: bool) -> p
     return pd.DataFrame(rows, columns=["epochs", "error", "trials"]).assign(seed=seed)
 
 
-def save(runs: pd.DataFrame, begin_s: float) -> None:
-    """Save the runs of one method and how they were made; keep those of other methods."""
+def save(runs: pd.DataFrame) -> None:
+    """Save the runs of one method and how they were made.
+
+    Saved runs of other methods and seeds are kept.
+    """
     folder = RECORDED / "race"
     folder.mkdir(exist_ok=True)
-    task, method = runs["task"].iloc[0], runs["method"].iloc[0]
+    keys = ["task", "method", "seed"]
     if (path := folder / "runs.parquet").exists():
-        others = pd.read_parquet(path)
-        others = others[(others["task"] != task) | (others["method"] != method)]
-        runs = pd.concat([others, runs])
+        saved = pd.read_parquet(path)
+        is_same = (saved[keys] == runs[keys].iloc[0]).all(axis=1)
+        runs = pd.concat([saved[~is_same], runs])
     buffer = io.BytesIO()
     runs.to_parquet(buffer, index=False, compression="zstd")
     write_whole(path, buffer.getvalue())
     made_path = folder / "made.json"
     made = json.loads(made_path.read_text()) if made_path.exists() else {}
     packages = {name: version(name) for name in NEEDS.values() if is_installed(name)}
-    made[f"{task}, {method}"] = {
+    made[f"{runs['task'].iloc[-1]}, {runs['method'].iloc[-1]}"] = {
         "date": date.today().isoformat(),
         "cpu": provenance.hardware()["cpu"],
         "n_cpus": provenance.n_cpus(),
-        "cpu_s": round(time.process_time() - begin_s),
         "versions": provenance.versions() | {"scikit-learn": version("scikit-learn")} | packages,
     }
     write_whole(made_path, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
