@@ -1,33 +1,47 @@
-"""A race over recorded curves: who comes near the best for how few epochs.
+"""Race over recorded curves: how many epochs each method needs to come near the best.
 
-Every method searches the same space over the same curves, surrogate and noise (`raycae.recorded`),
-on four simulated workers, with seeds from 1 on (random search with seed 0 would propose what was
-recorded). What counts is the error without noise of the trial that a method holds for its best,
-after the epochs that this trial has had. Epochs that diverged count; proposals that break a
-constraint cost nothing, for nobody. Random search is given ten times the epochs of the others.
+Every method searches the same space over the same recorded curves, surrogate and noise
+(`raycae.recorded`) with four simulated workers. A method's result after n epochs is the noise-free
+error of the trial it holds for its best, after the epochs that this trial has had. Epochs of
+diverged trials count. Configurations refused by a constraint cost no epochs, for any method. Random
+search without early stopping has ten times the budget of the others.
 
-Two marks. The table's best: within 1 % of the least error that the surrogate has for any recorded
-configuration. A surrogate knows the good ones worse than they are, so that no further random
-configuration comes there, as one in so many should; so the second mark is what one of as many
-random configurations as the table has reaches.
+"Near" is the error that the best of as many random configurations reaches as the table has.
+Regret is 0 at the least error that the surrogate predicts for a configuration of the table, and 1
+at the median of random configurations, on a logarithmic scale.
 
-Runs go to `analysis/recorded/race/runs.parquet`, where those of other methods stay, and the page to
-`race.html` beside it. A task whose surrogate is below `recorded.TRUSTED` is left out.
+What the race can't show: raycae's defaults were chosen on this table (with seeds 1 to 24; seeds 31
+to 60 were looked at later). Seeds 61 to 90 are new seeds, not new data.
+
+Runs are saved in `analysis/recorded/race/runs.parquet`, how they were made in `made.json`, and the
+page in `race.html` beside them. With Playwright and Chromium the page is also photographed for
+`analysis/pictures/race.png`. Runs of methods that are not raced this time are kept. A task whose
+surrogate is below `recorded.TRUSTED` is left out.
 
     python analysis/benchmarks/race.py [SEEDS [METHOD;METHOD]]
 
-Without SEEDS 30 of each; 0 makes the page alone, from the runs that are there. syne-tune and SMAC
-race where they are installed.
+SEEDS is the number of seeds of each method (default: 30), or a range such as 71-90 to add runs; 0
+only writes the page from saved runs. METHOD is the beginning of a method's name. syne-tune and SMAC
+take part if they are installed:
+
+    python -m venv rivals
+    rivals/bin/pip install -e '.[simulate]' smac==2.4.1 syne-tune==0.16.0 huggingface_hub
+    rivals/bin/python analysis/benchmarks/race.py
 """
 
 from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from datetime import date
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,9 +51,10 @@ import numpy as np
 import pandas as pd
 import rivals
 from plotly.offline import get_plotlyjs
+from scipy.stats import binomtest
 
 import raycae
-from raycae import canvas, recorded
+from raycae import canvas, provenance, recorded
 from raycae.config import Config
 from raycae.recorded import TRUSTED, Recorded
 from raycae.searcher import Proposer
@@ -48,50 +63,108 @@ from raycae.stopping import Rule, rule
 from raycae.storage import write_whole
 
 RECORDED = Path(__file__).parents[1] / "recorded"
+PICTURE = Path(__file__).parents[1] / "pictures" / "race.png"
 TASKS = ("ex2", "ex3")
+FIRST_SEED = 61
+"""No default of raycae was chosen or checked with this seed or a later one."""
 WORKERS = 4
 EPOCHS = 450
-RANDOM = "random"
-DEFAULT = "raycae: TPE, ASHA"
-STOCK = "Ray's OptunaSearch, ASHA"
-DRAWS = 3000
-RESAMPLES = 2000
+RANDOM_FACTOR = 10
+"""Random search without early stopping gets this many times the budget of the others."""
+RANDOM = "random search, no early stopping"
+DEFAULT = "raycae: TPE + ASHA (default)"
+N_DRAWS = 3000
+"""Random configurations from which the marks are computed."""
+N_RESAMPLES = 2000
 
 Contender = Callable[[Recorded, int], tuple[Searcher, Rule]]
 
 
-def ours(sampler: str, scheduler: str) -> Contender:
-    def made(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
-        return Proposer(world.space, sampler, seed), rule(scheduler, world.epochs)
+class CappedASHA:
+    """raycae's early stopping until 2026-11-29, kept to compare with: a capped form of ASHA.
 
-    return made
+    Rungs at 1, 4, 16 ... epochs. At a rung the best trial so far continues; any other continues
+    only if it is among the best quarter of all errors seen at the rung and fewer than a quarter of
+    the trials seen there have continued. The named point `base` always continues.
+    """
+
+    FACTOR = 4
+
+    def __init__(self, epochs: int) -> None:
+        self.rungs = [self.FACTOR**k for k in range(epochs) if self.FACTOR**k < epochs]
+        self._seen: dict[int, dict[int, float]] = defaultdict(dict)
+        self._continued: dict[int, set[int]] = defaultdict(set)
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Any = None) -> bool:
+        if epoch not in self.rungs:
+            return True
+        seen, continued = self._seen[epoch], self._continued[epoch]
+        if trial_number not in seen:
+            seen[trial_number] = value
+            n_places = len(seen) // self.FACTOR
+            n_better = sum(other < value for other in seen.values())
+            if not n_better or (n_better < n_places and len(continued) < n_places):
+                continued.add(trial_number)
+        return trial_number in continued or (known or {}).get("point") == "base"
 
 
-def theirs(kind: Any) -> Contender:
-    def made(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
+def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
+    """Return a maker of raycae's own searcher and early stopping."""
+
+    def make(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
+        return Proposer(world.space, sampler, seed), rule(scheduler, world.epochs, **options)
+
+    return make
+
+
+def make_capped(sampler: str) -> Contender:
+    """Return a maker of raycae's own searcher with the early stopping it had before."""
+
+    def make(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
+        return Proposer(world.space, sampler, seed), CappedASHA(world.epochs)
+
+    return make
+
+
+def make_rival(kind: Any) -> Contender:
+    """Return a maker of a rival, which both proposes and stops early."""
+
+    def make(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
         rival = kind(world.space, seed, world.epochs)
-        return rival, SimpleNamespace(report=lambda *told: rival.judge(*told[:3]))
+        return rival, SimpleNamespace(report=lambda *epoch: rival.judge(*epoch[:3]))
 
-    return made
+    return make
 
 
 METHODS: dict[str, Contender] = {
-    RANDOM: ours("random", "none"),
-    "random, ASHA": ours("random", "asha"),
-    "greedy": ours("greedy", "none"),
-    DEFAULT: ours("tpe", "asha"),
-    STOCK: theirs(rivals.StockOptunaSearch),
-    "Optuna's TPE, Hyperband": theirs(rivals.PlainOptuna),
-    "syne-tune's ASHACQR": theirs(rivals.SyneTune),
-    "SMAC, Hyperband": theirs(rivals.SMAC),
+    DEFAULT: make_raycae("tpe", "asha"),
+    "syne-tune: ASHACQR": make_rival(rivals.SyneTune),
+    "SMAC3: random forest + Hyperband": make_rival(rivals.SMAC),
+    "Ray: OptunaSearch + ASHA": make_rival(rivals.RayOptunaSearch),
+    "Ray: random + ASHA": make_rival(rivals.RandomRayASHA),
+    "Optuna: TPE + Hyperband": make_rival(rivals.OptunaHyperband),
+    RANDOM: make_raycae("random", "none"),
 }
-NEEDS = {"syne-tune's ASHACQR": "syne_tune", "SMAC, Hyperband": "smac"}
+"""The methods that are compared."""
+VARIANTS: dict[str, Contender] = {
+    "raycae: TPE + ASHA, grace 4": make_raycae("tpe", "asha", grace=4),
+    "raycae: TPE + Hyperband": make_raycae("tpe", "hyperband"),
+    "raycae: random + ASHA": make_raycae("random", "asha"),
+    "raycae: greedy, no early stopping": make_raycae("greedy", "none"),
+    "raycae: TPE + capped ASHA (default before)": make_capped("tpe"),
+    "raycae: random + capped ASHA (before)": make_capped("random"),
+}
+"""Other settings of raycae."""
+NEEDS = {"syne-tune: ASHACQR": "syne-tune", "SMAC3: random forest + Hyperband": "smac"}
+MODULES = {"syne-tune": "syne_tune"}
+COLOURS = (canvas.ORANGE, "#a87b00", "#c4392b", canvas.BLUE, canvas.VIOLET, "#2f8f4e", canvas.GREY)
 
 
 def main(seeds: str = "30", methods: str = "") -> None:
-    there = [m for m in METHODS if importlib.util.find_spec(NEEDS.get(m, "raycae"))]
-    wanted = [m for m in there if any(m.startswith(name) for name in methods.split(";"))]
-    print(f"left out, for they are not installed: {', '.join(METHODS.keys() - there) or 'none'}")
+    contenders = METHODS | VARIANTS
+    missing = [m for m, name in NEEDS.items() if not is_installed(name)]
+    chosen = [m for m in contenders if any(m.startswith(name) for name in methods.split(";"))]
+    print(f"not installed: {', '.join(missing) or 'none'}")
     marks = {}
     for task in TASKS:
         world = read(task)
@@ -99,85 +172,123 @@ def main(seeds: str = "30", methods: str = "") -> None:
         if world.rank_correlation < TRUSTED:
             print(f"  below {TRUSTED}: no race")
             continue
-        marks[task] = measure(world)
+        marks[task] = compute_marks(world)
         print("  " + ", ".join(f"{name} {value:.5f}" for name, value in marks[task].items()))
-        for method in wanted if int(seeds) else []:
-            begun = time.process_time()
-            runs: list[pd.DataFrame] = []
-            for seed in range(1, int(seeds) + 1):
-                runs.append(race(world, method, seed))
-                keep(pd.concat(runs).assign(task=task, method=method))  # some take hours for all
-            print(f"  {method}: {time.process_time() - begun:.0f} s", flush=True)
+        for method in chosen:
+            if method in missing:
+                continue
+            begin_s = time.process_time()
+            for seed in parse_seeds(seeds):
+                runs = race(world, contenders[method], seed, method == RANDOM)
+                save(runs.assign(task=task, method=method))
+            print(f"  {method}: {time.process_time() - begin_s:.0f} s", flush=True)
     write_page(pd.read_parquet(RECORDED / "race" / "runs.parquet"), marks)
 
 
+def parse_seeds(text: str) -> range:
+    """Return the seeds of a number of seeds ("30") or of a range, both ends included ("71-90")."""
+    first, _, last = text.rpartition("-")
+    if first:
+        return range(int(first), int(last) + 1)
+    return range(FIRST_SEED, FIRST_SEED + int(last))
+
+
+def is_installed(package: str) -> bool:
+    return importlib.util.find_spec(MODULES.get(package, package)) is not None
+
+
 def read(task: str) -> Recorded:
+    """Read the recorded curves of a task, those with several seeds included."""
     return recorded.read(sorted((RECORDED / "curves").glob(f"{task}*")))
 
 
-def measure(world: Recorded) -> dict[str, float]:
-    """The two marks, and what they are put in proportion to: the best of the table, and what half
-    of all random configurations reach."""
+def compute_marks(world: Recorded) -> dict[str, float]:
+    """Compute the errors that results are compared with.
+
+    Returns:
+        MSE: "best", the least error that the surrogate predicts for a recorded configuration;
+        "median", that half of all random configurations reach; "near", that one of n random
+        configurations reaches, where n is the number of recorded configurations.
+    """
     proposer = Proposer(world.space, "random", seed=0, points=[])
-    proposals = (proposer.propose(number) for number in range(DRAWS))
+    proposals = (proposer.propose(number) for number in range(N_DRAWS))
     random = [world.surrogate.errors(p.config).min() for p in proposals if p]
-    best = min(world.surrogate.errors(config).min() for config in world.curves)
     return {
-        "best": best,
+        "best": float(min(world.surrogate.errors(config).min() for config in world.curves)),
         "median": float(np.median(random)),
-        "table's best": 1.01 * best,
-        "best of random": float(np.quantile(random, 1 / len(world.curves))),
+        "near": float(np.quantile(random, 1 / len(world.curves))),
     }
 
 
-def race(world: Recorded, method: str, seed: int) -> pd.DataFrame:
-    """One row for each time that the best changed, and one at the end: `epochs` spent and the
-    `error` of the best without noise; `trials` begun, `seed`."""
-    searcher, stopping = METHODS[method](world, seed)
-    budget = 10 * EPOCHS if method == RANDOM else EPOCHS
+def race(world: Recorded, contender: Contender, seed: int, is_random: bool) -> pd.DataFrame:
+    """Run one method with one seed.
+
+    Returns:
+        One row each time the best trial changed and one at the end: `epochs` spent, `error` of the
+        best trial without noise (MSE), `trials` started, `seed`.
+    """
+    searcher, stopping = contender(world, seed)
+    budget = RANDOM_FACTOR * EPOCHS if is_random else EPOCHS
 
     @cache
-    def truth(config: Config) -> Any:
+    def true_errors(config: Config) -> Any:
         return np.minimum.accumulate(world.surrogate.errors(config))
 
     epochs = run(searcher, stopping, world, trials=10**6, epochs=world.epochs, workers=WORKERS)
+    # SMAC runs a configuration again on a larger budget; the epochs it has had count once.
     spent: set[tuple[Config, int]] = set()
     rows, least, trials = [], np.inf, set()
     for epoch in epochs:
-        # A configuration that is run anew on more epochs goes on from where it was.
         spent.add((epoch.proposal.config, epoch.epoch))
         trials.add(epoch.number)
         if epoch.error is not None and epoch.error < least:
             least = epoch.error
-            rows.append((len(spent), truth(epoch.proposal.config)[epoch.epoch - 1], len(trials)))
+            error = true_errors(epoch.proposal.config)[epoch.epoch - 1]
+            rows.append((len(spent), error, len(trials)))
         if len(spent) == budget:
             break
     rows.append((budget, rows[-1][1], len(trials)))
     return pd.DataFrame(rows, columns=["epochs", "error", "trials"]).assign(seed=seed)
 
 
-def keep(runs: pd.DataFrame) -> None:
-    path = RECORDED / "race" / "runs.parquet"
-    path.parent.mkdir(exist_ok=True)
-    if path.exists():
-        others = pd.read_parquet(path)
-        same = (others["task"] == runs["task"].iloc[0]) & (
-            others["method"] == runs["method"].iloc[0]
-        )
-        runs = pd.concat([others[~same], runs])
+def save(runs: pd.DataFrame) -> None:
+    """Save the runs of one method and how they were made.
+
+    Saved runs of other methods and seeds are kept.
+    """
+    folder = RECORDED / "race"
+    folder.mkdir(exist_ok=True)
+    keys = ["task", "method", "seed"]
+    if (path := folder / "runs.parquet").exists():
+        saved = pd.read_parquet(path)
+        is_same = (saved[keys] == runs[keys].iloc[0]).all(axis=1)
+        runs = pd.concat([saved[~is_same], runs])
     buffer = io.BytesIO()
     runs.to_parquet(buffer, index=False, compression="zstd")
     write_whole(path, buffer.getvalue())
+    made_path = folder / "made.json"
+    made = json.loads(made_path.read_text()) if made_path.exists() else {}
+    packages = {name: version(name) for name in NEEDS.values() if is_installed(name)}
+    made[f"{runs['task'].iloc[-1]}, {runs['method'].iloc[-1]}"] = {
+        "date": date.today().isoformat(),
+        "cpu": provenance.hardware()["cpu"],
+        "n_cpus": provenance.n_cpus(),
+        "versions": provenance.versions() | {"scikit-learn": version("scikit-learn")} | packages,
+    }
+    write_whole(made_path, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
 
 
-def reached(runs: pd.DataFrame, mark: float) -> Any:
-    """Epochs until the error was at most `mark`, one for each seed; infinite where it never was."""
-    good = runs[runs["error"] <= mark].groupby("seed")["epochs"].min().astype(float)
+def epochs_until(runs: pd.DataFrame, error: float) -> Any:
+    """Return the epochs each seed needed to reach `error`; infinity where it did not."""
+    good = runs[runs["error"] <= error].groupby("seed")["epochs"].min().astype(float)
     return good.reindex(runs["seed"].unique(), fill_value=np.inf).to_numpy()
 
 
-def errors_at(runs: pd.DataFrame, epochs: Any) -> Any:
-    """(seeds, epochs): the error after so many epochs; before the first one has ended, its."""
+def errors_after(runs: pd.DataFrame, epochs: Any) -> Any:
+    """Return the error of each seed after each number of epochs, (seeds, epochs).
+
+    Before the first epoch has ended this is the error after it.
+    """
     return np.array(
         [
             own["error"].to_numpy()[
@@ -188,94 +299,174 @@ def errors_at(runs: pd.DataFrame, epochs: Any) -> Any:
     )
 
 
-def interval(figures: Any) -> tuple[float, float, float]:
-    """The middle of bootstrapped figures and where 95 % of them lie."""
-    low, middle, high = np.quantile(figures, [0.025, 0.5, 0.975], method="nearest")
-    return middle, low, high
+def bootstrap_medians(values: Any, draw_seed: int = 0) -> Any:
+    """Return the medians of `N_RESAMPLES` resamples of the seeds' values."""
+    draw = np.random.default_rng(draw_seed)
+    return np.median(draw.choice(values, (N_RESAMPLES, len(values))), axis=1)
 
 
-def resampled(values: Any) -> Any:
-    """Medians of seeds drawn with replacement."""
-    draw = np.random.default_rng(0)
-    return np.median(draw.choice(values, (RESAMPLES, len(values))), axis=1)
+def estimate_median(values: Any) -> tuple[float, float, float]:
+    """Return the median and its 95 % bootstrap interval (percentiles of resampled seeds)."""
+    low, high = np.quantile(bootstrap_medians(values), [0.025, 0.975], method="nearest")
+    return float(np.median(values)), low, high
+
+
+def estimate_ratio(values: Any, others: Any) -> tuple[float, float, float]:
+    """Return the ratio of two medians and its 95 % interval; both samples are resampled."""
+    ratios = bootstrap_medians(values) / bootstrap_medians(others, 1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(np.median(values) / np.median(others)), low, high
+
+
+def format_interval(figures: tuple[float, float, float], digits: int) -> str:
+    text = "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(*figures, d=digits)
+    return text.replace("inf", "∞")
 
 
 def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
+    """Write `race.html` and print its tables."""
     parts = []
     plots = {}
+    made = json.loads((RECORDED / "race" / "made.json").read_text())
     for task, mark in marks.items():
         of_task = runs[runs["task"] == task]
-        by_method = {m: of_task[of_task["method"] == m] for m in METHODS}
-        by_method = {m: own for m, own in by_method.items() if len(own)}
-        plots[f"regret-{task}"] = regret_figure(by_method, mark).to_json()
-        rows = table(by_method, mark)
-        parts.append({"task": task, "rows": rows, **mark})
-        print(pd.DataFrame(rows).to_string(index=False))
+        groups = {
+            title: {
+                m: of_task[of_task["method"] == m] for m in group if (of_task["method"] == m).any()
+            }
+            for title, group in (
+                ("raycae and others", METHODS),
+                ("Other settings of raycae", VARIANTS),
+            )
+        }
+        everyone = {m: own for group in groups.values() for m, own in group.items()}
+        plots[f"regret-{task}"] = draw_regret(groups["raycae and others"], mark).to_json()
+        tables = {
+            title: make_table(group, everyone, mark) for title, group in groups.items() if group
+        }
+        for title, rows in tables.items():
+            print(title, pd.DataFrame(rows).to_string(index=False), sep="\n")
+        parts.append(
+            {
+                "task": task,
+                "tables": tables,
+                "n_best": sum(
+                    int(np.isfinite(epochs_until(own, 1.01 * mark["best"])).sum())
+                    for own in everyone.values()
+                ),
+                "n_runs": sum(own["seed"].nunique() for own in everyone.values()),
+                "versions": list_versions([made[f"{task}, {m}"] for m in everyone]),
+                "cpus": sorted({f"{at['n_cpus']} cores of {at['cpu']}" for at in made.values()}),
+                **mark,
+            }
+        )
     folders = [Path(__file__).parent, Path(raycae.__file__).parent]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("race.html.j2").render(
-        parts=[
-            part | {"mark": part["table's best"], "second": part["best of random"]}
-            for part in parts
-        ],
+        parts=parts,
         plots=plots,
         plotly=get_plotlyjs(),
         workers=WORKERS,
+        n_epochs=EPOCHS,
+        factor=RANDOM_FACTOR,
+        default=DEFAULT,
     )
-    write_whole(RECORDED / "race" / "race.html", page.encode())
+    path = RECORDED / "race" / "race.html"
+    write_whole(path, page.encode())
+    photograph(path, [f"regret-{task}" for task in marks])
 
 
-def table(by_method: dict[str, pd.DataFrame], mark: dict[str, float]) -> list[dict[str, str]]:
+def photograph(page: Path, plots: list[str]) -> None:
+    """Write `PICTURE` from the page once its `plots` are drawn; needs Playwright and Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None or importlib.util.find_spec("playwright") is None:
+        print(f"{PICTURE.name} not written: it needs Playwright and Chromium")
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1100, "height": 800})
+        tab.goto(page.resolve().as_uri())
+        for plot in plots:
+            tab.locator(f"#{plot}").scroll_into_view_if_needed()
+            tab.wait_for_selector(f"#{plot}.js-plotly-plot .main-svg")
+        tab.screenshot(path=PICTURE, full_page=True)
+        browser.close()
+
+
+def list_versions(made: list[dict[str, Any]]) -> str:
+    """List the versions that the runs were made with, each package once."""
+    wanted = ("python", "scikit-learn", "optuna", "ray", *NEEDS.values())
+    found = {
+        name: sorted({run["versions"][name] for run in made if name in run["versions"]})
+        for name in wanted
+    }
+    return ", ".join(f"{name} {' and '.join(all_)}" for name, all_ in found.items() if all_)
+
+
+def make_table(
+    group: dict[str, pd.DataFrame], everyone: dict[str, pd.DataFrame], mark: dict[str, float]
+) -> list[dict[str, str]]:
+    """Make the rows of one table, one for each method."""
     rows = []
-    for method, own in by_method.items():
-        row = {"method": method, "seeds": str(own["seed"].nunique())}
-        for name in ("table's best", "best of random"):
-            hits = reached(own, mark[name])
-            shown = "{:.0f} ({:.0f} to {:.0f})".format(*interval(resampled(hits)))
-            row[name] = f"{shown.replace('inf', '∞')}, {np.isfinite(hits).mean():.0%}"
-            random = np.array([np.inf])
-            if RANDOM in by_method:
-                random = resampled(reached(by_method[RANDOM], mark[name]))
-            if np.isfinite(random).all():
-                ratio = "{:.2f} ({:.2f} to {:.2f})".format(*interval(resampled(hits) / random))
-                row[f"{name}, of random's"] = ratio.replace("inf", "∞")
+    for method, own in group.items():
+        hits = epochs_until(own, mark["near"])
+        n_near = int(np.isfinite(hits).sum())
+        share = binomtest(n_near, len(hits)).proportion_ci()
+        row = {
+            "method": method,
+            "seeds": str(len(hits)),
+            "epochs until near": format_interval(estimate_median(hits), 0),
+            "seeds that came near": f"{n_near / len(hits):.0%} "
+            f"({share.low:.0%} to {share.high:.0%})",
+            "epochs of raycae's default / of this": "–",
+        }
+        if method != DEFAULT and DEFAULT in everyone:
+            # A seed that did not come near counts with its budget, so the ratio is at most this.
+            budget = RANDOM_FACTOR * EPOCHS if method == RANDOM else EPOCHS
+            ours = np.minimum(epochs_until(everyone[DEFAULT], mark["near"]), EPOCHS)
+            ratio = format_interval(estimate_ratio(ours, np.minimum(hits, budget)), 2)
+            bound = "at most " if np.isinf(np.median(hits)) else ""
+            row["epochs of raycae's default / of this"] = bound + ratio
         for epochs in (100, 200, EPOCHS):
-            regrets = regret(errors_at(own, [epochs]), mark)[:, 0]
-            row[f"regret at {epochs}"] = "{:.2f} ({:.2f} to {:.2f})".format(
-                *interval(resampled(regrets))
-            )
+            regrets = compute_regret(errors_after(own, [epochs]), mark)[:, 0]
+            row[f"regret at {epochs}"] = format_interval(estimate_median(regrets), 2)
         row["trials"] = f"{own.groupby('seed')['trials'].max().mean():.0f}"
         rows.append(row)
     return rows
 
 
-def regret(errors: Any, mark: dict[str, float]) -> Any:
-    """0 at the best of the table, 1 at the middle of all random configurations, by logarithms."""
+def compute_regret(errors: Any, mark: dict[str, float]) -> Any:
+    """Return 0 at the table's best, 1 at the median of random configurations, in logarithms."""
     return np.log(errors / mark["best"]) / np.log(mark["median"] / mark["best"])
 
 
-def regret_figure(by_method: dict[str, pd.DataFrame], mark: dict[str, float]) -> Any:
+def draw_regret(group: dict[str, pd.DataFrame], mark: dict[str, float]) -> Any:
+    """Draw the median regret by epochs with its 95 % interval, one line for each method."""
     figure = canvas.figure("epochs spent", "normalised regret, median over seeds")
     epochs = np.unique(np.geomspace(4, EPOCHS, 60).astype(int))
-    colours = [canvas.GREY, "#b5b9be", canvas.VIOLET, canvas.ORANGE, canvas.BLUE]
-    colours += ["#2f8f4e", "#a87b00", "#c4392b"]
-    for colour, (method, own) in zip(colours, by_method.items(), strict=False):
-        regrets = regret(errors_at(own, epochs), mark)
-        middle, low, high = np.array([interval(resampled(at)) for at in regrets.T]).T
+    colours = dict(zip(METHODS, COLOURS, strict=True))
+    for method, own in group.items():
+        regrets = compute_regret(errors_after(own, epochs), mark)
+        middle, low, high = np.array([estimate_median(column) for column in regrets.T]).T
         figure.add_scatter(
             x=[*epochs, *epochs[::-1]],
             y=[*high, *low[::-1]],
             fill="toself",
             line={"width": 0},
-            fillcolor=colour,
+            fillcolor=colours[method],
             opacity=0.15,
             hoverinfo="skip",
             showlegend=False,
         )
         figure.add_scatter(
-            x=epochs.tolist(), y=middle.tolist(), name=method, line={"color": colour, "width": 2}
+            x=epochs.tolist(),
+            y=middle.tolist(),
+            name=method,
+            line={"color": colours[method], "width": 2},
         )
     figure.update_xaxes(type="log")
     return figure

@@ -1,9 +1,15 @@
-"""Other people's searchers, driven by their own methods over recorded curves.
+"""Searchers from other packages, driven by their own methods over recorded curves.
 
-Each proposes as `simulate.Searcher` does, and `judge`s as a `stopping.Rule` does: (trial, epoch,
-error) to go on or stop. Settings are as shipped. All begin with the space's first named point and
-draw from the same space; where a proposal breaks a constraint its searcher is told so in its own
-way, at no epochs, and asked again.
+Each class is a `simulate.Searcher` with one more method, `judge(number, epoch, error)`, which
+returns True if the trial should continue. Settings are the defaults of each package unless a
+docstring says otherwise. All rivals search the same space as raycae and start with its first named
+point.
+
+Constraints: raycae's own sampler rejects a configuration that breaks a constraint before it becomes
+a trial. No rival can be given such a constraint (they are computed from the network), so a rival
+proposes the configuration, is told that the trial failed, and is asked again. This costs no epochs.
+A failed trial counts neither as a start-up trial nor as an observation of a model
+(tests/test_rivals.py): Optuna, Ray Tune and syne-tune report it as failed, SMAC skips it.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +29,20 @@ from optuna.trial import Trial, TrialState
 from raycae.config import Config
 from raycae.errors import InputError
 from raycae.greedy import Answers
-from raycae.searcher import Proposal
+from raycae.searcher import Proposal, Proposer
 from raycae.space import Space
 
 
-def built(space: Space, values: dict[str, Any]) -> Config | None:
-    """The configuration, if the space's constraints allow it."""
+def build_allowed(space: Space, values: dict[str, Any]) -> Config | None:
+    """Build the configuration with these parameter values.
+
+    Args:
+        space: The search space.
+        values: A value for each parameter; values of inactive parameters are ignored.
+
+    Returns:
+        The configuration, or None if it is invalid or breaks a constraint of the space.
+    """
     try:
         config = space.draw(Answers(space, values))
     except InputError:
@@ -35,67 +50,130 @@ def built(space: Space, values: dict[str, Any]) -> Config | None:
     return config if space.check(config) is None else None
 
 
-def first(space: Space) -> dict[str, Any]:
-    """What the first named point says of every parameter; of one it lies outside of, the middle."""
+def find_start(space: Space) -> dict[str, Any]:
+    """Return the parameter values of the first named point.
+
+    A parameter that the point does not set, or sets outside of its range, is at its middle.
+    """
     middles = {name: parameter.middle for name, parameter in space.parameters.items()}
     return middles | space.params_of(next(iter(space.points.values())))
 
 
-class StockOptunaSearch:
-    """Ray Tune's `OptunaSearch` and `ASHAScheduler`, called in the order in which Tune's controller
-    calls them. A trial that breaks a constraint ends without a result, which `OptunaSearch` tells
-    Optuna as PRUNED."""
+class RayASHA:
+    """Ray Tune's `ASHAScheduler` (an alias of `AsyncHyperBandScheduler`) with its default settings.
+
+    Calls arrive in the order in which Tune's controller makes them.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        from ray.tune.schedulers import ASHAScheduler
+
+        self.scheduler = ASHAScheduler(metric="val_mse", mode="min", max_t=epochs)
+        self._results: dict[str, dict[str, Any]] = {}
+
+    def start(self, trial_id: str) -> None:
+        """Add a trial to the scheduler."""
+        self.scheduler.on_trial_add(None, SimpleNamespace(trial_id=trial_id))
+
+    def judge(self, trial_id: str, epoch: int, error: float) -> bool:
+        """Report an epoch; returns True if the trial should continue."""
+        result = {"training_iteration": epoch, "val_mse": error}
+        self._results[trial_id] = result
+        trial = SimpleNamespace(trial_id=trial_id)
+        return self.scheduler.on_trial_result(None, trial, result) == "CONTINUE"
+
+    def end(self, trial_id: str, state: str) -> dict[str, Any] | None:
+        """Tell the scheduler that a trial ended.
+
+        Returns:
+            The trial's last result; None if it failed.
+        """
+        result = self._results.pop(trial_id, None)
+        if state == "FAIL" or result is None:
+            return None
+        self.scheduler.on_trial_complete(None, SimpleNamespace(trial_id=trial_id), result)
+        return result
+
+
+class RandomRayASHA:
+    """Random configurations, stopped early by Ray Tune's ASHA."""
 
     def __init__(self, space: Space, seed: int, epochs: int) -> None:
-        from ray.tune.schedulers import ASHAScheduler
+        self.proposer = Proposer(space, "random", seed)
+        self.asha = RayASHA(epochs)
+
+    def propose(self, number: int) -> Proposal | None:
+        self.asha.start(str(number))
+        return self.proposer.propose(number)
+
+    def judge(self, number: int, epoch: int, error: float) -> bool:
+        return self.asha.judge(str(number), epoch, error)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        self.proposer.report(number, epoch, value)
+
+    def tell(self, number: int, state: str, value: float | None) -> None:
+        self.asha.end(str(number), state)
+        self.proposer.tell(number, state, value)
+
+
+class RayOptunaSearch:
+    """Ray Tune's `OptunaSearch` and `ASHAScheduler`.
+
+    A refused configuration is a trial that raised: Tune calls `on_trial_complete(error=True)`, and
+    `OptunaSearch` tells Optuna FAIL.
+    """
+
+    def __init__(self, space: Space, seed: int, epochs: int) -> None:
         from ray.tune.search.optuna import OptunaSearch
 
         def define(trial: Any) -> None:
             space.draw(trial)
 
-        self.space, self.epochs = space, epochs
+        self.space = space
         self.search = OptunaSearch(
-            define, metric="val_mse", mode="min", seed=seed, points_to_evaluate=[first(space)]
+            define, metric="val_mse", mode="min", seed=seed, points_to_evaluate=[find_start(space)]
         )
-        self.scheduler = ASHAScheduler(metric="val_mse", mode="min", max_t=epochs)
-        self.last: dict[int, dict[str, Any]] = {}
-        self.asked = 0
+        self.asha = RayASHA(epochs)
+        self.ids: dict[int, str] = {}
+        self.n_asked = 0
+
+    @property
+    def study(self) -> optuna.Study:
+        return self.search._ot_study
 
     def propose(self, number: int) -> Proposal:
         while True:
-            self.id, self.asked = str(self.asked), self.asked + 1
-            config = built(self.space, self.search.suggest(self.id))
+            trial_id, self.n_asked = str(self.n_asked), self.n_asked + 1
+            config = build_allowed(self.space, self.search.suggest(trial_id))
             if config is not None:
-                self.last[number] = {"id": self.id}
-                self.scheduler.on_trial_add(None, SimpleNamespace(trial_id=self.id))
+                self.ids[number] = trial_id
+                self.asha.start(trial_id)
                 return Proposal(config, {}, 0)
-            self.search.on_trial_complete(self.id)
+            self.search.on_trial_complete(trial_id, error=True)
 
-    def judge(self, number: int, epoch: int, value: float) -> bool:
-        result = {"training_iteration": epoch, "val_mse": value}
-        self.last[number] |= result
-        id = self.last[number]["id"]
-        goes_on = self.scheduler.on_trial_result(None, SimpleNamespace(trial_id=id), result)
-        if goes_on == "CONTINUE":
-            self.search.on_trial_result(id, result)
-        return goes_on == "CONTINUE"
+    def judge(self, number: int, epoch: int, error: float) -> bool:
+        trial_id = self.ids[number]
+        should_continue = self.asha.judge(trial_id, epoch, error)
+        if should_continue:
+            result = {"training_iteration": epoch, "val_mse": error}
+            self.search.on_trial_result(trial_id, result)
+        return should_continue
 
     def report(self, number: int, epoch: int, value: float) -> None:
         pass
 
     def tell(self, number: int, state: str, value: float | None) -> None:
-        last = self.last.pop(number)
-        id = last.pop("id")
-        if state == "FAIL":
-            self.search.on_trial_complete(id, error=True)
-        else:
-            self.scheduler.on_trial_complete(None, SimpleNamespace(trial_id=id), last)
-            self.search.on_trial_complete(id, result=last)
+        trial_id = self.ids.pop(number)
+        result = self.asha.end(trial_id, state)
+        self.search.on_trial_complete(trial_id, result=result, error=result is None)
 
 
-class PlainOptuna:
-    """`TPESampler()` with `HyperbandPruner` over the epochs. A trial that breaks a constraint is
-    PRUNED before its first epoch."""
+class OptunaHyperband:
+    """Optuna's `TPESampler()` with `HyperbandPruner` over the epochs.
+
+    A refused configuration is told as FAIL, the state of a trial whose objective raised.
+    """
 
     def __init__(self, space: Space, seed: int, epochs: int) -> None:
         with warnings.catch_warnings():
@@ -105,7 +183,7 @@ class PlainOptuna:
                 pruner=optuna.pruners.HyperbandPruner(1, epochs, 3),
                 study_name=str(seed),  # the brackets are drawn from it
             )
-        self.study.enqueue_trial(first(space))
+        self.study.enqueue_trial(find_start(space))
         self.space = space
         self.open: dict[int, Trial] = {}
 
@@ -116,10 +194,10 @@ class PlainOptuna:
             if self.space.check(config) is None:
                 self.open[number] = trial
                 return Proposal(config, trial.params, 0)
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self.study.tell(trial, state=TrialState.FAIL)
 
-    def judge(self, number: int, epoch: int, value: float) -> bool:
-        self.open[number].report(value, epoch)
+    def judge(self, number: int, epoch: int, error: float) -> bool:
+        self.open[number].report(error, epoch)
         return not self.open[number].should_prune()
 
     def report(self, number: int, epoch: int, value: float) -> None:
@@ -131,9 +209,11 @@ class PlainOptuna:
 
 
 class SyneTune:
-    """syne-tune's `ASHACQR` (Salinas et al., ICML 2023), the best of its authors' own comparison.
-    Its spaces are flat, so every parameter is drawn and those without a say are passed over; a
-    trial that breaks a constraint or diverges is one that failed."""
+    """syne-tune's `ASHACQR` (Salinas et al., ICML 2023), the best in its authors' comparison.
+
+    Its spaces have no conditions, so every parameter is sampled and inactive ones are ignored. A
+    refused or diverged trial is reported by `on_trial_error`, as syne-tune's tuner does.
+    """
 
     def __init__(self, space: Space, seed: int, epochs: int) -> None:
         from syne_tune.optimizer.baselines import ASHACQR
@@ -146,11 +226,11 @@ class SyneTune:
             time_attr="epoch",
             max_t=epochs,
             random_seed=seed,
-            points_to_evaluate=[first(space)],
+            points_to_evaluate=[find_start(space)],
         )
         self.space = space
         self.trials: dict[int, Any] = {}
-        self.asked = 0
+        self.n_asked = 0
 
     @staticmethod
     def _domain(distribution: Any) -> Any:
@@ -170,17 +250,17 @@ class SyneTune:
 
         while True:
             values = self.scheduler.suggest().config
-            trial = Trial(self.asked, values, datetime.now())
-            self.asked += 1
+            trial = Trial(self.n_asked, values, datetime.now())
+            self.n_asked += 1
             self.scheduler.on_trial_add(trial)
-            config = built(self.space, values)
+            config = build_allowed(self.space, values)
             if config is not None:
                 self.trials[number] = trial
                 return Proposal(config, {}, 0)
             self.scheduler.on_trial_error(trial)
 
-    def judge(self, number: int, epoch: int, value: float) -> bool:
-        result = {"epoch": epoch, "val_mse": value}
+    def judge(self, number: int, epoch: int, error: float) -> bool:
+        result = {"epoch": epoch, "val_mse": error}
         return self.scheduler.on_trial_result(self.trials[number], result) == "CONTINUE"
 
     def report(self, number: int, epoch: int, value: float) -> None:
@@ -193,30 +273,52 @@ class SyneTune:
 
 
 class SMAC:
-    """SMAC3's `MultiFidelityFacade`: random forest and Hyperband. It runs a configuration anew on
-    each larger budget; whoever counts epochs passes over those that it has run before. A trial that
-    breaks a constraint is a crash, at no epochs."""
+    """SMAC3's `MultiFidelityFacade`: a random forest and synchronous Hyperband.
+
+    SMAC runs a configuration again on each larger budget; the race does not count epochs twice.
+
+    SMAC has no state for a trial to be left out: a CRASHED trial takes a slot of its Hyperband
+    bracket and of the initial design, and enters the random forest at the crash cost. So refused
+    configurations are skipped where SMAC selects configurations, in the initial design too.
+    The initial design has 10 configurations, as many as the start-up trials of raycae's and
+    Optuna's TPE; SMAC's default (10 for each parameter) exceeds the budget of the race. A diverged
+    trial is CRASHED at a cost of 1, the error that no network with outputs in [0, 1] exceeds.
+    """
+
+    N_INITIAL = 10
 
     def __init__(self, space: Space, seed: int, epochs: int) -> None:
         from smac import MultiFidelityFacade, Scenario
+        from smac.main.config_selector import ConfigSelector
+
+        class AllowedSelector(ConfigSelector):
+            def __iter__(self) -> Iterator[Any]:
+                return (c for c in super().__iter__() if build_allowed(space, dict(c)))
 
         self.folder = tempfile.TemporaryDirectory()
+        configspace = self._configspace(space, seed)
         scenario = Scenario(
-            self._configspace(space, seed),
+            configspace,
             deterministic=True,
             n_trials=100_000,
             min_budget=1,
             max_budget=epochs,
             seed=seed,
+            crash_cost=1.0,
             output_directory=self.folder.name,
         )
-        # As many random configurations as raycae's and Optuna's TPE begin with; as shipped it would
-        # be ten for each parameter, more than the race has epochs for.
-        design = MultiFidelityFacade.get_initial_design(scenario, n_configs=10)
+        initial = [configspace.get_default_configuration()]
+        while len(initial) < self.N_INITIAL:
+            config = configspace.sample_configuration()
+            if build_allowed(space, dict(config)):
+                initial.append(config)
         self.smac = MultiFidelityFacade(
             scenario,
             lambda config, seed, budget: 0.0,
-            initial_design=design,
+            initial_design=MultiFidelityFacade.get_initial_design(
+                scenario, n_configs=0, additional_configs=initial
+            ),
+            config_selector=AllowedSelector(scenario),
             logging_level=logging.ERROR,
             overwrite=True,
         )
@@ -228,7 +330,7 @@ class SMAC:
         import ConfigSpace
 
         made = ConfigSpace.ConfigurationSpace(seed=seed)
-        start = first(space)
+        start = find_start(space)
         for name, parameter in space.parameters.items():
             match parameter.distribution:
                 case CategoricalDistribution() as d:
@@ -263,17 +365,13 @@ class SMAC:
         return made
 
     def propose(self, number: int) -> Proposal:
-        from smac.runhistory import StatusType, TrialValue
+        info = self.smac.ask()
+        config = build_allowed(self.space, dict(info.config))
+        assert config is not None
+        self.open[number] = info
+        return Proposal(config, {}, 0)
 
-        while True:
-            info = self.smac.ask()
-            config = built(self.space, dict(info.config))
-            if config is not None:
-                self.open[number] = info
-                return Proposal(config, {}, 0)
-            self.smac.tell(info, TrialValue(1.0, status=StatusType.CRASHED), save=False)
-
-    def judge(self, number: int, epoch: int, value: float) -> bool:
+    def judge(self, number: int, epoch: int, error: float) -> bool:
         return epoch < round(self.open[number].budget)
 
     def report(self, number: int, epoch: int, value: float) -> None:
@@ -283,5 +381,5 @@ class SMAC:
         from smac.runhistory import StatusType, TrialValue
 
         status = StatusType.CRASHED if state == "FAIL" else StatusType.SUCCESS
-        cost = 1.0 if value is None else value
+        cost = 1.0 if state == "FAIL" or value is None else value
         self.smac.tell(self.open.pop(number), TrialValue(cost, status=status), save=False)
