@@ -2,10 +2,15 @@
 
 The Optuna study of a search lives in its memory and is a function of the ledger. So is the copy
 that is shown here: the ledger is followed, never written, and nobody's lease is taken.
+
+optuna-dashboard computes the importance of parameters by itself, of complete trials only and from
+two trials on. Its page asks its server for it, so this server answers with what the report shows.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import time
 import warnings
@@ -17,6 +22,7 @@ from typing import Annotated, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
+import pandas as pd
 import typer
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -76,7 +82,7 @@ def dashboard(
     warnings.filterwarnings("ignore", module="optuna")  # what importances of few trials are worth
     copy = Copy(folder)
     copy.follow()
-    app = looking_only(optuna_dashboard.wsgi(copy.study._storage))
+    app = with_importances(looking_only(optuna_dashboard.wsgi(copy.study._storage)), copy)
     try:
         server = make_server(host, port, app, _Server, _Handler)
     except (OSError, OverflowError) as error:
@@ -107,6 +113,8 @@ class Copy:
         self._events = _events_of(folder)
         self._shown: dict[int, int] = {}
         """Optuna's id of each trial."""
+        self._importances: tuple[int, list[list[dict[str, Any]]]] | None = None
+        """How many trials had ended, and what `importances` gave then."""
         self.study = optuna.create_study(
             storage=InMemoryStorage(),
             study_name=folder.name,
@@ -169,13 +177,58 @@ class Copy:
             trial.datetime_complete = _local(row["ended_at"])
         return trial
 
+    def importances(self) -> list[list[dict[str, Any]]]:
+        """Return the importance of the parameters as optuna-dashboard's page takes it.
+
+        Returns:
+            One list an objective, each parameter with `name`, `importance` (its share, as in the
+            report), and `distribution`; empty where the report ranks no parameters.
+        """
+        n_ended = self._records.n_ended()
+        if self._importances is None or self._importances[0] != n_ended:
+            self._importances = n_ended, self._compute_importances()
+        return self._importances[1]
+
+    def _compute_importances(self) -> list[list[dict[str, Any]]]:
+        from raycae import effects
+
+        trials, parameters = self._table(), self._space.parameters
+        found = []
+        for target in ("val_mse", *([self._cost] if self._cost else [])):
+            weights = effects.importance(trials, parameters, target)
+            kinds = [type(parameters[name].distribution).__name__ for name in weights["parameter"]]
+            rows = zip(weights["parameter"], weights["share"], kinds, strict=True)
+            names = ("name", "importance", "distribution")
+            found.append([dict(zip(names, row, strict=True)) for row in rows])
+        return found
+
+    def _table(self) -> pd.DataFrame:
+        """Return the table of trials with what each drew, which recorded events do not say."""
+        trials = self._records.trials_table().to_pandas()
+        drawn = {t.user_attrs["trial_number"]: t.params for t in self.study.get_trials(False)}
+        params = {
+            f"params_{name}": pd.Series(
+                [drawn[number].get(name) for number in trials["trial_number"]], dtype=object
+            )
+            for name in self._space.parameters
+        }
+        return trials.assign(**params)
+
     def _draw(self) -> None:
-        """The figure of the report: error against latent size, or against the study's cost."""
+        """The figure of the report: error against latent size, or against the study's cost; and a
+        note on the importance of parameters."""
         import optuna_dashboard
 
-        from raycae import figures
+        from raycae import effects, figures
 
-        trials = self._records.trials_table().to_pandas()
+        trials = self._table()
+        weights = effects.importance(trials, self._space.parameters)
+        sentence = effects.importance_sentence(weights, len(effects.weighed(trials)))
+        optuna_dashboard.save_note(
+            self.study,
+            f"{sentence}\n\nHyperparameter importance is computed as in the report of raycae "
+            "(PED-ANOVA of the trials that ended with an error), not as Optuna does by default.",
+        )
         if figures.ended(trials).empty:
             return
         if self._cost in (None, "latent_size"):
@@ -218,6 +271,20 @@ def looking_only(app: Callable[..., Any]) -> Callable[..., Any]:
             return app(environ, start_response)
         start_response("405 Method Not Allowed", [("Content-Type", "application/json")])
         return [b'{"reason": "raycae dashboard shows a study; it changes none."}']
+
+    return answer
+
+
+def with_importances(app: Callable[..., Any], copy: Copy) -> Callable[..., Any]:
+    """Answer what the page asks about the importance of parameters with the report's numbers."""
+    path = re.compile(rf"/api/studies/{copy.study._study_id}/param_importances/?")
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        is_asked = environ["REQUEST_METHOD"] == "GET" and path.fullmatch(environ["PATH_INFO"])
+        if not is_asked:
+            return app(environ, start_response)
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps({"param_importances": copy.importances()}).encode()]
 
     return answer
 

@@ -73,7 +73,7 @@ def values(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[A
     """What each trial drew for a parameter, as the space writes it; null where it drew none, or
     where a named point lies outside of what is searched."""
     if (column := f"params_{name}") not in trials:
-        return pd.Series(None, index=trials.index, dtype=object)
+        return pd.Series([None] * len(trials), index=trials.index, dtype=object)
     known: dict[Any, Any] = {}
     if isinstance(parameter, CategoricalParameter):
         # A column of numbers and words is one of words.

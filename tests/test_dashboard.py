@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from searches import Running, wait_for
 
-from raycae import figures, ledger, results
-from raycae.dashboard import Copy
+from raycae import effects, figures, ledger, results, space
+from raycae.dashboard import Copy, with_importances
 from raycae.ledger import Follower, Ledger
 from raycae.results import PROCESS
 from raycae.space import Space
@@ -135,6 +136,47 @@ def test_the_figure_is_the_reports() -> None:
     assert len(shown["data"]) == len(drawn.data)
 
 
+def request(app: Any, path: str) -> Any:
+    """What a WSGI application answers to a GET."""
+    told: list[str] = []
+    environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "PATH_INFO": path}
+    setup_testing_defaults(environ)
+    body = b"".join(app(environ, lambda status, _: told.append(status)))
+    return told[0], json.loads(body)
+
+
+@pytest.mark.parametrize("name", ["curves/ex2", "frontier", "reproduction/ex3-report"])
+def test_importance_is_the_reports(name: str) -> None:
+    """Oracle: the report's own function on the study's tables, for what the page asks its server;
+    below fifty configurations nothing is ranked and the note says so."""
+    folder = RECORDED / name
+    copy = Copy(folder)
+    copy.follow()
+    asked: list[str] = []
+
+    def dashboard(environ: dict[str, Any], _: Any) -> list[bytes]:
+        asked.append(environ["PATH_INFO"])
+        return [b"{}"]
+
+    app = with_importances(dashboard, copy)
+    status, told = request(app, f"/api/studies/{copy.study._study_id}/param_importances")
+    assert (status, asked) == ("200 OK", [])
+    trials = results.read_trials(folder)
+    objectives = ["val_mse", "latent_size"][: len(copy.study.directions)]
+    parameters = space.parse(results.read_study(folder)["space"]["text"], name="s").parameters
+    for objective, rows in zip(objectives, told["param_importances"], strict=True):
+        weights = effects.importance(trials, parameters, objective)
+        assert [row["name"] for row in rows] == weights["parameter"].tolist()
+        assert [row["importance"] for row in rows] == pytest.approx(weights["share"].tolist())
+    n = len(effects.weighed(trials))
+    assert bool(told["param_importances"][0]) == (n >= 50)
+    attributes = copy.study._storage.get_study_system_attrs(copy.study._study_id)
+    note = "".join(text for key, text in attributes.items() if ":note_str:" in key)
+    assert ("Parameters are not ranked yet" in note) == (n < 50)
+    b"".join(app({"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies/0"}, lambda *_: None))
+    assert asked == ["/api/studies/0"]
+
+
 def _part(name: str) -> int:
     return int(name.rpartition(":")[2])
 
@@ -191,6 +233,7 @@ def test_the_server(study: Study) -> None:
         assert summary["study_name"] == "tiny"
         (shown,) = ask(f"{where}/0")["trials"]
         assert (shown["number"], shown["state"], shown["values"]) == (number, "Complete", [0.1])
+        assert ask(f"{where}/0/param_importances") == {"param_importances": [[]]}
         with pytest.raises(urllib.error.HTTPError, match="405"):
             ask(f"{where}/0", "DELETE")
         run_trial(study, 0.3, 0.25, 0.2)

@@ -23,10 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-if len(sys.argv) > 2:
-    sys.path.insert(0, sys.argv[2])
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+sys.path.insert(0, sys.argv[2] if len(sys.argv) > 2 else str(Path(__file__).resolve().parents[2]))
 
 from noise import NOISE, SAID, SPACES, announced, made_page
 
