@@ -417,14 +417,21 @@ def test_splits_that_are_links(tmp_path: Path) -> None:
         data.check(str(outside))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Oracle: its name; its images are not silently missing."""
     put(tmp_path, ("cat", 20), ("dog", 20))
-    (tmp_path / "dog").chmod(0)
-    with pytest.raises(InputError, match="dog: cannot be listed"):
+    listed = os.scandir
+
+    def refuse_dog(path: Path) -> object:
+        if path.name == "dog":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_dog)
+    with pytest.raises(InputError, match="dog: cannot be listed: Permission denied"):
         data.check(str(tmp_path))
-    (tmp_path / "dog").chmod(0o700)
 
 
 def test_a_study_is_never_data(tmp_path: Path) -> None:
@@ -437,6 +444,8 @@ def test_a_study_is_never_data(tmp_path: Path) -> None:
     assert sum(sizes(tmp_path)) == 20
     (left_out,) = data.summarize(str(tmp_path)).left_out
     assert (left_out.reason, left_out.count) == (data.Reason.STUDY, 6)
+    (tmp_path / "cat" / "link").symlink_to(study / "pictures")
+    assert data.summarize(str(tmp_path)).left_out[0].count == 11
     for inside in (study, study / "pictures"):
         with pytest.raises(InputError, match="is a raycae study"):
             data.check(str(inside))

@@ -128,14 +128,14 @@ def find_layout(
     if top.is_divided:
         if top.is_clean:
             return top
-        raise _refuse(source, top, items, sizes)
+        raise InputError(_describe_ambiguity(source, top, items, sizes))
     if not divided:
         return None
     merged = _merge(divided, items)
     alike = {tuple(sorted(layout.groups)) for layout in below.values()}
     if not merged.rest and len(alike) == 1 and all(layout.is_clean for layout in below.values()):
         return merged
-    raise _refuse(source, merged, items, sizes)
+    raise InputError(_describe_ambiguity(source, merged, items, sizes))
 
 
 def describe_deeper(items: Sequence[Parts]) -> str:
@@ -182,9 +182,9 @@ def _merge(layouts: dict[str, Layout], items: Sequence[Parts]) -> Layout:
     return merged
 
 
-def _refuse(
+def _describe_ambiguity(
     source: Source, layout: Layout, items: Sequence[Parts], sizes: Sequence[int]
-) -> InputError:
+) -> str:
     """Describe both readings of a layout, with their numbers, and the way out."""
 
     def count(indices: Iterable[int]) -> str:
@@ -192,13 +192,13 @@ def _refuse(
 
     splits = ", ".join(
         f"{count(layout.groups[split])} {'training' if split == 'train' else split} "
-        f"({_list(layout.names[split])})"
+        f"({_join_names(layout.names[split])})"
         for split in SPLITS
         if split in layout.groups
     )
     outside = Counter("/".join(items[index]) or "the top folder" for index in layout.rest)
-    left_out = f", leaving out {count(layout.rest)} in {_list(outside)}" if outside else ""
-    return InputError(
+    left_out = f", leaving out {count(layout.rest)} in {_join_names(outside)}" if outside else ""
+    return (
         f"source {source.text!r}: its layout can be read in two ways: as splits, {splits} images"
         f"{left_out}; or as one set of {count(range(len(items)))} images, in which these are "
         f"ordinary folders. Choose one: {source.with_suffix(splits=True)!r} or "
@@ -206,6 +206,6 @@ def _refuse(
     )
 
 
-def _list(names: Collection[str]) -> str:
+def _join_names(names: Collection[str]) -> str:
     shown = ", ".join(list(names)[:3])
     return f"{shown} and {len(names) - 3:,} more" if len(names) > 3 else shown

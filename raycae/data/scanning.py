@@ -99,6 +99,8 @@ def scan_folder(folder: Path) -> Scan:
         target = Path(os.path.realpath(folder / link))
         if link != Path() and (target == root or target in root.parents):
             scan.tally.add(Reason.LINK, str(link))
+        elif any(is_study(parent) for parent in target.parents):
+            _count_inside(scan, Reason.STUDY, link)
         elif target in read:
             scan.aliases[link] = read[target]
         else:
@@ -129,7 +131,7 @@ def _walk(scan: Scan, top: Path, target: Path, read: dict[Path, Path]) -> list[P
         read[real] = at
         if at != Path():
             scan.folders.append(at)
-        for entry in _list(scan.folder / at):
+        for entry in _list_entries(scan.folder / at):
             path = at / entry.name
             if _is_folder(entry):
                 if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
@@ -141,11 +143,11 @@ def _walk(scan: Scan, top: Path, target: Path, read: dict[Path, Path]) -> list[P
                 else:
                     pending.append((path, real / entry.name))
             else:
-                _file(scan, path)
+                _sort_file(scan, path)
     return sorted(links)
 
 
-def _file(scan: Scan, path: Path) -> None:
+def _sort_file(scan: Scan, path: Path) -> None:
     """Put one file where it belongs."""
     name, suffix = path.name.lower(), path.suffix.lower()
     if name.startswith(".") or name in SYSTEM_FILES:
@@ -160,7 +162,7 @@ def _file(scan: Scan, path: Path) -> None:
         scan.tally.add(Reason.OTHER, str(path))
 
 
-def _list(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _list_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from sorted(entries, key=lambda entry: entry.name)

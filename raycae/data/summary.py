@@ -110,7 +110,8 @@ class DataSummary:
 
     def line(self) -> str:
         """Return all of it as one line that any terminal can print."""
-        classes = f" in {self.n_classes:,} classes" if self.n_classes else ""
+        plural = "es" if self.n_classes != 1 else ""
+        classes = f" in {self.n_classes:,} class{plural}" if self.n_classes else ""
         line = (
             f"{self.n_train:,} training, {self.n_val:,} validation, {self.n_test:,} test images"
             f"{classes} from {self.source}"
