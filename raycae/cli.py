@@ -311,7 +311,8 @@ def evaluate(study: StudyArgument = "ex3", results_folder: ResultsOption = "resu
             print(f"  {described(opened.records.trials[kept])}")
         for note in opened.notes:
             print(f"note: {note}")
-    report.write(folder)
+        notes = list(opened.notes)
+    report.write(folder, notes=notes)
 
 
 @app.command("report")
@@ -349,15 +350,16 @@ def report_command(
     from raycae import comparison, report
     from raycae.reader import StudyReader
 
-    for folder in folders:
-        StudyReader(folder).illustrate()
+    finishes = [StudyReader(folder).illustrate() for folder in folders]
     if len(folders) > 1:
         default = place(results_folder) / "comparison.html"
         print(printable(str(comparison.write(folders, path or default))))
-        return
-    print(printable(str(report.write(folders[0], path))))
-    for image in report.write_images(folders[0], png) if png is not None else ():
-        print(printable(str(image)))
+    else:
+        print(printable(str(report.write(folders[0], path, finishes[0].notes))))
+        for image in report.write_images(folders[0], png) if png is not None else ():
+            print(printable(str(image)))
+    for finish in finishes:
+        finish.raise_fault()
 
 
 def main() -> None:

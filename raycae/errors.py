@@ -36,13 +36,17 @@ class Hopeless(_Message):
     """The trials of a search fail one after the other for one reason, so it was ended."""
 
 
+class Unfinished(_Message):
+    """All trials are recorded, but a step after them failed: test errors, pictures, report."""
+
+
 @contextmanager
 def told_on_stderr() -> Iterator[None]:
-    """An `InputError` inside ends the process with exit code 2, a `StorageError` or `Hopeless` with
-    1: their message on standard error, no traceback. Everything else keeps its traceback."""
+    """End the process with exit code 2 on an `InputError` inside, and with 1 on the other messages
+    of this module: one line on standard error, no traceback. Other exceptions keep theirs."""
     try:
         yield
-    except (InputError, StorageError, Hopeless) as error:
+    except _Message as error:
         print(f"raycae: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
 

@@ -17,6 +17,7 @@ from raycae import data, metrics, model, results
 from raycae.baselines import baselines
 from raycae.config import Config
 from raycae.errors import InputError
+from raycae.finish import Finish
 from raycae.provenance import n_cpus
 from raycae.results import ALL, BEST, SAME, WORST
 from raycae.space import Space
@@ -57,11 +58,25 @@ def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
 
 
 def illustrate(
-    folder: Place, images: data.Images | None = None, over: Callable[[], bool] = lambda: False
+    folder: Place,
+    images: data.Images | None = None,
+    over: Callable[[], bool] = lambda: False,
+    finish: Finish | None = None,
 ) -> None:
-    """What the report shows beside the tables, if the folder lacks it: pictures of the best trials
-    and `baselines.parquet`, until `over` says stop. `images`: the study's own, if they are at
-    hand."""
+    """Make what the report shows beside the tables and the folder lacks: pictures of the best
+    trials, and `baselines.parquet`.
+
+    Args:
+        folder: The study.
+        images: Its images, if they are loaded already.
+        over: Whether to stop before the next step.
+        finish: Collects the steps that fail; without it the first fault is raised after the last
+            step.
+
+    Raises:
+        InputError: A step failed, for example because the images are gone, and `finish` is None.
+    """
+    steps = finish or Finish()
     content = results.read_study(folder)
     plan, the_space = plan_of(content), space_of(content)
     if not (shown := results.pictured(results.read_trials(folder), plan.strata)):
@@ -75,12 +90,38 @@ def illustrate(
     lines = not _has_baselines(folder, content["data"]["fingerprint"])
     if not unpainted and not lines:
         return
-    test = test_images(plan, the_space)
-    for number in unpainted:
-        if not over():
-            paint(folder, number, test)
-    if over() or not lines:
-        return
+    remedy = f"raycae report {results.study_argument(folder)}"
+    loaded: list[np.ndarray] = []
+
+    def load_test() -> None:
+        loaded.append(test_images(plan, the_space))
+
+    if steps.attempt("The test images could not be read", remedy, load_test):
+        (test,) = loaded
+        for number in unpainted:
+            if not over():
+                failure = f"The pictures of trial {number} could not be painted"
+                steps.attempt(failure, remedy, paint, folder, number, test)
+        if lines and not over():
+            failure = "The baselines could not be measured"
+            steps.attempt(failure, remedy, measure_baselines, folder, test, images)
+    if finish is None:
+        steps.raise_first()
+
+
+def measure_baselines(folder: Place, test: np.ndarray, images: data.Images | None = None) -> None:
+    """Write `baselines.parquet`.
+
+    Args:
+        folder: The study.
+        test: Its test images, uint8 (N, H, W, 3).
+        images: Its other images; loaded if they are None.
+
+    Raises:
+        InputError: The images cannot be read.
+    """
+    content = results.read_study(folder)
+    plan, the_space = plan_of(content), space_of(content)
     if images is None:
         size = the_space.image_size
         images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from raycae.errors import InputError
+from raycae.finish import Finish
 from raycae.frontier import ENDED, frontier_of
 from raycae.progress import summary
 from raycae.results import (
@@ -78,24 +78,31 @@ class StudyReader:
         )
 
     def report(self) -> Place:
-        """Write `report.html` anew, as `raycae report` does. Returns its path."""
+        """Write `report.html`, as `raycae report` does. Returns its path."""
         from raycae import report
 
-        self.illustrate()
-        return report.write(self.folder)
+        finish = self.illustrate()
+        path = report.write(self.folder, notes=finish.notes)
+        finish.raise_fault()
+        return path
 
-    def illustrate(self) -> None:
-        """Make the pictures and baselines that its report lacks. Where its images are elsewhere by
-        now a note on standard error says so, and the page shows what there is."""
+    def illustrate(self) -> Finish:
+        """Make the pictures and baselines that the report lacks.
+
+        Returns:
+            The steps that failed, for example because the images are gone. Each is a note on
+            standard error as well.
+        """
         from raycae import report
 
+        finish = Finish()
         if report.lacks_anything(self.folder):
             from raycae import evaluation
 
-            try:
-                evaluation.illustrate(self.folder)
-            except InputError as error:
-                print(f"note: {error}", file=sys.stderr)
+            evaluation.illustrate(self.folder, finish=finish)
+        for note in finish.notes:
+            print(f"note: {note}", file=sys.stderr)
+        return finish
 
     def _begun(self) -> bool:
         return (self.folder / "trials.parquet").exists()

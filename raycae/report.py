@@ -11,7 +11,7 @@ import base64
 import math
 import shlex
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,21 @@ Row = dict[str, Any]
 """One trial; what the table lacks is None."""
 
 
-def write(folder: Place, path: Place | None = None) -> Place:
-    """Write a study's report to `path`, `report.html` in its folder if there is none. Returns it.
+def write(folder: Place, path: Place | None = None, notes: Sequence[str] = ()) -> Place:
+    """Write a study's report.
 
-    Raises `InputError` where the folder holds no readable study.
+    Args:
+        folder: The study.
+        path: The page, `report.html` in `folder` by default.
+        notes: What could not be done for it, a sentence each.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: The folder holds no readable study.
     """
-    return put(path or folder / "report.html", render(folder))
+    return put(path or folder / "report.html", render(folder, notes))
 
 
 def put(path: Place, page: str) -> Place:
@@ -83,12 +92,12 @@ def write_images(folder: Place, target: Path) -> list[Path]:
     return paths
 
 
-def render(folder: Place) -> str:
-    """The page. Raises `InputError` where the folder holds no readable study."""
+def render(folder: Place, notes: Sequence[str] = ()) -> str:
+    """Render the page; see `write`. Raises `InputError` where the folder holds no readable
+    study."""
     drawn, values = _content(folder)
-    return page(
-        "report.html.j2", {name: figure.to_json() for name, figure in drawn.items()}, **values
-    )
+    plots = {name: figure.to_json() for name, figure in drawn.items()}
+    return page("report.html.j2", plots, notes=notes, **values)
 
 
 def _content(folder: Place) -> tuple[dict[str, go.Figure], dict[str, Any]]:

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from raycae import data, results, search, space
-from raycae.errors import Hopeless, InputError
+from raycae.errors import Hopeless, InputError, Unfinished
+from raycae.finish import Finish
 from raycae.search import (
     MAX_SEED,
     AddressOption,
@@ -121,7 +122,7 @@ def reproduce(
         if code in (0, 1):
             try:
                 code = max(code, _run(at, the_space, plan, resources, address))
-            except Hopeless as error:  # of this task; the other one may do better
+            except (Hopeless, Unfinished) as error:  # of this task; the other one may do better
                 print(f"raycae: {error}", file=sys.stderr)
                 code = 1
     from raycae import reproduction
@@ -148,20 +149,27 @@ def _run(
 
 
 def _illustrate(folder: Place, plan: Plan) -> None:
-    """Linear codes and the like, and of each experiment a sheet of the same images by its best run,
-    where they are missing."""
+    """Make the baselines that a study lacks, and a sheet of the same images by each experiment's
+    best run. What cannot be made is a note."""
     from raycae import evaluation, reproduction
 
-    evaluation.illustrate(folder)
+    finish = Finish()
+    remedy = f"raycae reproduce --study {folder.parent.name}"
+    failure = "Pictures and baselines could not be made"
+    finish.attempt(failure, remedy, evaluation.illustrate, folder, finish=finish)
     part = reproduction.read(folder)
     numbers = set(reproduction.best_runs(part.runs).values())
-    if unpainted := sorted(numbers - results.painted(folder)):
+
+    def paint() -> None:
         test = evaluation.test_images(plan, space_of(part.study))
         for number in unpainted:
-            try:
-                evaluation.paint(folder, number, test)
-            except InputError as error:
-                print(f"note     {error}; no pictures")
+            failure = f"The pictures of trial {number} could not be painted"
+            finish.attempt(failure, remedy, evaluation.paint, folder, number, test)
+
+    if unpainted := sorted(numbers - results.painted(folder)):
+        finish.attempt("The test images could not be read", remedy, paint)
+    for note in dict.fromkeys(finish.notes):
+        print(f"note     {note}")
 
 
 def _chosen(spaces: list[Space], only: str | None, leave_out: str | None) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -476,6 +477,18 @@ def find_study(path: str | Path, results: str | Path = "results") -> Place:
         known = sorted(p.name for p in under.iterdir() if (p / "study.json").is_file())
     there = f"there are: {', '.join(known)}" if known else f"there are none in {results}"
     raise InputError(f"{path}: there is no study of this name or at this path; {there}")
+
+
+def study_argument(folder: Place) -> str:
+    """Return what names the study in `folder` on the command line, quoted for a shell.
+
+    Args:
+        folder: The study.
+
+    Returns:
+        Its name if it lies under `results` in the current folder, else its path or URI.
+    """
+    return shlex.quote(folder.name if folder.parent == place("results") else str(folder))
 
 
 @at_the_door()

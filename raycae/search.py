@@ -34,10 +34,12 @@ from raycae import data as sources
 from raycae import earlier, nodes
 from raycae import space as spaces
 from raycae.config import TRAINING_KEYS
-from raycae.errors import Hopeless, InputError, StorageError, told_on_stderr
+from raycae.errors import Hopeless, InputError, StorageError, Unfinished, told_on_stderr
+from raycae.finish import Finish
 from raycae.frontier import COSTS, USUAL_STRATA
 from raycae.provenance import versions
 from raycae.reader import StudyReader
+from raycae.results import study_argument
 from raycae.searcher import (
     REPEATS,
     SAMPLERS,
@@ -372,7 +374,8 @@ def run_search(
     `KeyboardInterrupt` then; `open_study` reads what there is, `resume=True` goes on.
 
     Raises `InputError` for a value that is not allowed, `StorageError` where results cannot be
-    written, `Hopeless` where trials fail one after the other for one reason.
+    written, `Hopeless` where trials fail one after the other for one reason, `Unfinished` where all
+    trials are recorded but a step after them failed (exit code 1 of the command).
     """
     asked = prepared(**locals())
     sources.check(asked.plan.data)
@@ -554,6 +557,8 @@ def run(
 ) -> int:
     """One search from its images to its report. Returns the exit code: 0, 130 or 143. Raises
     `Hopeless` where it stopped because every trial failed for the same reason, and `StorageError`.
+    Where a step after the trials failed, the summary is printed with a note on each such step;
+    then the fault is raised, or `Unfinished` where it was an `InputError`.
 
     `fuse`: trials at most in a cohort; None: as many as pays.
     `go_on`: the command that goes on with it, if it is not `raycae search --resume`.
@@ -601,10 +606,10 @@ def run(
             test = evaluation.test_images(plan, the_space) if plan.test_curves else None
             _train(study, images, test, room, fuse, over, progress)
         take_back()
-        study.interrupted()
-        study.records.write(folder)
-        _finish(study, images, progress, lambda: bool(received))
-    for note in study.notes:
+        finish = _finish(study, images, progress, lambda: bool(received))
+        evaluate = f"raycae evaluate {study_argument(folder)}"
+        finish.attempt("The tables could not be written", evaluate, open_study.close)
+    for note in [*study.notes, *finish.notes]:
         print(f"note     {note}")
     counts = study.records.counts()
     print(f"{summary(counts)} of {plan.trials} trials")
@@ -613,20 +618,28 @@ def run(
     if plan.objective == "frontier":
         print(frontier_line(study.records.frontier(), plan.cost))
     print(f"results  {short(folder)}")
-    print(f"report   {short(folder / 'report.html')}")
+    if (folder / "report.html").exists():
+        print(f"report   {short(folder / 'report.html')}")
     if go_on is None:
         go_on = f"raycae search --resume --study {plan.study}{_results_option(folder)}"
         if database:
             go_on += f" --storage {shlex.quote(shown(database))}"
     if received:
         print(f"Interrupted; go on with: {go_on}")
-        return 128 + received[0]
-    if _passed(until) and len(study.records.trials) < plan.trials:
+    elif _passed(until) and len(study.records.trials) < plan.trials:
         print(f"Time is up; go on with: {go_on}")
     elif not study.hopeless and len(study.records.trials) < plan.trials:
         print("Nothing is left to try in this space.")
+    finish.raise_fault()
+    if received:
+        return 128 + received[0]
     if study.hopeless:
         raise Hopeless(f"{study.hopeless}; once that is mended: {go_on}")
+    if finish.errors:
+        raise Unfinished(
+            f"all trials are recorded, but {len(finish.errors)} of the steps after "
+            "them failed; the notes above say what to run"
+        )
     return 0
 
 
@@ -720,20 +733,43 @@ def _passed(until: float | None) -> bool:
 
 def _finish(
     study: Study, images: sources.Images, progress: Progress, over: Callable[[], bool]
-) -> None:
-    """Test errors, baselines, pictures, report. Once `over`, a person waits: only the report, which
-    says how to get the rest."""
+) -> Finish:
+    """Write the tables and measure test errors, pictures and baselines, then write the report.
+
+    Each step runs even when an earlier one has failed.
+
+    Args:
+        study: The study, whose trials have ended or were interrupted.
+        images: Its images.
+        progress: The live view.
+        over: Whether a person waits for the end; then only the tables and the report are written.
+
+    Returns:
+        What failed, with the commands that do it later.
+    """
     from raycae import evaluation, report
 
+    finish = Finish()
+    named = study_argument(study.folder)
+    evaluate, write = f"raycae evaluate {named}", f"raycae report {named}"
+    unmarked = "The trials that still ran could not be marked as interrupted"
+    finish.attempt(unmarked, evaluate, study.interrupted)
+    finish.attempt("The tables could not be written", evaluate, study.records.write, study.folder)
     if not over():
-        progress.say("evaluating the kept models on the test images …")
-        evaluation.evaluate(study, over)
-        study.records.write(study.folder)
+        progress.say("Evaluating kept models on the test images …")
+        failure = "The kept models could not be evaluated on the test images"
+        finish.attempt(failure, evaluate, evaluation.evaluate, study, over)
+        unwritten = "The tables could not be written with the test errors"
+        finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
-        progress.say("painting pictures, fitting linear codes to the same images …")
-        evaluation.illustrate(study.folder, images, over)
-    progress.say("writing the report …")
-    report.write(study.folder)
+        progress.say("Painting pictures and fitting linear codes …")
+        failure = "Pictures and baselines could not be made"
+        finish.attempt(failure, write, evaluation.illustrate, study.folder, images, over, finish)
+    progress.say("Writing the report …")
+    notes = [*study.notes, *finish.notes]
+    failure = "The report could not be written"
+    finish.attempt(failure, write, report.write, study.folder, notes=notes)
+    return finish
 
 
 def _planned(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from searches import SmallRay
 
-from raycae import cli, data, space
+from raycae import cli, data, evaluation, nodes, search, space
 from raycae.space import Space
 from raycae.storage import digest
 from raycae.study import Issue, Plan, Study, checkpoint_folder, model_folder, write_model
@@ -67,6 +68,19 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `search.run` train its trials in this process, one after the other."""
+
+    def train(study: Study, images: data.Images, *_: object) -> None:
+        train_all(study, images)
+
+    monkeypatch.setattr(search, "_ray", lambda _: nullcontext())
+    monkeypatch.setattr(nodes, "Room", lambda **_: None)
+    monkeypatch.setattr(search, "_train", train)
+    monkeypatch.setattr(evaluation, "n_cpus", lambda: 1)
 
 
 @pytest.fixture
