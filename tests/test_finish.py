@@ -21,6 +21,9 @@ from raycae.study import Plan, Study
 
 pytestmark = pytest.mark.usefixtures("without_ray")
 
+SMALL = TINY_SPACE.replace("batch_size: 32", "batch_size: 32, image_size: 8")
+"""Of 8 pixels square, for the baselines of larger images take seconds."""
+
 STEPS = {
     "evaluate": "The kept models could not be evaluated on the test images",
     "paint": "could not be painted",
@@ -39,9 +42,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / "images" / f"{i:02}.png")
     source = str(folder / "images")
     plan = Plan("tiny", "tiny", source, 2, 1, None, 0, "random", "none")
-    images = data.load(source)
+    images = data.load(source, image_size=8)
     facts = {"source": source, "fingerprint": images.fingerprint, "n_train": 32, "n_val": 4}
-    made = Study.create(folder / "tiny", plan, space.parse(TINY_SPACE, name="tiny"), facts)
+    made = Study.create(folder / "tiny", plan, space.parse(SMALL, name="tiny"), facts)
     train_all(made, images)
     made.close()
     return folder / "tiny"
