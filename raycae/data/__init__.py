@@ -27,10 +27,13 @@ Which images are the data set:
   them are counted. The column ``image`` or ``img`` is taken, else the only one there is. Missing
   shards, empty splits and rows without bytes are refused.
 - **Colour.** Embedded colour profiles are converted to sRGB.
+- **Copies.** An image that several splits hold, equal in every pixel after decoding, stays in one:
+  test before validation before training, so that test errors stay comparable with published ones.
 
-Every source ends as three disjoint splits (see `split_indices`). Training and validation come from
-`load`; the test images come from `load_test` alone, and `load` does not decode them. Nothing is
-left out without a count: `DataSummary` has the numbers, in ``Images.summary`` and from `summarize`.
+Every source ends as three disjoint splits (see `split_indices`), which `load` decodes, the test
+images to check them and to find their copies. What belongs to which split can be stored and loaded
+again by name (see `membership`). Nothing is left out without a count: `DataSummary` has the
+numbers, in ``Images.summary`` and from `summarize`.
 
 CIFAR-10 says which class each image is of, and so do Parquet files with a column ``label`` of whole
 numbers, as Hugging Face writes them. `load_labels` reads that, of the test images too, so that
@@ -42,6 +45,7 @@ from raycae.data.colour_profiles import srgb_profile
 from raycae.data.decoding import IMAGE_SUFFIXES, to_rgb
 from raycae.data.folders import picture
 from raycae.data.loading import check, load, load_labels, load_test, summarize
+from raycae.data.membership import Membership
 from raycae.data.photos import PHOTOS, Crop, photo_crops
 from raycae.data.sources import NAMED_SOURCES, is_built_in, require_unambiguous, resolve_source
 from raycae.data.splits import LEAST_IMAGES, Split, split_indices
@@ -59,6 +63,7 @@ __all__ = [
     "Indices",
     "Labels",
     "LeftOut",
+    "Membership",
     "Pixels",
     "Reason",
     "Split",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,22 @@ from numpy.typing import NDArray
 from raycae.data import photos
 from raycae.data.cifar10 import Cifar10
 from raycae.data.folders import open_folder
+from raycae.data.membership import (
+    DUPLICATE,
+    UNUSED,
+    WORDS,
+    Checksums,
+    Membership,
+    Source,
+    checksum_images,
+    find_copies,
+    require_unchanged,
+)
 from raycae.data.photos import PhotoCrops
 from raycae.data.sources import parse_source
-from raycae.data.splits import Split, split_indices
+from raycae.data.splits import LEAST_IMAGES, split_indices
 from raycae.data.summary import DataSummary, Reason, Tally
-from raycae.data.types import ImagePool, Images, Indices, Labels, Pixels, Pools
+from raycae.data.types import Images, Indices, Labels, Pixels, Pools
 from raycae.errors import InputError
 
 
@@ -27,105 +37,141 @@ def load(
     limit: int | None = None,
     seed: int = 0,
     classes: int = 0,
+    membership: Membership | None = None,
+    keep_copies: bool = False,
 ) -> Images:
-    """Load the training and validation images of a source.
+    """Load the training, validation and test images of a source.
 
-    The same arguments give the same arrays; `split_indices` says what ``seed`` and ``limit``
-    choose. Test images are counted and not decoded.
+    All of them are decoded, the test images to check them and to leave their copies out of the
+    other splits. An image that several splits hold (equal pixels at `image_size`) stays in one of
+    them: test before validation before training.
 
     Args:
-        source: A built-in source or a folder; see `raycae.data`.
-        image_size: Side of the images, in pixels.
-        limit: The most training and validation images together; only those are decoded.
-        seed: Shuffles the images before they are divided.
-        classes: The number of classes that labels may have; 0: load no labels.
-
-    Raises:
-        InputError: The source is unknown or cannot be read, an image is damaged, or fewer than
-            `LEAST_IMAGES` images would be left. The message names the source or the file.
-    """
-    _check_numbers(image_size, seed)
-    pools = open_source(source)
-    split = _split(source, pools, limit, seed)
-    labels = _load_labels(source, pools, split, classes)  # refused in no time
-    if pools.validation is None:  # one pass over the files for both
-        cut = len(split.train)
-        both = pools.train.take(np.concatenate([split.train, split.validation]), image_size)
-        train, val = both[:cut], both[cut:]
-    else:
-        train = pools.train.take(split.train, image_size)
-        val = pools.validation.take(split.validation, image_size)
-    summary = _summarize(source, pools, split)
-    return Images(train, val, _fingerprint(train, val), labels, summary)
-
-
-def load_test(source: str, *, image_size: int = 32, seed: int = 0) -> Pixels:
-    """Load the test images of a source, for the final evaluation only.
-
-    A source without test images of its own sets a tenth aside by ``seed``: the seed given here has
-    to be the seed given to `load`.
+        source: A name or a folder, see the package.
+        image_size: Side of the images in pixels.
+        limit: Most training and validation images together; see `split_indices`.
+        seed: Seed of the splits; see `split_indices`.
+        classes: Number of classes if labels are wanted; see `load_labels`.
+        membership: The splits as an earlier call cut them; `limit` and `seed` are not used then.
+        keep_copies: Leave copies where they are, as versions before this rule did.
 
     Returns:
-        uint8 (N, image_size, image_size, 3).
+        The images. Equal arguments give equal arrays.
 
     Raises:
-        InputError: As `load`.
+        InputError: The source is unknown or cannot be read, an image is damaged, a split is empty,
+            fewer than `LEAST_IMAGES` images are left, or the images are not those of `membership`.
     """
     _check_numbers(image_size, seed)
     pools = open_source(source)
-    if pools.test is not None:
-        return pools.test.take(np.arange(len(pools.test)), image_size)
-    return pools.train.take(_split(source, pools, None, seed).test, image_size)
+    images = Source(pools)
+    if membership is None:
+        splits = _cut(source, pools, images, limit, seed)
+    else:
+        splits = _find_members(source, images, membership, *WORDS)
+    labels = _label(source, images, splits, classes)  # before the images: it takes no time
+    train, val, test = pixels = images.take(splits, image_size)
+    checksums = [checksum_images(each) for each in pixels]
+    if membership is not None:
+        _require_pixels(source, membership, dict(zip(WORDS, checksums, strict=True)))
+        summary = _summarize_members(source, pools, images, membership)
+        return Images(train, val, test, _fingerprint(train, val), labels, membership, summary)
+    is_copy = find_copies(*checksums)
+    if keep_copies:
+        is_copy = np.zeros(len(train), bool), np.zeros(len(val), bool)
+    kept = [~is_copy[0], ~is_copy[1], np.ones(len(test), bool)]
+    membership = _describe_splits(images, splits, checksums, kept)
+    if n_copies := int(is_copy[0].sum() + is_copy[1].sum()):
+        train, val = train[kept[0]], val[kept[1]]
+        _require_enough(source, len(train), len(val), n_copies)
+        labels = _label(source, images, [s[k] for s, k in zip(splits, kept, strict=True)], classes)
+    summary = _summarize_members(source, pools, images, membership)
+    return Images(train, val, test, _fingerprint(train, val), labels, membership, summary)
 
 
-def load_labels(source: str, *, classes: int, limit: int | None = None, seed: int = 0) -> Labels:
-    """Load the class, 0 to ``classes`` - 1, of every image that `load` and `load_test` give.
+def load_test(
+    source: str, *, image_size: int = 32, seed: int = 0, membership: Membership | None = None
+) -> Pixels:
+    """Load the test images of a source.
 
-    No image is decoded; without ``classes`` nothing is read at all.
+    Args:
+        source: A name or a folder, see the package.
+        image_size: Side of the images in pixels.
+        seed: Seed of the splits, the one given to `load`: a source without test images of its own
+            sets a tenth aside by it.
+        membership: The splits as `load` cut them; `seed` is not used then.
+
+    Returns:
+        uint8 (N, H, W, 3).
 
     Raises:
-        InputError: The source does not say the classes, or one is not below ``classes``.
+        InputError: As `load` does.
+    """
+    _check_numbers(image_size, seed)
+    pools = open_source(source)
+    images = Source(pools)
+    if membership is None:
+        (test,) = images.take([_cut(source, pools, images, None, seed)[2]], image_size)
+        return test
+    (test,) = images.take(_find_members(source, images, membership, "test"), image_size)
+    _require_pixels(source, membership, {"test": checksum_images(test)})
+    return test
+
+
+def load_labels(
+    source: str,
+    *,
+    classes: int,
+    limit: int | None = None,
+    seed: int = 0,
+    membership: Membership | None = None,
+) -> Labels:
+    """Load the class of every image of each split; decode nothing.
+
+    Args:
+        source: A name or a folder, see the package.
+        classes: Number of classes; 0 reads nothing at all.
+        limit: As in `load`.
+        seed: As in `load`.
+        membership: The splits as `load` cut them; `limit` and `seed` are not used then. Without it
+            copies of images are not left out.
+
+    Returns:
+        Classes from 0 to ``classes`` - 1.
+
+    Raises:
+        InputError: The source does not say them, or one is not below ``classes``.
     """
     if not classes:
         return Labels()
     pools = open_source(source)
-    return _load_labels(source, pools, _split(source, pools, limit, seed), classes)
+    images = Source(pools)
+    if membership is None:
+        return _label(source, images, _cut(source, pools, images, limit, seed), classes)
+    splits = _find_members(source, images, membership, *WORDS)
+    return _label(source, images, splits, classes)
 
 
-def summarize(source: str, *, limit: int | None = None, seed: int = 0) -> DataSummary:
-    """Count what `load` and `load_test` give with this ``limit`` and ``seed``; decode nothing.
+def summarize(
+    source: str,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    membership: Membership | None = None,
+) -> DataSummary:
+    """Count what `load` gives with these arguments; decode nothing.
+
+    Without `membership` copies of images count as well, for they show in the pixels alone.
 
     Raises:
         InputError: As `load`, for all that shows before images are decoded.
     """
     pools = open_source(source)
-    return _summarize(source, pools, _split(source, pools, limit, seed))
-
-
-def _load_labels(source: str, pools: Pools, split: Split, classes: int) -> Labels:
-    if not classes:
-        return Labels()
-
-    def labels(pool: ImagePool) -> Indices:
-        found = pool.labels()
-        if found is None:
-            raise InputError(
-                f"source {source!r}: does not say which class its images are of, and "
-                f"classes: {classes} asks for it; cifar10 does, and Parquet files with a column "
-                "'label' of whole numbers"
-            )
-        if len(odd := found[(found < 0) | (found >= classes)]):
-            raise InputError(
-                f"source {source!r}: holds an image of class {odd[0]}; "
-                f"with classes: {classes} allowed are 0 to {classes - 1}"
-            )
-        return found
-
-    own = labels(pools.train)
-    train = own[split.train]
-    val = (own if pools.validation is None else labels(pools.validation))[split.validation]
-    test = own[split.test] if pools.test is None else labels(pools.test)
-    return Labels(train, val, test, _fingerprint(train, val, test))
+    images = Source(pools)
+    if membership is None:
+        splits = _cut(source, pools, images, limit, seed)
+        return _summarize(source, pools, images, *map(len, splits))
+    return _summarize_members(source, pools, images, membership)
 
 
 def check(source: str) -> None:
@@ -133,43 +179,143 @@ def check(source: str) -> None:
     open_source(source)
 
 
-def _split(source: str, pools: Pools, limit: int | None, seed: int) -> Split:
-    count = len(pools.train)
-    own_validation = None if pools.validation is None else len(pools.validation)
+def _cut(source: str, pools: Pools, images: Source, limit: int | None, seed: int) -> list[Indices]:
+    """Cut the splits of a source: the places of training, validation and test images among all
+    images. Raise `InputError` for too few, or none to test on."""
     try:
-        return split_indices(
-            count,
-            own_validation=own_validation,
+        train, validation, test = split_indices(
+            len(pools.train),
+            own_validation=None if pools.validation is None else len(pools.validation),
             own_test=pools.test is not None,
             limit=limit,
             seed=seed,
         )
     except InputError as error:
         raise InputError(f"source {source!r}: {error}") from None
+    train, test = images.start(pools.train) + train, images.start(pools.train) + test
+    validation = images.start(pools.validation or pools.train) + validation
+    if pools.test is not None:
+        test = images.start(pools.test) + np.arange(len(pools.test))
+    if not len(test):
+        raise InputError(
+            f"source {source!r}: its test split is empty; put images there, or take it away: a "
+            "tenth of the training images is then set aside for the test"
+        )
+    return [train, validation, test]
 
 
-def _summarize(source: str, pools: Pools, split: Split) -> DataSummary:
-    own = [pool for pool in (pools.train, pools.validation, pools.test) if pool is not None]
-    tally = Tally()
-    tally.extend(Reason.BAD_PROFILE, sorted(name for pool in own for name in pool.bad_profiles))
+def _find_members(
+    source: str, images: Source, membership: Membership, *wanted: str
+) -> list[Indices]:
+    """Return the places of the images of each wanted split. Raise `InputError` where one is
+    missing."""
+    splits = []
+    for split in wanted:
+        names, _ = membership.of(split)
+        places = images.find(names)
+        require_unchanged(split, names, places < 0, "are missing", source)
+        splits.append(places)
+    return splits
+
+
+def _require_pixels(source: str, membership: Membership, found: dict[str, Checksums]) -> None:
+    """Raise `InputError` where images are not those of the membership."""
+    for split, checksums in found.items():
+        names, expected = membership.of(split)
+        fault = "have other pixels than when it began"
+        require_unchanged(split, names, checksums != expected, fault, source)
+
+
+def _describe_splits(
+    images: Source,
+    splits: list[Indices],
+    checksums: list[Checksums],
+    kept: list[NDArray[np.bool_]],
+) -> Membership:
+    """Return what becomes of every image of a source: its split, a copy, or unused."""
+    rows: list[tuple[str, Indices, Checksums]] = []
+    for split, places, found, keep in zip(WORDS, splits, checksums, kept, strict=True):
+        rows.append((split, places[keep], found[keep]))
+    for places, found, keep in zip(splits, checksums, kept, strict=True):
+        rows.append((DUPLICATE, places[~keep], found[~keep]))
+    unused = np.setdiff1d(np.arange(len(images.names)), np.concatenate(splits))
+    rows.append((UNUSED, unused, np.zeros(len(unused), np.uint64)))
+    return Membership(
+        [split for split, places, _ in rows for _ in places],
+        [images.names[place] for _, places, _ in rows for place in places],
+        np.concatenate([found for _, _, found in rows]),
+    )
+
+
+def _require_enough(source: str, n_train: int, n_val: int, n_copies: int) -> None:
+    """Raise `InputError` where too few images are left without the copies."""
+    if n_train + n_val < LEAST_IMAGES or not n_train or not n_val:
+        raise InputError(
+            f"source {source!r}: too few images: without {n_copies:,} copies of test and "
+            f"validation images there are {n_train:,} to train on and {n_val:,} to validate on; "
+            f"training and validation together need at least {LEAST_IMAGES}, and one of each"
+        )
+
+
+def _label(source: str, images: Source, splits: list[Indices], classes: int) -> Labels:
+    """Return the classes of the images of each split, nothing if `classes` is 0. Raise `InputError`
+    where the source does not say them, or one is too large."""
+    if not classes:
+        return Labels()
+    found = images.labels()
+    if found is None:
+        raise InputError(
+            f"source {source!r}: does not say which class its images are of, and "
+            f"classes: {classes} asks for it; cifar10 does, and Parquet files with a column "
+            "'label' of whole numbers"
+        )
+    if len(odd := found[(found < 0) | (found >= classes)]):
+        raise InputError(
+            f"source {source!r}: holds an image of class {odd[0]}; "
+            f"with classes: {classes} allowed are 0 to {classes - 1}"
+        )
+    train, val, test = (found[split] for split in splits)
+    return Labels(train, val, test, _fingerprint(train, val, test))
+
+
+def _summarize(
+    source: str,
+    pools: Pools,
+    images: Source,
+    n_train: int,
+    n_val: int,
+    n_test: int,
+    tally: Tally | None = None,
+) -> DataSummary:
+    """Return what a source holds; `tally` has what is left out beside what its pools say."""
+    tally = tally or Tally()
+    tally.extend(Reason.BAD_PROFILE, sorted(name for p in images.pools for name in p.bad_profiles))
     return DataSummary(
         source,
-        len(split.train),
-        len(split.validation),
-        len(split.test) if pools.test is None else len(pools.test),
-        pools.n_classes or _count_labels(own),
+        n_train,
+        n_val,
+        n_test,
+        pools.n_classes or _count_labels(images),
         (*pools.left_out, *tally.entries()),
         pools.note,
     )
 
 
-def _count_labels(pools: Iterable[ImagePool]) -> int | None:
+def _summarize_members(
+    source: str, pools: Pools, images: Source, membership: Membership
+) -> DataSummary:
+    """Return what a source holds of a study: its splits, the copies, and what came later."""
+    tally = Tally()
+    tally.extend(Reason.COPY, membership.of(DUPLICATE)[0])
+    tally.extend(Reason.ADDED, sorted(set(images.names).difference(membership.names)))
+    counts = (len(membership.of(split)[0]) for split in WORDS)
+    return _summarize(source, pools, images, *counts, tally)
+
+
+def _count_labels(images: Source) -> int | None:
     """Count the different labels of all images, or return None where they have none."""
-    labels = [pool.labels() for pool in pools]
-    known = [found for found in labels if found is not None]
-    if len(known) < len(labels):
-        return None
-    return len({label for found in known for label in np.unique(found).tolist() if label >= 0})
+    labels = images.labels()
+    return None if labels is None else len(set(np.unique(labels[labels >= 0]).tolist()))
 
 
 def open_source(source: str) -> Pools:

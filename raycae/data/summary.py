@@ -26,6 +26,8 @@ class Reason(Enum):
         "Parquet file outside the splits",
         "Parquet files outside the splits",
     )
+    COPY = ("copy of an image of another split", "copies of images of other splits")
+    ADDED = ("image added since the study began", "images added since the study began")
     OTHER = ("other file", "other files")
     BAD_PROFILE = (
         "unreadable colour profile, read as sRGB",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycae.data.summary import DataSummary, LeftOut
+
+if TYPE_CHECKING:
+    from raycae.data.membership import Membership
 
 Pixels = NDArray[np.uint8]
 Indices = NDArray[np.int64]
@@ -26,17 +29,25 @@ class Labels(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """The images a search trains and validates on.
+    """The images of a search.
 
-    ``train`` is uint8 (N, H, W, 3) and ``val`` uint8 (M, H, W, 3), RGB, 0 to 255, H = W.
-    ``fingerprint`` is 16 hexadecimal digits: equal for equal images in equal order and shape.
-    ``labels`` are the classes that were asked for. ``summary`` says what the source holds.
+    Attributes:
+        train: Training images, uint8 (N, H, W, 3), sRGB, 0 to 255, H = W.
+        val: Validation images, uint8 (M, H, W, 3).
+        test: Test images, uint8 (K, H, W, 3). Nothing is selected on them.
+        fingerprint: 16 hexadecimal digits, equal for equal training and validation images in equal
+            order and shape.
+        labels: The classes that were asked for.
+        membership: Which image of the source belongs to which split.
+        summary: What the source holds, and what is left out of it.
     """
 
     train: Pixels
     val: Pixels
+    test: Pixels
     fingerprint: str
     labels: Labels
+    membership: Membership
     summary: DataSummary
 
 

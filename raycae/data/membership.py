@@ -1,0 +1,210 @@
+"""Which image belongs to which split of a study: names and checksums, and the copies left out.
+
+Splits are cut once, when a study begins. From then on its images are found by name and recognised
+by a checksum of their pixels, whatever else is added to the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycae.data.decoding import blank_images
+from raycae.data.types import ImagePool, Indices, Pixels, Pools
+from raycae.errors import InputError
+
+Checksums = NDArray[np.uint64]
+
+WORDS = {"train": "training", "validation": "validation", "test": "test"}
+"""The splits, in the order in which they are stored, as messages call them."""
+DUPLICATE, UNUSED = "duplicate", "unused"
+"""What else the source held: copies of images of another split, and images beyond the limit."""
+N_NAMED = 5
+"""A message names at most this many images."""
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The images of a source by split.
+
+    Attributes:
+        splits: The split of each image, or `DUPLICATE` or `UNUSED`.
+        names: Its name in the source, unique.
+        checksums: Checksum of its pixels at the study's image size, uint64 (N,); 0 where it was not
+            decoded.
+    """
+
+    splits: list[str]
+    names: list[str]
+    checksums: Checksums
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the whole table, 32 hexadecimal digits; independent of how it is stored."""
+        digest = hashlib.blake2b(self.checksums.astype("<u8").tobytes(), digest_size=16)
+        for texts in (self.splits, self.names):
+            digest.update("\0".join(texts).encode() + b"\0\0")
+        return digest.hexdigest()
+
+    def of(self, split: str) -> tuple[list[str], Checksums]:
+        """Return the names of a split in their order, and their checksums, uint64 (N,)."""
+        rows = [row for row, member_of in enumerate(self.splits) if member_of == split]
+        return [self.names[row] for row in rows], self.checksums[rows]
+
+    def to_parquet(self) -> bytes:
+        """Return the table as a Parquet file with the columns split, name and checksum."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        unseen = np.isin(self.splits, [UNUSED])
+        columns = {
+            "split": pa.array(self.splits).dictionary_encode(),
+            "name": pa.array(self.names, pa.string()),
+            "checksum": pa.array(self.checksums, pa.uint64(), mask=unseen),
+        }
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns), buffer, write_page_checksum=True)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_parquet(cls, content: bytes) -> Membership:
+        """Read what `to_parquet` wrote.
+
+        Raises:
+            ValueError: The content is damaged or something else; also as `pyarrow.ArrowException`
+                or `OSError`.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        if parquet.metadata.num_rows > 20 * len(content):
+            raise ValueError("more rows than a file of this size can hold")
+        table = parquet.read(columns=["split", "name", "checksum"])
+        if table.num_columns != 3:
+            raise ValueError("it lacks one of the columns split, name, checksum")
+        splits, names = (table[name].cast(pa.string()).to_pylist() for name in ("split", "name"))
+        return cls(splits, names, table["checksum"].fill_null(0).cast(pa.uint64()).to_numpy())
+
+
+class Source:
+    """All images of a source, whichever of its pools they lie in."""
+
+    def __init__(self, pools: Pools) -> None:
+        found = (pools.train, pools.validation, pools.test)
+        self.pools: list[ImagePool] = [pool for pool in found if pool is not None]
+        self._ends = np.cumsum([len(pool) for pool in self.pools])
+        self.names = [_storable(name) for pool in self.pools for name in pool.names()]
+
+    def start(self, pool: ImagePool) -> int:
+        """Return the place of a pool's first image among all images."""
+        number = next(i for i, other in enumerate(self.pools) if other is pool)
+        return int(self._ends[number]) - len(pool)
+
+    def find(self, names: Iterable[str]) -> Indices:
+        """Return the place of each name among all images, int64 (N,); -1 where there is none."""
+        places = {name: place for place, name in enumerate(self.names)}
+        return np.array([places.get(name, -1) for name in names], np.int64)
+
+    def take(self, splits: Sequence[Indices], size: int) -> list[Pixels]:
+        """Decode images, those of one pool in one pass over its files.
+
+        Args:
+            splits: The places of the images of each split.
+            size: Side of the decoded images in pixels.
+
+        Returns:
+            For each split uint8 (N, size, size, 3), in the order of its places.
+        """
+        places = np.concatenate(splits)
+        cuts = np.cumsum([0, *map(len, splits)])
+        pixels = [blank_images(0, size) for _ in splits]
+        for pool, end in zip(self.pools, self._ends, strict=True):
+            start = int(end) - len(pool)
+            among = np.flatnonzero((places >= start) & (places < end))
+            if not len(among):
+                continue
+            decoded = pool.take(places[among] - start, size)
+            bounds = np.searchsorted(among, cuts)
+            for number, (low, high) in enumerate(pairwise(bounds)):
+                if high - low == len(splits[number]):
+                    pixels[number] = decoded[low:high]  # a view: training sets are large
+                elif high > low:
+                    if not len(pixels[number]):
+                        pixels[number] = blank_images(len(splits[number]), size)
+                    pixels[number][among[low:high] - cuts[number]] = decoded[low:high]
+        return pixels
+
+    def labels(self) -> Indices | None:
+        """Return the class of every image, int64 (N,); None where the source does not say it."""
+        found = [pool.labels() for pool in self.pools]
+        known = [labels for labels in found if labels is not None]
+        return np.concatenate(known) if len(known) == len(found) else None
+
+
+def checksum_images(pixels: Pixels) -> Checksums:
+    """Compute a 64-bit checksum of each image.
+
+    Args:
+        pixels: uint8 (N, H, W, 3).
+
+    Returns:
+        The first 8 bytes of BLAKE2b of the pixels, uint64 (N,). Among 10 million different images
+        two have the same checksum with a probability of 3e-6.
+    """
+    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def find_copies(
+    train: Checksums, validation: Checksums, test: Checksums
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Find the images that an earlier split holds as well: test, then validation, then training.
+
+    The test split keeps all of its images, so that test errors stay comparable with published ones.
+
+    Args:
+        train: Checksums of the training images, uint64 (N,).
+        validation: Checksums of the validation images, uint64 (M,).
+        test: Checksums of the test images, uint64 (K,).
+
+    Returns:
+        Which training images are in the validation or the test split, bool (N,); which validation
+        images are in the test split, bool (M,).
+    """
+    return np.isin(train, np.concatenate([validation, test])), np.isin(validation, test)
+
+
+def require_unchanged(
+    split: str, names: Sequence[str], wrong: NDArray[np.bool_], fault: str, source: str
+) -> None:
+    """Raise `InputError` where images of a split are missing or have changed.
+
+    Args:
+        split: "train", "validation" or "test".
+        names: The names of its images.
+        wrong: Which of them, bool (N,).
+        fault: "are missing" or what else is wrong with them.
+        source: Where they come from.
+    """
+    if not wrong.any():
+        return
+    named = [names[i] for i in np.flatnonzero(wrong)[:N_NAMED]]
+    more = int(wrong.sum()) - len(named)
+    also = f" and {more:,} more" if more else ""
+    raise InputError(
+        f"source {source!r}: {int(wrong.sum()):,} of the {len(names):,} {WORDS[split]} images of "
+        f"this study {fault}: {', '.join(named)}{also}; restore them, or begin another study"
+    )
+
+
+def _storable(name: str) -> str:
+    """Return a name as UTF-8 can hold it; file systems allow other bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
