@@ -380,13 +380,14 @@ def test_every_format_is_read(format: str) -> None:
 def test_a_limit_decodes_only_the_images_it_chooses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Count the calls of the decoder: as many as the limit."""
+    """Count the calls of the decoder: as many as the limit, and the tenth that is the test."""
     put_images(tmp_path, range(60))
     calls = []
     decode = folders.decode
     monkeypatch.setattr(folders, "decode", lambda *args: (calls.append(1), decode(*args))[1])
     images = data.load(str(tmp_path), limit=20)
-    assert len(calls) == len(images.train) + len(images.val) == 20
+    assert len(images.train) + len(images.val) == 20
+    assert len(calls) == 20 + len(images.test) == 26
 
 
 def test_a_limit_above_the_size_means_all(tmp_path: Path) -> None:
@@ -601,7 +602,7 @@ def test_labels_that_are_no_classes_are_refused(
 ) -> None:
     """The message names the source and the value; without classes the images load as ever."""
     put_parquet(tmp_path / "train-0.parquet", tiles(range(20)), labels=train)
-    put_parquet(tmp_path / "test-0.parquet", tiles(range(3)), labels=test)
+    put_parquet(tmp_path / "test-0.parquet", tiles(range(20, 23)), labels=test)
     for call in (data.load, data.load_labels):
         with pytest.raises(InputError, match=re.escape(f"source '{tmp_path}': ") + f".*{says}"):
             call(str(tmp_path), classes=4)
@@ -620,8 +621,8 @@ def test_sources_without_labels_are_named(tmp_path: Path) -> None:
             data.load_labels(source, classes=10)
 
 
-def test_load_never_decodes_the_test(tmp_path: Path) -> None:
-    """Test images that are garbage: load succeeds, load_test names the file."""
+def test_unreadable_test_images_are_found_at_once(tmp_path: Path) -> None:
+    """Test images that are garbage: load names the file, as load_test does; check opens none."""
     parquet, folder = tmp_path / "parquet", tmp_path / "folder"
     parquet.mkdir()
     put_parquet(parquet / "train-0.parquet", tiles(range(20)))
@@ -631,9 +632,9 @@ def test_load_never_decodes_the_test(tmp_path: Path) -> None:
     (folder / "test" / "bad.png").write_bytes(b"garbage")
     for source, name in ((parquet, "test-0.parquet"), (folder, "bad.png")):
         data.check(str(source))
-        assert len(data.load(str(source)).train) == 18
-        with pytest.raises(InputError, match=name):
-            data.load_test(str(source))
+        for call in (data.load, data.load_test):
+            with pytest.raises(InputError, match=name):
+                call(str(source))
     (parquet / "test-0.parquet").write_bytes(b"garbage")  # what needs no decoding shows at once
     for function in (data.check, data.load):
         with pytest.raises(InputError, match="test-0"):
@@ -957,13 +958,14 @@ def test_cifar10_is_downloaded_once_and_quietly(
     ]
 
 
-def test_a_damaged_test_batch_shows_before_the_first_trial(
+def test_a_damaged_test_batch_is_fetched_before_the_search(
     cache: Path, cifar: SmallCifar, server: Server
 ) -> None:
-    """A test batch of garbage: load counts the test images, so it is downloaded then."""
+    """A test batch of garbage: load asks the server once for the archive, and has all images."""
     cifar.unpack(cache)
     (cache / FOLDER / "test_batch").write_bytes(b"garbage")
-    assert data.load("cifar10").summary.n_test == 10
+    images = data.load("cifar10")
+    assert (len(images.train), len(images.test)) == (44, 10)
     assert server.requests == 1
 
 

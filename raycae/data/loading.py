@@ -170,7 +170,7 @@ def summarize(
     images = Source(pools)
     if membership is None:
         splits = _cut(source, pools, images, limit, seed)
-        return _summarize(source, pools, images, *map(len, splits))
+        return _summarize(source, pools, images, (len(splits[0]), len(splits[1]), len(splits[2])))
     return _summarize_members(source, pools, images, membership)
 
 
@@ -282,19 +282,16 @@ def _summarize(
     source: str,
     pools: Pools,
     images: Source,
-    n_train: int,
-    n_val: int,
-    n_test: int,
+    counts: tuple[int, int, int],
     tally: Tally | None = None,
 ) -> DataSummary:
-    """Return what a source holds; `tally` has what is left out beside what its pools say."""
+    """Return what a source holds: the numbers of training, validation and test images, and what is
+    left out beside what its pools say."""
     tally = tally or Tally()
     tally.extend(Reason.BAD_PROFILE, sorted(name for p in images.pools for name in p.bad_profiles))
     return DataSummary(
         source,
-        n_train,
-        n_val,
-        n_test,
+        *counts,
         pools.n_classes or _count_labels(images),
         (*pools.left_out, *tally.entries()),
         pools.note,
@@ -308,8 +305,8 @@ def _summarize_members(
     tally = Tally()
     tally.extend(Reason.COPY, membership.of(DUPLICATE)[0])
     tally.extend(Reason.ADDED, sorted(set(images.names).difference(membership.names)))
-    counts = (len(membership.of(split)[0]) for split in WORDS)
-    return _summarize(source, pools, images, *counts, tally)
+    n_train, n_val, n_test = (len(membership.of(split)[0]) for split in WORDS)
+    return _summarize(source, pools, images, (n_train, n_val, n_test), tally)
 
 
 def _count_labels(images: Source) -> int | None:
