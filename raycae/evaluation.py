@@ -1,10 +1,12 @@
 """After the search: kept models on the test split, baselines, pictures and what is measured of
-them. The one reader of the test images."""
+them. Nothing is selected on test images."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +22,9 @@ from raycae.errors import InputError
 from raycae.finish import Finish
 from raycae.provenance import n_cpus
 from raycae.results import ALL, BEST, SAME, WORST
-from raycae.space import Space
 from raycae.storage import Place, make_folder, write_whole
-from raycae.study import Plan, Study, model_folder, plan_of, space_of
+from raycae.study import Study, model_folder, plan_of, space_of
+from raycae.study_images import load_images, load_test_images
 from raycae.tasks import Colourise, Task, task
 from raycae.training import Reference, errors, on_device, prepare
 
@@ -31,16 +33,37 @@ N_CASES = 6
 """So many of the best and of the worst test images have a sheet of their own."""
 
 
-def evaluate(study: Study, over: Callable[[], bool] = lambda: False) -> int:
-    """Every kept model that has no test error yet, once, on the test images, until `over` says
-    stop. Returns how many."""
+def evaluate(
+    study: Study, images: data.Images | None = None, over: Callable[[], bool] = lambda: False
+) -> int:
+    """Evaluate every kept model that has no test error yet on the test images, once.
+
+    Args:
+        study: The study, open for writing.
+        images: Its images, if they are loaded already; else the test images are loaded and one line
+            with what the source holds is printed.
+        over: Whether to stop before the next model.
+
+    Returns:
+        The number of models that were evaluated.
+
+    Raises:
+        InputError: The test images cannot be read, or are not those the study began with.
+    """
     todo = [n for n in study.kept() if study.records.trials[n]["test_mse"] is None]
     if not todo:
         return 0
     device = best_device()
     told = [Config.model_validate_json(study.records.trials[n]["config"]).classes for n in todo]
-    labels = _labels(study.plan, min(filter(None, told), default=0))
-    test = on_device(test_images(study.plan, study.space), device, labels.test)
+    classes = min(filter(None, told), default=0)
+    content = results.read_study(study.folder)
+    if images is None or (classes and images.labels.test is None):
+        loaded = load_test_images(study.folder, content, classes)
+        print(loaded.line)
+        study.notes += loaded.notes
+        test = on_device(loaded.pixels, device, loaded.labels)
+    else:
+        test = on_device(images.test, device, images.labels.test)
     done = 0
     for number in todo:
         if over():
@@ -68,7 +91,8 @@ def illustrate(
 
     Args:
         folder: The study.
-        images: Its images, if they are loaded already.
+        images: Its images, if they are loaded already; else they are loaded and one line with what
+            the source holds is printed on standard error.
         over: Whether to stop before the next step.
         finish: Collects the steps that fail; without it the first fault is raised after the last
             step.
@@ -78,8 +102,8 @@ def illustrate(
     """
     steps = finish or Finish()
     content = results.read_study(folder)
-    plan, the_space = plan_of(content), space_of(content)
-    if not (shown := results.pictured(results.read_trials(folder), plan.strata)):
+    shown = results.pictured(results.read_trials(folder), plan_of(content).strata)
+    if not shown:
         return
     painted = results.painted(folder)
     unpainted = [
@@ -91,42 +115,46 @@ def illustrate(
     if not unpainted and not lines:
         return
     remedy = f"raycae report {results.study_argument(folder)}"
-    loaded: list[np.ndarray] = []
+    loaded: list[tuple[data.Pixels, data.Indices | None, data.Images | None]] = []
 
-    def load_test() -> None:
-        loaded.append(test_images(plan, the_space))
+    def load() -> None:
+        loaded.append(_load_for_report(folder, content, images, lines))
 
-    if steps.attempt("The test images could not be read", remedy, load_test):
-        (test,) = loaded
+    if steps.attempt("The images could not be read", remedy, load):
+        test, labels, images = loaded[0]
         for number in unpainted:
             if not over():
                 failure = f"The pictures of trial {number} could not be painted"
-                steps.attempt(failure, remedy, paint, folder, number, test)
-        if lines and not over():
+                steps.attempt(failure, remedy, paint, folder, number, test, labels)
+        if images is not None and lines and not over():
             failure = "The baselines could not be measured"
-            steps.attempt(failure, remedy, measure_baselines, folder, test, images)
+            steps.attempt(failure, remedy, measure_baselines, folder, images)
     if finish is None:
         steps.raise_first()
 
 
-def measure_baselines(folder: Place, test: np.ndarray, images: data.Images | None = None) -> None:
-    """Write `baselines.parquet`.
-
-    Args:
-        folder: The study.
-        test: Its test images, uint8 (N, H, W, 3).
-        images: Its other images; loaded if they are None.
-
-    Raises:
-        InputError: The images cannot be read.
-    """
-    content = results.read_study(folder)
-    plan, the_space = plan_of(content), space_of(content)
+def _load_for_report(
+    folder: Place, content: Mapping[str, Any], images: data.Images | None, with_training: bool
+) -> tuple[data.Pixels, data.Indices | None, data.Images | None]:
+    """Return the test images of a study, their labels, and with `with_training` all its images."""
+    classes = space_of(content).classes
+    if images is None and not with_training:
+        loaded = load_test_images(folder, content, classes)
+        for line in (loaded.line, *loaded.notes):
+            print(line, file=sys.stderr)
+        return loaded.pixels, loaded.labels, None
     if images is None:
-        size = the_space.image_size
-        images = data.load(plan.data, image_size=size, limit=plan.limit, seed=plan.seed)
+        images, notes = load_images(folder, content, classes)
+        for line in (images.summary.line(), *notes):
+            print(line, file=sys.stderr)
+    return images.test, images.labels.test, images
+
+
+def measure_baselines(folder: Place, images: data.Images) -> None:
+    """Write `baselines.parquet` of a study's images if it is missing."""
+    the_space = space_of(results.read_study(folder))
     if not _has_baselines(folder, images.fingerprint):
-        frame = baselines(the_space.task, images.train, images.val, test)
+        frame = baselines(the_space.task, images.train, images.val, images.test)
         frame.insert(0, "data_fingerprint", images.fingerprint)
         _write_table(folder / "baselines.parquet", frame)
 
@@ -139,17 +167,19 @@ def line(task: str, images: data.Images, sizes: Sequence[int]) -> list[float]:
     return [float(frame.loc[needed <= size, "val_mse"].min()) for size in sizes]
 
 
-def paint(study_folder: Place, number: int, test: np.ndarray) -> None:
+def paint(
+    study_folder: Place, number: int, test: np.ndarray, labels: data.Indices | None = None
+) -> None:
     """Two sheets of pictures of one trial's model on test images, as PNG, and what is measured of
     them, in `pictures.parquet`.
 
     `NUMBER.png` has the same images for every trial, spread over the set, for neighbours may be
     crops of one photograph; `NUMBER-cases.png` the `N_CASES` images with the least error, the least
     first, then those with the largest, the largest last. Rows: the original, what the network is
-    shown (colourise: grey), its output, the difference.
+    shown (colourise: grey), its output, the difference. `labels`: the classes of the test images,
+    int64 (N,), for a model that is told them.
     """
     network, config = model.load(model_folder(study_folder, number))
-    labels = _labels(plan_of(results.read_study(study_folder)), config.classes).test
     device = best_device()
     images = on_device(test, device, labels)
     the_task = task(config.task, config.gammas, config.classes)
@@ -228,15 +258,6 @@ def _sheet(rows: list[Tensor], gap: int = 2) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def test_images(plan: Plan, the_space: Space) -> np.ndarray:
-    """CIFAR-10's own, or what the source sets aside: uint8 (N, H, W, 3)."""
-    return data.load_test(plan.data, image_size=the_space.image_size, seed=plan.seed)
-
-
-def _labels(plan: Plan, classes: int) -> data.Labels:
-    return data.load_labels(plan.data, classes=classes, limit=plan.limit, seed=plan.seed)
 
 
 def _write_table(path: Place, frame: pd.DataFrame) -> None:

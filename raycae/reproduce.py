@@ -127,8 +127,8 @@ def reproduce(
                 code = 1
     from raycae import reproduction
 
-    for _, at, plan in plans if code in (0, 1) else []:
-        _illustrate(at, plan)
+    for _, at, _ in plans if code in (0, 1) else []:
+        _illustrate(at)
     print(f"page     {search.short(reproduction.write(folder))}")
     raise typer.Exit(code)
 
@@ -148,10 +148,11 @@ def _run(
     )
 
 
-def _illustrate(folder: Place, plan: Plan) -> None:
+def _illustrate(folder: Place) -> None:
     """Make the baselines that a study lacks, and a sheet of the same images by each experiment's
     best run. What cannot be made is a note."""
     from raycae import evaluation, reproduction
+    from raycae.study_images import load_test_images
 
     finish = Finish()
     remedy = f"raycae reproduce --study {folder.parent.name}"
@@ -161,10 +162,11 @@ def _illustrate(folder: Place, plan: Plan) -> None:
     numbers = set(reproduction.best_runs(part.runs).values())
 
     def paint() -> None:
-        test = evaluation.test_images(plan, space_of(part.study))
+        loaded = load_test_images(folder, part.study, space_of(part.study).classes)
         for number in unpainted:
             failure = f"The pictures of trial {number} could not be painted"
-            finish.attempt(failure, remedy, evaluation.paint, folder, number, test)
+            test, labels = loaded.pixels, loaded.labels
+            finish.attempt(failure, remedy, evaluation.paint, folder, number, test, labels)
 
     if unpainted := sorted(numbers - results.painted(folder)):
         finish.attempt("The test images could not be read", remedy, paint)

@@ -183,6 +183,9 @@ class _Data(_Part):
     n_val: Count
     line: list[Annotated[float, Field(ge=0)]] | None = None
     labels: str | None = None
+    n_test: Count | None = None
+    splits: str | None = None
+    summary: dict[str, Any] | None = None
 
 
 class _Hardware(_Part):

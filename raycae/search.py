@@ -60,6 +60,7 @@ from raycae.study import (
     require_place,
     space_of,
 )
+from raycae.study_images import load_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -568,14 +569,7 @@ def run(
     from raycae import evaluation, report  # noqa: F401
     from raycae.progress import Progress, described, frontier_line, summary
 
-    load = functools.partial(
-        sources.load,
-        plan.data,
-        image_size=the_space.image_size,
-        limit=plan.limit,
-        seed=plan.seed,
-        classes=the_space.classes,
-    )
+    load = functools.partial(_load_images, folder, plan, the_space, resume)
     until = None if hours is None else time.monotonic() + hours * 3600
     progress = Progress(plan.trials, plan.epochs, until=until)
     received: list[int] = []
@@ -603,7 +597,7 @@ def run(
             study = _open(folder, plan, the_space, resume, images, progress, database, known)
             open_study.enter_context(closing(study))
             begun.append(study)
-            test = evaluation.test_images(plan, the_space) if plan.test_curves else None
+            test = images.test if plan.test_curves else None
             _train(study, images, test, room, fuse, over, progress)
         take_back()
         finish = _finish(study, images, progress, lambda: bool(received))
@@ -758,7 +752,7 @@ def _finish(
     if not over():
         progress.say("Evaluating kept models on the test images …")
         failure = "The kept models could not be evaluated on the test images"
-        finish.attempt(failure, evaluate, evaluation.evaluate, study, over)
+        finish.attempt(failure, evaluate, evaluation.evaluate, study, images, over)
         unwritten = "The tables could not be written with the test errors"
         finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
@@ -946,6 +940,40 @@ def study_folder(results_folder: str, name: str) -> Place:
     return place(results_folder) / name
 
 
+def _load_images(
+    folder: Place, plan: Plan, the_space: spaces.Space, resume: bool
+) -> sources.Images:
+    """Load the images of a search, decoding the test images too, and print what was found."""
+    if resume:
+        images, notes = load_images(folder, read_content(folder), the_space.classes)
+    else:
+        notes = []
+        images = sources.load(
+            plan.data,
+            image_size=the_space.image_size,
+            limit=plan.limit,
+            seed=plan.seed,
+            classes=the_space.classes,
+        )
+    for line in (f"data     {images.summary}", *(f"note     {note}" for note in notes)):
+        print(line, flush=True)
+    return images
+
+
+def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
+    """Return what `study.json` says of the images of a new study."""
+    return {
+        "source": source,
+        "fingerprint": images.fingerprint,
+        "n_train": len(images.train),
+        "n_val": len(images.val),
+        "n_test": len(images.test),
+        "labels": images.labels.fingerprint,
+        "splits": images.membership.checksum,
+        "summary": images.summary.as_dict(),
+    }
+
+
 def _open(
     folder: Place,
     plan: Plan,
@@ -959,17 +987,14 @@ def _open(
     if not resume:
         from raycae import evaluation
 
-        described: dict[str, Any] = {
-            "source": plan.data,
-            "fingerprint": images.fingerprint,
-            "n_train": len(images.train),
-            "n_val": len(images.val),
-            "labels": images.labels.fingerprint,
-        }
+        described = describe_data(plan.data, images)
         if plan.strata:
             progress.say("fitting linear codes, to know what each latent size has to beat …")
             described["line"] = evaluation.line(the_space.task, images, plan.strata)
-        study = Study.create(folder, plan, the_space, described, progress.listen, database, known)
+        splits = images.membership.to_parquet()
+        study = Study.create(
+            folder, plan, the_space, described, progress.listen, database, known, splits
+        )
         _say_notes(study, progress)
         progress.resumed(study.records)
         return study

@@ -78,6 +78,9 @@ QUIET_UNKNOWN_S = 3600.0
 DEAF_S = 10.0
 """Whoever has not looked for so long has heard nobody meanwhile."""
 
+SPLITS = "splits.parquet"
+"""The file that says which image belongs to which split: columns split, name, checksum."""
+
 Listener = Callable[[Event, Records], None]
 
 
@@ -207,12 +210,26 @@ class Study:
         listener: Listener | None = None,
         database: str | None = None,
         known: Iterable[tuple[Config, float]] = (),
+        splits: bytes | None = None,
     ) -> Study:
-        """A new study. `data`: the source, `n_train`, `n_val`, the fingerprints of the images and
-        of their labels. `known`: trials of earlier studies and their validation errors, for the
-        sampler.
+        """Begin a new study.
 
-        Raises `InputError` where there is one already, or the folder cannot be written.
+        Args:
+            folder: Where it is to lie.
+            plan: What is searched.
+            space: The space.
+            data: The source, `n_train`, `n_val`, the fingerprints of the images and of their
+                labels, the checksum of the table of splits; see `search.describe_data`.
+            listener: Hears of every event.
+            database: URL of a database for several searches that extend one study.
+            known: Trials of earlier studies and their validation errors, for the sampler.
+            splits: The content of `splits.parquet`, which is written before the ledger.
+
+        Returns:
+            The study, open for writing.
+
+        Raises:
+            InputError: There is a study already, or the folder cannot be written.
         """
         require_place(folder)
         content = {
@@ -232,6 +249,8 @@ class Study:
         try:
             require_place(folder)  # nobody else made one before the lease was ours
             shared = _shared(database, content, plan) if database else None
+            if splits is not None:
+                write_whole(folder / SPLITS, splits)
             # The ledger first: what it holds can be written anew, and without it there is no study.
             begun = {"event": "begun", "at": _now(), "study": json.dumps(content)}
             earlier = (

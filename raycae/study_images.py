@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyarrow import ArrowException
 
 from raycae import data
 from raycae.errors import InputError
-from raycae.storage import Place, digest, write_whole
-from raycae.study import Plan, plan_of, space_of
+from raycae.storage import Place, write_whole
+from raycae.study import SPLITS, Plan, plan_of, space_of
 
-SPLITS = "splits.parquet"
-"""Which image belongs to which split: columns split, name, checksum."""
+
+class TestSplit(NamedTuple):
+    """The test images of a study, with what a person should know of them.
+
+    Attributes:
+        pixels: uint8 (N, H, W, 3).
+        labels: Their classes, int64 (N,), if they were asked for.
+        line: One line with what the source holds.
+        notes: Sentences on what was repaired.
+    """
+
+    pixels: data.Pixels
+    labels: data.Indices | None
+    line: str
+    notes: list[str]
 
 
 def load_images(
@@ -22,7 +35,7 @@ def load_images(
     """Load all images of a study and check that they are those it began with.
 
     A table of names that is lost or damaged is written again if the source still gives the same
-    one. Studies of versions without that table are cut as those versions did.
+    one. A study of a version without that table is cut by its seed again, as that version did.
 
     Args:
         folder: The study.
@@ -30,35 +43,32 @@ def load_images(
         classes: Number of classes if labels are wanted.
 
     Returns:
-        The images, and a sentence for everything a person should know.
+        The images, and a sentence on everything that was repaired.
 
     Raises:
         InputError: Images are missing, have changed or cannot be read.
     """
     plan, size = plan_of(content), space_of(content).image_size
-    told = content["data"].get("splits")
-    if told is None:
-        images = _cut_again(plan, size, classes, keep_copies=True)
-        return images, []
-    membership, fault = read_membership(folder, told)
+    checksum = content["data"].get("splits")
+    if checksum is None:
+        return _cut_again(plan, size, classes, keep_copies=True), []
+    membership, fault = read_membership(folder, checksum)
     if membership is not None:
         images = data.load(plan.data, image_size=size, classes=classes, membership=membership)
-        return images, describe_added(plan.data, membership)
+        return images, []
+    path = folder / SPLITS
     images = _cut_again(plan, size, classes)
-    if images.membership.checksum != told:
+    if images.membership.checksum != checksum:
         raise InputError(
-            f"{folder / SPLITS}: {fault}, and the images of {plan.data} are no longer those this "
-            "study began with, so that it cannot be made again; restore either of them, or begin "
-            "another study"
+            f"{path}: {fault}, and the images of {plan.data} are no longer those this study began "
+            "with, so it cannot be made from them; restore either of them, or begin another study"
         )
-    write_whole(folder / SPLITS, images.membership.to_parquet())
-    return images, [f"{folder / SPLITS}: {fault}; made again from {plan.data}"]
+    write_whole(path, images.membership.to_parquet())
+    return images, [f"{path}: {fault}; made again from {plan.data}"]
 
 
-def load_test_images(
-    folder: Place, content: Mapping[str, Any], classes: int = 0
-) -> tuple[data.Pixels, data.Indices | None, list[str]]:
-    """Load the test images of a study alone.
+def load_test_images(folder: Place, content: Mapping[str, Any], classes: int = 0) -> TestSplit:
+    """Load the test images of a study, and no others if its table of names is whole.
 
     Args:
         folder: The study.
@@ -66,31 +76,31 @@ def load_test_images(
         classes: Number of classes if labels are wanted.
 
     Returns:
-        The images, uint8 (N, H, W, 3); their classes, int64 (N,), or None; and a sentence for
-        everything a person should know.
+        The images.
 
     Raises:
-        InputError: As `load_images` does.
+        InputError: As `load_images` does, for test images.
     """
     plan, size = plan_of(content), space_of(content).image_size
-    told = content["data"].get("splits")
-    membership, _ = read_membership(folder, told) if told else (None, "")
-    if told and membership is None:
+    checksum = content["data"].get("splits")
+    membership = read_membership(folder, checksum)[0] if checksum else None
+    if checksum and membership is None:
         images, notes = load_images(folder, content, classes)
-        return images.test, images.labels.test, notes
-    test = data.load_test(plan.data, image_size=size, seed=plan.seed, membership=membership)
+        return TestSplit(images.test, images.labels.test, images.summary.line(), notes)
     labels = data.load_labels(
         plan.data, classes=classes, limit=plan.limit, seed=plan.seed, membership=membership
     )
-    return test, labels.test, describe_added(plan.data, membership) if membership else []
+    pixels = data.load_test(plan.data, image_size=size, seed=plan.seed, membership=membership)
+    summary = data.summarize(plan.data, limit=plan.limit, seed=plan.seed, membership=membership)
+    return TestSplit(pixels, labels.test, summary.line(), [])
 
 
-def read_membership(folder: Place, told: str) -> tuple[data.Membership | None, str]:
+def read_membership(folder: Place, checksum: str) -> tuple[data.Membership | None, str]:
     """Read which image belongs to which split.
 
     Args:
         folder: The study.
-        told: The checksum of the table in `study.json`.
+        checksum: The table's, in `study.json`.
 
     Returns:
         The table, or None and what is wrong with the file.
@@ -102,4 +112,16 @@ def read_membership(folder: Place, told: str) -> tuple[data.Membership | None, s
         membership = data.Membership.from_parquet(path.read_bytes())
     except (ArrowException, OSError, ValueError, KeyError):
         return None, "damaged"
-    return (membership, "") if membership.checksum == told else (None, "damaged")
+    return (membership, "") if membership.checksum == checksum else (None, "damaged")
+
+
+def _cut_again(plan: Plan, size: int, classes: int, *, keep_copies: bool = False) -> data.Images:
+    """Load the images of a study as when it began, without its table of names."""
+    return data.load(
+        plan.data,
+        image_size=size,
+        limit=plan.limit,
+        seed=plan.seed,
+        classes=classes,
+        keep_copies=keep_copies,
+    )

@@ -159,7 +159,10 @@ def checksum_images(pixels: Pixels) -> Checksums:
         two have the same checksum with a probability of 3e-6.
     """
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+    digests = b"".join(
+        hashlib.blake2b(memoryview(row), digest_size=8).digest()  # type: ignore[arg-type]
+        for row in rows
+    )
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
