@@ -970,7 +970,7 @@ def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
         "n_test": len(images.test),
         "labels": images.labels.fingerprint,
         "splits": images.membership.checksum,
-        "summary": images.summary.as_dict(),
+        "summary": {"text": images.summary.line(), **images.summary.as_dict()},
     }
 
 
