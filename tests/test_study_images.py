@@ -135,7 +135,7 @@ def test_images_that_changed_while_a_search_was_away(
     else:
         put_image(images / name, 1000)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    code, out, err = search("--resume", "--trials", "+1")
+    code, _, err = search("--resume", "--trials", "+1")
     assert code == 2
     assert fault in err
     assert name in err
@@ -270,7 +270,6 @@ def test_faults_of_test_images_are_found_before_the_first_trial(
             "fixed: {", "fixed: {classes: 3, "
         )
         (tmp_path / "small.yaml").write_text(space)
-        more = []
     code, _, err = search()
     assert code == 2
     assert err.count("\n") == 1
