@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import TINY_SPACE, Run, study_json
 from PIL import Image
 
-from raycae import evaluation, ledger, results
+from raycae import evaluation, ledger, results, study_images
 from raycae.data.membership import Membership
 from raycae.study import SPLITS
 
@@ -27,6 +28,12 @@ def put_image(path: Path, number: int) -> None:
     pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def stored_table(folder: Path) -> Membership:
+    table, _ = study_images.read_membership(folder, study_json(folder)["data"]["splits"])
+    assert table is not None
+    return table
 
 
 @pytest.fixture
@@ -63,9 +70,10 @@ def test_what_a_study_stores(search: Search, tmp_path: Path, images: Path) -> No
     assert code == 0
     assert out.count(f"36 training, 4 validation, 6 test images from {images}") == 1
     content = study_json(folder)
+    assert pq.read_schema(folder / SPLITS).names == ["split", "name", "checksum"]
     (begun,) = (e for e in ledger.read(folder / "ledger") if e["event"] == "begun")
     assert json.loads(begun["study"])["data"] == content["data"]
-    table = Membership.from_parquet((folder / SPLITS).read_bytes())
+    table = stored_table(folder)
     assert content["data"]["splits"] == table.checksum
     assert (content["data"]["n_test"], content["data"]["summary"]["test"]) == (6, 6)
     first = min((folder / "ledger").iterdir())
@@ -114,7 +122,7 @@ def test_a_file_that_arrives_while_a_search_runs(
 
 
 def data_test_name(folder: Path) -> str:
-    table = Membership.from_parquet((folder / SPLITS).read_bytes())
+    table = stored_table(folder)
     return table.of("test")[0][0]
 
 
@@ -128,7 +136,7 @@ def test_images_that_changed_while_a_search_was_away(
     assert search()[0] == 0
     folder = tmp_path / "r" / "s"
     content = study_json(folder)
-    table = Membership.from_parquet((folder / SPLITS).read_bytes())
+    table = stored_table(folder)
     name = table.of(split)[0][0]
     if fault == "missing":
         (images / name).unlink()
@@ -197,7 +205,7 @@ def test_a_table_that_is_lost_or_damaged(
     others nothing is made, the message names both, and with the images back all is well."""
     assert search()[0] == 0
     folder = tmp_path / "r" / "s"
-    whole = Membership.from_parquet((folder / SPLITS).read_bytes())
+    whole = stored_table(folder)
     if damage == "gone":
         (folder / SPLITS).unlink()
     elif damage == "cut":
@@ -216,7 +224,7 @@ def test_a_table_that_is_lost_or_damaged(
     code, out, _ = search("--resume", "--trials", "+1")
     assert code == 0
     assert f"; made again from {images}" in out
-    assert Membership.from_parquet((folder / SPLITS).read_bytes()).checksum == whole.checksum
+    assert stored_table(folder).checksum == whole.checksum
     assert len(results.read_trials(folder)) == 3
 
 
