@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,9 @@ def evaluate(
     if not todo:
         return 0
     device = best_device()
-    told = [Config.model_validate_json(study.records.trials[n]["config"]).classes for n in todo]
-    classes = min(filter(None, told), default=0)
-    content = results.read_study(study.folder)
+    classes = least_classes(study.records.trials[number]["config"] for number in todo)
     if images is None or (classes and images.labels.test is None):
-        loaded = load_test_images(study.folder, content, classes)
+        loaded = load_test_images(study.folder, results.read_study(study.folder), classes)
         print(loaded.line)
         study.notes += loaded.notes
         test = on_device(loaded.pixels, device, loaded.labels)
@@ -102,8 +100,8 @@ def illustrate(
     """
     steps = finish or Finish()
     content = results.read_study(folder)
-    shown = results.pictured(results.read_trials(folder), plan_of(content).strata)
-    if not shown:
+    trials = results.read_trials(folder)
+    if not (shown := results.pictured(trials, plan_of(content).strata)):
         return
     painted = results.painted(folder)
     unpainted = [
@@ -118,7 +116,9 @@ def illustrate(
     loaded: list[tuple[data.Pixels, data.Indices | None, data.Images | None]] = []
 
     def load() -> None:
-        loaded.append(_load_for_report(folder, content, images, lines))
+        chosen = trials[trials["trial_number"].isin(unpainted)]
+        classes = least_classes(chosen["config"])
+        loaded.append(_load_for_report(folder, content, images, classes, lines))
 
     if steps.attempt("The images could not be read", remedy, load):
         test, labels, images = loaded[0]
@@ -133,21 +133,35 @@ def illustrate(
         steps.raise_first()
 
 
+def least_classes(configs: Iterable[str]) -> int:
+    """Return the fewest classes that one of these models is told, or 0 if none is told any.
+
+    Args:
+        configs: The models' configurations, JSON.
+    """
+    told = (Config.model_validate_json(config).classes for config in configs)
+    return min(filter(None, told), default=0)
+
+
 def _load_for_report(
-    folder: Place, content: Mapping[str, Any], images: data.Images | None, with_training: bool
+    folder: Place,
+    content: Mapping[str, Any],
+    images: data.Images | None,
+    classes: int,
+    with_training: bool,
 ) -> tuple[data.Pixels, data.Indices | None, data.Images | None]:
-    """Return the test images of a study, their labels, and with `with_training` all its images."""
-    classes = space_of(content).classes
-    if images is None and not with_training:
-        loaded = load_test_images(folder, content, classes)
-        for line in (loaded.line, *loaded.notes):
-            print(line, file=sys.stderr)
-        return loaded.pixels, loaded.labels, None
-    if images is None:
+    """Return the test images of a study, their labels if there are `classes`, and with
+    `with_training` all its images; `images` as far as they are loaded already."""
+    if images is not None and not (classes and images.labels.test is None):
+        return images.test, images.labels.test, images
+    if with_training and images is None:
         images, notes = load_images(folder, content, classes)
-        for line in (images.summary.line(), *notes):
-            print(line, file=sys.stderr)
-    return images.test, images.labels.test, images
+        test, labels, line = images.test, images.labels.test, images.summary.line()
+    else:
+        test, labels, line, notes = load_test_images(folder, content, classes)
+    for text in (line, *notes):
+        print(text, file=sys.stderr)
+    return test, labels, images
 
 
 def measure_baselines(folder: Place, images: data.Images) -> None:

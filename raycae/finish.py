@@ -16,8 +16,8 @@ class Finish:
     """Runs steps and collects their faults.
 
     Attributes:
-        notes: One sentence for each step that failed, with the way out.
-        errors: What the steps raised, in the same order.
+        notes: One sentence for each step that failed, with the way out; none twice.
+        errors: What the steps raised.
     """
 
     def __init__(self) -> None:
@@ -44,9 +44,9 @@ class Finish:
             action(*args, **options)
         except Exception as error:
             self.errors.append(error)
-            self.notes.append(
-                f"{failure}: {describe_fault(error)}; run `{remedy}` once that is mended"
-            )
+            note = f"{failure}: {describe_fault(error)}; run `{remedy}` once that is mended"
+            if note not in self.notes:
+                self.notes.append(note)
             return False
         return True
 

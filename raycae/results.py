@@ -176,6 +176,10 @@ class _SpaceText(_Part):
     text: str
 
 
+class _Summary(_Part):
+    text: str
+
+
 class _Data(_Part):
     source: str
     fingerprint: str
@@ -185,7 +189,7 @@ class _Data(_Part):
     labels: str | None = None
     n_test: Count | None = None
     splits: str | None = None
-    summary: dict[str, Any] | None = None
+    summary: _Summary | None = None
 
 
 class _Hardware(_Part):

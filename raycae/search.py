@@ -697,8 +697,8 @@ def run(
         raise Hopeless(f"{study.hopeless}; once that is mended: {go_on}")
     if finish.errors:
         raise Unfinished(
-            f"all trials are recorded, but {len(finish.errors)} of the steps after "
-            "them failed; the notes above say what to run"
+            "all trials are recorded, but not every step after them succeeded; "
+            "the notes above say what to run"
         )
     return 0
 
@@ -814,12 +814,12 @@ def _finish(
     evaluate, write = f"raycae evaluate {named}", f"raycae report {named}"
     unmarked = "The trials that still ran could not be marked as interrupted"
     finish.attempt(unmarked, evaluate, study.interrupted)
-    finish.attempt("The tables could not be written", evaluate, study.records.write, study.folder)
+    unwritten = "The tables could not be written"
+    finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
         progress.say("Evaluating kept models on the test images …")
         failure = "The kept models could not be evaluated on the test images"
         finish.attempt(failure, evaluate, evaluation.evaluate, study, images, over)
-        unwritten = "The tables could not be written with the test errors"
         finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
         progress.say("Painting pictures and fitting linear codes …")
@@ -1053,7 +1053,7 @@ def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
         "n_test": len(images.test),
         "labels": images.labels.fingerprint,
         "splits": images.membership.checksum,
-        "summary": images.summary.as_dict(),
+        "summary": {"text": images.summary.line(), **images.summary.as_dict()},
     }
 
 

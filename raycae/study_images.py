@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pyarrow import ArrowException
+import numpy as np
+import pyarrow as pa
 
-from raycae import data
+from raycae import data, tables
 from raycae.errors import InputError
 from raycae.storage import Place, write_whole
 from raycae.study import SPLITS, Plan, plan_of, space_of
+
+COLUMNS = {"split": pa.string(), "name": pa.string(), "checksum": pa.int64()}
+"""The columns of `splits.parquet`."""
 
 
 class TestSplit(NamedTuple):
@@ -109,9 +113,11 @@ def read_membership(folder: Place, checksum: str) -> tuple[data.Membership | Non
     if not path.is_file():
         return None, "missing"
     try:
-        membership = data.Membership.from_parquet(path.read_bytes())
-    except (ArrowException, OSError, ValueError, KeyError):
+        table = tables.read(path, COLUMNS, filled=["split", "name"], key=["name"])
+    except InputError:
         return None, "damaged"
+    checksums = table["checksum"].fillna(0).to_numpy(np.int64).view(np.uint64)
+    membership = data.Membership(table["split"].tolist(), table["name"].tolist(), checksums)
     return (membership, "") if membership.checksum == checksum else (None, "damaged")
 
 

@@ -205,12 +205,16 @@ def test_the_report(
     write_model(model_folder(study.folder, run_trial(study, 0.3, 0.2, 0.1)), weights, {})
     study.records.write(study.folder)
 
-    def elsewhere(*_: object) -> np.ndarray:
+    def elsewhere(*_: object) -> None:
         raise InputError("images: elsewhere")
 
-    monkeypatch.setattr(evaluation, "test_images", elsewhere)
+    monkeypatch.setattr(evaluation, "load_images", elsewhere)
     path = StudyReader(study.folder).report()
-    assert capsys.readouterr().err == "note: images: elsewhere\n"
+    assert capsys.readouterr().err == (
+        "note: The images could not be read: images: elsewhere; "
+        f"run `raycae report {study.folder}` once that is mended\n"
+    )
+    assert "The images could not be read: images: elsewhere" in path.read_text()
     assert path == study.folder / "report.html"
     assert path.read_bytes().startswith(b"<!")
 

@@ -186,7 +186,8 @@ def test_kept_models_are_evaluated_with_the_labels(study: Study, images: data.Im
 def test_pictures_are_painted_with_the_labels(study: Study, images: data.Images) -> None:
     """Oracle: the originals above them. Their colours cannot be told from the grey picture, and a
     model that knows the class has them all but right, also by CIEDE2000."""
-    evaluation.paint(study.folder, 1, data.load_test(study.plan.data, image_size=8))
+    labels = data.load_labels(study.plan.data, classes=4).test
+    evaluation.paint(study.folder, 1, data.load_test(study.plan.data, image_size=8), labels)
     content = (study.folder / "pictures" / "1.png").read_bytes()
     sheet = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
     original, grey, output = sheet[:8], sheet[10:18], sheet[20:28]

@@ -21,6 +21,7 @@ from raycae.architecture import architecture
 from raycae.config import resolve
 from raycae.results import ALL, BEST, MEASURES, SAME, WORST
 from raycae.study import Study, model_folder, write_model
+from raycae.study_images import TestSplit
 from raycae.tasks import Colourise, Reconstruct
 from raycae.training import on_device
 
@@ -162,11 +163,11 @@ def test_a_search_that_is_over_paints_no_more(
     study.records.write(study.folder)
     read: list[int] = []
 
-    def test_images(*_: object) -> np.ndarray:
+    def test_images(*_: object) -> TestSplit:
         read.append(len(images))
-        return images
+        return TestSplit(images, None, "40 images of noise", [])
 
-    monkeypatch.setattr(evaluation, "test_images", test_images)
+    monkeypatch.setattr(evaluation, "load_test_images", test_images)
     monkeypatch.setattr(evaluation, "_has_baselines", lambda *_: True)
     always: Callable[[], bool] = lambda: True  # noqa: E731
     evaluation.illustrate(study.folder, over=always)

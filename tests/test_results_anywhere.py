@@ -19,7 +19,7 @@ from PIL import Image
 from pyarrow.fs import FileSelector, FileSystem
 
 import raycae
-from raycae import data, storage
+from raycae import data, search, storage
 from raycae.space import Space
 from raycae.storage import place
 from raycae.study import Plan, Study
@@ -57,26 +57,29 @@ def test_every_reader_takes_a_uri(
     other, and the files it writes are the same. The secret key stands in nothing that was written,
     here or in the store."""
     images = data.load("photos", limit=120)
-    facts = {"source": "photos", "fingerprint": images.fingerprint, "n_train": 105, "n_val": 15}
+    facts = search.describe_data("photos", images)
     short = replace(plan, trials=2, epochs=1, limit=120)
     uri = store.uri("studies/tiny")
-    study = Study.create(place(uri), short, tiny_space, facts)
+    splits = images.membership.to_parquet()
+    study = Study.create(place(uri), short, tiny_space, facts, splits=splits)
     train_all(study, images)
     study.close()
     told = []
 
-    def said(*words: object) -> str:
+    def said(*words: object, aside: str = "") -> str:
         code, out, err = run(*words)
-        assert (code, err) == (0, "")
+        assert (code, err) == (0, aside)
         told.append(out)
         return out
 
     where = ("--results", store.uri("studies"))
     assert "2 models evaluated on the test images" in said("evaluate", "tiny", *where)
-    assert said("report", uri).startswith("s3://raycae/studies/tiny/report.html?")
+    found = f"{images.summary}\n"
+    assert said("report", uri, aside=found).startswith("s3://raycae/studies/tiny/report.html?")
     home = storage.place(tmp_path / "home")
     assert isinstance(home, Path)
     storage.fetch_tree(place(uri), home)
+    assert (home / "splits.parquet").read_bytes() == splits
     assert said("show", uri) == said("show", "tiny", *where)
     assert told[-1].partition(":")[2] == said("show", home).partition(":")[2]
     assert raycae.open_study(uri).best.equals(raycae.open_study(home).best)

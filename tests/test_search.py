@@ -281,11 +281,11 @@ def test_as_a_script_from_any_folder(
     assert len(trials_of(tmp_path / "r" / "tiny")) == 1
 
 
-def test_the_test_images_are_read_last(
-    space_file: Path, tmp_path: Path, small_ray: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_test_images_are_checked_first(
+    space_file: Path, tmp_path: Path, small_ray: dict[str, str]
 ) -> None:
-    """Oracle: a source whose test images cannot be read at all: every trial completes, and only
-    the final evaluation fails, naming the file."""
+    """Oracle: a source whose test images cannot be read at all: no study is begun, one message
+    names the file."""
     import numpy as np
     from PIL import Image
 
@@ -301,7 +301,7 @@ def test_the_test_images_are_read_last(
     assert done.returncode == 2
     assert "images/test/0.png" in done.stderr
     assert "Traceback" not in done.stderr
-    assert (trials_of(tmp_path / "tiny")["state"] == "COMPLETE").all()
+    assert not (tmp_path / "tiny").exists()
 
 
 def test_reasons_of_failure() -> None:
