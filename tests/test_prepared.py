@@ -213,7 +213,9 @@ def test_data_behind_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "linked" / "pics").symlink_to(tmp_path / "real")
     monkeypatch.chdir(tmp_path)
     assert space.load("linked/s.yaml").source == str(tmp_path / "real")
-    assert data.resolve_source("linked/pics?splits=no", tmp_path) == f"{tmp_path / 'real'}?splits=no"
+    assert (
+        data.resolve_source("linked/pics?splits=no", tmp_path) == f"{tmp_path / 'real'}?splits=no"
+    )
 
 
 def test_built_in_name_beside_a_folder_of_that_name(tmp_path: Path) -> None:
