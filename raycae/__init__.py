@@ -1,33 +1,51 @@
 """raycae searches for convolutional autoencoders: how much error does a given latent size cost?"""
 
-TYPE_CHECKING = False
-"""True for type checkers. Nothing is imported here: with `python -m raycae` the current folder is
-still first on the import path, and a file `typing.py` there would be imported."""
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
 if TYPE_CHECKING:
-    from raycae.codec import load as load
     from raycae.errors import InputError as InputError
-    from raycae.reader import open_study as open_study
-    from raycae.search import run_search as run_search
+    from raycae.errors import SearchAborted as SearchAborted
+    from raycae.errors import StorageError as StorageError
+    from raycae.execution.runner import run_search as run_search
+    from raycae.inference.codec import load_codec as load
+    from raycae.report.reader import open_study as open_study
 
     __version__: str
 
-_ROOMS = {
-    "InputError": "errors",
-    "load": "codec",
-    "open_study": "reader",
-    "run_search": "search",
+__all__ = [
+    "InputError",
+    "SearchAborted",
+    "StorageError",
+    "__version__",
+    "load",
+    "open_study",
+    "run_search",
+]
+
+_PUBLIC = {
+    "InputError": ("errors", "InputError"),
+    "SearchAborted": ("errors", "SearchAborted"),
+    "StorageError": ("errors", "StorageError"),
+    "load": ("inference.codec", "load_codec"),
+    "open_study": ("report.reader", "open_study"),
+    "run_search": ("execution.runner", "run_search"),
 }
-"""The rooms of what Python finds here; one is opened when it is asked for, so that `import raycae`
-costs nothing."""
+"""Public name: module and name in it. A module is imported when its name is first used, so that
+`import raycae` is cheap."""
 
 
-def __getattr__(name: str) -> object:
-    from importlib import import_module
-
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("raycae")  # not before: a mere checkout, which trains as well, has none
-    if name not in _ROOMS:
+        return version("raycae")  # read on use: a checkout that is not installed has no version
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'raycae' has no attribute {name!r}")
-    return getattr(import_module(f"raycae.{_ROOMS[name]}"), name)
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(f"raycae.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

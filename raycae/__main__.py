@@ -11,10 +11,11 @@ def main() -> None:
     import signal
 
     before = signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))
-    from raycae import cli
+
+    from raycae.cli.main import main as run_command_line
 
     signal.signal(signal.SIGINT, before)
-    cli.main()
+    run_command_line()
 
 
 if __name__ == "__main__":

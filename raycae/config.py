@@ -27,12 +27,12 @@ from pydantic_core import CoreSchema
 from raycae.errors import InputError
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
     """One value stands for a list of one: `kernel: 3` is `kernel: [3]`."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-class _OneOrList:
+class OneOrListSchema:
     """Tells editors, by the JSON Schema, of the short way to write a list of one."""
 
     def __get_pydantic_json_schema__(
@@ -50,7 +50,7 @@ def _require_number(kind: str, example: str) -> BeforeValidator:
         if isinstance(value, str | bytes | bool):
             text = ", not text" if isinstance(value, str) else ""
             raise ValueError(
-                f"{_shown(value)} is not allowed; "
+                f"{format_value(value)} is not allowed; "
                 f"it has to be {kind}, a number such as {example}{text}"
             )
         return value
@@ -60,7 +60,7 @@ def _require_number(kind: str, example: str) -> BeforeValidator:
 
 def _require_boolean(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise ValueError(f"{_shown(value)} is not allowed; it has to be bool: true or false")
+        raise ValueError(f"{format_value(value)} is not allowed; it has to be bool: true or false")
     return value
 
 
@@ -69,13 +69,12 @@ IsFloat = _require_number("float", "0.5 or 1e-4")
 IsBool = BeforeValidator(_require_boolean)
 """For values that people write: text never stands for a number or a boolean. They come last in an
 annotation, or the JSON Schema loses the bounds."""
-
 Channels = Annotated[int, Field(ge=1, le=4096), IsInt]
 Kernel = Annotated[int, Field(ge=2, le=7), IsInt]
 Convs = Annotated[int, Field(ge=1, le=4), IsInt]
 Gamma = Annotated[float, Field(ge=0.01, le=100), IsFloat]  # beyond, float32 loses the picture
 Finite = Field(allow_inf_nan=False)
-OneOrList = BeforeValidator(_as_tuple), _OneOrList()
+OneOrList = BeforeValidator(as_tuple), OneOrListSchema()
 PerStage = Field(max_length=4), *OneOrList
 
 
@@ -182,7 +181,6 @@ UNSEEN_KEYS = ("task", "gammas", "classes", "linear_path")
 """What else its layers do not show; of `linear_path`, where it begins."""
 STAGE_KEYS = frozenset(ENCODER_STAGE_KEYS + DECODER_STAGE_KEYS)
 """Settings that hold one entry per stage; `channels_1` … `channels_4` are its entries."""
-
 Settings: type[BaseModel] = create_model(
     "Settings",
     __config__=ConfigDict(extra="forbid", frozen=True),
@@ -196,7 +194,7 @@ Settings: type[BaseModel] = create_model(
 """The same settings, all optional: what `fixed` and `points` of a search space may hold."""
 
 
-def given(settings: BaseModel) -> dict[str, Any]:
+def list_given(settings: BaseModel) -> dict[str, Any]:
     """The settings that somebody wrote down, without the untouched defaults."""
     return {name: getattr(settings, name) for name in settings.model_fields_set}
 
@@ -207,21 +205,21 @@ def resolve(settings: Mapping[str, Any]) -> Config:
     One entry for a per-stage setting serves every stage. Without `depth` the longest list says how
     many stages there are (2 if there is none). Raises `InputError` naming the setting.
     """
-    values = {k: v for k, v in _validated(settings).items() if v is not None}
-    depth = values.setdefault("depth", _depth_of(values))
+    values = {k: v for k, v in validate_config(settings).items() if v is not None}
+    depth = values.setdefault("depth", get_depth(values))
     for name in ENCODER_STAGE_KEYS:
         default = (
             (8, 12, 12, 12)[:depth] if name == "channels" else Config.model_fields[name].default
         )
-        values[name] = _one_per_stage(name, values.get(name, default), depth)
+        values[name] = require_one_per_stage(name, values.get(name, default), depth)
     values.setdefault("latent_kernel", values["kernel"][-1])
     for name in ("decoder_kernel", "decoder_convs"):
         mirror = values[name.removeprefix("decoder_")][::-1]
-        values[name] = _one_per_stage(name, values.get(name, mirror), depth)
-    values["decoder_kind"] = _one_per_stage(
+        values[name] = require_one_per_stage(name, values.get(name, mirror), depth)
+    values["decoder_kind"] = require_one_per_stage(
         "decoder_kind", values.get("decoder_kind", ("conv",)), depth
     )
-    values["decoder_channels"] = _decoder_channels(values, depth)
+    values["decoder_channels"] = expand_decoder_channels(values, depth)
     if values.get("task", "reconstruct") == "reconstruct":
         values["gammas"] = (
             1.0,
@@ -231,7 +229,7 @@ def resolve(settings: Mapping[str, Any]) -> Config:
         values["momentum"] = 0.0
     if not values.get("refine"):
         values.pop("refine_convs", None)
-    _check_linear_path(values)
+    check_linear_path(values)
     return Config(**values)
 
 
@@ -260,7 +258,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def from_json(text: str) -> Config:
+def parse_config(text: str) -> Config:
     """What `Config.to_json` wrote, checked anew: files come from elsewhere, too. Raises
     `InputError` naming the setting."""
     try:
@@ -268,11 +266,15 @@ def from_json(text: str) -> Config:
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}") from None
     if not isinstance(settings, dict):
-        raise InputError(f"{_shown(settings)} is no configuration; it has to be a JSON object")
+        raise InputError(
+            f"{format_value(settings)} is no configuration; it has to be a JSON object"
+        )
     return resolve(settings)
 
 
-def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -> str:
+def explain_validation_error(
+    error: ValidationError, where: str = "", keys: Iterable[str] = ()
+) -> str:
     """One line for the first fault that pydantic found: where, which key, which value, what goes.
 
     `where` is put in front (a file's name); `keys` are those allowed where a key is unknown.
@@ -281,9 +283,9 @@ def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -
 
     faults = error.errors(include_url=False)
     fault = faults[0]
-    path = ".".join(str(part) for i, part in enumerate(fault["loc"]) if not _is_tag(fault, i))
+    path = ".".join(str(part) for i, part in enumerate(fault["loc"]) if not is_tag(fault, i))
     prefix = f"{where}: {path}" if where else path
-    value = _shown(fault["input"])
+    value = format_value(fault["input"])
     if fault["type"] == "extra_forbidden":
         allowed = sorted(keys)
         close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
@@ -302,7 +304,7 @@ def explain(error: ValidationError, where: str = "", keys: Iterable[str] = ()) -
     return f"{prefix}: {value} is not allowed; {message}"
 
 
-def _shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as Python writes it; beginning and end of a long one."""
     try:
         text = repr(value)
@@ -311,25 +313,25 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:150]} … {text[-50:]}"
 
 
-def _is_tag(fault: Mapping[str, Any], i: int) -> bool:
+def is_tag(fault: Mapping[str, Any], i: int) -> bool:
     """Pydantic puts the kind of a parameter into the path of its faults; no file has it there."""
     loc = fault["loc"]
     return i == 2 and loc[0] == "params" and loc[2] in ("float", "int", "categorical")
 
 
-def _validated(settings: Mapping[str, Any]) -> dict[str, Any]:
+def validate_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return given(Settings(**settings))
+        return list_given(Settings(**settings))
     except ValidationError as error:
-        raise InputError(explain(error, keys=Config.model_fields)) from None
+        raise InputError(explain_validation_error(error, keys=Config.model_fields)) from None
 
 
-def _depth_of(values: Mapping[str, Any]) -> int:
+def get_depth(values: Mapping[str, Any]) -> int:
     lists = [len(values[name]) for name in STAGE_KEYS if len(values.get(name, ())) > 1]
     return max(lists, default=2)
 
 
-def _one_per_stage(name: str, entries: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
+def require_one_per_stage(name: str, entries: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
     if len(entries) == 1:
         return entries * depth
     if len(entries) != depth:
@@ -340,7 +342,7 @@ def _one_per_stage(name: str, entries: tuple[Any, ...], depth: int) -> tuple[Any
     return entries
 
 
-def _check_linear_path(values: Mapping[str, Any]) -> None:
+def check_linear_path(values: Mapping[str, Any]) -> None:
     path, output = values.get("linear_path", "none"), values.get("output", "sigmoid")
     if path != "none" and output != "linear":
         raise InputError(
@@ -354,10 +356,12 @@ def _check_linear_path(values: Mapping[str, Any]) -> None:
         )
 
 
-def _decoder_channels(values: Mapping[str, Any], depth: int) -> tuple[tuple[int, ...], ...]:
+def expand_decoder_channels(values: Mapping[str, Any], depth: int) -> tuple[tuple[int, ...], ...]:
     """Spelled out: for each decoder stage the channels of each of its convolutions."""
     mirror = tuple((c,) for c in values["channels"][::-1])
-    stages = _one_per_stage("decoder_channels", values.get("decoder_channels", mirror), depth)
+    stages = require_one_per_stage(
+        "decoder_channels", values.get("decoder_channels", mirror), depth
+    )
     spelled = []
     for number, (entries, convs) in enumerate(zip(stages, values["decoder_convs"], strict=True), 1):
         own = convs - 1 if number == depth else convs  # the very last one makes the picture

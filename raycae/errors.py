@@ -1,8 +1,12 @@
 """The exceptions that are a message to a person, not a fault of raycae."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from raycae.formatting import make_printable
 
 LONGEST = 2000
 """Characters of a message; of a longer one, which quotes half a file, the middle is left out."""
@@ -12,7 +16,7 @@ class _Message(Exception):
     """One line that any terminal can take, whatever it quotes."""
 
     def __init__(self, message: str) -> None:
-        line = printable(" ".join(part.strip() for part in message.splitlines()))
+        line = make_printable(" ".join(part.strip() for part in message.splitlines()))
         if len(line) > LONGEST:
             line = f"{line[: LONGEST * 3 // 4]} … {line[-LONGEST // 4 :]}"
         super().__init__(line)
@@ -32,7 +36,7 @@ class StorageError(_Message):
     """
 
 
-class Hopeless(_Message):
+class SearchAborted(_Message):
     """The trials of a search fail one after the other for one reason, so it was ended."""
 
 
@@ -41,7 +45,7 @@ class Unfinished(_Message):
 
 
 @contextmanager
-def told_on_stderr() -> Iterator[None]:
+def exit_with_message() -> Iterator[None]:
     """End the process with exit code 2 on an `InputError` inside, and with 1 on the other messages
     of this module: one line on standard error, no traceback. Other exceptions keep theirs."""
     try:
@@ -49,9 +53,3 @@ def told_on_stderr() -> Iterator[None]:
     except _Message as error:
         print(f"raycae: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
-
-
-def printable(text: str) -> str:
-    """`text` with control characters, line ends and the like as Python writes them: a name from a
-    file may hold what would steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

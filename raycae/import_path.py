@@ -5,6 +5,8 @@ Python puts the folder of the script, or with `-m` the current folder, first on 
 process has loaded at that time, so that it cannot be affected itself.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 

@@ -16,17 +16,17 @@ from typing import Any
 PACKAGES = ("raycae", "ray", "torch", "torchvision", "optuna", "numpy", "pandas", "pyarrow")
 
 
-def provenance() -> dict[str, Any]:
+def collect_provenance() -> dict[str, Any]:
     """What `study.json` says about this process and machine. Nothing heavy is imported for it."""
     return {
-        "command": command(),
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(),
+        "command": get_command(),
+        "versions": get_versions(),
+        "commit": get_commit(),
+        "hardware": describe_hardware(),
     }
 
 
-def command() -> str:
+def get_command() -> str:
     """As it could be typed again, but for what stands before a URL's @: it may be a password."""
     words = [re.sub("//[^/@]*@", "//…@", word) for word in sys.argv[1:]]
     program = Path(sys.argv[0]).name
@@ -35,36 +35,36 @@ def command() -> str:
     return shlex.join(["raycae" if program == "__main__.py" else program, *words])
 
 
-def commit() -> str | None:
+def get_commit() -> str | None:
     """The commit of the checkout that runs, `-dirty` behind it where files differ; None from an
     installed wheel."""
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None
-    return _output("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
+    return run_program("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
 
 
-def n_cpus() -> int:
+def count_cpus() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def hardware() -> dict[str, Any]:
+def describe_hardware() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "system": platform.platform(terse=True),
-        "cpu": _cpu_name(),
-        "n_cpus": n_cpus(),
-        "memory_bytes": _memory_bytes(),
+        "cpu": get_cpu_name(),
+        "n_cpus": count_cpus(),
+        "memory_bytes": get_memory_bytes(),
         "gpus": (
-            _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""
+            run_program("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""
         ).splitlines(),
     }
 
 
-def versions() -> dict[str, str]:
+def get_versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -75,7 +75,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _cpu_name() -> str:
+def get_cpu_name() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -84,14 +84,14 @@ def _cpu_name() -> str:
     return match[1] if match else platform.processor()
 
 
-def _memory_bytes() -> int | None:
+def get_memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return None
 
 
-def _output(*command: str) -> str | None:
+def run_program(*command: str) -> str | None:
     if shutil.which(command[0]) is None:
         return None
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)

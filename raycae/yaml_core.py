@@ -20,7 +20,6 @@ MAX_VALUES = 100_000
 """Largest number of values in one text once its aliases are expanded."""
 MAX_INTEGER_BITS = 64
 """Largest size of an integer; Python refuses to print integers of more than 4,300 digits."""
-
 BOOLEANS = {"true": True, "false": False}
 INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 SPECIAL = r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"

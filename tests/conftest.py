@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 from searches import SmallRay
 
-from raycae import cli, data, evaluation, nodes, search, space
-from raycae.space import Space
-from raycae.storage import digest
-from raycae.study import Issue, Plan, Study, checkpoint_folder, model_folder, write_model
+from raycae import data
+from raycae.cli import main
+from raycae.execution import runner
+from raycae.space import loading
+from raycae.space.space import Space
+from raycae.storage.files import checksum
+from raycae.study.artifacts import get_checkpoint_folder, get_model_folder, write_model
+from raycae.study.attempt import Attempt
+from raycae.study.plan import Plan
+from raycae.study.study import Study
+from raycae.training import device
 
 JPEG_SET = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg"
 
@@ -61,7 +68,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         capsys.readouterr()
         code = 0
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             code = int(end.code or 0)
         out, err = capsys.readouterr()
@@ -77,10 +84,10 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(study: Study, images: data.Images, *_: object) -> None:
         train_all(study, images)
 
-    monkeypatch.setattr(search, "_ray", lambda _: nullcontext())
-    monkeypatch.setattr(nodes, "Room", lambda **_: None)
-    monkeypatch.setattr(search, "_train", train)
-    monkeypatch.setattr(evaluation, "n_cpus", lambda: 1)
+    monkeypatch.setattr(runner, "connect_ray", lambda _: nullcontext(True))
+    monkeypatch.setattr(runner, "TrialSlots", lambda **_: None)
+    monkeypatch.setattr(runner, "train_trials", train)
+    monkeypatch.setattr(device, "count_cpus", lambda: 1)
 
 
 @pytest.fixture
@@ -92,7 +99,7 @@ def space_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_space() -> Space:
-    return space.parse(TINY_SPACE, name="tiny")
+    return loading.parse_space(TINY_SPACE, name="tiny")
 
 
 @pytest.fixture
@@ -141,7 +148,7 @@ def measured(epoch: int, val_mse: float) -> dict[str, Any]:
     }
 
 
-def begin(study: Study) -> Issue:
+def begin(study: Study) -> Attempt:
     """Ask for an attempt and start it."""
     issue = study.ask()
     assert issue is not None
@@ -162,12 +169,15 @@ def train_all(study: Study, images: data.Images) -> None:
     """Every trial of `study`, in this process and to its end; each keeps its model."""
     import torch
 
-    from raycae import model
-    from raycae.training import Training, on_device
+    from raycae.model.weights import encode_weights
+    from raycae.training.device import put_on_device
+    from raycae.training.trainer import Training
+
+    pass
 
     cpu = torch.device("cpu")
     train, val = (
-        on_device(pixels, cpu, labels)
+        put_on_device(pixels, cpu, labels)
         for pixels, labels in ((images.train, images.labels.train), (images.val, images.labels.val))
     )
     while issue := study.ask():
@@ -178,21 +188,21 @@ def train_all(study: Study, images: data.Images) -> None:
             told = training.run_epoch()
             if training.epoch == study.plan.epochs:
                 told["val_ssim"] = training.val_ssim()
-                weights = model.to_bytes(training.best_weights)
-                folder = model_folder(study.folder, issue.number)
+                weights = encode_weights(training.best_weights)
+                folder = get_model_folder(study.folder, issue.number)
                 write_model(folder, weights, issue.config.model_dump(mode="json"))
             goes_on = study.epoch(issue.number, issue.attempt, told)
 
 
-def write_epoch(study: Study, issue: Issue, epoch: int) -> dict[str, str]:
+def write_epoch(study: Study, issue: Attempt, epoch: int) -> dict[str, str]:
     """The files of an epoch as a trial's process lays them down; what it says of them."""
-    folder = checkpoint_folder(study.folder, issue.number)
+    folder = get_checkpoint_folder(study.folder, issue.number)
     folder.mkdir(parents=True, exist_ok=True)
     said = {}
     for name, kind in (("checkpoint", "pt"), ("model", "safetensors")):
         content = f"{kind} of {issue.number} after {epoch}".encode()
         (folder / f"{epoch}-{issue.attempt}.{kind}").write_bytes(content)
-        said[name] = digest(content)
+        said[name] = checksum(content)
     return said
 
 

@@ -31,16 +31,24 @@ import torch
 from ray import tune
 from rich.console import Console
 
-from raycae import data, model, nodes, search, space, trainable
+from raycae import data
 from raycae.config import resolve
-from raycae.ledger import Ledger
-from raycae.progress import Progress
-from raycae.provenance import hardware
-from raycae.results import Records
-from raycae.storage import digest, place, write_whole
-from raycae.study import Plan, Study
-from raycae.trainable import AutoencoderTrainable
-from raycae.training import Training, on_device, prepare
+from raycae.execution import trainable as execution_trainable
+from raycae.execution import tuner
+from raycae.execution.progress import Progress
+from raycae.execution.resources import Autoscaler, TrialSlots
+from raycae.execution.trainable import AutoencoderTrainable
+from raycae.model import weights
+from raycae.provenance import describe_hardware
+from raycae.space import loading
+from raycae.storage.files import checksum, write_atomic
+from raycae.storage.paths import resolve_place
+from raycae.study.ledger import Ledger
+from raycae.study.plan import Plan
+from raycae.study.records import Records
+from raycae.study.study import Study
+from raycae.training.device import configure_torch, put_on_device
+from raycae.training.trainer import Training
 
 SPACE = """
 task: reconstruct
@@ -109,16 +117,18 @@ def ours(
 ) -> Study:
     plan = Plan("s", "s", "photos", trials, 1, None, 0, sampler, "none", settings=fuse)
     facts = {"source": "photos", "fingerprint": "0" * 16, "n_train": 16, "n_val": 2}
-    room = nodes.Room(cpus=1, gpus=0, concurrent=None, autoscaler=nodes.Autoscaler())
-    the_space = space.parse(SPACE, name="s")
+    room = TrialSlots(cpus=1, gpus=0, concurrent=None, autoscaler=Autoscaler())
+    the_space = loading.parse_space(SPACE, name="s")
     with (
         tempfile.TemporaryDirectory() as folder,
         redirect_stdout(io.StringIO()),
-        mock.patch.object(trainable, "AutoencoderTrainable", of),
+        mock.patch.object(execution_trainable, "AutoencoderTrainable", of),
     ):
         progress = Progress(trials, 1, console=Console(file=io.StringIO()))
-        study = Study.create(place(folder) / "s", plan, the_space, facts, listener=progress.listen)
-        search._train(
+        study = Study.create(
+            resolve_place(folder) / "s", plan, the_space, facts, listener=progress.listen
+        )
+        tuner.train_trials(
             study, images, None, room, fuse if fuse > 1 else None, lambda: False, progress
         )
         study.close()
@@ -132,7 +142,10 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    print(f"{hardware()['cpu']}, {hardware()['n_cpus']} cores; Python {platform.python_version()}")
+    print(
+        f"{describe_hardware()['cpu']}, {describe_hardware()['n_cpus']} cores; Python "
+        f"{platform.python_version()}"
+    )
     print(f"ray {ray.__version__}, optuna {optuna.__version__}, torch {torch.__version__}")
     images = data.load("photos", limit=32)
     ways: dict[str, Callable[[int], object]] = {
@@ -215,8 +228,8 @@ def of_a_view(of: Records) -> float:
 
 def of_a_trial(images: data.Images) -> tuple[float, float]:
     """Seconds until a trial of the base model can begin, and until its files are written."""
-    prepare(1)
-    train, val = (on_device(part, torch.device("cpu")) for part in (images.train, images.val))
+    configure_torch(1)
+    train, val = (put_on_device(part, torch.device("cpu")) for part in (images.train, images.val))
     begun, files = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(30):
@@ -226,11 +239,11 @@ def of_a_trial(images: data.Images) -> tuple[float, float]:
             training.run_epoch()
             at = time.perf_counter()
             for kind, made in (
-                ("a", model.to_bytes(training.best_weights)),
+                ("a", weights.encode_weights(training.best_weights)),
                 ("b", training.state()),
             ):
-                digest(made)
-                write_whole(Path(folder) / f"{number}.{kind}", made)
+                checksum(made)
+                write_atomic(Path(folder) / f"{number}.{kind}", made)
             files.append(time.perf_counter() - at)
     return statistics.median(begun), statistics.median(files)
 

@@ -17,16 +17,17 @@ from pathlib import Path
 
 import optuna
 
-from raycae import searcher, space
-from raycae.searcher import Proposer
+from raycae.optimization import history
+from raycae.optimization.proposer import Proposer
+from raycae.space import loading
 
 
 def main(name: str = "ex2") -> None:
     print(
-        f"space {name}, a window of {searcher.WINDOW}; optuna {optuna.__version__}, "
+        f"space {name}, a window of {history.WINDOW}; optuna {optuna.__version__}, "
         f"{platform.machine()}"
     )
-    proposer = Proposer(space.load(name), "random")
+    proposer = Proposer(loading.load_space(name), "random")
     number = 0
     costs = []
     for size in (100, 1000, 10_000):

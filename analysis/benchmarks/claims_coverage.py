@@ -29,7 +29,8 @@ import numpy.typing as npt
 import scipy
 from scipy import special, stats
 
-from raycae.claims import CLAIMS, CONFIDENCE, SIZES, Claim
+from raycae.report.reproduction.claims import CLAIMS, SIZES, Claim
+from raycae.report.reproduction.statistics import CONFIDENCE
 
 Reals = npt.NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Reals]

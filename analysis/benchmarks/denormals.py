@@ -20,8 +20,9 @@ import torch
 
 from raycae import data
 from raycae.config import resolve
-from raycae.provenance import hardware
-from raycae.training import Training, on_device, prepare
+from raycae.provenance import describe_hardware
+from raycae.training.device import configure_torch, put_on_device
+from raycae.training.trainer import Training
 
 STARVED = {
     "channels": [9, 6, 5, 7],
@@ -38,11 +39,11 @@ STARVED = {
 
 
 def side(source: str, images: int, flush: bool) -> None:
-    prepare(1)
+    configure_torch(1)
     torch.set_flush_denormal(flush)
     loaded = data.load(source, limit=images)
     cpu = torch.device("cpu")
-    pictures = [on_device(part, cpu) for part in (loaded.train, loaded.val)]
+    pictures = [put_on_device(part, cpu) for part in (loaded.train, loaded.val)]
     training = Training(resolve(STARVED), *pictures, epochs=2)
     print(json.dumps([training.run_epoch() for _ in range(2)]))
 
@@ -59,7 +60,7 @@ def main() -> None:
     if arguments.side:
         side(source, arguments.images, arguments.side == "flushed")
         return
-    print(f"{hardware()['cpu']}, one core; torch {torch.__version__}; {source}")
+    print(f"{describe_hardware()['cpu']}, one core; torch {torch.__version__}; {source}")
     seconds = {}
     for name in ("flushed", "kept"):
         command = [sys.executable, __file__, "--data", source, "--side", name]

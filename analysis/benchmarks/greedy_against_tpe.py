@@ -23,9 +23,13 @@ from statistics import mean, stdev
 import optuna
 import torch
 
-from raycae import data, space
-from raycae.study import Issue, Plan, Study
-from raycae.training import Diverged, Training, on_device, prepare
+from raycae import data
+from raycae.space import loading
+from raycae.study.attempt import Attempt
+from raycae.study.plan import Plan
+from raycae.study.study import Study
+from raycae.training.device import configure_torch, put_on_device
+from raycae.training.trainer import Diverged, Training
 
 WAYS = {
     "greedy, series": ("ex3-greedy", "greedy"),
@@ -75,7 +79,7 @@ def search(
 ) -> tuple[list[float], float]:
     """The least error so far after each trial that ended, and the seconds for all. A series that
     has come to its end keeps its error."""
-    prepare(1)
+    configure_torch(1)
     name, sampler = WAYS[way]
     images = data.load(source, image_size=32, limit=limit, seed=seed)
     plan = Plan("s", name, source, trials, epochs, limit, seed, sampler, "none")
@@ -83,8 +87,8 @@ def search(
     best: list[float] = []
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        study = Study.create(Path(folder) / "s", plan, space.load(name), facts)
-        waiting: list[Issue] = []
+        study = Study.create(Path(folder) / "s", plan, loading.load_space(name), facts)
+        waiting: list[Attempt] = []
         while True:
             while len(waiting) < places and (issue := study.ask()):
                 waiting.append(issue)
@@ -97,11 +101,11 @@ def search(
     return best + best[-1:] * (trials - len(best)), time.perf_counter() - begun
 
 
-def train(study: Study, issue: Issue, images: data.Images) -> None:
+def train(study: Study, issue: Attempt, images: data.Images) -> None:
     """One trial to its end, as `trainable` runs it."""
     cpu = torch.device("cpu")
     study.started(issue.number, issue.attempt)
-    pictures = [on_device(part, cpu) for part in (images.train, images.val)]
+    pictures = [put_on_device(part, cpu) for part in (images.train, images.val)]
     seeds = {"seed": issue.seed, "order_seed": issue.seed}
     training = Training(issue.config, *pictures, epochs=study.plan.epochs, **seeds)
     try:

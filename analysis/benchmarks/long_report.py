@@ -1,6 +1,7 @@
 """What the report of a long study costs: seconds to render, and megabytes of the page.
 
-The study's tables are made up (`tests/made_up.py`); reading, reckoning and drawing are real.
+The study's tables are synthetic (`tests/support/synthetic_study.py`); reading, computing and
+drawing are real.
 
     python analysis/benchmarks/long_report.py [TRIALS]
 """
@@ -13,18 +14,18 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
-from made_up import long_study
+from synthetic_study import long_study
 
-from raycae import report
+from raycae.report.page import write_report
 
 
 def main(trials: int = 20_000) -> None:
     with tempfile.TemporaryDirectory() as folder:
         study = long_study(Path(folder) / "long", trials)
         begun, spent = time.perf_counter(), time.process_time()
-        page = report.write(study)
+        page = write_report(study)
         begun, spent = time.perf_counter() - begun, time.process_time() - spent
         megabytes = page.stat().st_size / 1e6
         print(f"{trials:,} trials: {begun:.1f} s ({spent:.1f} s of CPU), {megabytes:.1f} MB")

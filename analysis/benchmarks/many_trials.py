@@ -18,8 +18,9 @@ from pathlib import Path
 import optuna
 import pyarrow
 
-from raycae import space
-from raycae.study import Plan, Study
+from raycae.space import loading
+from raycae.study.plan import Plan
+from raycae.study.study import Study
 
 
 def main(trials: int = 5000, sampler: str = "random") -> None:
@@ -28,7 +29,7 @@ def main(trials: int = 5000, sampler: str = "random") -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan("s", "ex2", "photos", trials, 3, None, 0, sampler, "asha")
         data = {"source": "photos", "fingerprint": "0", "n_train": 1, "n_val": 1}
-        study = Study.create(Path(folder) / "s", plan, space.load("ex2"), data)
+        study = Study.create(Path(folder) / "s", plan, loading.load_space("ex2"), data)
         paces = []
         for tenth in range(10):
             begun = time.perf_counter()

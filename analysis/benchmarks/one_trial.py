@@ -28,8 +28,9 @@ from torchvision.transforms import ToTensor
 
 from raycae import data
 from raycae.config import resolve
-from raycae.provenance import hardware
-from raycae.training import Training, on_device
+from raycae.provenance import describe_hardware
+from raycae.training.device import put_on_device
+from raycae.training.trainer import Training
 
 
 class Pictures(Dataset[torch.Tensor]):
@@ -90,7 +91,7 @@ def tutorial(images: np.ndarray, batch_size: int, workers: int) -> Callable[[], 
 
 
 def ours(images: np.ndarray, batch_size: int) -> Callable[[], None]:
-    train, val = (on_device(part, torch.device("cpu")) for part in (images, images[:16]))
+    train, val = (put_on_device(part, torch.device("cpu")) for part in (images, images[:16]))
     training = Training(resolve({"batch_size": batch_size}), train, val, epochs=1)
 
     def epoch() -> None:
@@ -117,7 +118,7 @@ def main() -> None:
     images = data.load(source).train
     images = images[np.arange(arguments.images) % len(images)]
 
-    machine = hardware()
+    machine = describe_hardware()
     print(f"{machine['cpu']}, one core; python {sys.version.split()[0]}, torch {torch.__version__}")
     print(f"{source}: {len(images):,} images an epoch, {arguments.repeats} interleaved repeats")
     for batch_size in (16, 128):

@@ -28,10 +28,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raycae import data, results
-from raycae.baselines import baselines
-from raycae.provenance import hardware
-from raycae.study import plan_of
+from raycae import data
+from raycae.provenance import describe_hardware
+from raycae.study import records
+from raycae.study.plan import load_plan, read_study
+from raycae.study.tables import read_trials
+from raycae.training.baselines import compute_baselines
 
 FEW = 10_000
 SIZES = (64, 128, 256, 384, 512, 1024)
@@ -54,7 +56,8 @@ def main() -> None:
     train, val = images.train, images.val
     few = take_evenly(train)
     print(
-        f"{hardware()['cpu']}, {torch.get_num_threads()} threads; torch {torch.__version__}; "
+        f"{describe_hardware()['cpu']}, {torch.get_num_threads()} threads; torch "
+        f"{torch.__version__}; "
         f"{len(train):,} training and {len(val):,} validation images, split of seed 0; n = 1"
     )
     by_few = compute_errors(few, val)
@@ -82,16 +85,16 @@ def take_evenly(images: data.Pixels) -> data.Pixels:
 
 def compare_study(folder: Path, source: str) -> None:
     """Print the errors of a recorded study as multiples of PCA's, validation and test."""
-    content = results.read_study(folder)
-    plan = plan_of(content)
+    content = read_study(folder)
+    plan = load_plan(content)
     own = data.load(source, limit=plan.limit, seed=plan.seed)
     if own.fingerprint != content["data"]["fingerprint"]:
         raise SystemExit(f"{source}: these are not the images of {folder}")
     test, everything = data.load_test(source, seed=plan.seed), data.load(source, seed=plan.seed)
     fits = [take_evenly(own.train), own.train, everything.train]
-    tables = [baselines("reconstruct", fit, own.val, test) for fit in fits]
-    trials = results.read_trials(folder)
-    best = trials[trials["state"] == results.COMPLETE].sort_values("val_mse")
+    tables = [compute_baselines("reconstruct", fit, own.val, test) for fit in fits]
+    trials = read_trials(folder)
+    best = trials[trials["state"] == records.COMPLETE].sort_values("val_mse")
     names = " | ".join(f"{len(fit):,} images" for fit in fits)
     print(f"| numbers | parameters | PCA | {names} |\n|---|---|---|---|---|---|")
     for size in SIZES:
@@ -108,7 +111,7 @@ def compare_study(folder: Path, source: str) -> None:
 
 def compute_errors(train: data.Pixels, val: data.Pixels) -> dict[int, float]:
     """Compute the validation error of PCA of whole images by latent size."""
-    table = baselines("reconstruct", train, val)
+    table = compute_baselines("reconstruct", train, val)
     linear = table[table["baseline"] == "linear"]
     return dict(
         zip(linear["latent_size"].astype(int), linear["val_mse"].astype(float), strict=True)

@@ -54,13 +54,15 @@ from plotly.offline import get_plotlyjs
 from scipy.stats import binomtest
 
 import raycae
-from raycae import canvas, provenance, recorded
+from raycae import provenance
 from raycae.config import Config
-from raycae.recorded import TRUSTED, Recorded
-from raycae.searcher import Proposer
-from raycae.simulate import Searcher, run
-from raycae.stopping import Rule, rule
-from raycae.storage import write_whole
+from raycae.execution import recorded_curves
+from raycae.execution.recorded_curves import TRUSTED, Recorded
+from raycae.execution.simulator import Searcher, simulate_search
+from raycae.optimization.early_stopping import StoppingRule, make_rule
+from raycae.optimization.proposer import Proposer
+from raycae.report import plotting
+from raycae.storage.files import write_atomic
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 PICTURE = Path(__file__).parents[1] / "pictures" / "race.png"
@@ -77,7 +79,7 @@ N_DRAWS = 3000
 """Random configurations from which the marks are computed."""
 N_RESAMPLES = 2000
 
-Contender = Callable[[Recorded, int], tuple[Searcher, Rule]]
+Contender = Callable[[Recorded, int], tuple[Searcher, StoppingRule]]
 
 
 class CappedASHA:
@@ -111,8 +113,8 @@ class CappedASHA:
 def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
     """Return a maker of raycae's own searcher and early stopping."""
 
-    def make(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
-        return Proposer(world.space, sampler, seed), rule(scheduler, world.epochs, **options)
+    def make(world: Recorded, seed: int) -> tuple[Searcher, StoppingRule]:
+        return Proposer(world.space, sampler, seed), make_rule(scheduler, world.epochs, **options)
 
     return make
 
@@ -120,7 +122,7 @@ def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
 def make_capped(sampler: str) -> Contender:
     """Return a maker of raycae's own searcher with the early stopping it had before."""
 
-    def make(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
+    def make(world: Recorded, seed: int) -> tuple[Searcher, StoppingRule]:
         return Proposer(world.space, sampler, seed), CappedASHA(world.epochs)
 
     return make
@@ -129,7 +131,7 @@ def make_capped(sampler: str) -> Contender:
 def make_rival(kind: Any) -> Contender:
     """Return a maker of a rival, which both proposes and stops early."""
 
-    def make(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
+    def make(world: Recorded, seed: int) -> tuple[Searcher, StoppingRule]:
         rival = kind(world.space, seed, world.epochs)
         return rival, SimpleNamespace(report=lambda *epoch: rival.judge(*epoch[:3]))
 
@@ -157,7 +159,15 @@ VARIANTS: dict[str, Contender] = {
 """Other settings of raycae."""
 NEEDS = {"syne-tune: ASHACQR": "syne-tune", "SMAC3: random forest + Hyperband": "smac"}
 MODULES = {"syne-tune": "syne_tune"}
-COLOURS = (canvas.ORANGE, "#a87b00", "#c4392b", canvas.BLUE, canvas.VIOLET, "#2f8f4e", canvas.GREY)
+COLOURS = (
+    plotting.ORANGE,
+    "#a87b00",
+    "#c4392b",
+    plotting.BLUE,
+    plotting.VIOLET,
+    "#2f8f4e",
+    plotting.GREY,
+)
 
 
 def main(seeds: str = "30", methods: str = "") -> None:
@@ -199,7 +209,7 @@ def is_installed(package: str) -> bool:
 
 def read(task: str) -> Recorded:
     """Read the recorded curves of a task, those with several seeds included."""
-    return recorded.read(sorted((RECORDED / "curves").glob(f"{task}*")))
+    return recorded_curves.read_curves(sorted((RECORDED / "curves").glob(f"{task}*")))
 
 
 def compute_marks(world: Recorded) -> dict[str, float]:
@@ -234,7 +244,9 @@ def race(world: Recorded, contender: Contender, seed: int, is_random: bool) -> p
     def true_errors(config: Config) -> Any:
         return np.minimum.accumulate(world.surrogate.errors(config))
 
-    epochs = run(searcher, stopping, world, trials=10**6, epochs=world.epochs, workers=WORKERS)
+    epochs = simulate_search(
+        searcher, stopping, world, trials=10**6, epochs=world.epochs, workers=WORKERS
+    )
     # SMAC runs a configuration again on a larger budget; the epochs it has had count once.
     spent: set[tuple[Config, int]] = set()
     rows, least, trials = [], np.inf, set()
@@ -265,17 +277,19 @@ def save(runs: pd.DataFrame) -> None:
         runs = pd.concat([saved[~is_same], runs])
     buffer = io.BytesIO()
     runs.to_parquet(buffer, index=False, compression="zstd")
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
     made_path = folder / "made.json"
     made = json.loads(made_path.read_text()) if made_path.exists() else {}
     packages = {name: version(name) for name in NEEDS.values() if is_installed(name)}
     made[f"{runs['task'].iloc[-1]}, {runs['method'].iloc[-1]}"] = {
         "date": date.today().isoformat(),
-        "cpu": provenance.hardware()["cpu"],
-        "n_cpus": provenance.n_cpus(),
-        "versions": provenance.versions() | {"scikit-learn": version("scikit-learn")} | packages,
+        "cpu": provenance.describe_hardware()["cpu"],
+        "n_cpus": provenance.count_cpus(),
+        "versions": provenance.get_versions()
+        | {"scikit-learn": version("scikit-learn")}
+        | packages,
     }
-    write_whole(made_path, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
+    write_atomic(made_path, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
 
 
 def epochs_until(runs: pd.DataFrame, error: float) -> Any:
@@ -374,7 +388,7 @@ def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
         default=DEFAULT,
     )
     path = RECORDED / "race" / "race.html"
-    write_whole(path, page.encode())
+    write_atomic(path, page.encode())
     photograph(path, [f"regret-{task}" for task in marks])
 
 
@@ -446,7 +460,7 @@ def compute_regret(errors: Any, mark: dict[str, float]) -> Any:
 
 def draw_regret(group: dict[str, pd.DataFrame], mark: dict[str, float]) -> Any:
     """Draw the median regret by epochs with its 95 % interval, one line for each method."""
-    figure = canvas.figure("epochs spent", "normalised regret, median over seeds")
+    figure = plotting.make_figure("epochs spent", "normalised regret, median over seeds")
     epochs = np.unique(np.geomspace(4, EPOCHS, 60).astype(int))
     colours = dict(zip(METHODS, COLOURS, strict=True))
     for method, own in group.items():

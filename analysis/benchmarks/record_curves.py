@@ -18,11 +18,12 @@ from pathlib import Path
 
 import yaml
 
-from raycae import results, space
 from raycae.config import Config
-from raycae.search import run
-from raycae.storage import place
-from raycae.study import Plan, holds_study
+from raycae.execution.runner import run_study
+from raycae.space import loading
+from raycae.storage.paths import resolve_place
+from raycae.study import tables
+from raycae.study.plan import Plan, holds_study
 
 EPOCHS, LIMIT, MOST_FLOPS = 9, 2778, 10_000_000
 REPEATED, SEEDS = 12, 3
@@ -43,15 +44,15 @@ def main(data: str, folder: str, trials: int) -> None:
         subprocess.run(command, check=True)
         repeat(study, data)
         for part in (study, study.with_name(f"{study.name}-seeds")):
-            table = results.read_trials(place(part))
+            table = tables.read_trials(resolve_place(part))
             hours = table["wall_time_s"].sum() / 3600
             print(f"{part.name}: {len(table)} trials, {hours:.2f} hours of one core")
 
 
 def repeat(study: Path, data: str) -> None:
     """Some of the study's configurations with several seeds, as named points of a space."""
-    folder = place(study.with_name(f"{study.name}-seeds"))
-    table = results.read_trials(place(study))
+    folder = resolve_place(study.with_name(f"{study.name}-seeds"))
+    table = tables.read_trials(resolve_place(study))
     ranked = table[table["state"] == "COMPLETE"].sort_values("val_mse")
     chosen = ranked.iloc[[round(i * (len(ranked) - 1) / (REPEATED - 1)) for i in range(REPEATED)]]
     points = {}
@@ -61,7 +62,7 @@ def repeat(study: Path, data: str) -> None:
         settings.pop("image_size")  # the space's
         points[f"trial-{number}"] = settings
     content = yaml.safe_dump({"task": task, "points": points}, sort_keys=False)
-    the_space = space.parse(content, name=folder.name)
+    the_space = loading.parse_space(content, name=folder.name)
     plan = Plan(
         study=folder.name,
         space=the_space.name,
@@ -74,7 +75,7 @@ def repeat(study: Path, data: str) -> None:
         scheduler="none",
         n_seeds=SEEDS,
     )
-    run(folder, plan, the_space, holds_study(folder), RESOURCES, address="local")
+    run_study(folder, plan, the_space, holds_study(folder), RESOURCES, address="local")
 
 
 if __name__ == "__main__":

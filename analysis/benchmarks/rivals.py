@@ -28,9 +28,9 @@ from optuna.trial import Trial, TrialState
 
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.greedy import Answers
-from raycae.searcher import Proposal, Proposer
-from raycae.space import Space
+from raycae.optimization.greedy import HeldAnswers
+from raycae.optimization.proposer import Proposal, Proposer
+from raycae.space.space import Space
 
 
 def build_allowed(space: Space, values: dict[str, Any]) -> Config | None:
@@ -44,7 +44,7 @@ def build_allowed(space: Space, values: dict[str, Any]) -> Config | None:
         The configuration, or None if it is invalid or breaks a constraint of the space.
     """
     try:
-        config = space.draw(Answers(space, values))
+        config = space.draw(HeldAnswers(space, values))
     except InputError:
         return None
     return config if space.check(config) is None else None

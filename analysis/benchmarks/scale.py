@@ -32,12 +32,13 @@ import pandas as pd
 import psutil
 import ray
 
-from raycae import space
-from raycae.bridge import Run, StudyCallback, StudySearcher, StudyStopper
-from raycae.progress import Progress
-from raycae.search import run
-from raycae.storage import place
-from raycae.study import Plan, Study
+from raycae.execution.progress import Progress
+from raycae.execution.runner import run_study
+from raycae.execution.tune_adapter import SearchState, StudyCallback, StudySearcher, StudyStopper
+from raycae.space import loading
+from raycae.storage.paths import resolve_place
+from raycae.study.plan import Plan
+from raycae.study.study import Study
 
 MACHINES, PLACES_EACH = 64, 8
 EPOCHS = 3
@@ -68,8 +69,8 @@ def main() -> None:
 def simulated(folder: Path, trials: int) -> dict[str, Any]:
     """One study before simulated machines."""
     plan = Plan("s", "ex2", "photos", trials, EPOCHS, None, 0, "tpe", "asha", factor=4)
-    study = Study.create(folder, plan, space.load("ex2"), FACTS)
-    books = Run(study, lambda: False, Progress(trials, EPOCHS))
+    study = Study.create(folder, plan, loading.load_space("ex2"), FACTS)
+    books = SearchState(study, lambda: False, Progress(trials, EPOCHS))
     searcher = StudySearcher(books, {}, lambda: MACHINES * PLACES_EACH)
     stopper = StudyStopper(books)
     callback = StudyCallback(books)
@@ -159,10 +160,10 @@ def cpu_of_a_search(trials: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan("real", "quickstart", "photos", trials, 1, 60, 0, "random", "none")
         before = resource.getrusage(resource.RUSAGE_SELF)
-        run(
-            place(folder) / "real",
+        run_study(
+            resolve_place(folder) / "real",
             plan,
-            space.load("quickstart"),
+            loading.load_space("quickstart"),
             False,
             {"cpus": 1, "gpus": 0, "concurrent": None},
         )

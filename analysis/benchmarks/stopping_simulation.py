@@ -29,8 +29,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from raycae.recorded import Recorded
-from raycae.stopping import ASHA, FACTOR, NOTHING, AtRungs, Hyperband, Known, NoStopping, Rule
+from raycae.execution.recorded_curves import Recorded
+from raycae.optimization.early_stopping import (
+    ASHA,
+    FACTOR,
+    NOTHING,
+    AtRungs,
+    Hyperband,
+    Known,
+    NoStopping,
+    StoppingRule,
+)
 
 CURVES = Path(__file__).parents[1] / "recorded" / "curves"
 TRIALS = 400
@@ -58,7 +67,7 @@ class Capped(AtRungs):
         return goes_on
 
 
-RULES: dict[str, Callable[[int], Rule]] = {
+RULES: dict[str, Callable[[int], StoppingRule]] = {
     "capped": Capped,
     "asha": ASHA,
     "hyperband": Hyperband,
@@ -97,7 +106,7 @@ def draw_errors(sampler: str, seed: int) -> npt.NDArray[np.float64]:
     return 1 - np.arange(TRIALS) / TRIALS + noise if sampler == "improving" else noise
 
 
-def judge(rule: Rule, errors: npt.NDArray[np.float64]) -> tuple[float, float, int]:
+def judge(rule: StoppingRule, errors: npt.NDArray[np.float64]) -> tuple[float, float, int]:
     """Run trials one after the other.
 
     Returns:
@@ -137,10 +146,12 @@ def print_brackets() -> None:
 
 def search_recorded(n_seeds: int, space: str) -> None:
     """Print what searches over recorded curves spend and find."""
-    from raycae import recorded
-    from raycae.searcher import Proposer
+    from raycae.execution import recorded_curves
+    from raycae.optimization.proposer import Proposer
 
-    world = recorded.read([CURVES / space, CURVES / f"{space}-seeds"])
+    pass
+
+    world = recorded_curves.read_curves([CURVES / space, CURVES / f"{space}-seeds"])
     random = Proposer(world.space, "random", seed=0, points=[])
     drawn = [proposal for number in range(1000) if (proposal := random.propose(number))]
     median = float(np.median([world.surrogate.errors(p.config).min() for p in drawn]))
@@ -164,19 +175,23 @@ def search_recorded(n_seeds: int, space: str) -> None:
             )
 
 
-def search(world: Recorded, sampler: str, seed: int, rule: Rule) -> tuple[int, int, float]:
+def search(world: Recorded, sampler: str, seed: int, rule: StoppingRule) -> tuple[int, int, float]:
     """Run one search.
 
     Returns:
         The epochs of the first 100 trials, the trials begun in `BUDGET` epochs, and the error
         without noise, by then, of the trial with the least error so far.
     """
-    from raycae.searcher import Proposer
-    from raycae.simulate import run
+    from raycae.execution.simulator import simulate_search
+    from raycae.optimization.proposer import Proposer
+
+    pass
 
     proposer = Proposer(world.space, sampler, seed)
     least, truth, begun, of_first, n_ended = np.inf, np.inf, 0, 0, 0
-    epochs = run(proposer, rule, world, trials=10**6, epochs=world.epochs, workers=WORKERS)
+    epochs = simulate_search(
+        proposer, rule, world, trials=10**6, epochs=world.epochs, workers=WORKERS
+    )
     for n_epochs, epoch in enumerate(epochs, 1):
         if epoch.number < 100:
             of_first += 1

@@ -127,7 +127,9 @@ def ours(source: str, images: int, trials: int, scratch: Path) -> list[str]:
 
 def main() -> None:
     from raycae import data
-    from raycae.provenance import hardware, provenance
+    from raycae.provenance import collect_provenance, describe_hardware
+
+    pass
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="photos")
@@ -140,7 +142,7 @@ def main() -> None:
         source = str(Path(source).resolve())
 
     loaded = data.load(source, limit=arguments.images)
-    machine, versions = hardware(), provenance()["versions"]
+    machine, versions = describe_hardware(), collect_provenance()["versions"]
     print(f"{machine['cpu']}, {machine['n_cpus']} cores; {versions}")
     print(f"{source}: {arguments.trials} trials of one epoch, {arguments.images:,} images")
     seconds: dict[str, list[float]] = {"stock": [], "raycae": []}

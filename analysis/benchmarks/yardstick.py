@@ -35,13 +35,17 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from raycae import data, model
-from raycae.architecture import architecture
-from raycae.cohort import Cohort, widened
+from raycae import data
 from raycae.config import Config, resolve
-from raycae.provenance import hardware
-from raycae.tasks import Task, rgb_to_ycbcr, task
-from raycae.training import Training, minibatches, on_device, prepare
+from raycae.model import autoencoder
+from raycae.model.architecture import build_architecture
+from raycae.model.autoencoder import Autoencoder
+from raycae.model.color import rgb_to_ycbcr
+from raycae.model.tasks import Task, make_task
+from raycae.provenance import describe_hardware
+from raycae.training.device import configure_torch, put_on_device
+from raycae.training.fused import FusedTrainings, replicate_network
+from raycae.training.trainer import Training, draw_minibatches
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "ex1-base": {},
@@ -90,17 +94,17 @@ class Bench:
 
     def __init__(self, config: Config, images: np.ndarray, device: torch.device) -> None:
         self.config, self.images, self.device = config, images, device
-        self.task = task(config.task, config.gammas)
-        self.train = on_device(images, device)
+        self.task = make_task(config.task, config.gammas)
+        self.train = put_on_device(images, device)
         self.val = TensorDataset(*(t[:16] for t in self.train.tensors))
 
-    def plain(self, seed: int = 0) -> model.Autoencoder:
+    def plain(self, seed: int = 0) -> Autoencoder:
         """The network as torch's modules give it, in torch's order of memory, with the weights
         that raycae's begins with."""
-        net = architecture(self.config)
-        with mock.patch.object(model, "_joined", return_value=0):
-            network = model.build(net, seed=seed)
-        network.load_state_dict(model.build(net, seed=seed).state_dict())
+        net = build_architecture(self.config)
+        with mock.patch.object(autoencoder, "get_upsampling_factor", return_value=0):
+            network = autoencoder.build_network(net, seed=seed)
+        network.load_state_dict(autoencoder.build_network(net, seed=seed).state_dict())
         return network.to(self.device)
 
     def training(self, seed: int = 0) -> Training:
@@ -108,7 +112,7 @@ class Bench:
 
     def rows(self, epoch: int, device: torch.device) -> list[Tensor]:
         order = {"seed": 0, "epoch": epoch, "device": device}
-        return list(minibatches(len(self.images), self.config.batch_size, **order))
+        return list(draw_minibatches(len(self.images), self.config.batch_size, **order))
 
     def loader(self, workers: int) -> Epoch:
         """(a) The tutorials' loop."""
@@ -154,7 +158,7 @@ class Bench:
 
     def fused(self, m: int) -> Epoch:
         """(d) raycae, a cohort; of one, it is one trial."""
-        cohort = Cohort([self.training(seed) for seed in range(m)])
+        cohort = FusedTrainings([self.training(seed) for seed in range(m)])
 
         def epoch(number: int) -> float:
             for member in cohort.members:
@@ -187,7 +191,7 @@ class Bench:
 
     def grouped(self, m: int) -> Epoch:
         """(f) HFTA: grouped convolutions over M copies of the minibatch."""
-        wide = widened(self.plain(), m)
+        wide = replicate_network(self.plain(), m)
         for own, same in zip(
             zip(*(self.plain(seed).parameters() for seed in range(m)), strict=True),
             wide.parameters(),
@@ -248,7 +252,7 @@ class Processes:
 
 
 def _child(end: Connection, config: str, images: np.ndarray, device: torch.device) -> None:
-    prepare(1)
+    configure_torch(1)
     epoch = Bench(Config.model_validate_json(config), images, device).alone()
     while (number := end.recv()) is not None:
         begun = time.process_time()
@@ -336,7 +340,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cuda = device.type == "cuda"
-    prepare(1)
+    configure_torch(1)
     warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
     n = arguments.images or (8192 if cuda else 256)
     batches = arguments.batches or ([16, 128, 512] if cuda else [16, 128])
@@ -352,7 +356,7 @@ def main() -> None:
     for network in arguments.networks:
         for batch_size in batches:
             config = resolve(NETWORKS[network] | {"batch_size": batch_size})
-            net = architecture(config)
+            net = build_architecture(config)
             # Backward is twice the forward; each map is written and read by either.
             flops = 3 * net.flops
             moved = 4 * 4 * sum(prod(layer.out_shape) for layer in net.layers)
@@ -365,7 +369,7 @@ def main() -> None:
                     f"| {rate * flops / limit['flops']:.1%} | {rate * moved / limit['bytes']:.1%} |"
                 )
                 print(rows[-1], flush=True)
-    name = torch.cuda.get_device_name() if cuda else f"{hardware()['cpu']}, one thread"
+    name = torch.cuda.get_device_name() if cuda else f"{describe_hardware()['cpu']}, one thread"
     print(f"\n{name}; Python {platform.python_version()}, torch {torch.__version__}, {source}")
     print(f"{n:,} images, median of {arguments.repeats} interleaved repetitions (least to most)")
     print(

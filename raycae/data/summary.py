@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from raycae.errors import printable
+from raycae.formatting import make_printable
 
 N_EXAMPLES = 3
 """The number of names that are kept of each kind of thing that was left out."""
@@ -118,7 +118,7 @@ class DataSummary:
         )
         if self.left_out:
             line += f" (left out: {'; '.join(map(str, self.left_out))})"
-        return printable(f"{line}. {self.note}" if self.note else line)
+        return make_printable(f"{line}. {self.note}" if self.note else line)
 
     __str__ = line
 

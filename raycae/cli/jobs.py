@@ -1,0 +1,274 @@
+"""The commands that hand searches to a running cluster and look after them; a search is a Ray job.
+
+The head runs it and knows its name; how it stands is read where its results lie. Neither this
+machine nor its connection has to last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from raycae.cli.search import search
+from raycae.data import NAMED_SOURCES, is_built_in
+from raycae.errors import InputError
+from raycae.execution.job_client import (
+    HEAD,
+    STOP_S,
+    connect_to_head,
+    find_job,
+    get_job_folder,
+    list_searches,
+    make_job_metadata,
+)
+from raycae.execution.progress import estimate_time_left
+from raycae.execution.search_options import SearchRequest, parse_options
+from raycae.formatting import format_duration, make_printable
+from raycae.storage.files import fetch_tree
+from raycae.storage.paths import Place, resolve_place
+from raycae.study import find, plan, tables
+from raycae.study.summary import format_counts, format_trial
+
+HeadOption = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="Where the cluster's head takes jobs: http://HEAD:8265.",
+    ),
+]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="What `raycae submit` said, as in `raycae jobs`.")
+]
+
+
+def submit_search(
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OPTIONS OF SEARCH]...", help="See `raycae search --help`."),
+    ] = None,
+    address: HeadOption = HEAD,
+) -> None:
+    """Hand a search to a running cluster and print the name of its job. It goes on without this
+    machine.
+
+    Takes the options of `raycae search`; they are checked here before anything is sent. --results
+    or RAYCAE_RESULTS has to say where: an object store, or a folder that this machine and every
+    node share. --data names a source, or a folder of the nodes. A space's file goes with the job.
+
+    Example: raycae submit --address http://head:8265 --space ex3 --results s3://my-bucket/studies
+    """
+    app = typer.Typer(add_completion=False)
+    app.command()(search)
+    command = typer.main.get_command(app)
+    with command.make_context("raycae submit", list(options or ())) as context:
+        asked = check_search(context)
+        instead: dict[str, Any] = {"results": str(asked.folder.parent)}
+        space = Path(context.params["space"] or "ex3").expanduser()
+        with tempfile.TemporaryDirectory(prefix="raycae-submit-") as luggage:
+            environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
+            if space.is_file():
+                shutil.copy(space, luggage)
+                instead["space"] = space.name
+                environment["working_dir"] = luggage
+            name = f"{asked.plan.study}-{secrets.token_hex(2)}"
+            connect_to_head(address).submit_job(
+                entrypoint=shlex.join(["raycae", "search", *build_command(context, instead)]),
+                submission_id=name,
+                runtime_env=environment,
+                metadata=make_job_metadata(asked),
+            )
+    print(name)
+
+
+def list_jobs(address: HeadOption = HEAD) -> None:
+    """List the searches that a cluster was handed, and where their results lie.
+
+    Example: raycae jobs --address http://head:8265
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "state", "begun", "results", box=None, pad_edge=False)
+    for name, job in list_searches(connect_to_head(address)).items():
+        where = resolve_place(job.metadata["results"]) / job.metadata["study"]
+        table.add_row(
+            name, str(job.status), format_start(job.start_time), make_printable(str(where))
+        )
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
+
+
+def show_status(name: JobArgument, address: HeadOption = HEAD) -> None:
+    """Say how a search stands: trials, the best so far, the time left.
+
+    Example: raycae status ex3-7f3a --address http://head:8265
+    """
+    job = find_job(connect_to_head(address), name)
+    folder = get_job_folder(job)
+    print(f"{name}  {job.status}, begun {format_start(job.start_time)}")
+    if (folder / "trials.parquet").exists():
+        print_standing(folder, job)
+    else:
+        print("no trial has begun")
+    print(f"results  {make_printable(str(folder))}")
+    if str(job.status) == "FAILED":
+        reason = (job.message or "").strip() or "no reason is known"
+        print(f"failed   {make_printable(reason.splitlines()[-1])}")
+
+
+def show_logs(
+    name: JobArgument,
+    follow: Annotated[bool, typer.Option("-f", help="Go on with what comes, to its end.")] = False,
+    address: HeadOption = HEAD,
+) -> None:
+    """Print what a search has said.
+
+    Example: raycae logs ex3-7f3a -f --address http://head:8265
+    """
+    client = connect_to_head(address)
+    find_job(client, name)
+    if not follow:
+        print(client.get_job_logs(name).rstrip("\n"))
+        return
+
+    async def print_all() -> None:
+        async for lines in client.tail_job_logs(name):
+            print(lines, end="", flush=True)
+
+    try:
+        asyncio.run(print_all())
+    except (OSError, RuntimeError) as error:
+        print(f"raycae: {name} may go on, but the head is lost: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+
+
+def stop_job(name: JobArgument, address: HeadOption = HEAD) -> None:
+    """End a search in order, as Ctrl-C does where it runs in a terminal, and wait until it has.
+
+    Example: raycae stop ex3-7f3a --address http://head:8265
+    """
+    client = connect_to_head(address)
+    job = find_job(client, name)
+    client.stop_job(name)
+    while not (state := client.get_job_status(name)).is_terminal():
+        time.sleep(0.3)
+    print(f"{name}  {state}")
+    if str(state) == "STOPPED":
+        folder = get_job_folder(job)
+        where = shlex.join(["--study", folder.name, "--results", str(folder.parent)])
+        print(f"go on with: raycae submit --address {address} --resume {where}")
+
+
+def fetch_results(
+    name: JobArgument,
+    to: Annotated[
+        Path, typer.Option("-o", metavar="FOLDER", help="The study becomes a folder in it.")
+    ] = Path("results"),
+    address: HeadOption = HEAD,
+) -> None:
+    """Bring the results of a search that has ended home: its study, with models and report.
+
+    Example: raycae fetch ex3-7f3a -o results --address http://head:8265
+    """
+    job = find_job(connect_to_head(address), name)
+    if not job.status.is_terminal():
+        raise InputError(
+            f"{name}: is still {job.status}; read it where it lies (raycae show, report and load "
+            f"take {get_job_folder(job)}), or end it with raycae stop {name}"
+        )
+    folder = find.find_study(job.metadata["study"], job.metadata["results"])
+    home = resolve_place(to / folder.name)
+    assert isinstance(home, Path)
+    if home.exists():
+        raise InputError(f"-o {to}: {home} is there already; choose another folder")
+    fetch_tree(folder, home)
+    print(make_printable(str(home)))
+
+
+def check_search(context: Any) -> SearchRequest:
+    """The search that was asked for. Raises `InputError` for what cannot be, here or there."""
+    options = context.params
+    if get_option_source(context, "results") == "DEFAULT":
+        raise InputError(
+            "--results: where every node of the cluster reaches it has to be said, here or in "
+            "RAYCAE_RESULTS: s3://BUCKET/PATH, or a folder that this machine and all nodes share"
+        )
+    if re.search("//[^/@]*:[^/@]*@|password=", options["storage"] or ""):
+        raise InputError(
+            "--storage: leave the password out of the URL: a job's command can be read by all; "
+            "the environment of the nodes or their ~/.pgpass is asked"
+        )
+    where = resolve_place(options["results"])
+    if isinstance(where, Path) and not where.is_dir():
+        raise InputError(
+            f"--results {options['results']}: there is no such folder here; it has to be one that "
+            "this machine and every node of the cluster share, or a URI: s3://BUCKET/PATH"
+        )
+    asked = parse_options(**options)
+    source = options["data"] or asked.space.file.data
+    if not is_built_in(source) and not Path(source).is_absolute():
+        raise InputError(
+            f"--data {source}: {', '.join(NAMED_SOURCES)}, or the absolute path of a folder on the "
+            "cluster's nodes"
+        )
+    return asked
+
+
+def build_command(context: Any, instead: dict[str, Any]) -> list[str]:
+    """The options that were typed, as words of a command; some with another value."""
+    words: list[str] = []
+    for option in context.command.params:
+        if option.name in instead or get_option_source(context, option.name) == "COMMANDLINE":
+            value = instead.get(option.name, context.params[option.name])
+            for one in value if isinstance(value, list) else [value]:
+                words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+    return words
+
+
+def get_option_source(context: Any, option: str) -> str:
+    """Who said what an option is: COMMANDLINE, ENVIRONMENT, DEFAULT. (By name: Typer has a click of
+    its own, whose objects are not those of click.)"""
+    name: str = context.get_parameter_source(option).name
+    return name
+
+
+def print_standing(folder: Place, job: Any) -> None:
+    table = tables.read_trials(folder)
+    plain = table.astype(object).where(table.notna(), None)
+    rows: list[dict[str, Any]] = plain.to_dict("records")  # type: ignore[assignment]
+    total = plan.read_plan_facts(plan.read_study(folder))["trials"]
+    print(f"trials   {format_counts(Counter(table['state']))} of {total}")
+    best = find.find_best_trial(table)
+    if best is not None:
+        print(f"best     {format_trial(next(row for row in rows if row['trial_number'] == best))}")
+    if job.status.is_terminal():
+        return
+    begun = pd.Timestamp(job.start_time, unit="ms", tz="UTC")
+    spent = (pd.Timestamp.now("UTC") - begun).total_seconds()
+    hours = job.metadata.get("hours")
+    deadline = None if hours is None else max(float(hours) * 3600 - spent, 0.0)
+    since = [row for row in rows if row["started_at"] is not None and row["started_at"] >= begun]
+    left = estimate_time_left(rows, total, sum(row["epochs_run"] or 0 for row in since), spent)
+    known = [seconds for seconds in (left, deadline) if seconds is not None]
+    print(f"left     {format_duration(min(known)) if known else 'unknown yet'}")
+
+
+def format_start(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"

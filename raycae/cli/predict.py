@@ -1,0 +1,173 @@
+"""`raycae predict`: image files through a model, to image files."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from PIL import Image, ImageDraw, ImageFont
+
+from raycae import data
+from raycae.cli.options import ModelArgument, ResultsOption
+from raycae.errors import InputError
+from raycae.formatting import make_printable
+from raycae.storage.files import write_atomic
+from raycae.study import find
+
+if TYPE_CHECKING:
+    from raycae.inference.codec import Codec
+
+SHEET, LATENTS = "sheet.png", "latents.parquet"
+MOST_ROWS = 24
+"""Of the sheet; nobody looks through more."""
+CELL = 400
+"""Pixels that a picture of the sheet has at most each way, and a small one is enlarged towards."""
+GAP, HEADING = 8, 28
+
+
+def predict_images(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Files of any size.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")
+    ],
+    label: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="CLASS", help="For a model that is told the images' class."),
+    ] = None,
+    latents: Annotated[bool, typer.Option("--latents", help=f"Write {LATENTS} too.")] = False,
+    results_folder: ResultsOption = "results",
+) -> None:
+    """Reconstruct or colourise image files, whichever the model does, at their own size.
+
+    FOLDER gets a PNG for each image and sheet.png, which shows what went in beside what came out.
+    Colour profiles are converted to sRGB; the PNGs are sRGB and say so.
+    Files that are there already are not overwritten: one is enough for nothing to be written.
+
+    Example: raycae predict ex3 holiday.jpg grandmother.png -o coloured
+    """
+    folder = find.find_model(model, results_folder)
+    targets = choose_targets(images, output, latents)
+    # What is wrong with the last one shows before the first one is written.
+    sizes = [data.picture(image).shape[:2] for image in images]
+
+    from raycae.inference.codec import read_codec
+
+    ready = read_codec(folder)
+    for height, width in sizes if latents else ():
+        ready.require_latent(height, width)
+    rows: list[list[Image.Image]] = []
+    codes = []
+    for image in images:
+        pixels = data.picture(image)
+        painted = ready.paint(pixels, label)
+        if latents:
+            codes.append(ready.encode(pixels, label))
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomic(targets[image], encode_png(Image.fromarray(painted)))
+        print(make_printable(str(targets[image])), flush=True)
+        if len(rows) < MOST_ROWS:
+            rows.append(
+                [fit_cell(Image.fromarray(p)) for p in make_columns(ready, pixels, painted)]
+            )
+    if latents:
+        write_atomic(output / LATENTS, encode_latents(images, codes))
+        print(make_printable(str(output / LATENTS)))
+    names = ("original", "grey", "colourised") if len(rows[0]) == 3 else ("original", "output")
+    write_atomic(output / SHEET, encode_png(draw_prediction_sheet(names, rows)))
+    first = f" (the first {MOST_ROWS} images)" if len(images) > MOST_ROWS else ""
+    print(make_printable(str(output / SHEET)) + first)
+
+
+def choose_targets(images: Iterable[Path], output: Path, latents: bool) -> dict[Path, Path]:
+    """Where the picture of each image goes. Raises `InputError` where two would be one file, one is
+    there already, or none could be written."""
+    targets = {image: output / f"{image.stem}.png" for image in images}
+    written = [*targets.values(), output / SHEET, *([output / LATENTS] if latents else [])]
+    path, times = Counter(written).most_common(1)[0]
+    if times > 1:
+        raise InputError(
+            f"{path}: {times} files would have this name; give them to folders of their own"
+        )
+    try:
+        if there := [path for path in written if path.exists()]:
+            raise InputError(
+                f"{there[0]}: exists already; nothing is overwritten, choose another -o"
+            )
+        nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"-o {output}: {error.strerror}") from None
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"-o {output}: {nearest} is no folder that may be written")
+    return targets
+
+
+def make_columns(ready: Codec, pixels: np.ndarray, painted: np.ndarray) -> list[np.ndarray]:
+    """What of an image the sheet shows: original, grey where that is what the network saw,
+    output."""
+    if ready.config.task == "reconstruct":
+        return [pixels, painted]
+    grey = np.array(Image.fromarray(pixels).convert("L").convert("RGB"))
+    return [pixels, grey, painted]
+
+
+def fit_cell(picture: Image.Image) -> Image.Image:
+    """Fitted into the cell; a small one by whole pixels, which then are to be seen."""
+    largest = max(picture.size)
+    if 2 * largest <= CELL:
+        factor = CELL // largest
+        grown = (picture.width * factor, picture.height * factor)
+        return picture.resize(grown, Image.Resampling.NEAREST)
+    picture = picture.copy()
+    picture.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+    return picture
+
+
+def draw_prediction_sheet(names: Iterable[str], rows: list[list[Image.Image]]) -> Image.Image:
+    """A row an image under the names of the columns, on white."""
+    width = max(row[0].width for row in rows)
+    heights = [row[0].height for row in rows]
+    size = (
+        len(rows[0]) * (width + GAP) + GAP,
+        HEADING + sum(heights) + GAP * len(rows),
+    )
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for column, name in enumerate(names):
+        left = GAP + column * (width + GAP)
+        draw.text((left, 6), name, "black", font)
+        top = HEADING
+        for row in rows:
+            sheet.paste(row[column], (left, top))
+            top += row[column].height + GAP
+    return sheet
+
+
+def encode_latents(images: list[Path], codes: list[np.ndarray]) -> bytes:
+    """A row an image: `file`, `shape` (channels, height, width), `latent`, flat in that order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "file": [os.fsencode(image).decode(errors="replace") for image in images],
+            "shape": pa.array([code.shape for code in codes], pa.list_(pa.int32())),
+            "latent": pa.array([code.ravel() for code in codes], pa.list_(pa.float32())),
+        }
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode an sRGB picture as PNG, with the sRGB profile in it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", icc_profile=data.srgb_profile())
+    return buffer.getvalue()

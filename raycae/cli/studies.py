@@ -1,0 +1,159 @@
+"""`raycae show`, `raycae evaluate` and `raycae report`: commands about one study."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raycae.cli.options import ResultsOption, StudyArgument
+from raycae.config import Config
+from raycae.errors import InputError
+from raycae.formatting import make_printable
+from raycae.storage.paths import Place, resolve_place
+from raycae.study import find, tables
+from raycae.study.plan import read_plan_facts, read_study
+
+
+def show_study(
+    study: StudyArgument = "ex3",
+    results_folder: ResultsOption = "results",
+    number: Annotated[int, typer.Option("-n", min=1, help="How many trials.")] = 20,
+) -> None:
+    """Print the leaderboard of a study, also while it runs.
+
+    Example: raycae show ex3 -n 10
+    """
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from raycae.model.architecture import build_architecture
+    from raycae.study.summary import format_counts
+
+    pass
+
+    folder = find.find_study(study, results_folder)
+    trials = tables.read_trials(folder)
+    distinct = trials["arch_hash"].nunique()
+    print(
+        f"{make_printable(folder.name)}: {format_counts(Counter(trials['state']))}, "
+        f"{distinct} distinct architecture{'s' * (distinct != 1)}; * on the frontier"
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
+        table.add_column(name, justify="left" if name in ("", "network") else "right")
+    ranked = trials[trials["val_mse"].notna() & (trials["state"] != "FAIL")]
+    ranked = ranked.sort_values(["val_mse", "trial_number"])
+    plan = read_plan_facts(read_study(folder))
+    if plan["objective"] == "frontier":  # that first, as it runs
+        on = ranked["on_frontier"].fillna(False).astype(bool)
+        ranked = pd.concat([ranked[on].sort_values(plan["cost"], kind="stable"), ranked[~on]])
+    for row in ranked.head(number).to_dict("records"):
+        config = Config.model_validate_json(row["config"])
+        table.add_row(
+            row["state"] + (" *" if row["on_frontier"] is True else ""),
+            str(row["trial_number"]),
+            f"{row['val_mse']:.5f}",
+            f"{row['val_psnr_db']:.2f}",
+            format_or_dash(row["test_mse"], "{:.5f}"),
+            str(row["latent_size"]),
+            f"{row['n_params']:,}",
+            str(row["epochs_run"]),
+            make_printable(
+                f"{format_or_dash(row['point'], '[{}] ')}{build_architecture(config)}".removeprefix(
+                    "-"
+                )
+            ),
+        )
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
+
+
+def evaluate_study(study: StudyArgument = "ex3", results_folder: ResultsOption = "results") -> None:
+    """Evaluate the kept models that have no test error yet on the test images.
+
+    Example: raycae evaluate ex3
+    """
+    folder = find.find_study(study, results_folder)
+    from raycae.execution.evaluation import evaluate_kept_models
+    from raycae.report.page import write_report
+    from raycae.study.summary import format_trial
+
+    pass
+
+    with reopen_study(folder) as opened:
+        number = evaluate_kept_models(opened)
+        print(f"{number} models evaluated on the test images")
+        for kept in opened.kept():
+            print(f"  {format_trial(opened.records.trials[kept])}")
+        for note in opened.notes:
+            print(f"note: {note}")
+        notes = list(opened.notes)
+    write_report(folder, notes=notes)
+
+
+def report_study(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STUDY...", help="Names, folders or URIs.", show_default="ex3"),
+    ] = None,
+    results_folder: ResultsOption = "results",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            metavar="FILE",
+            help="Where to write the page.",
+            show_default="report.html in the study, or comparison.html where studies lie",
+        ),
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the figures as images as well; one study."),
+    ] = None,
+) -> None:
+    """Write the report of a study, or one that compares several: an HTML page that works offline.
+
+    Lines and pictures that an interrupted search left out are made now.
+
+    Example: raycae report ex3
+    """
+    names = studies or ["ex3"]
+    if png is not None and len(names) > 1:
+        raise InputError("--png: writes the figures of one study, not of a comparison")
+    folders = [find.find_study(name, results_folder) for name in names]
+    path = None if output is None else resolve_place(output)
+    from raycae.report.comparison import write_comparison
+    from raycae.report.page import write_images, write_report
+    from raycae.report.reader import StudyReader
+
+    pass
+
+    finishes = [StudyReader(folder).illustrate() for folder in folders]
+    if len(folders) > 1:
+        default = resolve_place(results_folder) / "comparison.html"
+        print(make_printable(str(write_comparison(folders, path or default))))
+    else:
+        print(make_printable(str(write_report(folders[0], path, finishes[0].notes))))
+        for image in write_images(folders[0], png) if png is not None else ():
+            print(make_printable(str(image)))
+    for finish in finishes:
+        finish.raise_fault()
+
+
+def reopen_study(folder: Place) -> Any:
+    from contextlib import closing
+
+    from raycae.study.plan import load_plan, read_content
+    from raycae.study.study import Study
+
+    return closing(Study.resume(folder, load_plan(read_content(folder))))
+
+
+def format_or_dash(value: Any, form: str) -> str:
+    import pandas as pd
+
+    return "-" if pd.isna(value) else form.format(value)

@@ -1,0 +1,90 @@
+"""What every command needs of the process it runs in: output that the terminal can show, and a
+current folder."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+
+from raycae.errors import InputError
+
+ASCII_FORMS = {
+    "→": "->",
+    "←": "<-",
+    "…": "...",
+    "×": "x",
+    "·": "*",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "±": "+/-",
+    "µ": "u",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "\N{NO-BREAK SPACE}": " ",
+    "━": "-",
+    "╸": "-",
+    "╺": "-",
+}
+"""Replacements for characters that a terminal cannot show; any other becomes a question mark."""
+DEFAULT_ERRORS = ("strict", "surrogateescape", "backslashreplace")
+"""Error handlers that Python chooses itself. Another one was asked for in PYTHONIOENCODING."""
+TERMINAL_ASCII = "raycae_terminal_ascii"
+"""ASCII under another name: Click writes UTF-8 to a stream whose encoding is called `ascii`."""
+
+
+def configure_output() -> None:
+    """Make standard output and error replace characters that their encoding lacks.
+
+    Streams that are UTF-8 stay as they are.
+    """
+    codecs.register_error("raycae.ascii", _replace_unencodable)
+    codecs.register(_find_terminal_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper) or stream.errors not in DEFAULT_ERRORS:
+            continue
+        encoding = codecs.lookup(stream.encoding).name
+        if encoding == "ascii":
+            stream.reconfigure(encoding=TERMINAL_ASCII, errors="raycae.ascii")
+        elif not encoding.startswith("utf"):
+            stream.reconfigure(errors="raycae.ascii")
+
+
+def require_current_folder() -> None:
+    """Raise `InputError` if the current folder was deleted or cannot be entered."""
+    try:
+        os.stat(os.getcwd())  # noqa: PTH109, PTH116
+    except OSError as error:
+        raise InputError(
+            f"the current folder is not accessible ({error.strerror}): it was deleted, moved or "
+            "remounted; change to another folder, for example with: cd ~"
+        ) from None
+
+
+def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(ASCII_FORMS.get(character, "?") for character in text), error.end
+
+
+def _find_terminal_ascii(name: str) -> codecs.CodecInfo | None:
+    if name != TERMINAL_ASCII:
+        return None
+    ascii_codec = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        ascii_codec.encode,
+        ascii_codec.decode,
+        ascii_codec.streamreader,
+        ascii_codec.streamwriter,
+        ascii_codec.incrementalencoder,
+        ascii_codec.incrementaldecoder,
+        name=TERMINAL_ASCII,
+    )

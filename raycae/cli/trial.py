@@ -1,0 +1,108 @@
+"""`raycae trial`: train one configuration in this process, without Ray."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from raycae.cli.options import MAX_SEED, SpaceOption
+from raycae.config import list_given, parse_setting, resolve
+from raycae.errors import InputError
+from raycae.space import loading
+from raycae.space.space import Space
+
+
+def run_trial(
+    space_name: SpaceOption = "ex3",
+    point: Annotated[str | None, typer.Option(help="A named point of the space.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be repeated."),
+    ] = None,
+    data_source: Annotated[
+        str | None, typer.Option("--data", metavar="SOURCE", show_default="the space's")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, show_default="the space's")] = None,
+    limit: Annotated[int | None, typer.Option(min=16, metavar="IMAGES", show_default="all")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
+) -> None:
+    """Run one trial in this process, without Ray: the door for debugging.
+
+    Faults keep their traceback. The test images are read once, after the last epoch.
+
+    Example: raycae trial --space ex1 --set lr=0.01 --epochs 3
+    """
+    the_space = loading.load_space(space_name)
+    config = resolve_trial_config(the_space, point, settings or [])
+    if reason := the_space.check(config):
+        raise InputError(f"this configuration cannot be tried: {reason}")
+
+    from raycae import data
+    from raycae.model.architecture import build_architecture
+    from raycae.training.device import choose_device, put_on_device
+    from raycae.training.trainer import Diverged, Training
+    from raycae.training.validation import compute_errors
+
+    pass
+    pass
+
+    source = data.resolve_source(data_source) if data_source else the_space.source
+    limit = limit or the_space.budget.limit
+    images = data.load(
+        source, image_size=config.image_size, limit=limit, seed=seed, classes=config.classes
+    )
+    device = choose_device()
+    net = build_architecture(config)
+    print(f"network   {net}, {config.activation}, {config.output}")
+    print(f"latent    {net.latent_size}, {net.n_params:,} parameters, {net.flops:,} FLOPs")
+    print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
+    print(
+        f"          schedule {config.schedule}, averaging {config.averaging:g}, "
+        f"linear path {config.linear_path}, {config.precision}"
+    )
+    print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
+    print(f"data      {images.summary}")
+    epochs = epochs or the_space.budget.epochs
+    training = Training(
+        config,
+        put_on_device(images.train, device, images.labels.train),
+        put_on_device(images.val, device, images.labels.val),
+        epochs=epochs,
+        seed=seed,
+        order_seed=seed,
+    )
+    for _ in range(epochs):
+        try:
+            measured = training.run_epoch()
+        except Diverged as fault:
+            print(f"raycae: diverged: {fault}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        print(
+            f"epoch {measured['epoch']:3}  train_mse {measured['train_mse']:.5f}  "
+            f"val_mse {measured['val_mse']:.5f}  {measured['val_psnr_db']:.2f} dB  "
+            f"{measured['epoch_time_s']:.1f} s  {measured['images_per_s']:,.0f} images/s",
+            flush=True,
+        )
+    network = training.measured
+    network.load_state_dict(training.best_weights)
+    pixels = data.load_test(source, image_size=config.image_size, seed=seed)
+    test = put_on_device(pixels, device, images.labels.test)
+    test_mse, test_psnr_db = compute_errors(network.eval(), training.task, test)
+    print(
+        f"best epoch {training.best_epoch}: val_mse {training.best_val_mse:.5f}, "
+        f"test_mse {test_mse:.5f} ({test_psnr_db:.2f} dB, {len(test):,} images)"
+    )
+
+
+def resolve_trial_config(the_space: Space, point: str | None, settings: list[str]) -> Any:
+    if point is not None and point not in the_space.points:
+        known = ", ".join(the_space.points) or "none"
+        raise InputError(f"--point {point}: {the_space.name} has no such point; known: {known}")
+    written = list_given(the_space.file.points[point]) if point else {}
+    changes = dict(map(parse_setting, settings))
+    try:
+        return resolve({**the_space.fixed, **written, **changes})
+    except InputError as error:
+        raise InputError(f"--set {error}" if changes else str(error)) from None

@@ -1,0 +1,72 @@
+"""After the search: kept models on the test split, baselines, pictures and what is measured of
+them. Nothing is selected on test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from raycae import data
+from raycae.errors import InputError
+from raycae.model import weights
+from raycae.model.tasks import make_task
+from raycae.report.picture_sheets import least_classes
+from raycae.study import plan
+from raycae.study.artifacts import get_model_folder
+from raycae.study.images import load_test_images
+from raycae.study.study import Study
+from raycae.training.baselines import compute_baselines
+from raycae.training.device import choose_device, put_on_device
+from raycae.training.validation import compute_errors
+
+
+def evaluate_kept_models(
+    study: Study, images: data.Images | None = None, over: Callable[[], bool] = lambda: False
+) -> int:
+    """Evaluate every kept model that has no test error yet on the test images, once.
+
+    Args:
+        study: The study, open for writing.
+        images: Its images, if they are loaded already; else the test images are loaded and one line
+            with what the source holds is printed.
+        over: Whether to stop before the next model.
+
+    Returns:
+        The number of models that were evaluated.
+
+    Raises:
+        InputError: The test images cannot be read, or are not those the study began with.
+    """
+    todo = [n for n in study.kept() if study.records.trials[n]["test_mse"] is None]
+    if not todo:
+        return 0
+    device = choose_device()
+    classes = least_classes(study.records.trials[number]["config"] for number in todo)
+    if images is None or (classes and images.labels.test is None):
+        loaded = load_test_images(study.folder, plan.read_study(study.folder), classes)
+        print(loaded.line)
+        study.notes += loaded.notes
+        test = put_on_device(loaded.pixels, device, loaded.labels)
+    else:
+        test = put_on_device(images.test, device, images.labels.test)
+    done = 0
+    for number in todo:
+        if over():
+            break
+        try:
+            network, config = weights.load_model(get_model_folder(study.folder, number))
+        except InputError as error:
+            study.notes.append(f"{error}; not evaluated")
+            continue
+        the_task = make_task(config.task, config.gammas, config.classes)
+        test_mse, _ = compute_errors(network.to(device), the_task, test)
+        study.evaluated(number, test_mse)
+        done += 1
+    return done
+
+
+def compute_linear_code_errors(task: str, images: data.Images, sizes: Sequence[int]) -> list[float]:
+    """At each latent size the least validation error of a linear code of at most so many numbers;
+    of what needs no code (the mean colour, chroma from luma) where there is none."""
+    frame = compute_baselines(task, images.train, images.val)
+    needed = frame["latent_size"].fillna(0)
+    return [float(frame.loc[needed <= size, "val_mse"].min()) for size in sizes]

@@ -1,0 +1,82 @@
+"""Apply a network to large images in pieces or overlapping tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+PIECE = 512
+"""Pixels, each way, that go through a network at once; more would only cost memory."""
+
+
+def apply_in_pieces(
+    function: Callable[[Tensor], Tensor], x: Tensor, piece: int, margin: int
+) -> Tensor:
+    """`function(x)` of maps (N, C, H, W), computed from pieces of `piece` numbers a side and
+    `margin` numbers around them. The same, if nothing farther away than that has a say."""
+    rows = []
+    for top in range(0, x.shape[2], piece):
+        row = []
+        for left in range(0, x.shape[3], piece):
+            above, before = max(0, top - margin), max(0, left - margin)
+            cut = x[:, :, above : top + piece + margin, before : left + piece + margin]
+            y = function(cut)
+            # Where the piece lies in what came out, which may be smaller or larger.
+            bounds = (top - above, top - above + piece, left - before, left - before + piece)
+            upper, lower, first, last = (n * y.shape[2] // cut.shape[2] for n in bounds)
+            row.append(y[:, :, upper:lower, first:last])
+        rows.append(torch.cat(row, 3))
+    return torch.cat(rows, 2)
+
+
+def apply_in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, side: int) -> Tensor:
+    """`function` of tiles of `side` pixels each way, side by side and half over each other, and of
+    each pixel the mean, where a tile counts the less the nearer the pixel is to the tile's edge."""
+    height, width = x.shape[2:]
+    x = x if height >= side else pad_mirrored(x, 2, side)
+    x = x if width >= side else pad_mirrored(x, 3, side)
+    tops, lefts = (place_tiles(length, side) for length in x.shape[2:])
+    tiles = [x[:, :, top : top + side, left : left + side] for top in tops for left in lefts]
+    at_once = max(1, PIECE**2 // side**2)
+    painted = [
+        tile
+        for first in range(0, len(tiles), at_once)
+        for tile in function(torch.cat(tiles[first : first + at_once])).split(len(x))
+    ]
+    n = len(lefts)
+    rows = [blend_tiles(painted[i : i + n], lefts, 3) for i in range(0, len(painted), n)]
+    return blend_tiles(rows, tops, 2)[:, :, :height, :width]
+
+
+def blend_tiles(parts: Sequence[Tensor], starts: Sequence[int], axis: int) -> Tensor:
+    """Maps (N, C, H, W) that begin at `starts` of `axis`, one fading into the next."""
+    side, length = parts[0].shape[axis], starts[-1] + parts[0].shape[axis]
+    ramp = torch.arange(side).add(0.5).sub(side / 2).abs().neg().add(side / 2)
+    weights = torch.zeros(length)
+    for start in starts:
+        weights[start : start + side] += ramp
+    whole = parts[0].new_zeros([*parts[0].shape[:axis], length, *parts[0].shape[axis + 1 :]])
+    for start, part in zip(starts, parts, strict=True):
+        share = (ramp / weights[start : start + side]).view(-1, *[1] * (3 - axis))
+        whole.narrow(axis, start, side).add_(part * share)
+    return whole
+
+
+def place_tiles(length: int, side: int) -> list[int]:
+    """Where tiles begin so that they overlap by half or more and the last one ends at the end."""
+    n = math.ceil(2 * (length - side) / side)
+    return [step * (length - side) // n for step in range(n + 1)] if n else [0]
+
+
+def pad_mirrored(x: Tensor, axis: int, multiple: int) -> Tensor:
+    """`x` continued along `axis` by its mirror image, to the next multiple.
+
+    By indices, for torch mirrors no picture beyond its own size.
+    """
+    size = x.shape[axis]
+    period = max(1, 2 * (size - 1))
+    index = torch.arange(math.ceil(size / multiple) * multiple) % period
+    return x.index_select(axis, index.minimum(period - index)) if len(index) > size else x

@@ -1,0 +1,1 @@
+"""From a configuration to layers to an `nn.Module`; tasks; weights on disk."""

@@ -1,0 +1,311 @@
+"""Early stopping as a plain rule: given (trial, epoch, error), should the trial go on?
+
+The module knows neither Ray nor training, so the bridge to Tune, fused training and simulations
+all use the same rules. Every rule is deterministic: the same reports in the same order give the
+same verdicts, so replaying a ledger restores its state.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from raycae.errors import InputError
+
+Known = Mapping[str, Any]
+NOTHING: Known = {}
+FACTOR = 4
+"""The default reduction factor: about one trial in four goes on from a rung."""
+BASE = "base"
+"""The named point that a study's trials are compared with."""
+
+
+class StoppingRule(Protocol):
+    """Decides after each epoch whether a trial goes on."""
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        """Record the error of a trial and decide whether it goes on.
+
+        Args:
+            trial_number: Number of the trial in its study.
+            epoch: Number of the epoch that ended, from 1.
+            value: Validation error after that epoch; less is better.
+            known: Other columns of the trial, for rules that compare them.
+
+        Returns:
+            True if the trial goes on, False if it is stopped.
+        """
+
+
+class NoStopping:
+    """Every trial runs to its end."""
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        return True
+
+
+class AtRungs:
+    """Base of the rules that judge a trial once at each rung and stand by the verdict.
+
+    Rungs are at `grace` x `factor`^k epochs, below `epochs`. A trial that reports a rung again,
+    after a restart, counts once and gets the same verdict.
+    """
+
+    def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
+        self.factor = factor
+        self.rungs = compute_rungs(epochs, grace, factor)
+        self._verdicts: dict[tuple[int, int], bool] = {}
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        if epoch not in self.rungs:
+            return True
+        if (trial_number, epoch) not in self._verdicts:
+            self._verdicts[trial_number, epoch] = self._judge(epoch, value, known)
+        return self._verdicts[trial_number, epoch]
+
+    def _judge(self, rung: int, value: float, known: Known) -> bool:
+        """Add a trial to a rung and decide whether it goes on."""
+        raise NotImplementedError
+
+
+class ASHA(AtRungs):
+    """Asynchronous successive halving, stopping type (Li et al., MLSys 2020).
+
+    A trial that reaches a rung goes on if it is among the best `n // factor` of the `n` trials
+    that have reached the rung so far, itself included: the top 1 / `factor` of algorithm 2 of the
+    paper. Ties go on together. A trial is judged when it arrives, as in Ray's `ASHAScheduler` and
+    syne-tune's ASHA with `type="stopping"`. The promotion type would pause it and look again later.
+
+    With fewer than `factor` trials at a rung, `n // factor` is 0 and the paper lets none go on.
+    Here the best so far always goes on, as in Optuna's `SuccessiveHalvingPruner` and syne-tune:
+    a rule that stops cannot wait for further trials, and stopping the best would lose it.
+
+    The number of trials that go on is not limited. With a sampler that improves, most new trials
+    are better than most earlier ones and go on, so such a search spends more epochs per trial.
+    """
+
+    def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
+        super().__init__(epochs, grace=grace, factor=factor)
+        self._values: dict[int, list[float]] = defaultdict(list)
+        """Per rung the errors seen there, ascending."""
+
+    def _judge(self, rung: int, value: float, known: Known) -> bool:
+        values = self._values[rung]
+        insort(values, value)
+        return bisect_left(values, value) < max(1, len(values) // self.factor)
+
+
+class ParetoASHA(AtRungs):
+    """ASHA on two objectives, the error and a `cost`.
+
+    A trial's rank is the number of trials at the rung that are better in one objective and not
+    worse in the other (Fonseca & Fleming, ICGA 1993). It goes on if fewer than `n // factor` of the
+    `n` trials at the rung have a lower rank. So a trial on the Pareto front is never stopped. The
+    first `factor` - 1 trials at a rung go on: so few do not show what is worth its cost.
+    """
+
+    def __init__(self, epochs: int, *, cost: str, grace: int = 1, factor: int = FACTOR) -> None:
+        super().__init__(epochs, grace=grace, factor=factor)
+        self.cost = cost
+        self._points: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        """Per rung the (error, cost) of every trial seen there."""
+        self._ranks: dict[int, list[int]] = defaultdict(list)
+        """Per rung their ranks, in the same order."""
+
+    def _judge(self, rung: int, value: float, known: Known) -> bool:
+        points, ranks = self._points[rung], self._ranks[rung]
+        new = (value, float(known[self.cost]))
+        for i, other in enumerate(points):
+            ranks[i] += _dominates(new, other)
+        rank = sum(_dominates(other, new) for other in points)
+        points.append(new)
+        ranks.append(rank)
+        n_better = sum(other < rank for other in ranks)
+        return len(points) < self.factor or n_better < len(points) // self.factor
+
+
+class KeepOnlyBest(AtRungs):
+    """A trial goes on from a rung only if it is the best that has reached it so far."""
+
+    def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
+        super().__init__(epochs, grace=grace, factor=factor)
+        self._best: dict[int, float] = defaultdict(lambda: math.inf)
+
+    def _judge(self, rung: int, value: float, known: Known) -> bool:
+        self._best[rung] = min(value, self._best[rung])
+        return value == self._best[rung]
+
+
+class PerGroup:
+    """A separate rule for each group of trials: trials are compared only within their group.
+
+    Args:
+        make: Makes the rule of a new group.
+        group: Says from a trial's columns which group it is in.
+    """
+
+    def __init__(
+        self, make: Callable[[], StoppingRule], group: Callable[[Known], Hashable]
+    ) -> None:
+        self._rules: dict[Hashable, StoppingRule] = defaultdict(make)
+        self._group = group
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        return self._rules[self._group(known)].report(trial_number, epoch, value, known)
+
+
+class AllOf:
+    """A trial goes on only if both rules let it."""
+
+    def __init__(self, first: StoppingRule, second: StoppingRule) -> None:
+        self._rules = (first, second)
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        verdicts = [rule.report(trial_number, epoch, value, known) for rule in self._rules]
+        return all(verdicts)  # Not a generator: both rules have to record the error.
+
+
+class ExemptBasePoint:
+    """The trial of the point `BASE` always runs to its end; the report compares with it.
+
+    Its errors count at every rung like those of any other trial.
+    """
+
+    def __init__(self, rule: StoppingRule) -> None:
+        self._rule = rule
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        goes_on = self._rule.report(trial_number, epoch, value, known)
+        return goes_on or known.get("point") == BASE
+
+
+class Hyperband:
+    """Several ASHAs side by side that begin to stop at different epochs (Li et al., JMLR 2018).
+
+    How early the first epochs tell the last is not known before the search. With rungs r_1 < … <
+    r_m there are m + 1 brackets: s = m stops at all of them, s = m - 1 from r_2 on, and so on; the
+    trials of s = 0 all run to their end. Trials are compared only within their bracket.
+
+    Every bracket spends an equal share of the epochs. A trial of a bracket with rungs q_1 < … < q_k
+    spends in expectation E = q_1 + (q_2 - q_1) / F + … + (epochs - q_k) / F^k epochs, F the
+    `factor`, for one in F goes on from each rung. So the share of the trials that a bracket gets
+    is proportional to 1 / E. The paper's table 1 counts every rung's epochs from the first one,
+    as if survivors were trained again; here they continue, so the shares differ from
+    F^s / (s + 1) by a few percentage points.
+
+    Trials arrive one by one, so the trial number decides on the bracket: the fractional part of
+    number x golden ratio is a low-discrepancy sequence, and any run of numbers has about the
+    right shares.
+
+    Args:
+        epochs: Epochs of a trial that is not stopped.
+        grace: The smallest first rung.
+        factor: The reduction factor.
+        halving: Makes the rule of one bracket from `epochs`, `grace` and `factor`.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        *,
+        grace: int = 1,
+        factor: int = FACTOR,
+        halving: Callable[..., StoppingRule] = ASHA,
+    ) -> None:
+        starts = [*compute_rungs(epochs, grace, factor), epochs]
+        self.brackets = [halving(epochs, grace=start, factor=factor) for start in starts]
+        shares = [
+            1 / _expected_epochs(epochs, compute_rungs(epochs, start, factor), factor)
+            for start in starts
+        ]
+        self.shares = [share / sum(shares) for share in shares]
+        """Per bracket the share of the trials; they sum to 1."""
+        self._ends = list(itertools.accumulate(self.shares))
+
+    def bracket(self, trial_number: int) -> int:
+        """Return the index in `brackets` of the bracket that a trial is in."""
+        place = trial_number * (math.sqrt(5) - 1) / 2 % 1
+        return next((n for n, end in enumerate(self._ends) if place < end), len(self._ends) - 1)
+
+    def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        bracket = self.brackets[self.bracket(trial_number)]
+        return bracket.report(trial_number, epoch, value, known)
+
+
+def list_rungs(name: str, epochs: int, *, grace: int, factor: int) -> list[int]:
+    """Return the epochs after which the rule called `name` may stop a trial, ascending."""
+    return [] if name == "none" else compute_rungs(epochs, grace, factor)
+
+
+SCHEDULERS = ("asha", "hyperband", "none")
+
+
+def make_rule(
+    name: str,
+    epochs: int,
+    *,
+    grace: int = 1,
+    factor: int = FACTOR,
+    cost: str | None = None,
+    stratum: Callable[[Known], Hashable] | None = None,
+    family: str | None = None,
+) -> StoppingRule:
+    """Make the rule called `name`. It never stops the trial of the point `BASE`.
+
+    Args:
+        name: One of `SCHEDULERS`.
+        epochs: Epochs of a trial that is not stopped.
+        grace: No trial is stopped before this epoch.
+        factor: About one trial in `factor` goes on from a rung.
+        cost: A column to compare trials by beside the error. Not used with `stratum`.
+        stratum: Says which stratum a trial is in. Trials are compared only within theirs.
+        family: A column that the trials of one family share. Of these only the best so far goes
+            on from a rung. With `hyperband` families are compared within a bracket, at its rungs.
+
+    Raises:
+        InputError: If there is no rule of that name.
+    """
+    if name not in SCHEDULERS:
+        raise InputError(f"--scheduler {name}: not known; allowed: {', '.join(SCHEDULERS)}")
+    if name == "none":
+        return NoStopping()
+    halving: Callable[..., StoppingRule] = ASHA
+    if cost and not stratum:
+        halving = partial(ParetoASHA, cost=cost)
+    if family is not None:
+        halving = partial(_with_families, halving, family)
+    if name == "hyperband":
+        halving = partial(Hyperband, halving=halving)
+    make = partial(halving, epochs, grace=grace, factor=factor)
+    return ExemptBasePoint(PerGroup(make, stratum) if stratum else make())
+
+
+def _with_families(
+    halving: Callable[..., StoppingRule], family: str, epochs: int, *, grace: int, factor: int
+) -> StoppingRule:
+    """Add to one halving rule that only the best of each family goes on."""
+    pace = {"grace": grace, "factor": factor}
+    siblings = PerGroup(lambda: KeepOnlyBest(epochs, **pace), lambda known: known[family])
+    return AllOf(halving(epochs, **pace), siblings)
+
+
+def compute_rungs(epochs: int, grace: int, factor: int) -> list[int]:
+    rungs = [grace]
+    while rungs[-1] * factor < epochs:
+        rungs.append(rungs[-1] * factor)
+    return [rung for rung in rungs if rung < epochs]
+
+
+def _expected_epochs(epochs: int, rungs: Sequence[int], factor: int) -> float:
+    """Compute the mean epochs of a trial if one in `factor` goes on from each of `list_rungs`."""
+    spans = itertools.pairwise([0, *rungs, epochs])
+    return sum((end - start) / factor**n for n, (start, end) in enumerate(spans))
+
+
+def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] <= other[1]

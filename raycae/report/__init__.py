@@ -1,0 +1,1 @@
+"""Reading a study: pages, figures and tables."""

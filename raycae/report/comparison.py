@@ -1,0 +1,212 @@
+"""Several studies on one page: the answer of each, and the Pareto fronts of those that compare.
+
+Errors say something of one another on the same task and the same images alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from raycae.errors import InputError
+from raycae.formatting import format_count, format_error, format_ratio
+from raycae.report import html, plotting
+from raycae.report.plotting import BLUE, EXACT, GREY, ORANGE, VIOLET, errors_apart
+from raycae.report.sections import answer, latent_size
+from raycae.report.sections.latent_size import LatentError
+from raycae.report.trials import add_config_columns, list_rows
+from raycae.storage.paths import Place
+from raycae.study import find, tables
+from raycae.study.plan import read_study
+
+COLOURS = (BLUE, ORANGE, VIOLET, "#4a9d5b", "#c2407a", GREY)
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One study: its name on the page, where it is, `study.json`, its trials and their errors."""
+
+    name: str
+    folder: Place
+    study: dict[str, Any]
+    trials: pd.DataFrame
+    latent: LatentError
+
+    @property
+    def images(self) -> tuple[str, str]:
+        """The task, and which images it was trained and measured on."""
+        return self.study["task"], self.study["data"]["fingerprint"]
+
+
+def write_comparison(folders: list[Place], path: Place) -> Place:
+    """Write the page to `path`. Returns it. Raises `InputError`."""
+    return html.write_page(path, render_comparison(folders))
+
+
+def render_comparison(folders: list[Place]) -> str:
+    """The page. Raises `InputError` where a folder holds no readable study, or one comes twice."""
+    entries = read_entry(folders)
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.images, []).append(entry)
+    plots, shown = {}, []
+    for number, group in enumerate(groups.values()):
+        drawn = [entry for entry in group if not entry.latent.points.empty]
+        if drawn:
+            plots[f"frontiers-{number}"] = draw_frontiers(drawn).to_json()
+        task, fingerprint = group[0].images
+        source = Path(group[0].study["plan"]["data"]).name
+        shown.append((f"{task}, {source} ({fingerprint[:8]})", compare_studies(drawn), bool(drawn)))
+    return html.render_page(
+        "comparison.html.j2",
+        plots,
+        names=[entry.name for entry in entries],
+        apart=explain_separation(list(groups.values())),
+        groups=shown,
+        rows=[make_row(entry) for entry in entries],
+        error=format_error,
+    )
+
+
+def read_entry(folders: list[Place]) -> list[Entry]:
+    entries: list[Entry] = []
+    for folder in folders:
+        if folder in [entry.folder for entry in entries]:
+            raise InputError(f"{folder}: is named twice; a study is compared with others")
+        study = read_study(folder)
+        trials = add_config_columns(tables.read_trials(folder))
+        baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
+        taken = [entry.name for entry in entries]
+        # Studies of the same name, from different folders, are told apart by these.
+        name = study["study"] if study["study"] not in taken else str(folder)
+        entries.append(
+            Entry(name, folder, study, trials, latent_size.compute_latent_error(trials, baselines))
+        )
+    return entries
+
+
+def explain_separation(groups: list[list[Entry]]) -> str | None:
+    """Why not all studies are in one figure; None where they are."""
+    if len(groups) == 1:
+        return None
+    tasks = {task for task, _ in (group[0].images for group in groups)}
+    images = {fingerprint for _, fingerprint in (group[0].images for group in groups)}
+    why = " and ".join(
+        what for what, kinds in (("task", tasks), ("images", images)) if len(kinds) > 1
+    )
+    return (
+        f"Not all of them are of the same {why}, and errors of others say nothing of one another: "
+        "they stand in figures of their own."
+    )
+
+
+def compare_studies(entries: list[Entry]) -> str:
+    """Which study has the least error, and at how many latent sizes. `entries` are of the same task
+    and images."""
+    if not entries:
+        return "None of these studies has a trial that ended with an error."
+    least = [float(entry.latent.points["val_mse"].min()) for entry in entries]
+    order = sorted(range(len(entries)), key=least.__getitem__)
+    best = entries[order[0]]
+    if len(entries) == 1:
+        return (
+            f"{best.name} has the least error, {format_error(least[order[0]])}; there is no "
+            "other study "
+            "of these images to compare it with."
+        )
+    wins, n = count_lower_sizes(entries)
+    counts = ", ".join(f"{entry.name} at {won:,}" for entry, won in zip(entries, wins, strict=True))
+    sizes = format_count(n, "latent size")
+    tried = ", ".join(f"{entry.name} {len(entry.latent.points):,}" for entry in entries)
+    return (
+        f"{_lead(best.name, entries[order[1]].name, least[order[0]], least[order[1]])} Of {sizes} "
+        f"on any of the Pareto fronts the least error for no larger a latent has {counts}. Each "
+        f"error is the least of a study's trials ({tried}) and was measured in one run, so a small "
+        "difference may be chance."
+    )
+
+
+def _lead(best: str, second: str, least: float, next_least: float) -> str:
+    """How far the study with the least error is ahead of the next one."""
+    if least == next_least:
+        return f"{best} and {second} have the same least error, {format_error(least)}."
+    first, other = errors_apart(least, next_least)
+    if next_least <= EXACT:
+        return f"{best} has the least error, {first}; {second} has {other}."
+    times = format_ratio(least / next_least)
+    if times == "1.00":
+        return f"{best} has the least error, {first}, hardly less than {second}, {other}."
+    return f"{best} has the least error, {first}, {times} times that of {second}."
+
+
+def count_lower_sizes(entries: list[Entry]) -> tuple[list[int], int]:
+    """At how many of the latent sizes on any Pareto front each study has the least error of trials
+    whose latent is no larger, and how many sizes there are. Where studies tie it counts for each of
+    them."""
+    fronts = [entry.latent.frontier for entry in entries]
+    sizes = sorted({size for front in fronts for size in front["latent_size"].tolist()})
+    wins = [0] * len(entries)
+    for size in sizes:
+        errors = [front.loc[front["latent_size"] <= size, "val_mse"].min() for front in fronts]
+        errors = [math.inf if math.isnan(value) else float(value) for value in errors]
+        wins = [won + (value == min(errors)) for won, value in zip(wins, errors, strict=True)]
+    return wins, len(sizes)
+
+
+def draw_frontiers(entries: list[Entry]) -> go.Figure:
+    """Draw each study's Pareto front in its own colour, axes logarithmic. Each needs a point."""
+    figure = plotting.make_figure("latent size, numbers per image", "validation error, MSE")
+    every = pd.concat([entry.latent.frontier for entry in entries])["val_mse"].tolist()
+    zero = plotting.floor(every)
+    for i, entry in enumerate(entries):
+        front = entry.latent.frontier
+        name = plotting.escape_html(entry.name)
+        numbers, errors = front["trial_number"].tolist(), front["val_mse"].tolist()
+        sizes = front["latent_size"].tolist()
+        figure.add_scatter(
+            x=sizes,
+            y=plotting.lifted(errors, zero),
+            name=name,
+            mode="lines+markers",
+            line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % 4]},
+            hovertext=[
+                f"{name}, trial {number}<br>latent size {size:,}: {format_error(val_mse)}"
+                for number, size, val_mse in zip(numbers, sizes, errors, strict=True)
+            ],
+            hoverinfo="text",
+        )
+    fronts = pd.concat([entry.latent.frontier for entry in entries])
+    drawn = plotting.lifted(every, zero)
+    low, high = min(drawn) / 1.2, max(drawn) * 1.2
+    figure.update_yaxes(plotting.error_log_axis(low, max(high, 1.5 * low), every))
+    low, high = fronts["latent_size"].min() / 1.5, fronts["latent_size"].max() * 1.5
+    return figure.update_xaxes(
+        plotting.make_log_axis(low, high, plotting.list_powers_of_two(low, high), "{:,}")
+    )
+
+
+def make_row(entry: Entry) -> dict[str, Any]:
+    """What the table says of a study; `best` is the row of its best complete trial, or None."""
+    number = find.find_best_trial(entry.trials)
+    best = None
+    if number is not None:
+        (best,) = list_rows(entry.trials[entry.trials["trial_number"] == number])
+    plan = entry.study["plan"]
+    spent = float(entry.trials["wall_time_s"].astype(float).fillna(0).sum())
+    return {
+        "name": entry.name,
+        "task": entry.study["task"],
+        "source": f"{Path(plan['data']).name} ({entry.study['data']['fingerprint'][:8]})",
+        "searched": f"{entry.study['space']['name']}, {plan['sampler']}, {plan['scheduler']}",
+        "n_trials": len(entry.trials),
+        "epochs": plan["epochs"],
+        "hours": f"{spent / 3600:,.2f}",
+        "answer": answer.describe_answer(best) if best else "No trial is complete yet.",
+        "best": best,
+    }

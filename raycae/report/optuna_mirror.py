@@ -1,0 +1,193 @@
+"""A study as an in-memory Optuna study that follows the ledger."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from raycae.config import Config
+from raycae.model.architecture import build_architecture
+from raycae.storage.paths import Place
+from raycae.study import ledger, recovery, tables
+from raycae.study.ledger import Event, Follower
+from raycae.study.plan import load_plan, load_study_space, read_content
+from raycae.study.records import FAIL, RUNNING, Records
+
+ATTRIBUTES = (
+    *("trial_number", "state", "reason", "point", "change"),
+    *("latent_size", "latent_channels", "latent_height", "latent_width", "n_params", "flops"),
+    *("val_mse", "val_psnr_db", "test_mse", "best_epoch", "epochs_run"),
+)
+"""Columns of the trials that are shown as attributes; `network` says the architecture in words."""
+
+
+class OptunaMirror:
+    """A study's trials as an Optuna study in memory, under the study's name: `val_mse` to be
+    minimised, and of a frontier its cost beside it. `follow` brings it to where the study stands.
+
+    A trial that has ended stays as it is, as Optuna has it: a test error that is measured later is
+    not among its attributes until the dashboard is started anew. Raises `InputError` where the
+    folder holds no study that can be read.
+    """
+
+    def __init__(self, folder: Place) -> None:
+        content = read_content(folder)
+        plan = load_plan(content)
+        self._folder, self._space = folder, load_study_space(content)
+        self._fingerprint = content["data"]["fingerprint"]
+        self._cost = plan.cost if plan.objective == "frontier" else None
+        self._records = Records(plan.study, content["data"].get("n_train"), plan.cost)
+        self._events = make_event_source(folder)
+        self._shown: dict[int, int] = {}
+        """Optuna's id of each trial."""
+        self._importances: tuple[int, list[list[dict[str, Any]]]] | None = None
+        """How many trials had ended, and what `importances` gave then."""
+        self.study = optuna.create_study(
+            storage=InMemoryStorage(),
+            study_name=folder.name,
+            directions=["minimize"] * (2 if self._cost else 1),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names(["val_mse", *([self._cost] if self._cost else [])])
+
+    def follow(self) -> None:
+        """Take in what has happened since the last time."""
+        happened = [event for event in self._events() if event["trial_number"] is not None]
+        for event in happened:
+            self._records.apply(event)
+        for number in dict.fromkeys(event["trial_number"] for event in happened):
+            if number in self._records.trials:
+                self._show(number)
+        if any(event["event"] in ("ended", "evaluated") for event in happened):
+            self._draw()
+
+    def _show(self, number: int) -> None:
+        storage = self.study._storage
+        trial = self._frozen(number)
+        if number not in self._shown:
+            at = storage.create_new_trial(self.study._study_id, template_trial=trial)
+            self._shown[number] = at
+            return
+        at = self._shown[number]
+        if storage.get_trial(at).state.is_finished():
+            return
+        for epoch, error in trial.intermediate_values.items():
+            storage.set_trial_intermediate_value(at, epoch, error)
+        for name, value in trial.user_attrs.items():
+            storage.set_trial_user_attr(at, name, value)
+        if trial.state.is_finished():
+            storage.set_trial_state_values(at, trial.state, trial.values)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        """The trial as Optuna has it."""
+        row = self._records.trials[number]
+        config = Config.model_validate_json(row["config"])
+        params = self._space.params_of(config)
+        values = None
+        if row["state"] not in (RUNNING, FAIL):
+            values = [row["val_mse"], *([row[self._cost]] if self._cost else [])]
+        said = {name: row[name] for name in ATTRIBUTES if row[name] is not None}
+        trial = optuna.trial.create_trial(
+            state=TrialState[row["state"]],
+            values=values,
+            params=params,
+            distributions={name: self._space.parameters[name].distribution for name in params},
+            user_attrs={**said, "network": str(build_architecture(config))},
+            intermediate_values={
+                epoch: measured["val_mse"]
+                for epoch, measured in self._records.epochs[number].items()
+            },
+        )
+        trial.datetime_start = to_local_time(row["started_at"])
+        if trial.state.is_finished():
+            trial.datetime_complete = to_local_time(row["ended_at"])
+        return trial
+
+    def importances(self) -> list[list[dict[str, Any]]]:
+        """Return the importance of the parameters as optuna-dashboard's page takes it.
+
+        Returns:
+            One list an objective, each parameter with `name`, `importance` (its share, as in the
+            report), and `distribution`; empty where the report ranks no parameters.
+        """
+        n_ended = self._records.n_ended()
+        if self._importances is None or self._importances[0] != n_ended:
+            self._importances = n_ended, self._compute_importances()
+        return self._importances[1]
+
+    def _compute_importances(self) -> list[list[dict[str, Any]]]:
+        from raycae.report.sections import importance
+
+        trials, parameters = self._table(), self._space.parameters
+        found = []
+        for target in ("val_mse", *([self._cost] if self._cost else [])):
+            weights = importance.compute_importance(trials, parameters, target)
+            kinds = [type(parameters[name].distribution).__name__ for name in weights["parameter"]]
+            rows = zip(weights["parameter"], weights["share"], kinds, strict=True)
+            names = ("name", "importance", "distribution")
+            found.append([dict(zip(names, row, strict=True)) for row in rows])
+        return found
+
+    def _table(self) -> pd.DataFrame:
+        """Return the table of trials with what each drew, which recorded events do not say."""
+        trials = self._records.trials_table().to_pandas()
+        drawn = {t.user_attrs["trial_number"]: t.params for t in self.study.get_trials(False)}
+        params = {
+            f"params_{name}": pd.Series(
+                [drawn[number].get(name) for number in trials["trial_number"]], dtype=object
+            )
+            for name in self._space.parameters
+        }
+        return trials.assign(**params)
+
+    def _draw(self) -> None:
+        """The figure of the report: error against latent size, or against the study's cost; and a
+        note on the importance of parameters."""
+        import optuna_dashboard
+
+        from raycae.report.sections import frontier_growth, importance, latent_size
+        from raycae.report.trials import add_config_columns, select_ended
+
+        trials = self._table()
+        weights = importance.compute_importance(trials, self._space.parameters)
+        sentence = importance.describe_importance(weights, len(importance.select_weighed(trials)))
+        optuna_dashboard.save_note(
+            self.study,
+            f"{sentence}\n\nHyperparameter importance is computed as in the report of raycae "
+            "(PED-ANOVA of the trials that ended with an error), not as Optuna does by default.",
+        )
+        if select_ended(trials).empty:
+            return
+        if self._cost in (None, "latent_size"):
+            lines = tables.read_baselines(self._folder, self._fingerprint)
+            latent = latent_size.compute_latent_error(add_config_columns(trials), lines)
+            figure = latent_size.draw_latent_error(latent)
+        else:
+            figure = frontier_growth.draw_cost(trials, self._cost)
+        optuna_dashboard.save_plotly_graph_object(self.study, figure, graph_object_id="frontier")
+
+
+def make_event_source(folder: Place) -> Callable[[], Iterable[Event]]:
+    """What gives the events that are new since it was last asked: of the ledger, or where a study
+    was recorded without one, of its tables, which then no longer change."""
+    if ledger.has_parts(folder / "ledger"):
+        return Follower(folder / "ledger").news
+    trials, epochs = tables.read_trials(folder), tables.read_epochs(folder)
+    events = [
+        {"params": None} | event for event in recovery.rebuild_events(trials, epochs, Records())
+    ]
+    told = [events]
+    return lambda: told.pop() if told else []
+
+
+def to_local_time(at: datetime | None) -> datetime | None:
+    """As Optuna has it: this machine's time, without a zone."""
+    return None if at is None else datetime.fromtimestamp(at.timestamp())

@@ -1,0 +1,229 @@
+"""Picture sheets of test images, what is measured on them, and baselines."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from raycae import data
+from raycae.config import Config
+from raycae.model import weights
+from raycae.model.tasks import Colourise, Task, make_task
+from raycae.report.trials import list_trials_with_pictures, select_trials_to_picture
+from raycae.storage.files import make_folder, write_atomic
+from raycae.storage.paths import Place
+from raycae.study import find, plan, tables
+from raycae.study.artifacts import get_model_folder
+from raycae.study.finish import Finish
+from raycae.study.images import load_images, load_test_images
+from raycae.study.plan import load_plan, load_study_space
+from raycae.study.tables import ALL, BEST, SAME, WORST
+from raycae.training import metrics
+from raycae.training.baselines import compute_baselines
+from raycae.training.device import choose_device, put_on_device
+from raycae.training.validation import Reference
+
+N_PICTURES = 12
+N_CASES = 6
+"""So many of the best and of the worst test images have a sheet of their own."""
+
+
+def add_pictures_and_baselines(
+    folder: Place,
+    images: data.Images | None = None,
+    over: Callable[[], bool] = lambda: False,
+    finish: Finish | None = None,
+) -> None:
+    """Make what the report shows beside the tables and the folder lacks: pictures of the best
+    trials, and `baselines.parquet`.
+
+    Args:
+        folder: The study.
+        images: Its images, if they are loaded already; else they are loaded and one line with what
+            the source holds is printed on standard error.
+        over: Whether to stop before the next step.
+        finish: Collects the steps that fail; without it the first fault is raised after the last
+            step.
+
+    Raises:
+        InputError: A step failed, for example because the images are gone, and `finish` is None.
+    """
+    steps = finish or Finish()
+    content = plan.read_study(folder)
+    trials = tables.read_trials(folder)
+    if not (shown := select_trials_to_picture(trials, load_plan(content).strata)):
+        return
+    painted = list_trials_with_pictures(folder)
+    unpainted = [
+        number
+        for number in shown
+        if number not in painted and (get_model_folder(folder, number) / "config.json").exists()
+    ]
+    lines = not has_baselines(folder, content["data"]["fingerprint"])
+    if not unpainted and not lines:
+        return
+    remedy = f"raycae report {find.format_study_argument(folder)}"
+    loaded: list[tuple[data.Pixels, data.Indices | None, data.Images | None]] = []
+
+    def load() -> None:
+        chosen = trials[trials["trial_number"].isin(unpainted)]
+        classes = least_classes(chosen["config"])
+        loaded.append(_load_for_report(folder, content, images, classes, lines))
+
+    if steps.attempt("The images could not be read", remedy, load):
+        test, labels, images = loaded[0]
+        for number in unpainted:
+            if not over():
+                failure = f"The pictures of trial {number} could not be painted"
+                steps.attempt(failure, remedy, write_picture_sheets, folder, number, test, labels)
+        if images is not None and lines and not over():
+            failure = "The baselines could not be measured"
+            steps.attempt(failure, remedy, measure_baselines, folder, images)
+    if finish is None:
+        steps.raise_first()
+
+
+def least_classes(configs: Iterable[str]) -> int:
+    """Return the fewest classes that one of these models is told, or 0 if none is told any.
+
+    Args:
+        configs: The models' configurations, JSON.
+    """
+    told = (Config.model_validate_json(config).classes for config in configs)
+    return min(filter(None, told), default=0)
+
+
+def _load_for_report(
+    folder: Place,
+    content: Mapping[str, Any],
+    images: data.Images | None,
+    classes: int,
+    with_training: bool,
+) -> tuple[data.Pixels, data.Indices | None, data.Images | None]:
+    """Return the test images of a study, their labels if there are `classes`, and with
+    `with_training` all its images; `images` as far as they are loaded already."""
+    if images is not None and not (classes and images.labels.test is None):
+        return images.test, images.labels.test, images
+    if with_training and images is None:
+        images, notes = load_images(folder, content, classes)
+        test, labels, line = images.test, images.labels.test, images.summary.line()
+    else:
+        test, labels, line, notes = load_test_images(folder, content, classes)
+    for text in (line, *notes):
+        print(text, file=sys.stderr)
+    return test, labels, images
+
+
+def measure_baselines(folder: Place, images: data.Images) -> None:
+    """Write `baselines.parquet` of a study's images if it is missing."""
+    the_space = load_study_space(plan.read_study(folder))
+    if not has_baselines(folder, images.fingerprint):
+        frame = compute_baselines(the_space.task, images.train, images.val, images.test)
+        frame.insert(0, "data_fingerprint", images.fingerprint)
+        write_table(folder / "baselines.parquet", frame)
+
+
+def write_picture_sheets(
+    study_folder: Place, number: int, test: np.ndarray, labels: data.Indices | None = None
+) -> None:
+    """Two sheets of pictures of one trial's model on test images, as PNG, and what is measured of
+    them, in `pictures.parquet`.
+
+    `NUMBER.png` has the same images for every trial, spread over the set, for neighbours may be
+    crops of one photograph; `NUMBER-cases.png` the `N_CASES` images with the least error, the least
+    first, then those with the largest, the largest last. Rows: the original, what the network is
+    shown (colourise: grey), its output, the difference. `labels`: the classes of the test images,
+    int64 (N,), for a model that is told them.
+    """
+    network, config = weights.load_model(get_model_folder(study_folder, number))
+    device = choose_device()
+    images = put_on_device(test, device, labels)
+    the_task = make_task(config.task, config.gammas, config.classes)
+    network = network.to(device)
+    measured = measure_pictures(network, the_task, images)
+    order = measured["mse"].argsort(kind="stable").to_numpy()
+    same = np.unique(np.linspace(0, len(test) - 1, N_PICTURES).astype(int))  # of a few, all
+    cases = {SAME: same, BEST: order[:N_CASES], WORST: order[-N_CASES:]}
+    make_folder(study_folder / "pictures", within=study_folder)
+    for name, places in (("", same), ("-cases", np.concatenate((cases[BEST], cases[WORST])))):
+        path = study_folder / "pictures" / f"{number}{name}.png"
+        write_atomic(path, draw_sheet(make_sheet_rows(network, the_task, images[places])))
+    told = [measured.mean().to_frame().T.assign(shows=ALL, image=None)]
+    told += [measured.iloc[at].assign(shows=shows, image=at) for shows, at in cases.items()]
+    before = tables.read_pictures(study_folder)
+    others = [] if before is None else [before[before["trial_number"] != number]]
+    frame = pd.concat([*others, *(part.assign(trial_number=number) for part in told)])
+    write_table(
+        study_folder / "pictures.parquet",
+        frame[list(tables.PICTURE_COLUMNS)].astype({"image": "Int64"}),
+    )
+
+
+@torch.inference_mode()
+def measure_pictures(network: nn.Module, the_task: Task, images: TensorDataset) -> pd.DataFrame:
+    """One row an image, one column each of `tables.MEASURES`. `network` in eval mode."""
+    parts = []
+    for batch, rgb in Reference(images):
+        x, y = the_task.batch(*batch)
+        output = network(x)
+        picture = the_task.picture(batch[0], output)
+        colours, true = metrics.rgb_to_lab(picture), metrics.rgb_to_lab(rgb)
+        values = (
+            metrics.compute_mse(output, y),
+            metrics.compute_psnr_db(picture, rgb),
+            metrics.compute_ssim(picture, rgb),
+            metrics.compute_delta_e(colours, true),
+            metrics.compute_chroma_error(colours, true),
+            metrics.compute_hue_error(colours, true),
+            metrics.compute_colourfulness(picture),
+            metrics.compute_colourfulness(rgb),
+        )
+        parts.append(torch.stack(values, dim=1).cpu())  # (N, 8)
+    return pd.DataFrame(torch.cat(parts).double().numpy(), columns=list(tables.MEASURES))
+
+
+@torch.inference_mode()
+def make_sheet_rows(network: nn.Module, the_task: Task, batch: tuple[Tensor, ...]) -> list[Tensor]:
+    """The rows of a sheet, each RGB (N, 3, H, W) in [0, 1]."""
+    images = batch[0]
+    original = images.permute(0, 3, 1, 2).float() / 255
+    output = the_task.picture(images, network(the_task.batch(*batch)[0]))
+    difference = (0.5 + tables.AMPLIFIED * (output - original)).clamp(0, 1)
+    shown = [the_task.grey(images)] if isinstance(the_task, Colourise) else []
+    return [original, *shown, output, difference]
+
+
+def draw_sheet(rows: list[Tensor], gap: int = 2) -> bytes:
+    """Rows of RGB pictures (N, 3, H, W) in [0, 1] as PNG, transparent between them: the page may
+    be light or dark."""
+    n, _, height, width = rows[0].shape
+    sheet = np.zeros((len(rows) * (height + gap) - gap, n * (width + gap) - gap, 4), np.uint8)
+    for i, pictures in enumerate(rows):
+        pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        for j, picture in enumerate(pixels):
+            top, left = i * (height + gap), j * (width + gap)
+            sheet[top : top + height, left : left + width, :3] = picture
+            sheet[top : top + height, left : left + width, 3] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_table(path: Place, frame: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def has_baselines(folder: Place, fingerprint: str) -> bool:
+    found = tables.read_baselines(folder, fingerprint)
+    return found is not None and not found.empty

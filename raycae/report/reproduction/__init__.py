@@ -1,0 +1,1 @@
+"""The report of `raycae reproduce`: the source report's claims, judged."""

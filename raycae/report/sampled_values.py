@@ -1,0 +1,118 @@
+"""Values that trials drew for a parameter, and their positions on an axis."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from raycae.formatting import format_ratio, join_words
+from raycae.report.trials import rank_trials, select_distinct
+from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
+
+Parameter = FloatParameter | IntParameter | CategoricalParameter
+Parameters = Mapping[str, Parameter]
+"""By the name that a column carries behind `params_`, as `space.Space.parameters` has it."""
+BEST = 0.1
+"""The share of trials that counts as the best ones."""
+
+
+def get_drawn_values(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[Any]:
+    """What each trial drew for a parameter, as the space writes it; null where it drew none, or
+    where a named point lies outside of what is searched."""
+    if (column := f"params_{name}") not in trials:
+        return pd.Series([None] * len(trials), index=trials.index, dtype=object)
+    known: dict[Any, Any] = {}
+    if isinstance(parameter, CategoricalParameter):
+        # A column of numbers and words is one of words.
+        known = {str(label): label for label in parameter.labels}
+        known |= {label: label for label in parameter.labels}
+    told: list[Any] = []
+    for value in trials[column].astype(object).where(trials[column].notna(), None).tolist():
+        if value is None:
+            told.append(None)
+        elif isinstance(parameter, CategoricalParameter):
+            told.append(known.get(value))
+        else:
+            told.append(parameter.label(value) if parameter.contains(value) else None)
+    return pd.Series(told, index=trials.index, dtype=object)
+
+
+def get_position(value: Any, parameter: Parameter) -> float:
+    """Where a value lies in what is searched: 0 at the lower end, or the first choice, 1 at the
+    upper end, or the last; as the sampler measures it, on a logarithmic scale where it draws so."""
+    if isinstance(parameter, CategoricalParameter):
+        return parameter.labels.index(value) / max(len(parameter.labels) - 1, 1)
+    low, high, value = (
+        math.log(end) if parameter.log else float(end)
+        for end in (parameter.low, parameter.high, value)
+    )
+    return (value - low) / (high - low) if high > low else 0.0
+
+
+def list_marks(parameter: Parameter) -> list[tuple[float, str]]:
+    """Positions and their values in words: all choices, or the range's ends and its middle."""
+    if isinstance(parameter, CategoricalParameter):
+        shown = parameter.labels
+    else:
+        shown = list(dict.fromkeys([parameter.low, parameter.middle, parameter.high]))
+    return [(get_position(value, parameter), format_choice(value)) for value in shown]
+
+
+def format_choice(value: Any) -> str:
+    """A parameter's value, floats in three digits, a list's members with commas."""
+    if isinstance(value, str) and value.startswith("["):  # the label of a list
+        return ", ".join(map(format_choice, json.loads(value)))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shorten(text: str) -> str:
+    """What fits beside an axis."""
+    return textwrap.shorten(text, 18, placeholder="…")
+
+
+def get_positions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    """`get_position` of what each trial drew; one column for each parameter that any trial drew,
+    NaN where a trial did not."""
+    columns = {}
+    for name, parameter in parameters.items():
+        drawn = get_drawn_values(trials, name, parameter)
+        if drawn.notna().any():
+            places = {value: get_position(value, parameter) for value in drawn.dropna().unique()}
+            columns[name] = drawn.map(places).astype(float)
+    return pd.DataFrame(columns, index=trials.index)
+
+
+def select_best_drawn(
+    trials: pd.DataFrame, name: str, parameter: Parameter
+) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    """Return what the configurations that drew a parameter drew, and what their best tenth did.
+
+    Args:
+        trials: Trials in any state.
+        name: The parameter's name.
+        parameter: The parameter.
+
+    Returns:
+        The value of each configuration that drew the parameter and ended with an error, the best
+        first; and the first tenth of these, one at least if there is any.
+    """
+    drawn = get_drawn_values(rank_trials(select_distinct(trials)), name, parameter).dropna()
+    return drawn, drawn.head(math.ceil(BEST * len(drawn)))
+
+
+def format_span(drawn: pd.Series[Any], parameter: Parameter) -> str:
+    """Say which values there are: `0.001 to 0.004`, `8`, `adam and sgd`."""
+    if isinstance(parameter, CategoricalParameter):
+        there = set(drawn)
+        return join_words([format_choice(label) for label in parameter.labels if label in there])
+    return " to ".join(dict.fromkeys((format_choice(drawn.min()), format_choice(drawn.max()))))
+
+
+def format_bound(value: float) -> str:
+    """Write the end of an interval; what is too large to say anything as `over 1,000`."""
+    return format_ratio(value) if value <= 1000 else "over 1,000"

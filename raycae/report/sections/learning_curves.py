@@ -1,0 +1,157 @@
+"""Validation error by epoch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from raycae.formatting import format_error
+from raycae.report import plotting
+from raycae.report.plotting import GREY, ORANGE
+from raycae.report.sections import search_health
+from raycae.report.trials import is_measured, rank_trials
+from raycae.study.records import COMPLETE, PRUNED
+
+
+def describe_curves(curves: LearningCurves, n_epochs: int) -> str | None:
+    """Whether the best trial had stopped improving, how many were stopped, what is drawn."""
+    if curves.curves.empty:
+        return None
+    said = []
+    if curves.best is not None:
+        said.append(describe_ending(curves, n_epochs))
+    if stopped := curves.stopped_after:
+        said.append(describe_stopping(stopped))
+    if curves.n_drawn < curves.n_trials:
+        said.append(
+            f"Drawn are {curves.n_drawn} of {curves.n_trials} trials, "
+            "taken evenly from the best to the worst."
+        )
+    return " ".join(said) or None
+
+
+def describe_stopping(stopped: tuple[int, ...]) -> str:
+    """After which epochs trials were stopped early."""
+    if len(stopped) == 1:
+        return f"1 trial was stopped early, after epoch {stopped[0]}."
+    who = f"{len(stopped):,} trials were stopped early"
+    if min(stopped) == max(stopped):
+        return f"{who}, all after epoch {stopped[0]}."
+    middle = statistics.median_low(stopped)
+    return f"{who}, {sum(epoch <= middle for epoch in stopped):,} of them by epoch {middle}."
+
+
+def describe_ending(curves: LearningCurves, n_epochs: int) -> str:
+    curve = curves.curves[curves.curves["trial_number"] == curves.best]
+    epoch, last = curve["epoch"].tolist(), curve["val_mse"].tolist()
+    lowest = last.index(min(last))
+    if lowest < len(last) - 1 or len(last) < 2:
+        return f"The best trial had its least error in epoch {epoch[lowest]} of {n_epochs}."
+    return (
+        f"The best trial was still improving when it ended: its last epoch, {epoch[-1]}, "
+        f"took {search_health.format_percent(1 - last[-1] / min(last[:-1]))} off the error."
+    )
+
+
+@dataclass(frozen=True)
+class LearningCurves:
+    """`curves`: `trial_number`, `state`, `epoch`, `val_mse`, sorted by trial and epoch. `best`: the
+    best complete trial, if one is complete. `n_trials`: how many trials have a curve, drawn or not.
+    `stopped_after`: the last epoch of each trial that was stopped early, drawn or not.
+    """
+
+    curves: pd.DataFrame
+    best: int | None
+    n_trials: int
+    stopped_after: tuple[int, ...] = ()
+
+    @property
+    def n_drawn(self) -> int:
+        return int(self.curves["trial_number"].nunique())
+
+
+def select_learning_curves(
+    trials: pd.DataFrame, epochs: pd.DataFrame, most: int = 30
+) -> LearningCurves:
+    """Validation error by epoch of at most `most` trials.
+
+    Where there are more, they are taken evenly from the best to the worst, both included.
+    """
+    told = epochs.loc[is_measured(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
+    told = told.astype({"trial_number": int, "epoch": int, "val_mse": float})
+    ranked = rank_trials(trials[trials["trial_number"].isin(told["trial_number"])])
+    complete = (ranked["state"] == COMPLETE).to_numpy()
+    places = np.linspace(0, max(len(ranked) - 1, 0), min(most, len(ranked))).round().astype(int)
+    best = None
+    if complete.any():
+        place = int(complete.argmax())
+        best = int(ranked["trial_number"].iloc[place])
+        if place not in places:
+            places[0] = place  # stopped trials are ahead of it
+    chosen = ranked.iloc[places][["trial_number", "state"]].astype({"trial_number": int})
+    curves = chosen.merge(told, on="trial_number").sort_values(["trial_number", "epoch"])
+    stopped = told["trial_number"].isin(ranked.loc[ranked["state"] == PRUNED, "trial_number"])
+    ends = told[stopped].groupby("trial_number")["epoch"].max()
+    return LearningCurves(curves.reset_index(drop=True), best, len(ranked), tuple(ends.tolist()))
+
+
+def draw_learning_curves(data: LearningCurves, rungs: Iterable[int] = ()) -> go.Figure:
+    """Error on a logarithmic axis; dotted lines at `rungs`, the epochs after which trials may be
+    stopped. Needs at least one curve."""
+    figure = plotting.make_figure("epoch", "validation error, MSE")
+    errors = data.curves["val_mse"].tolist()
+    curves = data.curves.assign(drawn=plotting.lifted(errors, plotting.floor(errors)))
+    is_best = curves["trial_number"] == data.best
+    complete = curves["state"] == COMPLETE
+    stopped = curves["state"] == PRUNED
+    for name, chosen, colour, width in (
+        ("failed or not ended", ~complete & ~stopped, "rgba(138, 143, 150, 0.35)", 1),
+        ("stopped early", stopped, "rgba(138, 143, 150, 0.7)", 1),
+        ("complete", complete & ~is_best, "rgba(59, 130, 196, 0.6)", 1.3),
+        (f"best: trial {data.best}", is_best, ORANGE, 3),
+    ):
+        if chosen.any():
+            x, y, texts = join_with_gaps(curves[chosen])
+            figure.add_scatter(
+                x=x,
+                y=y,
+                name=name,
+                mode="lines+markers",  # a trial stopped after its first epoch is a mere dot
+                line={"color": colour, "width": width},
+                marker={"size": 3 + width, "color": colour},
+                hovertext=texts,
+                hoverinfo="text",
+            )
+    # No network that predicts values from 0 to 1 is meant to be above 1; one that exploded in its
+    # first epoch must not flatten all the others.
+    low, high = curves["drawn"].min() / 1.15, min(curves["drawn"].max() * 1.15, 1.0)
+    high = max(high, 2 * low)
+    figure.update_yaxes(plotting.error_log_axis(low, high, errors))
+    last = int(curves["epoch"].max())
+    for rung in rungs:
+        if rung <= last:
+            line = {"color": GREY, "width": 1.2, "dash": "dot"}
+            label = {"text": "rung", "textangle": 0, "font": {"size": 11, "color": GREY}}
+            figure.add_vline(x=rung, line=line, layer="below", label=label)
+    figure.update_xaxes(dtick=1 if last <= 12 else None, range=[0.5, last + 0.5], tickformat="d")
+    return figure
+
+
+def join_with_gaps(
+    curves: pd.DataFrame,
+) -> tuple[list[int | None], list[float | None], list[str | None]]:
+    """Many curves as one line with gaps, so that the legend has one entry for them."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    texts: list[str | None] = []
+    for number, curve in curves.groupby("trial_number"):
+        x += [*curve["epoch"].tolist(), None]
+        y += [*curve["drawn"].tolist(), None]
+        rows = zip(curve["epoch"], curve["val_mse"], strict=True)
+        texts += [*(f"trial {number}, epoch {e}: {format_error(v)}" for e, v in rows), None]
+    return x, y, texts

@@ -1,0 +1,259 @@
+"""Pairs of trials that differ in one setting."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from scipy.special import stdtrit
+
+from raycae.config import Config, resolve
+from raycae.formatting import format_count, format_ratio
+from raycae.report import plotting
+from raycae.report.plotting import BLUE, EXACT, GREY, ORANGE, VIOLET
+from raycae.report.sampled_values import format_bound, format_choice
+from raycae.report.sections.latent_size import LEVEL
+from raycae.report.trials import is_measured, select_ended
+from raycae.study.records import COMPLETE
+
+N_PERMUTATIONS = 499
+"""Random orders of the errors that importance is compared with."""
+CONFIDENCE = 0.95
+"""Of the bootstrap intervals of importance, and for calling one parameter the most important."""
+FEWEST_PAIRS = 5
+"""Pairs in different settings below which an effect has no interval."""
+MIRRORS = ("decoder_channels", "decoder_kernel", "decoder_convs", "latent_kernel")
+"""Settings that are as the encoder has them unless somebody says otherwise."""
+NOT_COMPARED = ["task", "image_size", "gammas", "classes", "seed"]
+"""What the network is shown, and chance."""
+
+
+def compare_single_changes(
+    trials: pd.DataFrame, epochs: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Measure what one setting alone does to the error.
+
+    Two trials of the same seed that agree in all other settings make a comparison. Where one of
+    them was stopped early both count with the least error they had by the last epoch that both
+    reached. Comparisons with other seeds in the same settings repeat one another: they are averaged
+    to one pair. So pairs differ in settings, share no trial, and a setting's pairs are independent.
+
+    Args:
+        trials: Trials in any state.
+        epochs: Their epochs: `trial_number`, `epoch`, `val_mse`. Without them only complete trials
+            are compared.
+
+    Returns:
+        One row an effect, the most pairs first: `setting`; `value`, the one with less error, and
+        `other`; `n`, the pairs; `n_early`, those of them that rest on a stopped trial; `ratio`, the
+        geometric mean of the error with `value` over that with `other`; `low` and `high`, its
+        interval by Student's t. The intervals hold together: all of them at once miss a ratio of 1
+        by chance with a probability of at most `LEVEL` (Bonferroni). NaN below `FEWEST_PAIRS`.
+    """
+    rows = select_ended(trials)
+    if epochs is None:
+        rows = rows[rows["state"] == COMPLETE]
+    # Of repeats with the same seed a complete trial is taken, else the first one.
+    rows = rows.sort_values(["state", "trial_number"]).drop_duplicates(["config", "seed"])
+    curves = {} if epochs is None else collect_least_errors(epochs, rows)
+    runs = [
+        _Run(number, state == COMPLETE, float(val_mse), curves.get(number, {}))
+        for number, state, val_mse in zip(
+            *(rows[name].tolist() for name in ("trial_number", "state", "val_mse")), strict=True
+        )
+    ]
+    written = [get_written_settings(text) for text in rows["config"].astype(str)]
+    names = sorted(written[0]) if written else []
+    lines = [tuple(settings[name] for name in names) for settings in written]
+    ratios: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
+    for place, setting in enumerate(names):
+        if setting in NOT_COMPARED or len({line[place] for line in lines}) < 2:
+            continue
+        # Momentum means nothing but to SGD, of which each momentum is one more trial.
+        own = {setting, "momentum"} if setting == "optimizer" else {setting}
+        kept = [i for i, name in enumerate(names) if name not in own]
+        groups: dict[tuple[str, ...], list[tuple[str, int, _Run]]] = {}
+        for line, seed, run in zip(lines, rows["seed"].tolist(), runs, strict=True):
+            key = tuple([line[i] for i in kept])
+            groups.setdefault(key, []).append((line[place], seed, run))
+        for alike in groups.values():
+            for both, pair in compare_runs(alike).items():
+                ratios.setdefault((setting, *both), []).append(pair)
+    n_tested = sum(len(found) >= FEWEST_PAIRS for found in ratios.values())
+    effects = [estimate_effect(*key, found, n_tested) for key, found in ratios.items()]
+    columns = ["setting", "value", "other", "n", "n_early", "ratio", "low", "high"]
+    return pd.DataFrame(effects, columns=columns).sort_values(
+        ["n", "ratio"], ascending=[False, True], ignore_index=True
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A trial: whether it is complete, its error, and its least error by each epoch."""
+
+    number: int
+    is_complete: bool
+    val_mse: float
+    curve: Mapping[int, float]
+
+
+def collect_least_errors(epochs: pd.DataFrame, trials: pd.DataFrame) -> dict[int, dict[int, float]]:
+    """Return the least error by each epoch, by trial and epoch."""
+    told = epochs[
+        epochs["trial_number"].isin(trials["trial_number"]) & is_measured(epochs["val_mse"])
+    ]
+    told = told.sort_values(["trial_number", "epoch"])
+    least = told["val_mse"].astype(float).groupby(told["trial_number"]).cummin()
+    curves: dict[int, dict[int, float]] = {}
+    for number, epoch, val_mse in zip(told["trial_number"], told["epoch"], least, strict=True):
+        curves.setdefault(int(number), {})[int(epoch)] = float(val_mse)
+    return curves
+
+
+def compare_runs(
+    alike: list[tuple[str, int, _Run]],
+) -> dict[tuple[str, str], tuple[float, bool]]:
+    """Compare trials that agree in all settings but one.
+
+    Args:
+        alike: The value of that setting, the seed, and the trial.
+
+    Returns:
+        By two values the mean difference of their log errors over all comparisons of the same
+        seed, and whether any comparison is at an earlier epoch.
+    """
+    differences: dict[tuple[str, str], list[tuple[float, bool]]] = {}
+    ordered = sorted(alike, key=lambda trial: trial[:2])
+    for (value, seed, run), (other, other_seed, other_run) in itertools.combinations(ordered, 2):
+        if value != other and seed == other_seed and (found := compute_difference(run, other_run)):
+            differences.setdefault((value, other), []).append(found)
+    return {
+        both: (math.fsum(log for log, _ in found) / len(found), any(early for _, early in found))
+        for both, found in differences.items()
+    }
+
+
+def compute_difference(run: _Run, other: _Run) -> tuple[float, bool] | None:
+    """Return the difference of two log errors and whether it is at an epoch before the last; None
+    where they have no epoch in common. Errors up to `EXACT` count as that much."""
+    errors, is_early = (run.val_mse, other.val_mse), False
+    if not (run.is_complete and other.is_complete):
+        shared = run.curve.keys() & other.curve.keys()
+        if not shared:
+            return None
+        errors = run.curve[max(shared)], other.curve[max(shared)]
+        is_early = True
+    first, second = (math.log(max(error, EXACT)) for error in errors)
+    return first - second, is_early
+
+
+@functools.lru_cache(maxsize=4096)
+def get_written_settings(text: str) -> dict[str, str]:
+    """The settings of a configuration as words; what mirrors the encoder says only that."""
+    config = Config.model_validate_json(text)
+    told = config.model_dump()
+    mirrored = resolve({name: value for name, value in told.items() if name not in MIRRORS})
+    for name in MIRRORS:
+        if getattr(mirrored, name) == getattr(config, name):
+            told[name] = "as the encoder"
+    return {name: format_brief(value) for name, value in told.items()}
+
+
+def format_brief(value: Any) -> str:
+    """`max` where all stages say so, else `max stride`."""
+    if isinstance(value, tuple):
+        return (
+            format_choice(value[0]) if len(set(value)) == 1 else " ".join(map(format_choice, value))
+        )
+    return format_choice(value)
+
+
+def estimate_effect(
+    setting: str, value: str, other: str, found: list[tuple[float, bool]], n_tested: int
+) -> tuple[Any, ...]:
+    """Make a row of `compare_single_changes` from the log ratios of an effect's pairs; `n_tested`
+    effects share `LEVEL`."""
+    logs, n = [log for log, _ in found], len(found)
+    mean, half = float(np.mean(logs)), math.nan
+    if n >= FEWEST_PAIRS:
+        quantile = float(stdtrit(n - 1, 1 - LEVEL / n_tested / 2))
+        half = quantile * float(np.std(logs, ddof=1)) / math.sqrt(n)
+    if mean > 0:
+        mean, value, other = -mean, other, value
+    ratios = (math.exp(at) for at in (mean, mean - half, mean + half))
+    return setting, value, other, n, sum(early for _, early in found), *ratios
+
+
+def draw_single_changes(effects: pd.DataFrame, most: int = 24) -> go.Figure:
+    """The ratio of each effect and its interval, those with the most pairs on top. Needs one."""
+    rows = effects.head(most)[::-1]  # plotly begins at the bottom
+    ratios = rows["ratio"]
+    figure = plotting.make_figure("error, as a multiple of the other's", "")
+    figure.add_scatter(
+        x=ratios.tolist(),
+        y=[plotting.escape_html(name_change(row)) for row in rows.to_dict("records")],
+        error_x={
+            "type": "data",
+            "array": (rows["high"] - ratios).fillna(0).tolist(),
+            "arrayminus": (ratios - rows["low"]).fillna(0).tolist(),
+            "color": GREY,
+            "thickness": 1,
+            "width": 3,
+        },
+        mode="markers",
+        marker={"color": [ORANGE if high < 1 else BLUE for high in rows["high"]], "size": 8},
+        hovertext=[describe_change(row) for row in rows.to_dict("records")],
+        hoverinfo="text",
+        showlegend=False,
+    )
+    figure.add_vline(x=1, line={"color": VIOLET, "width": 1.5, "dash": "dot"})
+    figure.update_yaxes(ticksuffix="  ")
+    return figure.update_layout(height=100 + 26 * len(rows))
+
+
+def name_change(effect: Mapping[Any, Any]) -> str:
+    """`downsample: stride, not max`"""
+    return f"{effect['setting']}: {effect['value']}, not {effect['other']}"
+
+
+def describe_change(effect: Mapping[Any, Any]) -> str:
+    """`0.93 times the error (0.90 to 0.97, 12 pairs)`"""
+    between = (
+        ""
+        if math.isnan(effect["low"])
+        else f"{format_bound(effect['low'])} to {format_bound(effect['high'])}, "
+    )
+    n_pairs = format_count(effect["n"], "pair")
+    return f"{format_ratio(effect['ratio'])} times the error ({between}{n_pairs})"
+
+
+def describe_single_changes(effects: pd.DataFrame) -> str:
+    """Name the clearest effect, if one stands out from chance, and say how many pairs there are."""
+    if effects.empty:
+        return "No two trials differ in one setting alone, so there is nothing to pair."
+    n_pairs, n_early = int(effects["n"].sum()), int(effects["n_early"].sum())
+    verb = "differs" if n_pairs == 1 else "differ"
+    said = f"{format_count(n_pairs, 'pair')} of trials {verb} in one setting alone."
+    if n_early:
+        was = "is" if n_early == 1 else "are"
+        said += f" {n_early:,} of them {was} compared at the epoch where a trial was stopped."
+    tested = effects[effects["n"] >= FEWEST_PAIRS]
+    if tested.empty:
+        most = int(effects["n"].max())
+        return (
+            f"{said} No effect can be told from chance: that takes {FEWEST_PAIRS} pairs in "
+            f"different settings, and the most of any effect is {most}."
+        )
+    clear = tested[tested["high"] < 1].sort_values("high")
+    if clear.empty:
+        of = f"the {len(tested):,} effects" if len(tested) > 1 else "the effects"
+        return f"{said} None of {of} with at least {FEWEST_PAIRS} pairs stands out from chance."
+    row = clear.iloc[0].to_dict()
+    return f"{said} The clearest effect is {name_change(row)}: {describe_change(row)}."

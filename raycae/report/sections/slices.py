@@ -1,0 +1,208 @@
+"""Error against one parameter, and parallel coordinates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from raycae.formatting import format_count, format_error, join_words
+from raycae.report import plotting
+from raycae.report.plotting import BLUE, GREY, ORANGE
+from raycae.report.sampled_values import (
+    BEST,
+    Parameter,
+    Parameters,
+    format_choice,
+    format_span,
+    get_drawn_values,
+    get_positions,
+    list_marks,
+    select_best_drawn,
+    shorten,
+)
+from raycae.report.sections.latent_size import LEVEL, compute_chance_of_marked
+from raycae.report.trials import rank_trials, select_distinct, select_ended, thin_trials
+from raycae.space.parameters import CategoricalParameter
+from raycae.study.records import COMPLETE, PRUNED
+
+
+def describe_slices(data: Slice) -> str:
+    """Say what the best tenth of the configurations that drew a parameter drew."""
+    who = "best" if data.n_best == 1 else f"best {data.n_best:,}"
+    return f"{who}: {data.best}"
+
+
+AXES = 10
+"""Of parallel coordinates; more of them nobody reads."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One parameter against the error. `points`: `trial_number`, `state`, `value` (as the space
+    writes it), `val_mse` of the trials that drew it, the best first. `best`: of the values that
+    the best tenth drew, as `best_drawn` has it, the least and the greatest, or the choices."""
+
+    name: str
+    parameter: Parameter
+    points: pd.DataFrame
+    best: str
+    n_best: int
+
+
+def make_slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
+    """One for each parameter that a trial which ended with an error drew."""
+    ranked = rank_trials(select_ended(trials))
+    found = []
+    for name, parameter in parameters.items():
+        points = ranked.assign(value=get_drawn_values(ranked, name, parameter))
+        points = points.loc[points["value"].notna(), ["trial_number", "state", "value", "val_mse"]]
+        if points.empty:
+            continue
+        _, best = select_best_drawn(trials, name, parameter)
+        found.append(
+            Slice(
+                name,
+                parameter,
+                points.reset_index(drop=True),
+                format_span(best, parameter),
+                len(best),
+            )
+        )
+    return found
+
+
+def draw_slice(data: Slice, most: int = 300) -> go.Figure:
+    """Error over the parameter, of at most `most` trials, on logarithmic axes where the space
+    draws so."""
+    points, parameter = thin_trials(data.points, most), data.parameter
+    errors = points["val_mse"].astype(float).tolist()
+    top = plotting.get_error_ceiling(errors)
+    figure = plotting.make_figure("", "")
+    order = None
+    if isinstance(parameter, CategoricalParameter):
+        order = [plotting.escape_html(format_choice(label)) for label in parameter.labels]
+    for state, name, marker in (
+        (PRUNED, "stopped early", {"color": GREY, "symbol": "circle-open", "size": 5}),
+        (COMPLETE, "complete", {"color": BLUE, "size": 5}),
+    ):
+        shown = points[points["state"] == state]
+        numbers = shown["trial_number"].astype(int).tolist()
+        shown_values = shown["value"].tolist()
+        texts = [
+            f"trial {number}, {data.name} {format_choice(value)}: {format_error(val_mse)}"
+            for number, value, val_mse in zip(numbers, shown_values, shown["val_mse"], strict=True)
+        ]
+        figure.add_scatter(
+            x=[plotting.escape_html(format_choice(v)) for v in shown_values]
+            if order
+            else shown_values,
+            y=[min(y, top) for y in plotting.lifted(shown["val_mse"], plotting.floor(errors))],
+            customdata=numbers,
+            name=name,
+            mode="markers",
+            marker=marker,
+            hovertext=list(map(plotting.escape_html, texts)),
+            hoverinfo="text",
+        )
+    figure.update_yaxes(plotting.make_error_axis(errors))
+    if isinstance(parameter, CategoricalParameter):
+        figure.update_xaxes(
+            type="category",
+            categoryorder="array",
+            categoryarray=order,
+            tickvals=order,
+            ticktext=[
+                plotting.escape_html(shorten(format_choice(label))) for label in parameter.labels
+            ],
+        )
+        figure.update_xaxes(range=[-0.5, len(parameter.labels) - 0.5])
+    elif parameter.log and parameter.high > parameter.low:
+        ends = parameter.low / 1.1, parameter.high * 1.1
+        figure.update_xaxes(plotting.make_log_axis(*ends))
+    return figure.update_layout(showlegend=False)
+
+
+def draw_parallel_coordinates(
+    trials: pd.DataFrame, parameters: Parameters, most: int = 150
+) -> go.Figure | None:
+    """A line for each trial through what it drew of the first `AXES` parameters, the best tenth on
+    top. None where fewer than two parameters are drawn. Plotly's own parallel coordinates need
+    WebGL and code made from strings."""
+    ranked = rank_trials(select_ended(trials))
+    places = get_positions(ranked, parameters).iloc[:, :AXES]
+    names = [str(name) for name in places]
+    if len(names) < 2:
+        return None
+    n_best = math.ceil(BEST * len(ranked))
+    figure = plotting.make_figure("", "")
+    for label, rows, colour, width, at_most in (
+        ("others", ranked[n_best:], "rgba(138, 143, 150, 0.3)", 1.0, most),
+        ("the best tenth", ranked[:n_best], ORANGE, 1.5, 40),
+    ):
+        if rows.empty:
+            continue
+        rows = thin_trials(rows, at_most)
+        x: list[str | None] = []
+        y: list[float | None] = []
+        for line in places.loc[rows.index].to_numpy().tolist():
+            x += [*names, None]
+            y += [*(None if math.isnan(at) else at for at in line), None]
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=label,
+            mode="lines+markers",
+            line={"color": colour, "width": width},
+            marker={"color": colour, "size": 4},
+            hoverinfo="skip",
+        )
+    for name in names:
+        ends = list_marks(parameters[name])
+        for at, text in ends if len(ends) <= 4 else (ends[0], ends[-1]):
+            figure.add_annotation(
+                x=name,
+                y=at,
+                text=plotting.escape_html(shorten(text)),
+                showarrow=False,
+                xanchor="left",
+                xshift=5,
+                font={"size": 11, "color": GREY},
+            )
+    figure.update_xaxes(tickangle=-60 if len(names) > 6 else 0, showgrid=True)
+    figure.update_xaxes(range=[-0.3, len(names) - 0.3], categoryorder="array", categoryarray=names)
+    return figure.update_yaxes(visible=False, range=[-0.06, 1.06])
+
+
+def describe_common_choices(trials: pd.DataFrame, parameters: Parameters) -> str:
+    """Say what all of the best tenth drew alike, if that is unlikely to be chance.
+
+    Under chance the best tenth is a random choice of the configurations. A value counts if all of
+    them share it and that is unlikely to be chance: all values of the first `AXES` parameters
+    together have a probability of at most `LEVEL`.
+    """
+    ranked = rank_trials(select_distinct(trials))
+    n, n_best = len(ranked), math.ceil(BEST * len(ranked))
+    drawn = {
+        name: get_drawn_values(ranked, name, parameter)
+        for name, parameter in itertools.islice(parameters.items(), AXES)
+    }
+    drawn = {name: column for name, column in drawn.items() if column.nunique() > 1}
+    alike = []
+    for name, column in drawn.items():
+        best = column.head(n_best)
+        if best.notna().all() and best.nunique() == 1:
+            n_alike = int((column == best.iloc[0]).sum())
+            chance = compute_chance_of_marked(n, n_alike, n_best, n_best)
+            if chance <= LEVEL / len(drawn) / column.nunique():
+                alike.append(f"{name} {format_choice(best.iloc[0])}")
+    if not alike:
+        who = "The best trial has" if n_best == 1 else f"The best {n_best:,} have"
+        return (
+            f"{who} no value in common that stands out from chance among "
+            f"{format_count(n, 'configuration')}."
+        )
+    return f"All of the best {n_best:,} of {n:,} configurations drew {join_words(alike)}."

@@ -1,0 +1,1 @@
+"""What may be searched: a YAML file, its parameters, and drawn configurations."""

@@ -1,0 +1,122 @@
+"""Checks of a search space that go beyond its schema."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any
+
+import optuna
+from pydantic import ValidationError
+
+from raycae.config import STAGE_KEYS, Config, explain_validation_error, list_given, resolve
+from raycae.errors import InputError
+from raycae.space.parameters import CategoricalParameter
+from raycae.space.space import Space, _read_setting
+from raycae.yaml_core import load_yaml
+
+SEARCHABLE = [name for name in Config.model_fields if name not in ("task", "image_size")]
+
+
+def check_params(space: Space, where: str) -> None:
+    fixed = list_given(space.file.fixed)
+    for name, parameter in space.file.params.items():
+        at = f"{where}: params.{name}"
+        if name not in SEARCHABLE:
+            close = difflib.get_close_matches(name, SEARCHABLE, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise InputError(f"{at}: unknown parameter; {hint}allowed: {', '.join(SEARCHABLE)}")
+        if name in fixed:
+            raise InputError(f"{at}: also stands under fixed; a setting is searched or fixed")
+        if parameter.per and name not in STAGE_KEYS:
+            raise InputError(
+                f"{at}.per: 'stage' is not allowed here; "
+                f"allowed for {', '.join(sorted(STAGE_KEYS))}"
+            )
+        for key, value in list_extremes(parameter):
+            try:
+                meant = _read_setting(name, value)
+            except ValidationError as error:
+                message = explain_validation_error(error).partition(": ")[2]
+                raise InputError(f"{at}.{key}: {message}") from None
+            if not isinstance(value, list) and type(meant) is not type(value) and meant is not None:
+                kind = "int" if isinstance(meant, int) else type(meant).__name__
+                if not (kind == "float" and isinstance(value, int)):
+                    raise InputError(f"{at}.{key}: {value!r} is not allowed; it has to be {kind}")
+        if isinstance(parameter, CategoricalParameter):
+            labels = parameter.labels
+            if len(set(map(repr, labels))) < len(labels):
+                raise InputError(f"{at}.choices: {parameter.choices}: a choice stands there twice")
+        if name == "depth" and parameter.when:
+            raise InputError(f"{at}.when: depth is drawn first; it cannot wait for another setting")
+        for key, values in parameter.when.items():
+            if key not in SEARCHABLE:
+                allowed = ", ".join(SEARCHABLE)
+                raise InputError(f"{at}.when: {key!r} is no setting; allowed: {allowed}")
+            other = space.file.params.get(key)
+            if other and other.per and not parameter.per:
+                raise InputError(
+                    f"{at}.when: {key} differs from stage to stage; add `per: stage` to {name}"
+                )
+            try:
+                wanted = values if isinstance(values, list) else [values]
+                for value in wanted:
+                    unquoted = load_yaml(value) if isinstance(value, str) else value
+                    meant = _read_setting(key, unquoted)
+                    if meant != value:
+                        raise InputError(f"{at}.when.{key}: {value!r}: write {json.dumps(meant)}")
+                if not wanted:
+                    raise InputError(f"{at}.when.{key}: [] is never the case; name a value")
+            except ValidationError as error:
+                message = explain_validation_error(error).partition(": ")[2]
+                raise InputError(f"{at}.when.{key}: {message}") from None
+    for name in space.file.params.keys() - dict(space._in_order).keys():
+        needs = ", ".join(space.file.params[name].when)
+        raise InputError(f"{where}: params.{name}.when: {needs} waits for {name} in turn")
+
+
+def check_points(space: Space, where: str) -> None:
+    try:
+        resolve(space.fixed)
+    except InputError as error:
+        raise InputError(f"{where}: fixed: {error}") from None
+    if "task" in list_given(space.file.fixed):
+        raise InputError(f"{where}: fixed.task: the task stands at the top of the file, once")
+    for name, point in space.file.points.items():
+        for key in list_given(point).keys() & {"task", "image_size"}:
+            raise InputError(f"{where}: points.{name}.{key}: is the same for the whole space")
+        try:
+            config = resolve({**space.fixed, **list_given(point)})
+        except InputError as error:
+            raise InputError(f"{where}: points.{name}: {error}") from None
+        if reason := space.check(config):
+            raise InputError(f"{where}: points.{name}: {reason}")
+    start = next((list_given(point) for point in space.file.points.values()), {})
+    for name, change in space.file.series.items():
+        for key in list_given(change).keys() & {"task", "image_size"}:
+            raise InputError(f"{where}: series.{name}.{key}: is the same for the whole space")
+        if not list_given(change):
+            raise InputError(f"{where}: series.{name}: changes nothing; name a setting")
+        try:
+            config = resolve({**space.fixed, **start, **list_given(change)})
+        except InputError as error:
+            raise InputError(f"{where}: series.{name}: {error}") from None
+        if reason := space.check(config):
+            raise InputError(f"{where}: series.{name}: {reason}")
+
+
+def check_draws(space: Space, where: str) -> None:
+    """What no rule above foresees shows when configurations are drawn; cheap, so some are."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30 if space.file.params else 0):
+        trial = study.ask()
+        try:
+            space.draw(trial)
+        except InputError as error:
+            raise InputError(f"{where}: params: {trial.params} cannot be: {error}") from None
+
+
+def list_extremes(parameter: Any) -> list[tuple[str, Any]]:
+    if isinstance(parameter, CategoricalParameter):
+        return [("choices", choice) for choice in parameter.choices]
+    return [("low", parameter.low), ("high", parameter.high)]

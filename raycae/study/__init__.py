@@ -1,0 +1,1 @@
+"""One study on disk and the life of its trials."""

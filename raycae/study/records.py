@@ -1,0 +1,275 @@
+"""The state of a study, folded from its ledger."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycae.config import Config
+from raycae.model.architecture import build_architecture
+from raycae.optimization.frontier import find_frontier
+from raycae.storage.files import write_atomic
+from raycae.storage.paths import Place
+from raycae.study.ledger import Event
+
+COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
+STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
+INTERRUPTED = "interrupted"
+CAUSES = PROCESS, HUNG, MACHINE, MEMORY, COHORT = "process", "hung", "machine", "memory", "cohort"
+"""Why an attempt was lost: its process died, gave no sign of life, its machine went, or the model
+did not fit into memory, or what it trained in could not go on, which says little of it."""
+COUNTED = (PROCESS, HUNG)
+"""The losses that may be the trial's own fault."""
+TRIAL_COLUMNS: dict[str, pa.DataType] = {
+    "study": pa.string(),
+    "trial_number": pa.int64(),
+    "state": pa.string(),
+    "reason": pa.string(),
+    "point": pa.string(),
+    "change": pa.string(),
+    "parent": pa.int64(),
+    # here stand the params_* of the space
+    "latent_size": pa.int64(),
+    "latent_channels": pa.int64(),
+    "latent_height": pa.int64(),
+    "latent_width": pa.int64(),
+    "compression_ratio": pa.float64(),
+    "n_params": pa.int64(),
+    "flops": pa.int64(),
+    "arch_hash": pa.string(),
+    "val_mse": pa.float64(),
+    "train_mse": pa.float64(),
+    "val_psnr_db": pa.float64(),
+    "val_ssim": pa.float64(),
+    "best_epoch": pa.int64(),
+    "epochs_run": pa.int64(),
+    "on_frontier": pa.bool_(),
+    "test_mse": pa.float64(),
+    "wall_time_s": pa.float64(),
+    "epoch_time_s": pa.float64(),
+    "images_per_s": pa.float64(),
+    "n_images": pa.int64(),
+    "seed": pa.int64(),
+    "attempt": pa.int64(),
+    "losses": pa.int64(),
+    "micro_batch": pa.int64(),
+    "device": pa.string(),
+    "host": pa.string(),
+    "started_at": pa.timestamp("us", tz="UTC"),
+    "ended_at": pa.timestamp("us", tz="UTC"),
+    "config": pa.string(),
+}
+EPOCH_COLUMNS: dict[str, pa.DataType] = {
+    "trial_number": pa.int64(),
+    "epoch": pa.int64(),
+    "train_mse": pa.float64(),
+    "val_mse": pa.float64(),
+    "val_psnr_db": pa.float64(),
+    "epoch_time_s": pa.float64(),
+    "test_mse": pa.float64(),
+    "n_images": pa.int64(),
+}
+_PER_EPOCH = (
+    *("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s"),
+    *("test_mse", "n_images", "attempt", "checkpoint", "model"),
+)
+_FACTS = (
+    "latent_size",
+    "latent_channels",
+    "latent_height",
+    "latent_width",
+    "compression_ratio",
+    "n_params",
+    "flops",
+    "arch_hash",
+)
+
+
+def get_architecture_columns(config: Config) -> dict[str, Any]:
+    """What is known of a configuration before it is trained, by the names of the columns."""
+    net = build_architecture(config)
+    channels, height, width = net.latent_shape
+    # Gammas repeat the one luma: colourisation starts from one number a pixel.
+    numbers = config.image_size**2 * (3 if config.task == "reconstruct" else 1)
+    values = (net.latent_size, channels, height, width, numbers / net.latent_size)
+    return dict(zip(_FACTS, (*values, net.n_params, net.flops, net.hash), strict=True))
+
+
+class Records:
+    """How a study stands: the events so far, folded. What is asked after every event costs the
+    same at the ten thousandth trial as at the first."""
+
+    def __init__(
+        self, study: str = "", n_images: int | None = None, cost: str = "latent_size"
+    ) -> None:
+        self.study = study
+        self.n_images = n_images
+        self.cost = cost
+        """The column that stands against the error on the frontier."""
+        self.trials: dict[int, dict[str, Any]] = {}
+        self.epochs: dict[int, dict[int, dict[str, Any]]] = {}
+        self.kept: set[int] = set()
+        """The trials whose models stay, as `select_kept_models` has it."""
+        self.orphans = 0
+        """Events of trials whose beginning is lost; nothing can be made of them."""
+        self._counts: Counter[str] = Counter()
+        self._running: dict[int, None] = {}
+        self._best: dict[str, Any] | None = None
+
+    def apply(self, event: Event) -> None:
+        """Fold one event in. Events of an older attempt than the trial's newest are refused:
+        a machine that comes back after a network cut still reports. So are events of a trial that
+        has ended, but for its evaluation."""
+        number, kind = event["trial_number"], event["event"]
+        if number is None:
+            return  # of the study, not of a trial
+        row = self.trials.get(number)
+        if row is None:
+            if kind != "created":
+                self.orphans += 1
+                return
+            row = self.trials[number] = dict.fromkeys(TRIAL_COLUMNS)
+            row |= {"study": self.study, "trial_number": number, "state": RUNNING, "attempt": 0}
+            row |= {"n_images": self.n_images, "losses": 0}
+            self.epochs[number] = {}
+            self._counts[RUNNING] += 1
+            self._running[number] = None
+        elif (
+            kind == "created"
+            or (event.get("attempt") or 0) < row["attempt"]
+            or (row["state"] != RUNNING and kind != "evaluated")
+        ):
+            return
+        row["attempt"] = max(row["attempt"], event.get("attempt") or 0)
+        getattr(self, f"_{kind}")(row, event)
+
+    def counts(self) -> Counter[str]:
+        return Counter(self._counts)
+
+    def running(self) -> list[int]:
+        """The trials that have not ended, in the order in which they began."""
+        return list(self._running)
+
+    def n_ended(self) -> int:
+        return len(self.trials) - len(self._running)
+
+    def best(self) -> dict[str, Any] | None:
+        """The row with the least validation error among trials that ended well, or None."""
+        return self._best
+
+    def frontier(self) -> list[dict[str, Any]]:
+        """The rows of the frontier, the cheapest first."""
+        on = find_frontier(self.trials.values(), self.cost)
+        return sorted((self.trials[n] for n in on if on[n]), key=lambda row: row[self.cost])
+
+    def trials_table(self) -> pa.Table:
+        rows = [self.trials[number] for number in sorted(self.trials)]
+        frontier = find_frontier(rows, self.cost)
+        rows = [row | {"on_frontier": frontier.get(row["trial_number"])} for row in rows]
+        params = [json.loads(row["params"] or "{}") for row in rows]
+        names = sorted({name for sampled in params for name in sampled}, key=sort_naturally)
+        columns = {}
+        for name, kind in TRIAL_COLUMNS.items():
+            if name == "latent_size":
+                for param in names:
+                    columns[f"params_{param}"] = make_column([p.get(param) for p in params])
+            columns[name] = pa.array([row[name] for row in rows], kind)
+        return pa.table(columns)
+
+    def epochs_table(self) -> pa.Table:
+        rows = [
+            {"trial_number": number, **self.epochs[number][epoch]}
+            for number in sorted(self.epochs)
+            for epoch in sorted(self.epochs[number])
+        ]
+        return pa.Table.from_pylist(rows, schema=pa.schema(list(EPOCH_COLUMNS.items())))
+
+    def write(self, folder: Place) -> None:
+        """Both tables into the study's folder, each replaced whole."""
+        for name, table in (("epochs", self.epochs_table()), ("trials", self.trials_table())):
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, write_page_checksum=True)
+            write_atomic(folder / f"{name}.parquet", buffer.getvalue())
+
+    def _created(self, row: dict[str, Any], event: Event) -> None:
+        row |= {name: event[name] for name in ("point", "params", "config", "seed")}
+        row |= {name: event.get(name) for name in ("change", "parent")}
+        row |= get_architecture_columns(Config.model_validate_json(event["config"]))
+
+    def _started(self, row: dict[str, Any], event: Event) -> None:
+        row["reason"] = None
+        row["started_at"] = row["started_at"] or event["at"]
+
+    def _epoch(self, row: dict[str, Any], event: Event) -> None:
+        curve = self.epochs[row["trial_number"]]
+        curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
+        best = min(curve.values(), key=lambda e: (e["val_mse"], e["epoch"]))
+        row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
+        row["test_mse"] = best["test_mse"]  # None: it comes with the evaluation
+        row["best_epoch"] = best["epoch"]
+        row["epochs_run"] = len(curve)
+        row["val_ssim"] = event.get("val_ssim")
+        row["wall_time_s"] = math.fsum(e["epoch_time_s"] for e in curve.values())
+        row["epoch_time_s"] = row["wall_time_s"] / len(curve)
+        row["images_per_s"] = event.get("images_per_s")
+        row |= {name: event[name] for name in ("host", "device") if event.get(name)}
+
+    def _lost(self, row: dict[str, Any], event: Event) -> None:
+        row["reason"] = event["reason"]
+        row["losses"] += event["cause"] in COUNTED
+        row["micro_batch"] = event.get("micro_batch") or row["micro_batch"]
+
+    def _ended(self, row: dict[str, Any], event: Event) -> None:
+        number = row["trial_number"]
+        row |= {"state": event["state"], "reason": event.get("reason"), "ended_at": event["at"]}
+        row |= {name: event[name] for name in ("host", "device") if event.get(name)}
+        del self._running[number]
+        self._counts[RUNNING] -= 1
+        self._counts[row["state"]] += 1
+        # A trial that has fallen out never comes back: others only join.
+        self.kept = select_kept_models(self.trials[n] for n in self.kept | {number})
+        order = (row["val_mse"], number)
+        if row["state"] == COMPLETE and (
+            self._best is None or order < (self._best["val_mse"], self._best["trial_number"])
+        ):
+            self._best = row
+
+    def _interrupted(self, row: dict[str, Any], event: Event) -> None:
+        row["reason"] = INTERRUPTED
+
+    def _evaluated(self, row: dict[str, Any], event: Event) -> None:
+        row["test_mse"] = event["test_mse"]
+
+
+def select_kept_models(trials: Iterable[Mapping[str, Any]], best: int = 10) -> set[int]:
+    """The trials whose models stay: the best of each latent size and of each named point, and the
+    best ten of all. Stopped trials count too; a frontier at a rare latent size may rest on one."""
+    scored = [t for t in trials if t["state"] in (COMPLETE, PRUNED) and t["val_mse"] is not None]
+    ranked = sorted(scored, key=lambda t: (t["val_mse"], t["trial_number"]))
+    of_size = {t["latent_size"]: t["trial_number"] for t in reversed(ranked)}
+    of_point = {t["point"]: t["trial_number"] for t in reversed(ranked) if t["point"]}
+    first = (t["trial_number"] for t in ranked[:best])
+    return {*first, *of_size.values(), *of_point.values()}
+
+
+def make_column(values: list[Any]) -> pa.Array:
+    """A nullable column of the narrowest type that holds all values; mixed ones become text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} and float in kinds:
+        return pa.array(values, pa.float64())
+    if len(kinds) > 1:
+        return pa.array([None if v is None else str(v) for v in values], pa.string())
+    return pa.array(values)
+
+
+def sort_naturally(name: str) -> tuple[str, int]:
+    """`channels_2` before `channels_10`."""
+    stem, _, number = name.rpartition("_")
+    return (stem, int(number)) if number.isdigit() else (name, 0)

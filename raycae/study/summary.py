@@ -1,0 +1,31 @@
+"""Trials and studies in one line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
+
+
+def format_trial(row: Mapping[str, Any]) -> str:
+    """A trial in one line."""
+    text = (
+        f"trial {row['trial_number']}: val_mse {row['val_mse']:.5f} ({row['val_psnr_db']:.2f} dB), "
+        f"latent {row['latent_size']}, {row['n_params']:,} parameters"
+    )
+    return text + (f", test_mse {row['test_mse']:.5f}" if row["test_mse"] is not None else "")
+
+
+def format_frontier(rows: Sequence[Mapping[str, Any]], cost: str) -> str:
+    """How many trials the frontier has, its cheapest and its best."""
+    if not rows:
+        return "frontier nothing yet"
+    ends = dict.fromkeys(f"{row[cost]:,.6g}: {row['val_mse']:.5f}" for row in (rows[0], rows[-1]))
+    return f"frontier {len(rows)} trials; val_mse by {cost}: {' to '.join(ends)}"
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """`20 COMPLETE, 3 PRUNED, 1 FAIL`"""
+    order = (COMPLETE, PRUNED, FAIL, RUNNING)
+    return ", ".join(f"{counts[s]} {s}" for s in order if counts.get(s)) or "no trials"

@@ -1,0 +1,1 @@
+"""One trial in plain PyTorch, or several trials fused; metrics and baselines."""

@@ -1,0 +1,249 @@
+"""Reference errors on the images of a search: PCA, mean colours, mean chroma.
+
+A network earns its size where it has a lower error than these. All figures are mean squared errors
+over every number that a task predicts (R, G, B or Cb, Cr of all pixels), on the scale of [0, 1].
+Everything is fitted on all training images; what is not exact in integers is computed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from raycae.errors import InputError
+from raycae.model.architecture import PCA_LIMIT
+from raycae.model.tasks import Colourise, Reconstruct
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Images = npt.NDArray[np.uint8]  # (N, H, W, 3)
+Row = tuple[str, int | None, list[float]]  # baseline, latent size, error on each set
+BLOCK_SIDES = (4, 8)
+USUAL_LATENT_SIZES = (64, 128, 256, 384, 512, 1024, 2048)
+LUMA_LEVELS = 256
+LEVELS = 255  # of a colour channel: pixel values are divided by it
+MIDDLE = 128  # subtracted from pixel values, which leaves integers from -128 to 127
+EXACT_ROWS = 1024  # float32 holds a sum of so many products exactly: 1,024 x 128² = 2²⁴
+CHUNK = 3_072_000  # numbers at a time, 25 MB in float64: 1,000 images of 32 x 32
+
+
+def compute_baselines(
+    task: str, train: Images, val: Images, test: Images | None = None
+) -> pd.DataFrame:
+    """Errors of the simple codes of `task`, fitted on `train`: one row per baseline and size.
+
+    `train`, `val`, `test`: uint8 (N, H, W, 3), at least one image each. Columns: `baseline` (str),
+    `latent_size` (Int64; null where nothing is coded), `val_mse` and `test_mse` (Float64; the
+    latter null without `test`).
+
+    reconstruct:
+
+    - `linear`: PCA of the whole image; no linear code of its size has a lower error on the images
+      it was fitted on. Left out above 6,000 numbers an image, where it would take minutes and
+      gigabytes.
+    - `linear_4x4`, `linear_8x8`: PCA of blocks of pixels, one code for all blocks; the latent size
+      is blocks x components. Left out where the blocks do not tile the image.
+    - `mean_colour`: the mean red, green and blue of the training images, everywhere.
+
+    PCA is exact (eigenvectors of the covariance) and fitted on all training images. Fitted on n
+    vectors, no more than n - 1 components are listed: the rest would be noise.
+
+    colourise:
+
+    - `grey_copy`: Cb = Cr = 0.5, no colour at all.
+    - `mean_chroma`: the mean Cb and Cr of the training images, everywhere.
+    - `luma_function`: the best guess from a pixel's own luma, the mean chroma of the training
+      pixels at each of 256 levels (overall mean where no training pixel has the level).
+
+    Raises `InputError` for another task.
+    """
+    sets = [val] if test is None else [val, test]
+    if task == Reconstruct.name:
+        rows = compute_reconstruct_rows(train, sets)
+    elif task == Colourise.name:
+        rows = compute_colourise_rows(train, sets)
+    else:
+        raise InputError(f"task: {task!r} is unknown; use {Reconstruct.name} or {Colourise.name}")
+    return build_frame(rows, has_test=test is not None)
+
+
+def build_frame(rows: Iterable[Row], has_test: bool) -> pd.DataFrame:
+    import pandas as pd  # training has no use for tables
+
+    names, sizes, errors = zip(*rows, strict=True)
+    return pd.DataFrame(
+        {
+            "baseline": names,
+            "latent_size": pd.array(sizes, dtype="Int64"),
+            "val_mse": pd.array([error[0] for error in errors], dtype="Float64"),
+            "test_mse": pd.array([error[1] if has_test else None for error in errors], "Float64"),
+        }
+    )
+
+
+def compute_reconstruct_rows(train: Images, sets: list[Images]) -> Iterator[Row]:
+    height, width = train.shape[1:3]
+    if 3 * height * width <= PCA_LIMIT:
+        yield from compute_linear_rows("linear", train, sets, (height, width))
+    for side in BLOCK_SIDES:
+        if height % side == 0 and width % side == 0:
+            yield from compute_linear_rows(f"linear_{side}x{side}", train, sets, (side, side))
+    mean = torch.from_numpy(train.mean(axis=(0, 1, 2)))  # (3,)
+    errors = [
+        compute_mean_square(x.double() - mean for x in iterate_blocks(s, (1, 1))) for s in sets
+    ]
+    yield "mean_colour", None, [error / LEVELS**2 for error in errors]
+
+
+def compute_linear_rows(
+    name: str, train: Images, sets: list[Images], block: tuple[int, int]
+) -> Iterator[Row]:
+    """PCA of blocks (height, width); the whole image is the one-block case."""
+    mean, basis = fit_pca(train, block)
+    errors = [compute_error_by_components(images, block, mean, basis) for images in sets]
+    n_blocks = train[0].size // len(mean)
+    rank = min(len(mean), len(train) * n_blocks - 1)
+    for n in choose_component_counts(rank, n_blocks):
+        yield name, n_blocks * n, [float(error[n]) for error in errors]
+
+
+def fit_principal_axes(train: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Compute the mean block and the principal axes of all blocks of all `train` images.
+
+    Args:
+        train: Images, uint8 (N, H, W, 3), N at least 1.
+        block: Height and width of a block, which has to tile the images; (H, W) is the whole image.
+
+    Returns:
+        The mean block, float64 (D,), in [0, 1], and a complete orthonormal basis, float64 (D, D),
+        columns by falling variance. The D = 3 x height x width numbers run over height, width, rgb.
+    """
+    mean, basis = fit_pca(train, block)
+    return mean / LEVELS, basis
+
+
+def fit_pca(images: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Like `fit_principal_axes`, with the mean in pixel values (0 to 255).
+
+    The moments are sums of integers below 2⁵³ and therefore exact. So are products in float32 over
+    few enough rows, as of whole images; they take half the time of float64.
+    """
+    dimension = 3 * block[0] * block[1]
+    n = images.size // dimension
+    total = torch.zeros(dimension, dtype=torch.float64)
+    moment = torch.zeros(dimension, dimension, dtype=torch.float64)
+    for chunk in iterate_blocks(images, block):
+        x = chunk.to(torch.float32 if len(chunk) <= EXACT_ROWS else torch.float64).sub_(MIDDLE)
+        total += x.sum(0)
+        moment += x.T @ x
+    mean = total / n
+    covariance = moment.div_(n).addr_(mean, mean, alpha=-1)
+    with use_one_thread():
+        basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)  # eigh sorts upwards
+    return mean + MIDDLE, basis
+
+
+@contextmanager
+def use_one_thread() -> Iterator[None]:
+    """Run torch on one thread: the eigensolver's threads wait for each other by spinning.
+
+    3072 x 3072 on two cores: 2.6 s on two threads and 4.1 s on one, but 20 to 40 s on two threads
+    while another process keeps a core busy, as trials do.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def compute_error_by_components(
+    images: Images, block: tuple[int, int], mean: Tensor, basis: Tensor
+) -> Tensor:
+    """MSE with the first 0, 1, .. D components: (D + 1,). `mean` is in pixel values.
+
+    The basis is complete, so an error is the energy on the axes left out. Summed from the last
+    axis on, no small error is the difference of two large numbers, and all axes leave exactly 0.
+    """
+    energy = torch.zeros(len(mean), dtype=torch.float64)
+    for x in iterate_blocks(images, block):
+        energy += ((x.double() - mean) @ basis).square().sum(0)
+    left_out = torch.cat((energy, energy.new_zeros(1))).flip(0).cumsum(0).flip(0)
+    return left_out / (images.size * LEVELS**2)
+
+
+def choose_component_counts(rank: int, n_blocks: int) -> list[int]:
+    """Numbers of components worth a row: each up to 48, then some 40 at equal ratios up to `rank`,
+    and those whose latent sizes people ask for."""
+    ratios = np.geomspace(48, max(rank, 48), 40).round().astype(int).tolist()
+    usual = [size // n_blocks for size in USUAL_LATENT_SIZES if size % n_blocks == 0]
+    return sorted(n for n in {*range(1, 49), *ratios, *usual} if 1 <= n <= rank)
+
+
+def iterate_blocks(images: Images, block: tuple[int, int]) -> Iterator[Tensor]:
+    """Chunks of images as rows of blocks, uint8 (n, D); D runs over height, width, rgb."""
+    height, width = block
+    _, rows, columns, _ = images.shape
+    for chunk in iterate_chunks(images):
+        tiles = chunk.view(-1, rows // height, height, columns // width, width * 3).transpose(2, 3)
+        yield tiles.reshape(-1, height * width * 3)
+
+
+def compute_colourise_rows(train: Images, sets: list[Images]) -> Iterator[Row]:
+    by_luma, mean = compute_mean_chroma(train)
+
+    def row(name: str, table: Tensor) -> Row:
+        """`table`: the chroma (256, 2) guessed at each luma level."""
+        return (
+            name,
+            None,
+            [compute_mean_square(c - table[y] for y, c in iterate_chroma(s)) for s in sets],
+        )
+
+    yield row("grey_copy", torch.full_like(by_luma, 0.5))
+    yield row("mean_chroma", mean.expand_as(by_luma))
+    yield row("luma_function", by_luma)
+
+
+def compute_mean_chroma(images: Images) -> tuple[Tensor, Tensor]:
+    """Mean Cb and Cr at each luma level (256, 2), and over all pixels (2,)."""
+    counts = torch.zeros(LUMA_LEVELS, 1, dtype=torch.float64)
+    sums = torch.zeros(LUMA_LEVELS, 2, dtype=torch.float64)
+    for level, chroma in iterate_chroma(images):
+        counts[:, 0] += torch.bincount(level, minlength=LUMA_LEVELS)
+        sums.index_add_(0, level, chroma)
+    mean = sums.sum(0) / counts.sum()
+    return torch.where(counts > 0, sums / counts, mean), mean
+
+
+def iterate_chroma(images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of images as pixels: luma level (n,) in 0..255; Cb, Cr (n, 2), float64 in [0, 1]."""
+    task = Colourise((1.0,))
+    for chunk in iterate_chunks(images):
+        luma, chroma = task.batch(chunk)  # (N, 1, H, W), (N, 2, H, W)
+        level = luma.flatten().mul(LUMA_LEVELS - 1).round().long()
+        yield level, chroma.permute(0, 2, 3, 1).reshape(-1, 2).double()
+
+
+def iterate_chunks(images: Images) -> Iterator[Tensor]:
+    """A few images at a time, uint8 (n, H, W, 3), copied: the array may be read-only."""
+    n = max(1, CHUNK // images[0].size)
+    for start in range(0, len(images), n):
+        yield torch.tensor(images[start : start + n])
+
+
+def compute_mean_square(differences: Iterable[Tensor]) -> float:
+    """Mean of the squares of all numbers in all tensors."""
+    total, count = 0.0, 0
+    for difference in differences:
+        total += float(difference.square().sum())
+        count += difference.numel()
+    return total / count

@@ -1,0 +1,223 @@
+"""What a stranger installs: the wheel, the command, the documentation."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raycae.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = sorted(
+    command.name or command.callback.__name__  # type: ignore[union-attr]
+    for command in main.app.registered_commands
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, unpacked as an installer would."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    (packed,) = folder.glob("*.whl")
+    zipfile.ZipFile(packed).extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_spaces_ship_in_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Oracle: the installed package alone, from another folder, knows every space and draws from
+    it; `--version` is the project's."""
+    env = {**os.environ, "PYTHONPATH": str(wheel)}
+    run = [sys.executable, "-m", "raycae"]
+    where = "from raycae.space.loading import get_spaces_folder; print(get_spaces_folder())"
+    for arguments, expected in (
+        ([sys.executable, "-c", where], str(wheel / "raycae" / "search_spaces")),
+        ([*run, "spaces"], "quickstart"),
+        ([*run, "preview", "--space", "ex3", "-n", "2"], "base"),
+        ([*run, "--version"], "raycae 0.1.0"),
+    ):
+        done = subprocess.run(
+            arguments, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert expected in done.stdout
+    assert (wheel / "raycae" / "report" / "templates" / "report.html.j2").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_documented(command: str) -> None:
+    """Oracle: the README shows it, `--help` has an example of it, and asking costs neither torch
+    nor Ray."""
+    assert f"raycae {command}" in (ROOT / "README.md").read_text()
+    code = (
+        "import sys; from raycae.cli import app\n"
+        f"try: app(['{command}', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', {'torch', 'ray'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert f"Example: raycae {command}" in " ".join(done.stdout.split())
+    assert "heavy: set()" in done.stdout
+
+
+def test_readme_options_exist() -> None:
+    """Oracle: every `--option` that the README shows is one that some command has."""
+    from typer.main import get_command
+
+    known = {"--help", "--version"}
+    for command in get_command(main.app).commands.values():  # type: ignore[attr-defined]
+        known |= {option for param in command.params for option in param.opts}
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    lines = [line for block in blocks for line in block.splitlines() if "raycae " in line]
+    shown = {option for line in lines for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", line)}
+    assert shown - known == set()
+
+
+def test_no_module_shadows_the_standard_library() -> None:
+    """Oracle: Python's own list, and the project's dependencies. `python raycae/search.py` puts the
+    package's folder first."""
+    names = {path.stem for path in (ROOT / "raycae").iterdir()} - {"__init__", "__main__"}
+    assert names & sys.stdlib_module_names == set()
+    dependencies = {
+        name for entry in requires("raycae") or () for name in re.findall(r"^\w+", entry)
+    }
+    assert names & dependencies == set()
+
+
+LAYERS = [
+    {"errors", "formatting", "import_path", "provenance", "yaml_core"},
+    {"config"},
+    {"storage", "data"},
+    {"model"},
+    {"space", "training"},
+    {"optimization"},
+    {"study"},
+    {"report"},
+    {"execution", "inference"},
+    {"cli"},
+    {"search", "__init__", "__main__"},
+]
+"""The packages and modules of `raycae`, lowest first. A module imports from lower layers only, and
+from its own package. (`formatting` is below `errors` within the first layer.)"""
+
+
+def test_packages_import_one_way() -> None:
+    """Oracle: `LAYERS`, against every import statement in the package, local ones included."""
+    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
+    layer["formatting"] = -1
+    package = ROOT / "raycae"
+    assert {path.stem for path in package.iterdir() if path.suffix in ("", ".py")} - {
+        "__pycache__"
+    } == set(layer)
+    wrong = []
+    for path in package.rglob("*.py"):
+        importer = path.relative_to(package).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                parts = name.split(".")
+                if parts[0] != "raycae" or len(parts) < 2 or parts[1] not in layer:
+                    continue
+                if parts[1] != importer and layer[parts[1]] >= layer[importer]:
+                    wrong.append(f"{path.relative_to(package)}:{node.lineno} imports {name}")
+    assert wrong == []
+
+
+def test_packages_stay_light() -> None:
+    """Oracle: which of torch, Ray and Optuna a module may not load, by a fresh interpreter each."""
+    rules = {
+        "space.loading": {"torch", "ray"},
+        "model.architecture": {"torch", "ray", "optuna"},
+        "study.study": {"torch", "ray"},
+        "optimization.proposer": {"torch", "ray"},
+        "optimization.early_stopping": {"torch", "ray", "optuna"},
+        "study.tables": {"torch", "ray", "optuna"},
+        "report.trials": {"torch", "ray", "optuna"},
+        "report.plotting": {"torch", "ray", "optuna"},
+        "report.sections.importance": {"torch", "ray"},
+        "report.sections.search_health": {"torch", "ray"},
+        "report.page": {"torch", "ray"},
+        "report.comparison": {"torch", "ray"},
+        "report.reader": {"torch", "ray", "optuna"},
+        "cli.dashboard": {"torch", "ray"},
+        "execution.recorded_curves": {"torch", "ray"},
+        "execution.simulator": {"torch", "ray"},
+        "cli.predict": {"torch", "ray"},
+        "cli.export": {"torch", "ray"},
+        "inference.model_card": {"torch", "ray", "optuna"},
+        "inference.codec": {"ray", "optuna"},
+        "training.trainer": {"ray", "optuna"},
+        "training.fused": {"ray", "optuna"},
+        "data": {"torch", "ray", "optuna"},
+        "execution.resources": {"torch", "ray", "optuna"},
+        "execution.ray_session": {"torch", "ray", "optuna"},
+        "execution.runner": {"torch", "ray"},
+        "cli.jobs": {"torch", "ray"},
+        "cli.main": {"torch", "ray"},
+    }
+    code = "import sys, importlib; importlib.import_module('raycae.' + sys.argv[1])\n"
+    code += "print(*sorted({'torch', 'ray', 'optuna'} & set(sys.modules)))"
+    for module, forbidden in rules.items():
+        done = subprocess.run(
+            [sys.executable, "-c", code, module], capture_output=True, text=True, check=True
+        )
+        assert set(done.stdout.split()) & forbidden == set(), module
+
+
+def test_training_needs_little() -> None:
+    """Oracle: what a machine has that is lent for its GPU, which is torch and little else: the
+    training core leaves all but numpy, Pillow, pydantic and safetensors out."""
+    code = "import sys, raycae.training.fused, raycae.data\n"
+    code += "print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    left_out = "ray optuna pandas pyarrow plotly typer rich scipy yaml skimage filelock jinja2"
+    assert set(done.stdout.split()) & set(left_out.split()) == set()
+
+
+def test_constraints_name_every_dependency() -> None:
+    """Oracle: pyproject.toml."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
+    names = {re.split(r"[\[>=]", entry)[0] for entry in wanted} - {"raycae"}
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    assert names == set(pinned)
+
+
+def test_spaces_are_yaml_with_the_contracts_keys() -> None:
+    """Oracle: the contract's list of keys."""
+    allowed = {
+        "task",
+        "data",
+        "budget",
+        "objective",
+        "params",
+        "fixed",
+        "points",
+        "series",
+        "constraints",
+    }
+    for path in (ROOT / "search_spaces").glob("*.yaml"):
+        assert set(yaml.safe_load(path.read_text())) <= allowed

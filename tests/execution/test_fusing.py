@@ -1,0 +1,258 @@
+"""Searches whose trials train in cohorts: each is a trial like any other.
+
+What a cohort learns is held against single trials in tests/test_fused.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run, data_facts, measured
+from searches import Running, a_trainable, command, epochs_so_far, trials_of, wait_for
+
+from raycae import data
+from raycae.config import Config
+from raycae.execution.progress import Progress
+from raycae.execution.tune_adapter import SearchState as Books
+from raycae.execution.tune_adapter import StudyCallback, StudySearcher, StudyStopper
+from raycae.model import weights
+from raycae.model.architecture import build_architecture, fusion_key
+from raycae.space import loading
+from raycae.study import tables
+from raycae.study.plan import Plan
+from raycae.study.records import PROCESS
+from raycae.study.study import Study
+from raycae.training.device import put_on_device
+from raycae.training.trainer import Training
+
+SPACE = """
+task: reconstruct
+data: photos
+budget: {trials: 12, epochs: 3, limit: 400}
+params:
+  channels: {type: int, low: 4, high: 8, per: stage}
+  lr: {type: float, low: 1.0e-3, high: 1.0e-2, log: true}
+  optimizer: {type: categorical, choices: [adam, sgd]}
+  batch_size: {type: categorical, choices: [32, 64]}
+"""
+
+
+@pytest.fixture
+def space_path(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+class Actor:
+    """Of a Tune trial: what it was told."""
+
+    def __init__(self) -> None:
+        self.left: list[int] = []
+        self.leave = SimpleNamespace(remote=self.left.append)
+
+
+class Driver:
+    """A study behind Tune's three interfaces, without Tune; `places` processes."""
+
+    def __init__(self, folder: Path, *, fuse: int, places: int = 40, **plan: Any) -> None:
+        asked = Plan("s", "tiny", "photos", 12, 3, None, 0, "random", "none", **plan)
+        self.study = Study.create(
+            folder, asked, loading.parse_space(SPACE, name="tiny"), data_facts()
+        )
+        self.books = Books(self.study, lambda: False, Progress(12, 3))
+        self.searcher = StudySearcher(self.books, {}, lambda: places, fuse)
+        self.stopper, self.callback = StudyStopper(self.books), StudyCallback(self.books)
+
+    def start(self) -> Any:
+        config = self.searcher.suggest("")
+        assert isinstance(config, dict)
+        state = SimpleNamespace(ray_actor=Actor())
+        trial = SimpleNamespace(config=config, temporary_state=state, error_file=None)
+        self.callback.on_trial_start(0, [], trial)
+        return trial
+
+    def say(self, trial: Any, *numbers: int, **failed: Any) -> bool:
+        """An epoch of these trials. True: the process is done."""
+        said = []
+        for issue in trial.config["issues"]:
+            if issue["number"] in numbers:
+                who = {"trial_number": issue["number"], "attempt": issue["attempt"], "damaged": []}
+                epochs = len(self.study.records.epochs[issue["number"]])
+                told = failed or measured(epochs + 1, 0.1)
+                said.append({**who, **told, "lasted_s": 1.0})
+        return self.stopper("", {"said": said})
+
+
+def numbers_of(trial: Any) -> list[int]:
+    return [issue["number"] for issue in trial.config["issues"]]
+
+
+def test_who_trains_together(tmp_path: Path) -> None:
+    """Oracle: 12 trials are three networks with four settings each. A process gets trials of one
+    network and batch size, never more than asked for; all are handed out once, and no network is
+    asked for before the one before it has been handed out, but for one proposal."""
+    driver = Driver(tmp_path / "s", fuse=3, settings=4)
+    handed_out: list[int] = []
+    while len(handed_out) < 12:
+        issues = driver.start().config["issues"]
+        configs = [Config.model_validate_json(issue["config"]) for issue in issues]
+        assert len({fusion_key(config) for config in configs}) == 1
+        assert 1 <= len(issues) <= 3
+        handed_out += [issue["number"] for issue in issues]
+        assert len(driver.study.records.trials) <= len(handed_out) + 4
+    assert sorted(handed_out) == list(range(12))
+    rows = driver.study.records.trials.values()
+    kinds = {fusion_key(Config.model_validate_json(row["config"])) for row in rows}
+    assert len({build_architecture(Config.model_validate_json(row["config"])) for row in rows}) == 3
+    assert len(kinds) > 3
+    driver.study.close()
+
+
+def test_without_fusing_each_is_alone(tmp_path: Path) -> None:
+    """Oracle: one trial a process, and none asked for before there is a place for it."""
+    driver = Driver(tmp_path / "s", fuse=1, settings=4)
+    for number in range(3):
+        assert numbers_of(driver.start()) == [number]
+        assert len(driver.study.records.trials) == number + 1
+    driver.study.close()
+
+
+def test_one_leaves_and_the_others_go_on(tmp_path: Path) -> None:
+    """Oracle: who failed or has run to its end is over in the ledger; the process is told of those
+    that left while others go on, and is done with the last one."""
+    driver = Driver(tmp_path / "s", fuse=4, settings=12)
+    trial = driver.start()
+    first, *others = numbers_of(trial)
+    assert len(others) >= 1
+    assert not driver.say(trial, first, *others)
+    assert not driver.say(trial, *others)
+    driver.stopper(
+        "",
+        {
+            "said": [
+                {"trial_number": first, "attempt": 1, "damaged": [], "failed": "diverged: it is"},
+                {"trial_number": others[0], "attempt": 1, "damaged": [], **measured(3, 0.1)},
+            ][: 1 + (len(others) == 0)]
+        },
+    )
+    states = {n: row["state"] for n, row in driver.study.records.trials.items()}
+    assert states[first] == "FAIL"
+    assert states[others[0]] == "RUNNING"
+    assert driver.say(trial, *others)
+    assert {driver.study.records.trials[n]["state"] for n in others} == {"COMPLETE"}
+    driver.study.close()
+
+
+def test_a_lost_process_loses_all_that_it_trained(tmp_path: Path) -> None:
+    """Oracle: every trial of it that had not ended counts one loss and goes on, alone, from its own
+    checkpoints; what had ended stays."""
+    driver = Driver(tmp_path / "s", fuse=4, settings=12)
+    trial = driver.start()
+    first, *others = numbers_of(trial)
+    for _ in range(2):
+        driver.say(trial, first, *others)
+    told = {"trial_number": first, "attempt": 1, "damaged": [], **measured(3, 0.1)}
+    both = [
+        told,
+        *({"trial_number": n, "attempt": 1, "damaged": []} | measured(2, 0.1) for n in others),
+    ]
+    assert not driver.stopper("", {"said": both})
+    assert trial.temporary_state.ray_actor.left == [first]
+    driver.callback.on_trial_error(0, [], trial)
+    rows = driver.study.records.trials
+    assert rows[first]["state"] == "COMPLETE"
+    assert all((rows[n]["losses"], rows[n]["state"]) == (1, "RUNNING") for n in others)
+    assert all(rows[n]["reason"].startswith(f"{PROCESS} lost") for n in others)
+    again: list[int] = []
+    while set(again) < set(others):
+        issues = driver.start().config["issues"]
+        if issues[0]["attempt"] == 2:
+            assert len(issues) == 1
+            again.append(issues[0]["number"])
+    assert sorted(again) == sorted(others)
+    driver.study.close()
+
+
+@pytest.mark.parametrize("out_of_memory", [True, False])
+def test_a_fault_of_a_cohort_is_not_its_members(tmp_path: Path, out_of_memory: bool) -> None:
+    """Oracle: where torch cannot train twelve as one, none of them has failed: each comes back,
+    alone, with whole minibatches and without a loss, and the search is not hopeless. One that is
+    handed out again is handed out once, though its process is lost, too, later."""
+    driver = Driver(tmp_path / "s", fuse=12, settings=12)
+    trial = driver.start()
+    numbers = numbers_of(trial)
+    fault = {"failed": "RuntimeError: no kernel", "together": True, "out_of_memory": out_of_memory}
+    assert driver.say(trial, *numbers, **fault)
+    assert driver.study.hopeless is None
+    driver.callback.on_trial_error(0, [], trial)
+    rows = driver.study.records.trials
+    assert {(rows[n]["state"], rows[n]["losses"], rows[n]["micro_batch"]) for n in numbers} == {
+        ("RUNNING", 0, None)
+    }
+    again = []
+    while len(again) < len(numbers):
+        issues = driver.start().config["issues"]
+        if issues[0]["attempt"] > 1:
+            assert len(issues) == 1
+            again.append(issues[0]["number"])
+    assert sorted(again) == sorted(numbers)
+    driver.study.close()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_fused_and_alone_tell_the_same_story(
+    space_path: Path, tmp_path: Path, small_ray: dict[str, str]
+) -> None:
+    """Oracle: the proposals of a study that nobody fuses, and each of them trained alone in this
+    process. A search in cohorts makes the same proposals, with errors that are equal up to
+    rounding, and leaves models that can be loaded. One worker is killed in the middle of it;
+    nothing is lost."""
+    more = ["--settings", "4", "--sampler", "random", "--scheduler", "none", "--trials", "8"]
+    with Running(command(space_path, tmp_path, *more, "--fuse", "4"), small_ray) as search:
+        wait_for(lambda: epochs_so_far(tmp_path / "tiny") >= 2)
+        os.kill(a_trainable(), signal.SIGKILL)
+        done = search.end(200)
+    assert done.returncode == 0, done.stderr
+    trials = trials_of(tmp_path / "tiny")
+    assert set(trials["state"]) == {"COMPLETE"}
+    assert trials["losses"].sum() >= 1
+    plain = Driver(tmp_path / "plain", fuse=1, settings=4)
+    for _ in range(8):
+        plain.start()
+    proposed = [row["config"] for row in plain.study.records.trials.values()]
+    plain.study.close()
+    assert trials["config"].tolist() == proposed
+
+    images = data.load("photos", image_size=32, limit=400, seed=0)
+    train, val = (
+        put_on_device(pixels, torch.device("cpu")) for pixels in (images.train, images.val)
+    )
+    epochs = tables.read_epochs(tmp_path / "tiny").sort_values(["trial_number", "epoch"])
+    for number, text in enumerate(proposed):
+        alone = Training(Config.model_validate_json(text), train, val, epochs=3)
+        curve = [alone.run_epoch()["val_mse"] for _ in range(3)]
+        told = epochs.loc[epochs["trial_number"] == number, "val_mse"]
+        np.testing.assert_allclose(told, curve, rtol=2e-3)
+        assert trials["val_ssim"].iloc[number] == pytest.approx(alone.val_ssim(), abs=2e-3)
+    kept = list((tmp_path / "tiny" / "models").iterdir())
+    assert kept
+    for folder in kept:
+        _, config = weights.load_model(folder)
+        assert config.to_json() in proposed
+
+
+@pytest.mark.parametrize("told", ["1", "0", "-3", "many", "2.5"])
+def test_wrong_fuse(run: Run, told: str) -> None:
+    """Oracle: exit code 2 and one message that names the option, the value and what is allowed."""
+    code, _, err = run("search", "--fuse", told)
+    assert code == 2
+    assert err == f"raycae: --fuse {told}: auto, off, or how many at most, from 2 to 9999\n"

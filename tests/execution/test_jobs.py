@@ -1,0 +1,313 @@
+"""Searches handed to a running cluster: one real head that asks for a token, with Ray's job server,
+and results in a real S3 API."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from conftest import TINY_SPACE, Run
+from object_store import ObjectStore
+from searches import epochs_so_far, trials_of, wait_for
+
+import raycae
+from raycae.execution.progress import estimate_time_left
+
+TOKEN = "a-token-that-is-nowhere-else-0123456789"
+SECRET = "a-secret-key-that-is-nowhere-else"
+SECRETS = (TOKEN, SECRET)
+NAME = re.compile(r"[\w.-]+-[0-9a-f]{4}\n")
+TYPED = """
+import contextlib, io, json, sys
+from raycae.cli import main
+for line in sys.stdin:
+    sys.argv, code = ["raycae", *json.loads(line)], 0
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main.main()
+        except SystemExit as end:
+            code = end.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class Head:
+    """A cluster of one node on this machine; a context manager. Everything of it lies in a folder
+    of its own, and its ports are its own."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = {**os.environ, **env, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        self.env["RAY_USAGE_STATS_ENABLED"] = "0"
+        self.env.pop("RAY_ADDRESS", None)
+        self.folder = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))  # sockets: a short path
+
+    def __enter__(self) -> Head:
+        gcs, jobs, client, agent = free_ports(4)
+        self.address = f"http://127.0.0.1:{jobs}"
+        binaries = Path(sys.executable).parent
+        options = {
+            **{"temp-dir": self.folder, "node-ip-address": "127.0.0.1"},
+            **{"dashboard-host": "127.0.0.1", "dashboard-port": jobs, "port": gcs},
+            **{"ray-client-server-port": client, "dashboard-agent-listen-port": agent},
+            **{"min-worker-port": 0, "max-worker-port": 0, "num-cpus": 2, "num-gpus": 0},
+            "object-store-memory": 200_000_000,
+        }
+        self._process = subprocess.Popen(
+            [
+                *(binaries / "ray", "start", "--head", "--block"),
+                *(f"--{name}={value}" for name, value in options.items()),
+            ],
+            env={**self.env, "PATH": f"{binaries}:{os.environ['PATH']}"},
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_for(self._answers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def raycae(self, *words: object, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command as somebody with the token types it, but for `env`."""
+        command = [sys.executable, "-m", "raycae", *map(str, words), "--address", self.address]
+        return subprocess.run(
+            command,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, "the head has ended"
+        try:
+            urlopen(f"{self.address}/api/version", timeout=5).close()
+        except HTTPError as error:
+            return error.code == 401
+        except OSError:
+            return False
+        raise AssertionError("it asks nobody for a token")
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with ObjectStore() as made:
+        made.env["AWS_SECRET_ACCESS_KEY"] = SECRET
+        yield made
+
+
+@pytest.fixture(scope="module")
+def head(store: ObjectStore) -> Iterator[Head]:
+    with Head(store.env) as started:
+        yield started
+
+
+@pytest.fixture
+def typed(head: Head) -> Iterator[Run]:
+    """`raycae … --address HEAD`, all in one process that has the token: Ray is imported once."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TYPED],
+        env=head.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+
+    def call(*words: object) -> tuple[int, str, str]:
+        process.stdin.write(json.dumps([*map(str, words), "--address", head.address]) + "\n")
+        process.stdin.flush()
+        code, out, err = json.loads(process.stdout.readline())
+        return code, out, err
+
+    yield call
+    process.communicate()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_two_searches_on_a_cluster(
+    head: Head, typed: Run, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the contract. A space whose path a shell would take apart, and results whose URI it
+    would, arrive as they are. A short search beside a long one comes to its end while nobody but
+    the cluster runs it; its logs end with it, its study comes home whole, once. The long one is
+    stopped: in order, so with report and without a trial that has been lost. Nobody's token or
+    secret key stands in anything that was written or said."""
+    for name, value in store.env.items():
+        monkeypatch.setenv(name, value)
+    space = tmp_path / "my spaces" / "a $(touch owned) & 'tiny' one.yaml"
+    space.parent.mkdir()
+    space.write_text(TINY_SPACE)
+    where = store.uri("studies")
+    said = []
+
+    def raycae_(*words: object) -> str:
+        code, out, err = typed(*words)
+        said.append(out)
+        assert (code, err) == (0, "")
+        return out
+
+    both = ["--space", space, "--results", where, "--concurrent", "1", "--scheduler", "none"]
+    few = ["--trials", "2", "--epochs", "1", "--max", "n_params=99999"]
+    alone = head.raycae("submit", *both, "--study", "long", "--epochs", "9999")
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert NAME.fullmatch(alone.stdout)
+    long = alone.stdout
+    short = raycae_("submit", *both, "--study", "short", *few)
+    long, short = long.strip(), short.strip()
+
+    followed = raycae_("logs", short, "-f")
+    assert followed.splitlines()[-1].startswith("report   s3://raycae/studies/short/report")
+    assert followed == raycae_("logs", short)
+    wait_for(lambda: f"{short}  SUCCEEDED, begun " in raycae_("status", short))
+    told = raycae_("status", short)
+    assert "trials   2 COMPLETE of 2\nbest     trial " in told
+    assert raycae_("fetch", short, "-o", tmp_path / "home").strip() == str(tmp_path / "home/short")
+    home = raycae.open_study(tmp_path / "home" / "short")
+    there = raycae.open_study("short", where)
+    assert home.trials.equals(there.trials)
+    assert (home.folder / "report.html").read_bytes() == (there.folder / "report.html").read_bytes()
+    assert raycae.load(home.folder).config == raycae.load(there.folder).config
+    code, _, err = typed("fetch", short, "-o", tmp_path / "home")
+    assert code == 2
+    assert "home/short is there already; choose another folder" in err
+    command = json.loads((home.folder / "study.json").read_text())["command"]
+    assert shlex.split(command) == [
+        *("raycae", "search", "--space", space.name, "--trials", "2", "--epochs", "1"),
+        *("--results", where, "--study", "short", "--scheduler", "none", "--max", "n_params=99999"),
+        *("--concurrent", "1"),
+    ]
+
+    listed = raycae_("jobs").splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [[long, "RUNNING"], [short, "SUCCEEDED"]]
+    code, _, err = typed("fetch", long)
+    assert code == 2
+    assert f"{long}: is still RUNNING; read it where it lies" in err
+    folder = raycae.open_study("long", where).folder
+    wait_for(lambda: epochs_so_far(folder) >= 2)
+    assert "1 RUNNING of 6\nleft     unknown yet\n" in raycae_("status", long)
+    stopped = raycae_("stop", long)
+    go_on = f"--resume --study long --results {shlex.quote(where)}"
+    assert stopped == (
+        f"{long}  STOPPED\ngo on with: raycae submit --address {head.address} {go_on}\n"
+    )
+    assert (folder / "report.html").exists()
+    assert trials_of(folder)["reason"].tolist() == ["interrupted"]
+    assert "Interrupted; go on with: raycae search --resume --study long" in raycae_("logs", long)
+
+    code, _, err = typed("status", "ex3-0000")
+    assert code == 2
+    assert f"has no search of this name; there are: {long}, {short}" in err
+    files = [*head.folder.rglob("*"), *home.folder.rglob("*")]
+    written = {str(path): path.read_bytes() for path in files if path.is_file()}
+    written["what was said"] = "".join(said).encode()
+    telling = {name for name, text in written.items() for s in SECRETS if s.encode() in text}
+    assert telling == set()
+    assert not list(head.folder.rglob("owned"))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"RAY_AUTH_TOKEN": "another"}, "Authentication failed: Forbidden: Invalid"),
+        ({"RAY_AUTH_MODE": "disabled"}, "Authentication required: Unauthorized: Missing"),
+        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/no"}, "RAY_AUTH_TOKEN_PATH is set but"),
+    ],
+    ids=["another's token", "no token", "no such file"],
+)
+def test_who_is_not_let_in(head: Head, env: dict[str, str], message: str) -> None:
+    """Oracle: Ray's middleware refuses them; one message that says what lets you in; code 2."""
+    done = head.raycae("jobs", **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"raycae: --address {head.address}: {message}")
+    assert "RAY_AUTH_MODE=token" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_head_that_does_not_answer(run: Run) -> None:
+    """Oracle: a port that nobody listens at; one where somebody listens and never answers; what is
+    no URL of a head."""
+    (port,) = free_ports(1)
+    code, out, err = run("jobs", "--address", f"http://127.0.0.1:{port}")
+    assert (code, out) == (2, "")
+    assert f"--address http://127.0.0.1:{port}: no head answers there: " in err
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        code, out, err = run("stop", "ex3-0000", "--address", address)
+        assert (code, out) == (2, "")
+        assert err == f"raycae: --address {address}: no head answers there: timed out\n"
+    code, _, err = run("jobs", "--address", "head:8265")
+    assert (code, err) == (
+        2,
+        "raycae: --address head:8265: has to be a URL, such as http://HEAD:8265\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--results: where every node of the cluster reaches it has to be said"),
+        (["--results", "nowhere"], "--results nowhere: there is no such folder here"),
+        (["--results", ".", "--data", "pictures"], "--data pictures: cifar10, photos, or the abs"),
+        (["--results", ".", "--space", "ex4"], "--space ex4: there is no such space"),
+        (["--results", ".", "--trials", "0"], "--trials 0: has to be a whole number from 1"),
+        (["--results", ".", "--epochs", "0"], "'--epochs'"),
+        (["--results", ".", "--trails", "5"], "No such option"),
+        (["--results", ".", "--resume"], "holds no study; leave --resume out to begin one"),
+        (
+            ["--results", ".", "--storage", "postgresql://me:pw@there/optuna"],
+            "--storage: leave the password out of the URL",
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_what_is_refused_before_it_is_sent(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    """Oracle: nobody listens at the address; the message is of the option all the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAYCAE_RESULTS", raising=False)
+    code, out, err = run("submit", "--address", "http://127.0.0.1:9", *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_left() -> None:
+    """Oracle: by hand. Two of six trials have ended after three epochs each, another has had one:
+    eleven epochs are to come; seven have taken 70 s. Nothing is known before a trial has ended."""
+    ended = {"state": "COMPLETE", "epochs_run": 3, "attempt": 1, "reason": None}
+    running = {"state": "RUNNING", "epochs_run": 1, "attempt": 1, "reason": None}
+    waiting = {"state": "RUNNING", "epochs_run": None, "attempt": 0, "reason": None}
+    assert estimate_time_left([ended, ended, running, waiting], 6, 7, 70.0) == pytest.approx(110)
+    assert estimate_time_left([running, waiting], 6, 1, 10.0) is None
+    assert estimate_time_left([], 6, 0, 10.0) is None
+
+
+def free_ports(n: int) -> list[int]:
+    places = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [place.getsockname()[1] for place in places]
+    for place in places:
+        place.close()
+    return ports

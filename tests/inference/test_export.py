@@ -1,0 +1,197 @@
+"""`raycae export`: what the files give, what their cards say, what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from conftest import Run, run_trial
+from models import NETWORKS, put_model
+
+import raycae
+from raycae import data
+from raycae.inference import export as inference_export
+from raycae.inference.export import TOLERANCE
+from raycae.study.artifacts import get_model_folder
+from raycae.study.study import Study
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("onnx", "classes"), ("pt2", "linear"), ("pt2", "colour"), ("pt2", "classes")],
+)
+def test_programs(
+    run: Run, tmp_path: Path, form: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: `raycae.load` of the model, on photographs; the program is run as its card says, in
+    a folder that has the file alone. Where there is a stride, on other sizes too."""
+    folder = put_model(tmp_path / "m", NETWORKS[name])
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("export", folder, "--format", form)
+    assert (code, err) == (0, "")
+    files = [Path(f"m.{form}"), Path(f"m.{form}.md")]
+    said = re.fullmatch(
+        r"(.*): ([\d,]+) bytes; largest difference on \d+ photographs: (.*) of 1\n(.*)\n", out
+    )
+    assert said
+    assert [said[1], said[4]] == [str(file) for file in files]
+    assert int(said[2].replace(",", "")) == files[0].stat().st_size
+    assert 0 <= float(said[3]) <= TOLERANCE
+    (tmp_path / "elsewhere").mkdir()
+    files[0].rename(tmp_path / "elsewhere" / files[0])
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ready = raycae.load(folder)
+    sizes = [(5, 32, 32)] if ready.stride is None else [(1, 32, 32), (3, 48, 80)]
+    (block,) = re.findall(r"```python\n(.*?)```", (tmp_path / files[1]).read_text(), re.S)
+    photographs = torch.from_numpy(data.load_test("photos", image_size=96))
+    for n, height, width in sizes:
+        rgb = photographs[:n, :height, :width].permute(0, 3, 1, 2) / 255
+        label = 2 if ready.config.classes else None
+        expected = ready.paint(rgb, label)
+        given: dict[str, Any] = {"rgb": rgb, "labels": torch.full((n,), 2)}
+        if form == "onnx":
+            given = {key: value.numpy() for key, value in given.items()}
+        exec(block, given)
+        np.testing.assert_allclose(given["pictures"], expected, atol=TOLERANCE)
+
+
+def test_weights(run: Run, tmp_path: Path) -> None:
+    """Oracle: the header has the settings, and the tensors are those of the model's folder."""
+    folder, file = put_model(tmp_path / "m", NETWORKS["grey"]), tmp_path / "w.safetensors"
+    assert run("export", folder, "--format", "safetensors", "-o", file)[0] == 0
+    with (
+        safetensors.safe_open(file, "pt") as opened,
+        safetensors.safe_open(folder / "model.safetensors", "pt") as original,
+    ):
+        settings = json.loads((folder / "config.json").read_text())["config"]
+        assert json.loads(opened.metadata()["raycae"]) == settings
+        assert set(opened.keys()) == set(original.keys())
+        for key in original.keys():  # noqa: SIM118 - it is no dictionary
+            assert torch.equal(opened.get_tensor(key), original.get_tensor(key))
+
+
+def test_the_card_of_a_study(run: Run, study: Study, tmp_path: Path) -> None:
+    """Oracle: what study.json and trials.parquet of this study say, and the layers by hand."""
+    number = run_trial(study, 0.3, 0.125, 0.2)
+    study.close()
+    folder = put_model(get_model_folder(study.folder, number), {})
+    file = tmp_path / "w.safetensors"
+    assert run("export", study.folder, "--format", "safetensors", "-o", file)[0] == 0
+    card = (tmp_path / "w.safetensors.md").read_text()
+    assert folder.name == "0"
+    assert card.startswith("# tiny, trial 0: an autoencoder that reconstructs pictures\n")
+    for line in (
+        "4,911 parameters; a latent of 1,024 numbers for a picture of 32 x 32.",
+        "     3x32x32  input",
+        "      16x8x8  conv 12-16 k3   <- the latent",
+        "     3x32x32  conv 12-3 k3",
+        "Checked: largest difference on 32 photographs: 0 of 1.",
+        "| source | photos |",
+        "| training images | 100 |",
+        "| validation images | 20 |",
+        "| split by seed | 0 |",
+        "| validation MSE | 0.125000 |",
+        "| test MSE | not measured |",
+        "| validation PSNR, dB | 20.00 |",
+        "| validation SSIM | not measured |",
+        "| epochs | 3, the best one 2 |",
+        f"| torch | {torch.__version__.partition('+')[0]}",
+        f"    raycae export {study.folder} --format safetensors -o {file}",
+    ):
+        assert line in card
+
+
+def test_a_studys_name_is_text(run: Run, study: Study, tmp_path: Path) -> None:
+    """Oracle: Markdown's rules: what is not code would be HTML to whoever shows the page."""
+    put_model(get_model_folder(study.folder, run_trial(study, 0.3, 0.2, 0.1)), {})
+    study.close()
+    named = tmp_path / "<script>alert(1)<"
+    shutil.copytree(study.folder, named)
+    content = json.loads((named / "study.json").read_text())
+    (named / "study.json").write_text(json.dumps({**content, "study": "<img src=x>|\na"}))
+    file = tmp_path / "w.safetensors"
+    assert run("export", named, "--format", "safetensors", "-o", file)[0] == 0
+    card = (tmp_path / "w.safetensors.md").read_text()
+    lines = [line for line in card.splitlines() if not line.startswith("    ")]
+    assert not [line for line in lines if "<script" in line or "<img" in line]
+    assert "| study | &lt;img src=x&gt;\\| a |" in lines
+
+
+def test_the_card_of_a_copy(run: Run, study: Study, tmp_path: Path) -> None:
+    """Oracle: by hand; beside the trials' models may lie another one, of which the tables know
+    nothing."""
+    folder = put_model(study.folder / "models" / "mine", {})
+    file = tmp_path / "w.safetensors"
+    assert run("export", folder, "--format", "safetensors", "-o", file)[0] == 0
+    card = (tmp_path / "w.safetensors.md").read_text()
+    assert card.startswith("# mine: an autoencoder that reconstructs pictures\n")
+    assert "## Errors" not in card
+
+
+def test_what_differs_is_not_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a program that gives back what it is given, or no numbers, is not the model: one line
+    that says by how much, exit code 2, no file."""
+    folder = put_model(tmp_path / "m", {})
+    monkeypatch.chdir(tmp_path)
+    for painted in (lambda rgb, labels: rgb, lambda rgb, labels: rgb * torch.nan):
+        monkeypatch.setattr(
+            inference_export, "write_pt2", lambda ready, painted=painted: (b"", painted)
+        )
+        code, out, err = run("export", folder, "--format", "pt2")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert re.search(r"m\.pt2: not written; its pictures differ .* by (0\.\d+|nan), all", err)
+        assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_onnx_is_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: without the package one line says how to install it."""
+    folder = put_model(tmp_path / "m", {})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, out, err = run("export", folder, "--format", "onnx")
+    assert (code, out) == (2, "")
+    assert err == "raycae: --format onnx: onnxscript is missing; pip install 'raycae[onnx]'\n"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["m", "--format", "tflite"], "--format tflite: allowed are onnx, pt2, safetensors"),
+        (["tiny/models/7", "--format", "pt2"], "there is no model of a trial 7; tiny has kept"),
+        (["m", "--format", "pt2", "-o", "none/a.pt2"], "none is no folder that may be written"),
+        (["m", "--format", "pt2", "-o", "mine"], "mine: exists already; nothing is overwritten"),
+        (["m", "--format", "pt2", "-o", "a"], "a.md: exists already; nothing is overwritten"),
+        (["broken", "--format", "pt2"], "model.safetensors is not what was written"),
+    ],
+)
+def test_refused(
+    run: Run,
+    study: Study,
+    tmp_path: Path,
+    arguments: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: one line that names it, exit code 2; no file more, and none changed."""
+    put_model(tmp_path / "m", {})
+    (put_model(tmp_path / "broken", {}) / "model.safetensors").write_bytes(b"broken")
+    for name in ("mine", "a.md"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run("export", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert all((tmp_path / name).read_text() == name for name in ("mine", "a.md"))

@@ -1,0 +1,409 @@
+"""Proposals: what each sampler owes, and the four defects of Ray's `OptunaSearch` that raycae
+must not have."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, resolve
+from raycae.errors import InputError
+from raycae.model.architecture import build_architecture
+from raycae.optimization import history, samplers
+from raycae.optimization.frontier import Strata
+from raycae.optimization.grid import list_grid
+from raycae.optimization.proposer import Proposal, Proposer, make_training_identity
+from raycae.optimization.samplers import SAMPLERS, require_possible
+from raycae.space import loading
+from raycae.space.space import Space
+
+
+def finish(proposer: Proposer, numbers: range) -> list[Proposal]:
+    """Propose and complete trials one after the other, with an error made up from the lr."""
+    seen = []
+    for number in numbers:
+        if (proposal := proposer.propose(number)) is None:
+            break
+        seen.append(proposal)
+        proposer.report(number, 1, 1.0)
+        proposer.tell(number, "COMPLETE", abs(math.log(proposal.config.lr / 0.003)))
+    return seen
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", ["quickstart", "ex2", "ex3"])
+def test_every_sampler_on_every_space(sampler: str, name: str) -> None:
+    """Oracle: the contract of a proposal: the points first, then configurations that build, obey
+    the constraints, and whose parameters give the same configuration again."""
+    the_space = loading.load_space(name)
+    proposer = Proposer(the_space, sampler, seed=3)
+    for number in range(14):
+        proposal = proposer.propose(number)
+        if sampler == "points" and number:
+            assert proposal is None
+            break
+        assert proposal is not None
+        assert proposal.point == ("base" if number == 0 else None)
+        assert the_space.check(proposal.config) is None
+        assert the_space.params_of(proposal.config) == proposal.params
+        proposer.tell(number, "COMPLETE", 0.01)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_proposals_are_a_function_of_seed_and_history(sampler: str, tiny_space: Space) -> None:
+    """Oracle: the same seed gives the same proposals; a proposer that was told of the first ten
+    (a restart) proposes what the other one did, and does not repeat its start-up trials."""
+    whole = finish(Proposer(tiny_space, sampler, seed=1), range(16))
+    assert finish(Proposer(tiny_space, sampler, seed=1), range(16)) == whole
+    if sampler not in ("grid", "points", "greedy"):
+        other = finish(Proposer(tiny_space, sampler, seed=2), range(16))
+        assert [p.params for p in other] != [p.params for p in whole]
+
+    resumed = Proposer(tiny_space, sampler, seed=1)
+    original = Proposer(tiny_space, sampler, seed=1)
+    for number, proposal in enumerate(finish(original, range(10))):
+        resumed.reopen(number, proposal)
+        resumed.report(number, 1, 1.0)
+        value = original.study.trials[number].value
+        resumed.tell(number, "COMPLETE", value)
+    assert finish(resumed, range(10, 16)) == whole[10:]
+
+
+def test_points_with_several_seeds(tiny_space: Space) -> None:
+    """Oracle: each seed takes every point before the next seed does; of two that a restart finds
+    in the ledger neither comes again; then nothing more."""
+    names = ["base"]
+    proposer = Proposer(tiny_space, "points", 5, points=names, n_seeds=3)
+    proposer.reopen(0, Proposal(tiny_space.points["base"], {}, 6, "base"))
+    assert [(p.point, p.seed) for n in (1, 2) if (p := proposer.propose(n))] == [
+        ("base", 5),
+        ("base", 7),
+    ]
+    assert proposer.propose(3) is None
+    both = loading.load_space("ex3-report")
+    few = Proposer(both, "points", points=["ex3-base", "ex3-custom"], n_seeds=2)
+    seen = [(p.point, p.seed) for n in range(4) if (p := few.propose(n))]
+    assert seen == [("ex3-base", 0), ("ex3-custom", 0), ("ex3-base", 1), ("ex3-custom", 1)]
+
+
+FOUR = """
+task: reconstruct
+params:
+  channels: {type: categorical, choices: [8, 12], per: stage}
+fixed: {latent_channels: 4}
+points: {wide: {channels: [12, 12]}}
+"""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_nothing_is_proposed_twice(sampler: str) -> None:
+    """Oracle: four networks, one of them a named point: four proposals, all different, and then
+    nothing more. With other seeds they go on, each run of one with a seed of its own."""
+    four = loading.parse_space(FOUR, name="four")
+    proposer = Proposer(four, sampler)
+    seen = [p.config.channels for n in range(5) if (p := proposer.propose(n))]
+    assert sorted(seen) == [(8, 8), (8, 12), (12, 8), (12, 12)]
+    if sampler == "grid":
+        return  # it has an end of its own
+    proposer = Proposer(four, sampler, seed=7, repeats="seed")
+    runs = [(p.config.channels, p.seed) for n in range(12) if (p := proposer.propose(n))]
+    assert len(set(runs)) == 12
+    for channels in {channels for channels, _ in runs}:
+        seeds = [seed for other, seed in runs if other == channels]
+        assert seeds == list(range(7, 7 + len(seeds)))
+
+
+def test_one_network_written_in_two_ways_is_one() -> None:
+    """Oracle: a residual sum needs a convolution that keeps its shape; without one, with and
+    without `residual` is the same network. Another learning rate is another run of it."""
+    text = FOUR.replace("[8, 12], per: stage", "[8, 12]").replace(
+        "fixed:", "  residual: {type: categorical, choices: [false, true]}\nfixed:"
+    )
+    two = loading.parse_space(text, name="two")
+    proposer = Proposer(two, "random")
+    nets = [build_architecture(p.config).hash for n in range(9) if (p := proposer.propose(n))]
+    assert len(nets) == len(set(nets))
+    base = resolve({})
+    assert make_training_identity(base) == make_training_identity(resolve({"residual": True}))
+    assert make_training_identity(base) != make_training_identity(resolve({"lr": 0.002}))
+
+
+def test_what_tells_two_runs_apart() -> None:
+    """Oracle: every setting is part of the network's hash or of the training's identity."""
+    other = {
+        "task": "colourise",
+        "gammas": [1.0],
+        "classes": 10,
+        "optimizer": "sgd",
+        "lr": 0.5,
+        "weight_decay": 0.5,
+        "momentum": 0.5,
+        "batch_size": 3,
+        "schedule": "cosine",
+        "averaging": 0.5,
+        "precision": "bf16",
+        "linear_path": "random",
+    }
+    assert set(other) == {*UNSEEN_KEYS, *TRAINING_KEYS}
+    base = {"task": "colourise", "optimizer": "sgd", "lr": 0.1, "output": "linear"}
+    for name, value in other.items():
+        if base.get(name) != value:
+            changed = resolve({**base, name: value})
+            assert make_training_identity(changed) != make_training_identity(resolve(base)), name
+    random, pca = (resolve({"output": "linear", "linear_path": way}) for way in ("random", "pca"))
+    assert make_training_identity(random) != make_training_identity(pca)
+
+
+def sizes(proposals: list[Proposal]) -> list[int]:
+    return [build_architecture(proposal.config).latent_size for proposal in proposals]
+
+
+def test_strata_are_asked_for() -> None:
+    """Oracle: every proposal after the point lies in the stratum that was weakest when it was asked
+    for, and each gets one; the strata's own test says which is the weakest."""
+    ex2 = loading.load_space("ex2")
+    strata = Strata((64, 128, 256, 512, 1024), (0.01, 0.008, 0.005, 0.003, 0.002))
+    proposer = Proposer(ex2, "strata", seed=1, cost="latent_size", strata=strata)
+    for number in range(25):
+        wanted = strata.weakest()
+        proposal = proposer.propose(number)
+        assert proposal is not None
+        size = build_architecture(proposal.config).latent_size
+        assert strata.of(size) == wanted or number == 0
+        proposer.tell(number, "COMPLETE", 1 / size)
+    assert None not in [strata.best[place] < 1 for place in range(5)]
+
+
+def test_the_sampler_learns_within_a_stratum() -> None:
+    """Oracle: a made-up error that falls with the learning rate in each stratum alike, while large
+    latents have a thousandth of it: after sixty trials the proposals of every stratum have moved
+    to high rates, those of the middle half of the range to random's are."""
+    ex2 = loading.load_space("ex2")
+    strata = Strata((128, 512, 2048), (1.0, 1.0, 1.0))
+    proposer = Proposer(ex2, "strata", seed=0, cost="latent_size", strata=strata)
+    rates: list[float] = []
+    for number in range(80):
+        proposal = proposer.propose(number)
+        assert proposal is not None
+        place = strata.of(build_architecture(proposal.config).latent_size)
+        rates.append(proposal.config.lr)
+        proposer.tell(number, "COMPLETE", 1e-3 ** (place or 0) / proposal.config.lr)
+    middle = math.sqrt(1e-4 * 3e-2)
+    assert sum(rate > middle for rate in rates[60:]) >= 16  # of 20; random: 10
+
+
+def test_two_objectives_reach_optuna() -> None:
+    """Oracle: Optuna's own record has both values, in the order error, cost; a stopped trial is
+    PRUNED without any; what comes next is still proposed, as a function of what was told."""
+    ex2 = loading.load_space("ex2")
+    seen = []
+    for _ in range(2):
+        proposer = Proposer(ex2, "tpe", seed=2, cost="n_params")
+        for number in range(14):
+            proposal = proposer.propose(number)
+            assert proposal is not None
+            net = build_architecture(proposal.config)
+            proposer.report(number, 1, 0.5)
+            state = "PRUNED" if number % 3 == 1 else "COMPLETE"
+            proposer.tell(number, state, 1 / net.n_params, {"n_params": net.n_params})
+        trials = proposer.study.trials
+        assert trials[1].state == TrialState.PRUNED
+        for trial in trials:
+            if trial.state == TrialState.COMPLETE:
+                assert trial.values[0] * trial.values[1] == pytest.approx(1.0)
+        seen.append([trial.params for trial in trials])
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "strata"])
+def test_several_settings_of_each_network(sampler: str) -> None:
+    """Oracle: with three settings the networks come in runs of three, the named point's too; the
+    settings of a run differ. A restart in the middle of a run ends it."""
+    ex2 = loading.load_space("ex2")
+
+    def fresh() -> Proposer:
+        strata = Strata((256, 2048), (0.01, 0.001)) if sampler == "strata" else None
+        return Proposer(ex2, sampler, seed=4, settings=3, strata=strata)
+
+    proposer = fresh()
+    proposals = [p for number in range(12) if (p := proposer.propose(number))]
+    networks = [build_architecture(p.config).hash for p in proposals]
+    assert networks == [network for network in dict.fromkeys(networks) for _ in range(3)]
+    assert len({make_training_identity(p.config) for p in proposals}) == 12
+    resumed = fresh()
+    for number, proposal in enumerate(proposals[:7]):
+        resumed.reopen(number, proposal)
+    assert [resumed.propose(number) for number in range(7, 12)] == proposals[7:]
+
+
+def test_a_network_without_more_settings() -> None:
+    """Oracle: two learning rates are all there are, so a third setting is not waited for."""
+    two = loading.parse_space(
+        FOUR.replace("fixed:", "  lr: {type: categorical, choices: [0.01, 0.02]}\nfixed:"),
+        name="two",
+    )
+    proposer = Proposer(two, "random", settings=3)
+    seen = [p.config for n in range(12) if (p := proposer.propose(n))]
+    assert len(seen) == len({(c.channels, c.lr) for c in seen})
+    assert len({c.channels for c in seen}) == 4
+
+
+def test_what_can_be_reached() -> None:
+    """Oracle: the tiniest latent of ex2 has two channels of 2 x 2; no network has 3 numbers or
+    fewer, some have at most 64."""
+    assert samplers.find_reachable_strata(loading.load_space("ex2"), [3, 64, 2048]) == [64, 2048]
+
+
+def test_stopped_trial_is_pruned_with_its_curve(tiny_space: Space) -> None:
+    """Defect 1 of the stock searcher: it tells COMPLETE with the first loss. Oracle: Optuna's own
+    record says PRUNED and holds the intermediate values."""
+    proposer = Proposer(tiny_space)
+    proposer.propose(0)
+    proposer.report(0, 1, 0.5)
+    proposer.report(0, 2, 0.4)
+    proposer.tell(0, "PRUNED", 0.4)
+    trial = proposer.study.trials[0]
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values == {1: 0.5, 2: 0.4}
+
+
+def test_failed_trial_does_not_stay_running(tiny_space: Space) -> None:
+    """Defect 2: a NaN objective leaves the trial RUNNING for ever. Oracle: FAIL in Optuna."""
+    proposer = Proposer(tiny_space)
+    proposer.propose(0)
+    proposer.tell(0, "FAIL", None)
+    assert [trial.state for trial in proposer.study.trials] == [TrialState.FAIL]
+
+
+def test_telling_twice_is_telling_once(tiny_space: Space) -> None:
+    """Defect 3: a restored search dies with UpdateFinishedTrialError. Oracle: the first word
+    stands; epochs repeated after a restart count once."""
+    proposer = Proposer(tiny_space)
+    proposer.propose(0)
+    proposer.report(0, 1, 0.5)
+    proposer.report(0, 1, 0.6)
+    proposer.tell(0, "COMPLETE", 0.3)
+    proposer.tell(0, "FAIL", None)
+    proposer.report(0, 2, 0.1)
+    trial = proposer.study.trials[0]
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.3)
+    assert trial.intermediate_values == {1: 0.5}
+
+
+def test_constraints_are_kept_before_a_trial_is_issued() -> None:
+    """Defect 4: no constraints. Oracle: the latent size of everything proposed; what was refused
+    is not in Optuna's study, so the sampler neither waits for it nor learns from it."""
+    text = yaml.safe_load(loading.load_space("ex2").text)
+    text["constraints"] = {"latent_size": {"max": 256}}
+    text["points"] = {}
+    proposer = Proposer(loading.parse_space(yaml.safe_dump(text), name="ex2"), "tpe", seed=0)
+    for number in range(12):
+        proposal = proposer.propose(number)
+        assert proposal is not None
+        assert proposer.space.check(proposal.config) is None
+        proposer.tell(number, "COMPLETE", 0.1)
+    assert [trial.state for trial in proposer.study.trials] == [TrialState.COMPLETE] * 12
+
+
+def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand, with a window of 8: of twelve that ended the two with the least errors, of
+    three that run and said something the newest two, and the newest of the others; none that
+    failed, none that has not come to its first epoch."""
+    monkeypatch.setattr(history, "WINDOW", 8)
+    proposer = Proposer(tiny_space)
+    errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55]
+    for number in range(16):
+        proposer.propose(number)
+        if number < 15:
+            proposer.report(number, 1, 0.99)
+    for number, error in enumerate(errors):
+        proposer.tell(number, "FAIL" if number == 11 else "COMPLETE", error)
+    seen = proposer._window()
+    assert [trial.value for trial in seen] == [
+        *(0.1, 0.2),  # the best, as trials 1 and 3
+        *(0.4, 0.3, 0.35, 0.45),
+        *(0.99, 0.99),
+    ]
+    assert [trial.params for trial in seen[-2:]] == [
+        proposer.study.trials[number].params for number in (13, 14)
+    ]
+
+
+def test_stopped_trials_are_seen_at_their_end(tiny_space: Space) -> None:
+    """Oracle: by hand. Two ran three epochs, halving the error and then taking a third and a half
+    off it; one was stopped after the first, one runs after the second, in which it got worse. A
+    good stopped trial comes before a bad complete one."""
+    proposer = Proposer(tiny_space)
+    curves = [[0.9, 0.45, 0.3], [0.8, 0.4, 0.2], [0.1], [0.6, 0.7]]
+    for number, curve in enumerate(curves):
+        proposer.propose(number)
+        for epoch, error in enumerate(curve, 1):
+            proposer.report(number, epoch, error)
+    for number, state in enumerate(["COMPLETE", "COMPLETE", "PRUNED"]):
+        proposer.tell(number, state, min(curves[number]))
+    second = math.sqrt(2 / 3 * 1 / 2)  # between two the median lies in the middle, of logarithms
+    first = 1 / 2  # of 1/2, 1/2 and 1
+    seen = [trial.value for trial in proposer._window()]
+    assert seen == pytest.approx([0.3, 0.2, 0.1 * first * second, 0.6 * second])
+    assert {trial.state for trial in proposer._window()} == {TrialState.COMPLETE}
+
+
+def test_impossible_constraint_is_refused(tiny_space: Space) -> None:
+    """Oracle: 4 channels at 8 x 8 are the least this space can do, and the message says what was
+    met instead."""
+    content = yaml.safe_load(tiny_space.text)
+    content |= {"constraints": {"latent_size": {"max": 3}}, "points": {}}
+    impossible = loading.parse_space(yaml.safe_dump(content), name="tiny")
+    with pytest.raises(InputError, match=r"constraints: none of 1,000 .* latent_size 1,024 is"):
+        require_possible(impossible, "tpe", 5)
+    with pytest.raises(InputError, match="constraints: none of 1,000"):
+        Proposer(impossible).propose(0)
+
+
+def test_grid_is_every_combination_once() -> None:
+    """Oracle: the product, written out; momentum only with SGD."""
+    the_space = loading.parse_space(
+        """
+        task: reconstruct
+        params:
+          optimizer: {type: categorical, choices: [adam, sgd]}
+          momentum: {type: float, low: 0.0, high: 0.8, step: 0.4, when: {optimizer: sgd}}
+          latent_channels: {type: int, low: 4, high: 16, log: true}
+          lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+        """,
+        name="small",
+    )
+    walked = [params for params, _ in list_grid(the_space)]
+    rest = list(itertools.product([4, 8, 16], [1e-4, 1e-3, 1e-2]))
+    expected = [{"optimizer": "adam", "latent_channels": z, "lr": lr} for z, lr in rest]
+    expected += [
+        {"optimizer": "sgd", "latent_channels": z, "lr": lr, "momentum": m}
+        for (z, lr), m in itertools.product(rest, [0.0, 0.4, 0.8])
+    ]
+    assert len(walked) == len(expected) == 36
+    assert all(
+        any(w.keys() == e.keys() and all(w[k] == pytest.approx(e[k]) for k in e) for w in walked)
+        for e in expected
+    )
+    proposer = Proposer(the_space, "grid")
+    numbers = itertools.count()
+    proposals = list(iter(lambda: proposer.propose(next(numbers)), None))
+    assert len(proposals) == 36
+
+
+def test_parallel_proposals_differ(tiny_space: Space) -> None:
+    """Oracle: sixteen trials in flight after twenty that ended are sixteen settings."""
+    proposer = Proposer(tiny_space, "tpe", seed=0)
+    finish(proposer, range(20))
+    flying = [proposer.propose(number) for number in range(20, 36)]
+    assert len({str(p.params) for p in flying if p}) == 16
+
+
+def test_unknown_sampler_is_named(tiny_space: Space) -> None:
+    """Oracle: the allowed ones are listed."""
+    with pytest.raises(InputError, match="--sampler cma: not known; allowed: tpe, strata, random"):
+        Proposer(tiny_space, "cma")

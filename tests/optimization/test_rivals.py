@@ -1,0 +1,116 @@
+"""The rivals of the race (analysis/benchmarks/rivals.py) are not handicapped by the harness."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+
+from raycae.space import loading
+
+SCRIPT = Path(__file__).resolve().parents[2] / "analysis" / "benchmarks" / "rivals.py"
+EPOCHS = 9
+N_STARTUP = 10
+"""Optuna's documented default of `n_startup_trials`."""
+PACKAGES = {"SMAC": "smac", "SyneTune": "syne_tune"}
+
+
+def make_rival(name: str, seed: int = 3) -> Any:
+    """Make a rival over `ex2`, which refuses two thirds of its random configurations."""
+    package = PACKAGES.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    return runpy.run_path(str(SCRIPT))[name](loading.load_space("ex2"), seed, EPOCHS)
+
+
+def run_trial(rival: Any, number: int) -> Any:
+    """Run one trial with made-up errors; the rival may stop it early.
+
+    Returns:
+        The configuration that the rival proposed.
+    """
+    config = rival.propose(number).config
+    errors = [(1 + number % 7) / (100 * epoch) for epoch in range(1, EPOCHS + 1)]
+    for epoch, error in enumerate(errors, 1):
+        should_continue = rival.judge(number, epoch, error)
+        rival.report(number, epoch, error)
+        if not should_continue:
+            break
+    rival.tell(number, "COMPLETE" if epoch == EPOCHS else "PRUNED", errors[epoch - 1])
+    return config
+
+
+@pytest.mark.parametrize("name", ["RayOptunaSearch", "OptunaHyperband"])
+def test_refused_configurations_are_not_startup_trials(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: Optuna's documentation. TPE samples at random until `n_startup_trials` (10) trials
+    have ended with a value; what it fits its model to are the trials that have one."""
+    n_evaluated = 0
+    evaluated_at_model: list[int] = []
+    sample = TPESampler._sample
+
+    def note_use_of_model(self: TPESampler, *arguments: Any) -> Any:
+        evaluated_at_model.append(n_evaluated)
+        return sample(self, *arguments)
+
+    monkeypatch.setattr(TPESampler, "_sample", note_use_of_model)
+    rival = make_rival(name)
+    for number in range(2 * N_STARTUP):
+        run_trial(rival, number)
+        n_evaluated += 1
+    assert min(evaluated_at_model) == N_STARTUP
+    seen = rival.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    assert len(seen) == n_evaluated
+    refused = rival.study.get_trials(states=(TrialState.FAIL,))
+    assert len(refused) > N_STARTUP  # there was something to be counted wrongly
+
+
+def test_refused_configurations_are_unknown_to_syne_tune() -> None:
+    """Oracle: syne-tune's searcher fits its model to the trials of `trial_results`."""
+    rival = make_rival("SyneTune")
+    for number in range(8):
+        run_trial(rival, number)
+    assert rival.n_asked > 8
+    assert rival.scheduler.searcher.num_results() == 8
+
+
+def test_refused_configurations_are_unknown_to_smac() -> None:
+    """Oracle: SMAC's run history, which its model and its brackets read; Hyperband's first bracket
+    for 9 epochs and a factor of 3 runs 9, 3 and 1 configurations for 1, 3 and 9 epochs."""
+    rival = make_rival("SMAC")
+    ex2 = loading.load_space("ex2")
+    budgets = []
+    for number in range(9 + 3 + 1):
+        config = rival.propose(number).config
+        assert ex2.check(config) is None
+        budgets.append(round(rival.open[number].budget))
+        rival.tell(number, "COMPLETE", (1 + number % 7) / 100)
+    assert budgets == [1] * 9 + [3] * 3 + [9]
+    assert len(rival.smac.runhistory) == len(budgets)
+
+
+@pytest.mark.parametrize(
+    "name", ["RandomRayASHA", "RayOptunaSearch", "OptunaHyperband", "SyneTune", "SMAC"]
+)
+def test_every_rival_starts_with_the_named_point(name: str) -> None:
+    """Oracle: the first named point of `ex2`."""
+    with_defaults = loading.load_space("ex2").points["base"]
+    assert make_rival(name).propose(0).config.lr == pytest.approx(with_defaults.lr)
+
+
+def test_rays_asha_stops_by_its_own_percentile() -> None:
+    """Oracle: by hand, from Ray's documentation. With the default factor of 4 the first rung is at
+    epoch 1, and a trial continues if it is at or below the 25th percentile of the errors before it
+    (numpy's linear interpolation); the first trial has nothing to be compared with."""
+    rival = make_rival("RandomRayASHA")
+    decisions = []
+    for number, error in enumerate([0.04, 0.05, 0.03, 0.036, 0.02]):
+        rival.propose(number)
+        decisions.append(rival.judge(number, 1, error))
+    assert decisions == [True, False, True, False, True]

@@ -1,0 +1,211 @@
+"""The page in a real browser, the same for all tests: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_study import long_study
+from test_report import HOSTILE, Trial, made_study, painted, plausible
+
+from raycae.report.page import write_report
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+FIGURES = ("ladder", "latent-error", "latent-positions", "latent-channels", "learning-curves")
+FIGURES += ("best-by-trial", "best-by-hour", "workers")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        # Tests run as root in a container, where Chromium's sandbox does not start.
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of thirty trials, its report written."""
+    folder = plausible(tmp_path_factory.mktemp("browser") / "s", n=30)
+    write_report(folder)
+    return folder
+
+
+class Opened:
+    """A page, and what it complained of or asked the network for."""
+
+    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
+        self.page = browser.new_context(**context).new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto((path / "report.html").as_uri())
+
+    def drawn(self, figure: str) -> Any:
+        """The figure once it is drawn, which it is when it comes near the window."""
+        self.page.locator(f"#{figure}").scroll_into_view_if_needed()
+        return self.page.wait_for_selector(f"#{figure}.js-plotly-plot .main-svg", timeout=20_000)
+
+    def fetched(self) -> list[str]:
+        """Requests that are for neither the page itself nor what lies in it."""
+        inside = ("file:", "data:", "blob:")
+        return [url for url in self.requests if not url.startswith(inside)]
+
+    def lonely_point(self) -> tuple[float, float, int]:
+        """Of "latent size against error" the trial farthest from all others: where its point is on
+        the window, and its number."""
+        self.drawn("latent-error")
+        place = self.page.evaluate(
+            """() => {
+              const plot = document.getElementById("latent-error");
+              const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
+              const traces = plot._fullData.filter(trace => trace.mode === "markers");
+              const left = box.left + xaxis._offset, top = box.top + yaxis._offset;
+              const points = traces.flatMap(({ x, y, customdata }) => customdata.map(
+                (number, i) => [left + xaxis.d2p(x[i]), top + yaxis.d2p(y[i]), number]));
+              const far = (p, q) => Math.hypot(p[0] - q[0], p[1] - q[1]);
+              const room = p => Math.min(...points.filter(q => q !== p).map(q => far(p, q)));
+              return points.reduce((a, b) => room(a) >= room(b) ? a : b);
+            }"""
+        )
+        return tuple(place)
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "light"), (1600, "dark")], ids=["phone", "wide and dark"]
+)
+def test_every_figure_is_drawn(browser: Any, study: Path, width: int, scheme: str) -> None:
+    """Oracle: nothing on the console, nothing asked of the network, each figure an SVG that fills
+    its place, nothing wider than the window, ink that differs from the page."""
+    view = {"width": width, "height": 900}
+    opened = Opened(browser, study, viewport=view, color_scheme=scheme)
+    for figure in FIGURES:
+        box = opened.drawn(figure).bounding_box()
+        assert 0.5 * min(width, 500) < box["width"] <= width
+        assert opened.page.locator(f"#{figure} .scatterlayer path").count() > 0
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, page = opened.page.evaluate(
+        "(style => [style.color, style.backgroundColor])(getComputedStyle(document.body))"
+    )
+    dark = [sum(map(int, colour[4:-1].split(","))) < 3 * 128 for colour in (ink, page)]
+    assert dark == ([True, False] if scheme == "light" else [False, True])
+    assert opened.complaints == []
+    assert opened.fetched() == []
+
+
+def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, tmp_path: Path) -> None:
+    """Oracle: a slice for every parameter of the space; the points take as many colours as the
+    depths that are on the page, and are all of one colour again; a click on a slice tells of a
+    trial."""
+    folder = long_study(tmp_path / "s", 120)
+    write_report(folder)
+    opened = Opened(browser, folder, viewport={"width": 390, "height": 900})
+    names = opened.page.evaluate("colours.map(colour => colour.name)")
+    assert {"depth", "lr", "channels_1"} <= set(names)
+    for figure in (*(f"slice-{name}" for name in names), "importance", "parallel"):
+        opened.drawn(figure)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    shades = """() => document.getElementById("latent-error").data
+        .filter(trace => trace.name === "complete").map(trace => trace.marker.color)"""
+    opened.drawn("latent-error")
+    (plain,) = opened.page.evaluate(shades)
+    assert isinstance(plain, str)
+    opened.page.select_option("[name=colour]", str(names.index("depth")))
+    (coloured,) = opened.page.evaluate(shades)
+    assert len(set(coloured)) == 4
+    opened.page.select_option("[name=colour]", "")
+    assert opened.page.evaluate(shades) == [plain]
+    number = opened.page.evaluate("document.getElementById('slice-lr').data[0].customdata[0]")
+    picked = "number => clicked({ points: [{ customdata: number }] }, 'slice-lr')"
+    opened.page.evaluate(picked, number)
+    assert opened.page.inner_text("#trial h3").startswith(f"trial {number}: ")
+    assert opened.complaints == []
+
+
+def test_hover_and_click_tell_of_a_trial(browser: Any, study: Path) -> None:
+    """Oracle: the trial that the figure has at that point; its network in words, its curve; the
+    best trial's pictures, which are the only ones painted."""
+    opened = Opened(browser, study, viewport={"width": 1200, "height": 900})
+    x, y, number = opened.lonely_point()
+    opened.page.mouse.move(x, y, steps=4)
+    label = opened.page.wait_for_selector("#latent-error .hoverlayer .hovertext")
+    assert "latent size" in label.text_content()
+    assert "conv" in label.text_content()
+    opened.page.mouse.click(x, y)
+    told = opened.page.wait_for_selector("#trial .js-plotly-plot .main-svg")
+    assert told.bounding_box()["width"] > 300
+    said = opened.page.inner_text("#trial")
+    assert f"trial {number}" in said
+    assert "parameters" in said
+    best = int(opened.page.get_attribute("figure[data-trial]", "data-trial"))
+    picked = "number => clicked({ points: [{ customdata: number }] }, 'latent-error')"
+    opened.page.evaluate(picked, best)
+    assert f"trial {best}" in opened.page.inner_text("#trial")
+    assert opened.page.locator("#trial img").count() == 1
+    assert opened.complaints == []
+
+
+def test_the_view_changes_with_its_switches(browser: Any, study: Path) -> None:
+    """Oracle: PSNR is what the table has, baselines have none; linear axes are linear; back again
+    it is as it was."""
+    opened = Opened(browser, study, viewport={"width": 1200, "height": 900})
+    opened.drawn("latent-error")
+    state = """() => { const { data, layout } = document.getElementById("latent-error");
+        const complete = data.find(trace => trace.name === "complete");
+        return [layout.xaxis.type, layout.yaxis.type, layout.yaxis.title.text,
+                data.map(trace => trace.name), complete.y[0]]; }"""
+    before = opened.page.evaluate(state)
+    opened.page.select_option("[name=error]", "psnr")
+    _, y_type, title, names, psnr = opened.page.evaluate(state)
+    assert y_type == "linear"
+    assert "PSNR" in title
+    assert not [name for name in names if name.startswith("linear")]
+    assert 5 < psnr < 60
+    opened.page.select_option("[name=error]", "mse")
+    opened.page.uncheck("[name=x]")
+    opened.page.uncheck("[name=y]")
+    assert opened.page.evaluate(state)[:2] == ["linear", "linear"]
+    opened.page.check("[name=x]")
+    opened.page.check("[name=y]")
+    assert opened.page.evaluate(state) == before
+    assert opened.complaints == []
+
+
+def test_the_table_turns_its_pages_and_sorts(browser: Any, tmp_path: Path) -> None:
+    """Oracle: sixty trials in pages of fifty; sorted by number the first is trial 0."""
+    folder = plausible(tmp_path / "s", n=60)
+    write_report(folder)
+    opened = Opened(browser, folder, viewport={"width": 1200, "height": 900})
+    visible = "#trials tbody tr:not([hidden])"
+    assert opened.page.locator(visible).count() == 50
+    opened.page.click("#pages button:last-of-type")
+    assert opened.page.locator(visible).count() == 10
+    opened.page.click("#trials th button")
+    assert opened.page.inner_text(f"{visible} td") == "0"
+    assert opened.complaints == []
+
+
+def test_a_hostile_study_runs_nothing(browser: Any, tmp_path: Path) -> None:
+    """Oracle: no dialog opens, no element has the attacker's handler, and its name is the title."""
+    trials = [Trial([0.02, 0.01], point=HOSTILE), Trial([], "FAIL", reason=HOSTILE)]
+    folder = painted(made_study(tmp_path / "s", trials, study=HOSTILE), 0, n_rows=2)
+    write_report(folder)
+    dialogs: list[str] = []
+    opened = Opened(browser, folder, viewport={"width": 900, "height": 900})
+    opened.page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    x, y, _ = opened.lonely_point()
+    opened.page.mouse.click(x, y)
+    opened.page.wait_for_selector("#trial .js-plotly-plot")
+    assert HOSTILE in opened.page.inner_text("#trial")
+    assert opened.page.locator("[onerror]").count() == 0
+    assert opened.page.inner_text("h1") == HOSTILE
+    assert dialogs == []
+    assert opened.complaints == []

@@ -1,0 +1,187 @@
+"""Sheets of pictures of test images, and what is measured of them. Networks are not trained here:
+what is right of any picture can be worked out from it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_trial
+from PIL import Image
+from skimage import color
+from skimage.metrics import structural_similarity
+from torch import nn
+
+from raycae.config import resolve
+from raycae.model import autoencoder
+from raycae.model.architecture import build_architecture
+from raycae.model.tasks import Colourise, Reconstruct
+from raycae.model.weights import encode_weights, load_model
+from raycae.report import picture_sheets, trials
+from raycae.report.page import render_report
+from raycae.study import tables
+from raycae.study.artifacts import get_model_folder, write_model
+from raycae.study.images import TestSplit
+from raycae.study.study import Study
+from raycae.study.tables import ALL, BEST, MEASURES, SAME, WORST
+from raycae.training import device
+from raycae.training.device import put_on_device
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other on a busy machine take many times as long."""
+    monkeypatch.setattr(device, "count_cpus", lambda: 1)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """40 images of noise around a colour each, from dark to bright: uint8 (40, 32, 32, 3)."""
+    chance = np.random.default_rng(0)
+    colours = chance.uniform(0.1, 0.9, (40, 1, 1, 3))
+    return ((colours + chance.normal(0, 0.05, (40, 32, 32, 3))).clip(0, 1) * 255).astype(np.uint8)
+
+
+class Darker(nn.Module):
+    """Three quarters of what it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.75 * x
+
+
+class Grey(nn.Module):
+    """No chroma at all."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x[:, :1], 0.5).expand(-1, 2, -1, -1)
+
+
+def test_what_is_measured_is_of_the_picture(images: np.ndarray) -> None:
+    """Oracle: scikit-image and numpy, on pictures worked out here."""
+    told = picture_sheets.measure_pictures(Darker(), Reconstruct(), put_on_device(images, CPU))
+    assert tuple(told.columns) == MEASURES
+    assert len(told) == 40
+    for i in (0, 39):
+        true = images[i] / 255
+        off, lab = 0.75 * true, color.rgb2lab(true)
+        assert told["mse"][i] == pytest.approx(((true - off) ** 2).mean(), rel=1e-5)
+        assert told["psnr_db"][i] == pytest.approx(-10 * np.log10(told["mse"][i]), abs=1e-4)
+        ssim = structural_similarity(true, off, channel_axis=-1, data_range=1.0)
+        assert told["ssim"][i] == pytest.approx(ssim, abs=1e-4)
+        delta_e = color.deltaE_ciede2000(lab, color.rgb2lab(off)).mean()
+        assert told["delta_e"][i] == pytest.approx(delta_e, abs=0.01)
+    whole, part = told["original_colourfulness"], told["colourfulness"]
+    np.testing.assert_allclose(part, 0.75 * whole, rtol=1e-4)
+
+
+def test_of_grey_outputs_the_chroma_is_wrong_and_not_the_hue(images: np.ndarray) -> None:
+    """Oracle: the definitions. Without chroma there is no hue and no colour; the chroma is off by
+    all that the original has."""
+    told = picture_sheets.measure_pictures(Grey(), Colourise((1.0,)), put_on_device(images, CPU))
+    lab = color.rgb2lab(images / 255)
+    chroma = np.hypot(lab[..., 1], lab[..., 2]).mean(axis=(1, 2))
+    np.testing.assert_allclose(told["chroma_error"], chroma, atol=0.02)
+    np.testing.assert_allclose(told["hue_error"], 0, atol=0.02)
+    np.testing.assert_allclose(told["colourfulness"], 0, atol=1e-3)
+
+
+def made_model(study: Study) -> int:
+    """A trial that ended, with a network as it was before training."""
+    number = run_trial(study, 0.03, 0.02, 0.01)
+    config = resolve({"task": "colourise", "channels": [4, 4], "latent_channels": 2})
+    network = autoencoder.build_network(build_architecture(config), seed=number)
+    weights = encode_weights(network.state_dict())
+    write_model(get_model_folder(study.folder, number), weights, config.model_dump(mode="json"))
+    return number
+
+
+def opened(path: Path) -> np.ndarray:
+    """(rows, columns, 32, 32, 4) of a sheet; what is between them has to be transparent."""
+    sheet = np.asarray(Image.open(io.BytesIO(path.read_bytes())))
+    n_rows, n_columns = (side // 34 for side in (sheet.shape[0] + 2, sheet.shape[1] + 2))
+    padded = np.pad(sheet, ((0, 2), (0, 2), (0, 0)))
+    cells = padded.reshape(n_rows, 34, n_columns, 34, 4).swapaxes(1, 2)
+    assert not cells[:, :, 32:].any()
+    assert not cells[:, :, :, 32:].any()
+    return cells[:, :, :32, :32].astype(int)
+
+
+def test_sheets_show_test_images_and_the_table_tells_of_them(
+    study: Study, images: np.ndarray
+) -> None:
+    """Oracle: the images themselves; the difference by hand from the two rows above it; the least
+    and largest of all errors. Painted twice, the table has each picture once, and another trial's
+    beside it."""
+    numbers = [made_model(study), made_model(study)]
+    for number in (*numbers, numbers[0]):
+        picture_sheets.write_picture_sheets(study.folder, number, images)
+    told = tables.read_pictures(study.folder)
+    assert told is not None
+    assert len(told) == 2 * (1 + 12 + 6 + 6)
+    assert trials.list_trials_with_pictures(study.folder) == set(numbers)
+    told = told[told["trial_number"] == numbers[0]].set_index("shows")
+    same, best, worst = (told.loc[of, "image"].to_numpy(int) for of in (SAME, BEST, WORST))
+    assert same.tolist() == [0, 3, 7, 10, 14, 17, 21, 24, 28, 31, 35, 39]
+    for name, places in (("", same), ("-cases", [*best, *worst])):
+        sheet = opened(study.folder / "pictures" / f"{numbers[0]}{name}.png")
+        original, grey, output, difference = sheet
+        assert (sheet[..., 3] == 255).all()
+        assert (original[..., :3] == images[places]).all()
+        luma = images[places] @ [0.299, 0.587, 0.114]
+        assert np.abs(grey[..., :3] - luma[..., None]).max() <= 0.51
+        drawn = (127.5 + 4 * (output - original)[..., :3]).clip(0, 255)
+        assert np.abs(difference[..., :3] - drawn).max() <= 0.5 + 4 * 0.5 + 0.01
+    network, config = load_model(get_model_folder(study.folder, numbers[0]))
+    every = picture_sheets.measure_pictures(
+        network, Colourise(config.gammas), put_on_device(images, CPU)
+    )
+    order = every["mse"].sort_values().index
+    assert best.tolist() == order[:6].tolist()
+    assert worst.tolist() == order[-6:].tolist()
+    np.testing.assert_allclose(told.loc[BEST, "mse"].astype(float), every["mse"][best], rtol=1e-4)
+    for measure in MEASURES:
+        assert told.loc[ALL, measure] == pytest.approx(every[measure].mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_few_test_images(study: Study, images: np.ndarray, n: int) -> None:
+    """Oracle: of fewer test images than a sheet has places each is there once, and the report can
+    be written."""
+    number = made_model(study)
+    picture_sheets.write_picture_sheets(study.folder, number, images[:n])
+    told = tables.read_pictures(study.folder)
+    assert told is not None
+    assert told.loc[told["shows"] == SAME, "image"].tolist() == list(range(n))
+    study.records.write(study.folder)
+    assert "data:image/png" in render_report(study.folder)
+
+
+def test_a_search_that_is_over_paints_no_more(
+    study: Study, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a person who pressed Ctrl-C waits; nothing is painted and no line is fitted. Asked
+    again, both sheets of the one trial are there, and then nothing more is read."""
+    number = made_model(study)
+    study.records.write(study.folder)
+    read: list[int] = []
+
+    def test_images(*_: object) -> TestSplit:
+        read.append(len(images))
+        return TestSplit(images, None, "40 images of noise", [])
+
+    monkeypatch.setattr(picture_sheets, "load_test_images", test_images)
+    monkeypatch.setattr(picture_sheets, "has_baselines", lambda *_: True)
+    always: Callable[[], bool] = lambda: True  # noqa: E731
+    picture_sheets.add_pictures_and_baselines(study.folder, over=always)
+    assert not trials.list_trials_with_pictures(study.folder)
+    picture_sheets.add_pictures_and_baselines(study.folder)
+    assert trials.list_trials_with_pictures(study.folder) == {number}
+    n_read = len(read)
+    picture_sheets.add_pictures_and_baselines(study.folder)
+    assert len(read) == n_read

@@ -1,0 +1,133 @@
+"""The ledger: append-only parts, each whole, readable at every moment."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycae.errors import InputError, StorageError
+from raycae.storage import files
+from raycae.study import ledger as study_ledger
+from raycae.study.ledger import Ledger, read_events
+
+
+def event(number: int, **fields: Any) -> dict[str, Any]:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return {"event": "epoch", "at": at, "trial_number": number, "attempt": 1, **fields}
+
+
+def numbers(folder: Path) -> list[int]:
+    return [e["trial_number"] for e in read_events(folder)]
+
+
+def test_what_is_appended_is_read(tmp_path: Path) -> None:
+    """Oracle: the same values, types and order; a second process goes on behind the first."""
+    first = Ledger(tmp_path / "ledger")
+    first.append([event(0, epoch=1, val_mse=0.25, host="a"), event(1)])
+    Ledger(tmp_path / "ledger").append([event(2, state="FAIL", reason="diverged")])
+    events = first.read()
+    assert [e["trial_number"] for e in events] == [0, 1, 2]
+    assert events[0]["val_mse"] == 0.25
+    assert events[0]["at"] == datetime(2026, 1, 1, tzinfo=UTC)
+    assert events[1]["val_mse"] is None
+    assert (events[2]["state"], events[2]["reason"]) == ("FAIL", "diverged")
+
+
+def test_parts_are_merged_and_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the events before and after; the folder stays short."""
+    monkeypatch.setattr(study_ledger, "FAN", 8)
+    written = Ledger(tmp_path)
+    for number in range(50):
+        written.append([event(number)])
+        assert numbers(tmp_path) == list(range(number + 1))
+    assert len(list(tmp_path.iterdir())) == 50 // 8 + 50 % 8
+    Ledger(tmp_path).append([event(50)])
+    assert numbers(tmp_path) == list(range(51))
+
+
+def test_merging_cut_off_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the wider part is written and some single ones are still there, as after a kill:
+    every event is read once, and writing goes on."""
+    monkeypatch.setattr(study_ledger, "FAN", 8)
+    kept = {}
+    written = Ledger(tmp_path)
+    for number in range(7):
+        written.append([event(number)])
+    for path in sorted(tmp_path.iterdir())[2:5]:
+        kept[path] = path.read_bytes()
+    written.append([event(7)])
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert numbers(tmp_path) == list(range(8))
+    Ledger(tmp_path).append([event(8)])
+    assert numbers(tmp_path) == list(range(9))
+
+
+def test_reading_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: whatever a reader sees is a beginning of what is written, also across merges."""
+    monkeypatch.setattr(study_ledger, "FAN", 8)
+    written = Ledger(tmp_path)
+
+    def write() -> None:
+        for number in range(150):
+            written.append([event(number)])
+
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(write)
+        while not writing.done():
+            seen = numbers(tmp_path)
+            assert seen == list(range(len(seen)))
+    assert numbers(tmp_path) == list(range(150))
+
+
+def test_foreign_files_are_passed_over(tmp_path: Path) -> None:
+    """Oracle: a temporary file of a killed writer, an editor's copy: neither is a part."""
+    Ledger(tmp_path).append([event(0)])
+    (tmp_path / ".00000001-00000001.parquet.ab12cd34").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("hello")
+    assert numbers(tmp_path) == [0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", None], ids=["empty", "cut", "bit"])
+def test_damaged_part_is_named(tmp_path: Path, damage: bytes | None) -> None:
+    """Oracle: the message names the file; a flipped bit is found in whichever byte it is."""
+    Ledger(tmp_path).append([event(0, reason="a text long enough to lie in a page of its own")])
+    path = next(tmp_path.iterdir())
+    content = path.read_bytes()
+    for at in range(len(content)) if damage is None else [0]:
+        flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        path.write_bytes(flipped if damage is None else damage)
+        with pytest.raises(InputError, match=r"00000000-00000000-\w+\.parquet: .*damaged"):
+            read_events(tmp_path)
+
+
+def test_missing_part_is_named(tmp_path: Path) -> None:
+    """Oracle: the second of three parts is gone; the ledger is not read as if it had never been."""
+    written = Ledger(tmp_path)
+    for number in range(3):
+        written.append([event(number)])
+    next(tmp_path.glob("00000001-*.parquet")).unlink()
+    with pytest.raises(InputError, match="part 00000001 of the ledger is missing"):
+        read_events(tmp_path)
+
+
+def test_write_whole_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a disk that refuses leaves the old content and no temporary file."""
+    path = tmp_path / "file"
+    files.write_atomic(path, b"old")
+
+    def refuse(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError, match=r"writing .*/file: No space left"):
+        files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

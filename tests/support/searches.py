@@ -1,0 +1,167 @@
+"""Real searches as processes of their own, for the tests that break something under them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+from object_store import ObjectStore
+
+from raycae.storage.paths import Place, resolve_place
+from raycae.study import tables
+from raycae.study.ledger import read_events
+
+START_RAY = """
+import sys
+import ray
+context = ray.init(
+    num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+)
+print(context.address_info["address"], flush=True)
+sys.stdin.read()
+"""
+
+
+class SmallRay:
+    """Two cores and two GPUs that exist in Ray's books alone; a context manager. It ends with the
+    test's process, however that ends."""
+
+    def __enter__(self) -> dict[str, str]:
+        """The environment that leads to it."""
+        # With the token that Ray makes for itself, and what its workers need for an object store.
+        env = {**os.environ, **ObjectStore().env}
+        env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START_RAY],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the test
+        )
+        assert self._process.stdout is not None
+        address = self._process.stdout.readline().strip()
+        assert address, f"Ray ended with {self._process.wait()}"
+        return {**env, "RAY_ADDRESS": address}
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=60)
+
+
+def command(space_file: Path, results_folder: Path | str, *more: str, setup: str = "") -> list[str]:
+    """A search as a command line. `setup`: Python that its process runs first."""
+    start = ["-m", "raycae"]
+    if setup:
+        quiet = "import signal, sys; signal.signal(2, lambda *_: sys.exit(130))"  # as `raycae` is
+        start = ["-c", f"{quiet}\n{setup}\nfrom raycae.__main__ import main; main()"]
+    return [
+        *(sys.executable, *start, "search", "--space", str(space_file)),
+        *("--results", str(results_folder), "--gpus-per-trial", "0", *more),
+    ]
+
+
+def run(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, env=env, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+class Running:
+    """A command that runs while a test does something to it; a context manager, which leaves no
+    process behind."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            said = "nothing that could be read: it cannot be ended"
+            with suppress(subprocess.TimeoutExpired):
+                said = "\n".join(self._process.communicate(timeout=20))
+            if error is not None:
+                error.add_note(f"it had said: {said}")
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def ends(self) -> bool:
+        return self._process.poll() is not None
+
+    def end(self, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        out, err = self._process.communicate(timeout=seconds)
+        return subprocess.CompletedProcess(self._process.args, self._process.returncode, out, err)
+
+
+def trials_of(folder: Path) -> pd.DataFrame:
+    return tables.read_trials(folder).sort_values("trial_number")
+
+
+def events_of(folder: Place | str, kind: str) -> list[dict[str, Any]]:
+    """Of the ledger so far."""
+    parts = resolve_place(folder) / "ledger"
+    return [e for e in read_events(parts) if e["event"] == kind] if parts.exists() else []
+
+
+def epochs_so_far(folder: Place | str) -> int:
+    return len(events_of(folder, "epoch"))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.05)
+
+
+def a_trainable() -> int:
+    """The process id of a trial actor."""
+    return trainables()[0]
+
+
+def trainables() -> list[int]:
+    """Of this test's own Ray: other tests may run beside it."""
+    found = []
+    for pid in descendants(os.getpid()):
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"Trainable" in title:
+            found.append(pid)
+    assert found, "no trial process found"
+    return sorted(found)
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and all that it started, and they."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(path.parent.name)] = int(fields[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
