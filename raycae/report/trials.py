@@ -17,7 +17,6 @@ import pandas as pd
 
 from raycae.config import Config
 from raycae.model.architecture import build_architecture
-from raycae.report.sections.latent_size import LatentError
 from raycae.storage.paths import Place
 from raycae.study.find import find_best_trial
 from raycae.study.records import COMPLETE, FAIL, PRUNED, STATES
@@ -80,11 +79,6 @@ def is_measured(errors: pd.Series[float]) -> pd.Series[bool]:
     """True where there is a finite error; 0 is a measured error."""
     values = errors.to_numpy(dtype=float, na_value=math.nan)
     return pd.Series(np.isfinite(values) & (values >= 0), index=errors.index)
-
-
-def list_zero_errors(data: LatentError) -> list[float]:
-    """Return the errors that say where zero is drawn: those of the trials and the levels."""
-    return [*data.points["val_mse"].tolist(), *data.levels.values()]
 
 
 def select_ended(trials: pd.DataFrame) -> pd.DataFrame:

@@ -17,9 +17,11 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raycae.config import IsBool, IsInt
-from raycae.space.space import FiniteFloat, PositiveFloat, PositiveInt
+from raycae.config import IsBool, IsFloat, IsInt, Settings
 
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False), IsFloat]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), IsFloat]
+PositiveInt = Annotated[int, Field(ge=1), IsInt]
 Value = bool | int | float | str
 MOST_STEPS = 1e9
 ROUNDING = 1e-12
@@ -281,3 +283,31 @@ def format_label(value: Any) -> Value:
     if isinstance(value, list | tuple):
         return json.dumps([float(v) if isinstance(v, int) else v for v in value])
     return value
+
+
+def read_setting(name: str, value: Any) -> Any:
+    """Return the value that the setting `name` takes from `value`: 16 from 1.6e1. Raises
+    `ValidationError`."""
+    return get_entry(name, getattr(Settings(**{name: value}), name), None)
+
+
+def read_choice(name: str, choice: Any) -> Any:
+    """Return the whole number that a float choice of a whole-number setting stands for; any other
+    choice as it is, right or wrong."""
+    try:
+        read = read_setting(name, choice) if isinstance(choice, float) else choice
+    except ValidationError:
+        return choice
+    return read if isinstance(read, int) else choice
+
+
+def get_entry(name: str, value: Any, stage: int | None) -> Any:
+    """The entry of a per-stage setting for `stage` (None: for all stages, if they agree)."""
+    if name not in STAGE_KEYS or not isinstance(value, list | tuple):
+        return value
+    if stage is None:
+        return value[0] if len(set(value)) == 1 else None
+    entry = value[stage] if stage < len(value) else value[0]
+    if name == "decoder_channels" and isinstance(entry, tuple):
+        return entry[0] if len(set(entry)) == 1 else None
+    return entry

@@ -10,13 +10,17 @@ from pydantic import Field, ValidationError, model_validator
 from raycae.config import Config, IsInt, Settings
 from raycae.space.parameters import (
     CategoricalParameter,
+    FiniteFloat,
     FloatParameter,
     IntParameter,
     Parameter,
+    PositiveFloat,
+    PositiveInt,
     StrictModel,
+    read_choice,
 )
-from raycae.space.space import FiniteFloat, PositiveFloat, PositiveInt, _read_choice
-from raycae.space.validation import SEARCHABLE
+
+SEARCHABLE = [name for name in Config.model_fields if name not in ("task", "image_size")]
 
 
 class Bounds(StrictModel):
@@ -82,7 +86,7 @@ class SpaceFile(StrictModel):
         """Bring choices such as 1e2 to the setting's type, as everywhere else in the file."""
         for name, parameter in self.params.items():
             if isinstance(parameter, CategoricalParameter) and name in SEARCHABLE:
-                parameter.choices[:] = [_read_choice(name, each) for each in parameter.choices]
+                parameter.choices[:] = [read_choice(name, each) for each in parameter.choices]
         return self
 
 

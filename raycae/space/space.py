@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import optuna
-from pydantic import Field, ValidationError
 
-from raycae.config import STAGE_KEYS, Config, IsFloat, IsInt, Settings, list_given, resolve
+from raycae.config import Config, list_given, resolve
 from raycae.data import is_built_in, resolve_source
 from raycae.model.architecture import Architecture, Infeasible, build_architecture
 from raycae.space.parameters import (
@@ -29,13 +28,11 @@ from raycae.space.parameters import (
     IntParameter,
     Suggest,
     Value,
+    get_entry,
 )
 from raycae.space.schema import COUNTED, Budget, SpaceFile
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # raycae says what there is to say
-FiniteFloat = Annotated[float, Field(allow_inf_nan=False), IsFloat]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), IsFloat]
-PositiveInt = Annotated[int, Field(ge=1), IsInt]
 
 
 @dataclass(frozen=True)
@@ -231,22 +228,6 @@ class Space:
         return ordered
 
 
-def _read_setting(name: str, value: Any) -> Any:
-    """Return the value that the setting `name` takes from `value`: 16 from 1.6e1. Raises
-    `ValidationError`."""
-    return get_entry(name, getattr(Settings(**{name: value}), name), None)
-
-
-def _read_choice(name: str, choice: Any) -> Any:
-    """Return the whole number that a float choice of a whole-number setting stands for; any other
-    choice as it is, right or wrong."""
-    try:
-        read = _read_setting(name, choice) if isinstance(choice, float) else choice
-    except ValidationError:
-        return choice
-    return read if isinstance(read, int) else choice
-
-
 def list_columns(name: str, parameter: Any, depth: int) -> list[str]:
     if parameter.per is None:
         return [name]
@@ -257,15 +238,3 @@ def get_setting(name: str, values: Mapping[str, Any], stage: int | None) -> Any:
     """The value in force: drawn or fixed, else the default. Of a per-stage one, its entry."""
     value = values.get(name, Config.model_fields[name].default)
     return get_entry(name, value, stage)
-
-
-def get_entry(name: str, value: Any, stage: int | None) -> Any:
-    """The entry of a per-stage setting for `stage` (None: for all stages, if they agree)."""
-    if name not in STAGE_KEYS or not isinstance(value, list | tuple):
-        return value
-    if stage is None:
-        return value[0] if len(set(value)) == 1 else None
-    entry = value[stage] if stage < len(value) else value[0]
-    if name == "decoder_channels" and isinstance(entry, tuple):
-        return entry[0] if len(set(entry)) == 1 else None
-    return entry

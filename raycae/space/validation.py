@@ -9,13 +9,12 @@ from typing import Any
 import optuna
 from pydantic import ValidationError
 
-from raycae.config import STAGE_KEYS, Config, explain_validation_error, list_given, resolve
+from raycae.config import STAGE_KEYS, explain_validation_error, list_given, resolve
 from raycae.errors import InputError
-from raycae.space.parameters import CategoricalParameter
-from raycae.space.space import Space, _read_setting
+from raycae.space.parameters import CategoricalParameter, read_setting
+from raycae.space.schema import SEARCHABLE
+from raycae.space.space import Space
 from raycae.yaml_core import load_yaml
-
-SEARCHABLE = [name for name in Config.model_fields if name not in ("task", "image_size")]
 
 
 def check_params(space: Space, where: str) -> None:
@@ -35,7 +34,7 @@ def check_params(space: Space, where: str) -> None:
             )
         for key, value in list_extremes(parameter):
             try:
-                meant = _read_setting(name, value)
+                meant = read_setting(name, value)
             except ValidationError as error:
                 message = explain_validation_error(error).partition(": ")[2]
                 raise InputError(f"{at}.{key}: {message}") from None
@@ -62,7 +61,7 @@ def check_params(space: Space, where: str) -> None:
                 wanted = values if isinstance(values, list) else [values]
                 for value in wanted:
                     unquoted = load_yaml(value) if isinstance(value, str) else value
-                    meant = _read_setting(key, unquoted)
+                    meant = read_setting(key, unquoted)
                     if meant != value:
                         raise InputError(f"{at}.when.{key}: {value!r}: write {json.dumps(meant)}")
                 if not wanted:

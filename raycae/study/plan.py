@@ -21,7 +21,6 @@ from raycae.storage.files import quarantine, write_atomic
 from raycae.storage.paths import Place
 from raycae.storage.retry import refusal_is_input_error
 from raycae.study import ledger
-from raycae.study.tables import _Summary
 
 
 @dataclass(frozen=True)
@@ -213,6 +212,10 @@ class _Plan(_Part):
 class _SpaceText(_Part):
     name: str
     hash: str
+    text: str
+
+
+class _Summary(_Part):
     text: str
 
 

@@ -15,7 +15,6 @@ from raycae.errors import InputError
 from raycae.model.architecture import Infeasible, build_architecture
 from raycae.storage import parquet
 from raycae.storage.paths import Place
-from raycae.study.plan import _Part
 from raycae.study.records import EPOCH_COLUMNS, STATES, TRIAL_COLUMNS
 
 MOST_ERROR = 3.5e38
@@ -51,10 +50,6 @@ _CREATED = (
 LATER = ("change", "parent", "on_frontier", "epoch_time_s")
 LATER_OF_EPOCHS = ("n_images",)
 """Columns that the first studies did not have."""
-
-
-class _Summary(_Part):
-    text: str
 
 
 def read_trials(folder: Place) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from raycae.report.plotting import BLUE, EXACT, GREY, VIOLET, draw_trials, error
 from raycae.report.trials import (
     Row,
     get_baseline_name,
-    list_zero_errors,
     rank_trials,
     select_distinct,
     select_ended,
@@ -468,3 +467,8 @@ def format_hover(point: dict[Hashable, Any]) -> str:
         *network,
     ]
     return "<br>".join(map(plotting.escape_html, lines))
+
+
+def list_zero_errors(data: LatentError) -> list[float]:
+    """Return the errors that say where zero is drawn: those of the trials and the levels."""
+    return [*data.points["val_mse"].tolist(), *data.levels.values()]
