@@ -15,9 +15,9 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from raycae.config import IsBool, IsFloat, IsInt, Settings
+from raycae.config import STAGE_KEYS, IsBool, IsFloat, IsInt, Settings
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False), IsFloat]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), IsFloat]
