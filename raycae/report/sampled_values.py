@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from raycae.formatting import format_ratio, join_words
-from raycae.report.trials import rank_trials, select_distinct
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 
 Parameter = FloatParameter | IntParameter | CategoricalParameter
@@ -88,20 +87,20 @@ def get_positions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
 
 
 def select_best_drawn(
-    trials: pd.DataFrame, name: str, parameter: Parameter
+    ranked: pd.DataFrame, name: str, parameter: Parameter
 ) -> tuple[pd.Series[Any], pd.Series[Any]]:
     """Return what the configurations that drew a parameter drew, and what their best tenth did.
 
     Args:
-        trials: Trials in any state.
+        ranked: One trial of each configuration that ended with an error, the best first.
         name: The parameter's name.
         parameter: The parameter.
 
     Returns:
-        The value of each configuration that drew the parameter and ended with an error, the best
-        first; and the first tenth of these, one at least if there is any.
+        The value of each configuration that drew the parameter, the best first; and the first tenth
+        of these, one at least if there is any.
     """
-    drawn = get_drawn_values(rank_trials(select_distinct(trials)), name, parameter).dropna()
+    drawn = get_drawn_values(ranked, name, parameter).dropna()
     return drawn, drawn.head(math.ceil(BEST * len(drawn)))
 
 

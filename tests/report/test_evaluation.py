@@ -25,7 +25,7 @@ from raycae.report import picture_sheets, trials
 from raycae.report.page import render_report
 from raycae.study import tables
 from raycae.study.artifacts import get_model_folder, write_model
-from raycae.study.images import TestSplit
+from raycae.study.images import StudyTestImages
 from raycae.study.study import Study
 from raycae.study.tables import ALL, BEST, MEASURES, SAME, WORST
 from raycae.training import device
@@ -171,9 +171,9 @@ def test_a_search_that_is_over_paints_no_more(
     study.records.write(study.folder)
     read: list[int] = []
 
-    def test_images(*_: object) -> TestSplit:
+    def test_images(*_: object) -> StudyTestImages:
         read.append(len(images))
-        return TestSplit(images, None, "40 images of noise", [])
+        return StudyTestImages(images, None, "40 images of noise", [])
 
     monkeypatch.setattr(picture_sheets, "load_test_images", test_images)
     monkeypatch.setattr(picture_sheets, "has_baselines", lambda *_: True)

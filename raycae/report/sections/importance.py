@@ -21,10 +21,17 @@ from scipy.special import ndtr
 from raycae.formatting import join_words
 from raycae.report import plotting
 from raycae.report.plotting import BLUE, GREY, ORANGE
-from raycae.report.sampled_values import BEST, Parameter, Parameters, get_drawn_values, get_position
+from raycae.report.sampled_values import (
+    BEST,
+    Parameter,
+    Parameters,
+    format_choice,
+    get_drawn_values,
+    get_position,
+)
 from raycae.report.sections import single_changes
-from raycae.report.sections.latent_size import LEVEL
-from raycae.report.sections.single_changes import CONFIDENCE, N_PERMUTATIONS
+from raycae.report.sections.latent_size import LEVEL, compute_chance_of_marked
+from raycae.report.sections.single_changes import CONFIDENCE
 from raycae.report.sections.slices import (
     describe_common_choices,
     describe_slices,
@@ -79,8 +86,7 @@ def compute_importance(
     Returns:
         One row a parameter, the largest share first: `parameter`; `share` of the importance, 0 to
         1, together 1; `low` and `high`, its bootstrap interval (`CONFIDENCE`); `first`, the share
-        of the bootstrap samples in which no other parameter has more; `p`, the chance that random
-        errors give any parameter this much, adjusted for the number of parameters; `n`, the
+        of the bootstrap samples in which no other parameter has more; `p`, see `_chances`; `n`, the
         configurations that drew it. Empty below `FEWEST_RANKED` configurations that ended with an
         error, and where no parameter has any importance.
 
@@ -97,21 +103,13 @@ def compute_importance(
     n = len(rows)
     errors = rows[target].to_numpy(float)
     as_drawn = np.arange(n)[None]
-    permuted = errors[np.stack([random.permutation(n) for _ in range(N_PERMUTATIONS)])]
     samples = random.integers(n, size=(N_BOOTSTRAPS, n))
-    found, chance, again = (
-        np.stack([compute_divergences(column, order, values) for column in cells.values()])
-        for order, values in (
-            (as_drawn, errors[None]),
-            (as_drawn, permuted),
-            (samples, errors[samples]),
-        )
+    found, again = (
+        np.stack([compute_divergences(column, order, errors[order]) for column in cells.values()])
+        for order in (as_drawn, samples)
     )  # each (parameters, repetitions)
     if not found.sum():
         return pd.DataFrame(columns=columns)
-    every = np.concatenate([found, chance], axis=1)
-    spread = every.std(axis=1, keepdims=True)
-    scores = (every - every.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, np.inf)
     shares = again / np.maximum(again.sum(axis=0), 1e-300)
     low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
     frame = pd.DataFrame(
@@ -121,11 +119,57 @@ def compute_importance(
             "low": low,
             "high": high,
             "first": (again >= again.max(axis=0)).mean(axis=1),
-            "p": (scores.max(axis=0)[None] >= scores[:, :1]).mean(axis=1),
+            "p": _chances(rows.assign(target=errors), parameters, list(cells)),
             "n": [int((column[0] >= 0).sum()) for column in cells.values()],
         }
     )
     return frame.sort_values(["share", "parameter"], ascending=[False, True], ignore_index=True)
+
+
+def _chances(rows: pd.DataFrame, parameters: Parameters, names: list[str]) -> list[float]:
+    """Compute how likely it is by chance that a parameter seems to matter as much as it does.
+
+    PED-ANOVA gives some parameter a large share of the importance also where nothing matters. Under
+    chance the best tenth is a random choice of the trials; so the number of them in a part of a
+    parameter (a choice, or a third of a range) is hypergeometric.
+
+    Args:
+        rows: Trials, with their error as `target`.
+        parameters: What was searched.
+        names: The parameters to look at.
+
+    Returns:
+        The least probability of as many of the best tenth in any part of each parameter, times the
+        number of parts of all parameters (Bonferroni); at most 1.
+    """
+    n_best = math.ceil(BEST * len(rows))
+    best = rows.sort_values(["target", "trial_number"]).index[:n_best]
+    least, n_parts = [], 0
+    for name in names:
+        drawn = parts(rows, name, parameters[name])
+        counts, best_counts = drawn.value_counts(), drawn[drawn.index.isin(best)].value_counts()
+        n_parts += len(counts)
+        tails = [
+            compute_chance_of_marked(len(rows), int(n), n_best, int(best_counts.get(part, 0)))
+            for part, n in counts.items()
+        ]
+        least.append(min(tails))
+    return [min(1.0, chance * n_parts) for chance in least]
+
+
+def parts(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[Any]:
+    """Sort what each trial drew into choices or thirds of the range, in words with the parameter's
+    name; without the trials that did not draw it."""
+    drawn = get_drawn_values(trials, name, parameter).dropna()
+    if isinstance(parameter, CategoricalParameter):
+        return drawn.map(lambda label: f"{name} {format_choice(label)}")
+    thirds = drawn.map(lambda value: min(int(3 * get_position(value, parameter)), 2))
+    ends = drawn.groupby(thirds).agg(["min", "max"])
+    words = {
+        at: f"{name} {format_choice(low)} to {format_choice(high)}"
+        for at, low, high in ends.itertuples()
+    }
+    return thirds.map(words)
 
 
 Cells = tuple[npt.NDArray[np.int64], int, bool]
@@ -296,16 +340,19 @@ def describe_importance(weights: pd.DataFrame, n: int) -> str:
         )
     names = clear["parameter"].tolist()
     first = clear.iloc[0]
-    if len(names) == 1 or first["first"] >= CONFIDENCE:
+    share = f"{first['share']:.0%} ({first['low']:.0%} to {first['high']:.0%})"
+    if first["first"] >= CONFIDENCE:
         said = (
-            f"{first['parameter']} matters most for reaching the best tenth: its share of the "
-            f"importance is {first['share']:.0%} ({first['low']:.0%} to {first['high']:.0%})."
+            f"{names[0]} matters most for reaching the best tenth: its share of the importance is "
+            f"{share}."
         )
-        rest = names[1:]
-        if rest:
-            verb = "stands" if len(rest) == 1 else "stand"
-            said += f" {join_words(rest)} {verb} out from chance, too."
-        return said
+        verb = "stands" if len(names) == 2 else "stand"
+        return f"{said} {join_words(names[1:])} {verb} out from chance, too." if names[1:] else said
+    if len(names) == 1:
+        return (
+            f"Of all parameters only {names[0]} stands out from chance, so it matters for reaching "
+            f"the best tenth; its share of the importance is {share}."
+        )
     return (
         f"{join_words(names)} matter for reaching the best tenth. Which of these {len(names)} "
         "matters "

@@ -24,12 +24,12 @@ from raycae.report.sampled_values import (
     Parameters,
     format_choice,
     format_span,
-    get_drawn_values,
     get_position,
     select_best_drawn,
 )
+from raycae.report.sections.importance import parts
 from raycae.report.sections.latent_size import LEVEL, compute_chance_of_marked
-from raycae.report.trials import select_distinct, select_ended
+from raycae.report.trials import rank_trials, select_distinct, select_ended
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 from raycae.study.records import COMPLETE, FAIL, RUNNING
 
@@ -69,26 +69,15 @@ def find_failing_regions(trials: pd.DataFrame, parameters: Parameters) -> pd.Dat
     has_failed = over["state"].eq(FAIL)
     looked_at = []
     for name, parameter in parameters.items():
-        drawn = get_drawn_values(over, name, parameter).dropna()
-        if isinstance(parameter, CategoricalParameter):
-            parts = drawn.map(lambda label, name=name: f"{name} {format_choice(label)}")
-        else:
-            thirds = drawn.map(lambda value, p=parameter: min(int(3 * get_position(value, p)), 2))
-            ends = drawn.groupby(thirds).agg(["min", "max"])
-            parts = thirds.map(
-                {
-                    at: f"{name} {format_choice(low)} to {format_choice(high)}"
-                    for at, low, high in ends.itertuples()
-                }
-            )
-        counts = has_failed.loc[drawn.index].groupby(parts).agg(["sum", "size"])
-        looked_at += [(parts, region, int(f), int(n)) for region, f, n in counts.itertuples()]
+        there = parts(over, name, parameter)
+        counts = has_failed.loc[there.index].groupby(there).agg(["sum", "size"])
+        looked_at += [(there, region, int(f), int(n)) for region, f, n in counts.itertuples()]
     found = []
-    for parts, region, failed, n in looked_at:
+    for there, region, failed, n in looked_at:
         often = failed >= FEWEST_FAILED and failed / n >= 2 * has_failed.mean()
         chance = compute_chance_of_marked(len(over), int(has_failed.sum()), n, failed)
         if often and chance <= LEVEL / len(looked_at):
-            reasons = count_failures(over.loc[parts.index[parts == region]])
+            reasons = count_failures(over.loc[there.index[there == region]])
             found.append((region, failed, n, reasons["reason"].iloc[0]))
     found.sort(key=lambda row: row[1] / row[2], reverse=True)  # ties as the parameters come
     return pd.DataFrame(found, columns=["region", "failed", "n", "reason"])
@@ -111,10 +100,11 @@ def find_edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
         configurations that drew it lie at the edge, at the values `where`.
     """
     found, n_tested = [], 0
+    ranked = rank_trials(select_distinct(trials))
     for name, parameter in parameters.items():
         if isinstance(parameter, CategoricalParameter):
             continue
-        drawn, best = select_best_drawn(trials, name, parameter)
+        drawn, best = select_best_drawn(ranked, name, parameter)
         at = drawn.map(lambda value, p=parameter: get_position(value, p)).astype(float)
         for end, limit, near in (
             ("below", parameter.low, at <= EDGE),

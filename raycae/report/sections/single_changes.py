@@ -23,8 +23,6 @@ from raycae.report.sections.latent_size import LEVEL
 from raycae.report.trials import is_measured, select_ended
 from raycae.study.records import COMPLETE
 
-N_PERMUTATIONS = 499
-"""Random orders of the errors that importance is compared with."""
 CONFIDENCE = 0.95
 """Of the bootstrap intervals of importance, and for calling one parameter the most important."""
 FEWEST_PAIRS = 5

@@ -55,14 +55,14 @@ class Slice:
 
 def make_slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
     """One for each parameter that a trial which ended with an error drew."""
-    ranked = rank_trials(select_ended(trials))
+    ranked, configurations = rank_trials(select_ended(trials)), rank_trials(select_distinct(trials))
     found = []
     for name, parameter in parameters.items():
         points = ranked.assign(value=get_drawn_values(ranked, name, parameter))
         points = points.loc[points["value"].notna(), ["trial_number", "state", "value", "val_mse"]]
         if points.empty:
             continue
-        _, best = select_best_drawn(trials, name, parameter)
+        _, best = select_best_drawn(configurations, name, parameter)
         found.append(
             Slice(
                 name,
