@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
+from raycae.execution.search_options import RANGES
+
 SpaceOption = Annotated[
     str, typer.Option("--space", metavar="NAME|FILE", help="A shipped space or a file.")
 ]
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's name, or its folder or URI.")
 ]
-MAX_SEED = 2**32 - 1  # what numpy and torch both take
 LimitOption = Annotated[
     int | None,
     typer.Option(
-        min=16,
+        min=RANGES["limit"].low,
         metavar="IMAGES",
         help="Images for training and validation together.",
         show_default="all",
@@ -41,11 +42,13 @@ SearchResultsOption = Annotated[
         show_default="results",
     ),
 ]
-CpusOption = Annotated[int, typer.Option(min=1, metavar="C", help="CPU cores a trial.")]
+CpusOption = Annotated[
+    int, typer.Option(min=RANGES["cpus_per_trial"].low, metavar="C", help="CPU cores a trial.")
+]
 GpusOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0,
+        min=RANGES["gpus_per_trial"].low,
         metavar="G",
         help="GPUs a trial, e.g. 0.25 for four on one.",
         show_default="1 if there is any",
@@ -53,7 +56,12 @@ GpusOption = Annotated[
 ]
 ConcurrentOption = Annotated[
     int | None,
-    typer.Option(min=1, metavar="K", help="Trials at a time.", show_default="as many as fit"),
+    typer.Option(
+        min=RANGES["concurrent"].low,
+        metavar="K",
+        help="Trials at a time.",
+        show_default="as many as fit",
+    ),
 ]
 AddressOption = Annotated[
     str | None,

@@ -16,7 +16,6 @@ import typer
 
 from raycae import data
 from raycae.cli.options import (
-    MAX_SEED,
     AddressOption,
     ConcurrentOption,
     CpusOption,
@@ -26,6 +25,7 @@ from raycae.cli.options import (
 )
 from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution import runner, search_options
+from raycae.execution.search_options import MAX_SEED
 from raycae.report import trials
 from raycae.space import loading
 from raycae.space.loading import REPORT

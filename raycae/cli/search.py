@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from raycae.cli.options import (
-    MAX_SEED,
     AddressOption,
     ConcurrentOption,
     CpusOption,
@@ -19,6 +18,7 @@ from raycae.cli.options import (
 from raycae.cli.terminal import configure_output, require_current_folder
 from raycae.errors import exit_with_message
 from raycae.execution.runner import run_search
+from raycae.execution.search_options import RANGES
 from raycae.optimization.early_stopping import FACTOR, SCHEDULERS
 from raycae.optimization.frontier import COSTS, USUAL_STRATA
 from raycae.optimization.samplers import SAMPLERS
@@ -53,7 +53,12 @@ def search(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="E", help="Epochs a trial.", show_default="the space's"),
+        typer.Option(
+            min=RANGES["epochs"].low,
+            metavar="E",
+            help="Epochs a trial.",
+            show_default="the space's",
+        ),
     ] = None,
     hours: Annotated[
         float | None,
@@ -73,8 +78,8 @@ def search(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0,
-            max=MAX_SEED,
+            min=RANGES["seed"].low,
+            max=RANGES["seed"].high,
             metavar="S",
             help="Of splits, weights and proposals.",
             show_default="0",
@@ -105,13 +110,16 @@ def search(
     grace: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="E", help="No trial is stopped before epoch E.", show_default="1"
+            min=RANGES["grace"].low,
+            metavar="E",
+            help="No trial is stopped before epoch E.",
+            show_default="1",
         ),
     ] = None,
     first_images: Annotated[
         int | None,
         typer.Option(
-            min=16,
+            min=RANGES["first_images"].low,
             metavar="IMAGES",
             help="Few images first: epoch 1 sees so many, each further one twice as many.",
             show_default="all",
@@ -120,7 +128,7 @@ def search(
     factor: Annotated[
         int | None,
         typer.Option(
-            min=2,
+            min=RANGES["factor"].low,
             metavar="F",
             help="At each early-stopping check, keep the best 1 in F trials.",
             show_default=str(FACTOR),
@@ -162,8 +170,8 @@ def search(
     settings: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=1000,
+            min=RANGES["settings"].low,
+            max=RANGES["settings"].high,
             metavar="K",
             help="Settings of the training (optimizer, learning rate, …) for each network; only "
             "its best so far goes on.",

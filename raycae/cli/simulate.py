@@ -9,8 +9,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from raycae.cli.options import MAX_SEED, ResultsOption
+from raycae.cli.options import ResultsOption
 from raycae.errors import InputError
+from raycae.execution.search_options import MAX_SEED
 from raycae.execution.simulator import simulate_search
 from raycae.formatting import make_printable
 from raycae.optimization.early_stopping import FACTOR, SCHEDULERS, make_rule

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from raycae.cli.options import MAX_SEED, SpaceOption
+from raycae.cli.options import SpaceOption
 from raycae.config import Config
+from raycae.execution.search_options import MAX_SEED
 from raycae.formatting import make_printable
 from raycae.space import loading
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from raycae.cli.options import MAX_SEED, SpaceOption
+from raycae.cli.options import SpaceOption
 from raycae.config import list_given, parse_setting, resolve
 from raycae.errors import InputError
+from raycae.execution.search_options import MAX_SEED
 from raycae.space import loading
 from raycae.space.space import Space
 

@@ -234,7 +234,7 @@ def _importable_package(stack: ExitStack) -> Iterator[None]:
     A source checkout that is not installed is found through a folder that holds nothing but a link
     to the package, so that other files of the checkout shadow nothing.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     code = "import raycae; print(raycae.__file__)"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=False

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple
 
 from raycae import data as sources
 from raycae.config import TRAINING_KEYS
@@ -43,6 +43,8 @@ from raycae.study.plan import (
 )
 from raycae.study.warm_start import Known
 
+MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy and PyTorch both take."""
 MAX_HOURS = 100_000
 MAX_STUDY_NAME = 100
 OBJECTIVES = ("val_mse", "frontier")
@@ -54,6 +56,30 @@ CHOICES: dict[str, Iterable[str]] = {
     "cost": COSTS,
 }
 COUNTS = ("epochs", "limit", "seed", "grace", "factor", "settings", "first_images")
+
+
+class Range(NamedTuple):
+    """The numbers that an option takes, both ends included; None: no end."""
+
+    kind: type[int] | type[float]
+    low: float | None = None
+    high: float | None = None
+
+
+RANGES = {
+    "epochs": Range(int, 1),
+    "hours": Range(float),
+    "limit": Range(int, 16),
+    "seed": Range(int, 0, MAX_SEED),
+    "grace": Range(int, 1),
+    "first_images": Range(int, 16),
+    "factor": Range(int, 2),
+    "settings": Range(int, 1, 1000),
+    "cpus_per_trial": Range(int, 1),
+    "gpus_per_trial": Range(float, 0.0),
+    "concurrent": Range(int, 1),
+}
+"""The range of every option that is a number, for the command line and for Python."""
 LEARNING = ("tpe", "strata")
 LEARN = " and ".join(LEARNING)
 DECISIVE = ("raycae", "torch")
@@ -225,12 +251,8 @@ def check_number(option: str, value: Any) -> Any:
     `InputError`."""
     if value is None:
         return None
-    from raycae.cli.search import search
-
-    hint = get_type_hints(search, include_extras=True)[option]
-    (allowed,) = hint.__metadata__
-    whole = float not in (hint.__origin__, *get_args(hint.__origin__))
-    low, high = allowed.min, allowed.max
+    kind, low, high = RANGES[option]
+    whole = kind is int
     fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if fits and not (low is not None and value < low) and not (high is not None and value > high):
         return int(value) if whole else float(value)

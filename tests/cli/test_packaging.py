@@ -64,7 +64,7 @@ def test_every_command_is_documented(command: str) -> None:
     nor Ray."""
     assert f"raycae {command}" in (ROOT / "README.md").read_text()
     code = (
-        "import sys; from raycae.cli import app\n"
+        "import sys; from raycae.cli.main import app\n"
         f"try: app(['{command}', '--help'])\n"
         "except SystemExit: pass\n"
         "print('heavy:', {'torch', 'ray'} & set(sys.modules))"

@@ -37,7 +37,9 @@ LONG = ("--trials", "4", "--epochs", "30", "--scheduler", "none")
 
 def resume(results_folder: Path | str, setup: str = "") -> list[str]:
     start = (
-        ["-m", "raycae"] if not setup else ["-c", f"{setup}\nfrom raycae.cli import main; main()"]
+        ["-m", "raycae"]
+        if not setup
+        else ["-c", f"{setup}\nfrom raycae.cli.main import main; main()"]
     )
     more = ["--results", str(results_folder), "--gpus-per-trial", "0"]
     return [sys.executable, *start, "search", "--resume", "--study", "tiny", *more]

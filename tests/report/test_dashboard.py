@@ -226,7 +226,7 @@ def test_the_server(study: Study) -> None:
     number = run_trial(study, 0.3, 0.2, 0.1)
     setup = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     words = ["dashboard", str(study.folder), "--port", "0"]
-    code = f"{setup}; import sys; sys.argv[1:] = {words}; from raycae.cli import main; main()"
+    code = f"{setup}; import sys; sys.argv[1:] = {words}; from raycae.cli.main import main; main()"
     said: list[str] = []
     with Running([sys.executable, "-u", "-c", code], dict(os.environ)) as server:
         assert server._process.stdout is not None

@@ -25,6 +25,7 @@ from raycae.report.trials import (
     select_ended,
     thin_trials,
 )
+from raycae.study.records import COMPLETE
 
 
 def draw_psnr_view(latent: LatentError, task: str) -> dict[str, Any]:
@@ -248,7 +249,8 @@ def compute_latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -
 
 
 def summarise_seeds(trials: pd.DataFrame) -> pd.DataFrame:
-    complete = select_ended(trials).query("state == @COMPLETE")
+    ended = select_ended(trials)
+    complete = ended[ended["state"] == COMPLETE]
     errors = complete.astype({"val_mse": float}).groupby("config", sort=False)
     rows = errors.agg(
         latent_size=("latent_size", "first"),
