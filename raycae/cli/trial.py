@@ -31,7 +31,7 @@ def run_trial(
 ) -> None:
     """Run one trial in this process, without Ray: the door for debugging.
 
-    Faults keep their traceback. The test images are read once, after the last epoch.
+    Faults keep their traceback. The test error is measured once, after the last epoch.
 
     Example: raycae trial --space ex1 --set lr=0.01 --epochs 3
     """
@@ -49,7 +49,9 @@ def run_trial(
     pass
     pass
 
-    source = data.resolve_source(data_source) if data_source else the_space.source
+    if data_source:
+        data.require_unambiguous(data_source)
+    source = data_source or the_space.source
     limit = limit or the_space.budget.limit
     images = data.load(
         source, image_size=config.image_size, limit=limit, seed=seed, classes=config.classes
@@ -88,8 +90,7 @@ def run_trial(
         )
     network = training.measured
     network.load_state_dict(training.best_weights)
-    pixels = data.load_test(source, image_size=config.image_size, seed=seed)
-    test = put_on_device(pixels, device, images.labels.test)
+    test = put_on_device(images.test, device, images.labels.test)
     test_mse, test_psnr_db = compute_errors(network.eval(), training.task, test)
     print(
         f"best epoch {training.best_epoch}: val_mse {training.best_val_mse:.5f}, "
