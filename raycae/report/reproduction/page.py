@@ -229,7 +229,7 @@ def make_experiment_row(part: Part, name: str, spread: Spread) -> dict[str, Any]
 
 def format_times(error: float, linear: float | None) -> str:
     """A linear code of nearly as many numbers as the picture has loses next to nothing."""
-    if linear is None:
+    if linear is None or linear == 0:  # of an error of zero nothing is a multiple
         return "–"
     return "> 1,000" if error > 1000 * linear else formatting.format_ratio(error / linear)
 
