@@ -20,7 +20,7 @@ import raycae
 from raycae import data
 from raycae.config import resolve
 from raycae.errors import InputError
-from raycae.inference import tiling
+from raycae.inference import codec, tiling
 from raycae.inference.codec import Codec
 from raycae.model import weights
 from raycae.model.architecture import build_architecture, receptive_margin
@@ -90,7 +90,8 @@ def test_pieces_are_as_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     ready = codec_of(SCALING[name])
     picture = torch.rand(3, 72, 104)
     whole = ready.paint(picture, label_of(ready))
-    monkeypatch.setattr(tiling, "PIECE", 24)
+    for module in (codec, tiling):
+        monkeypatch.setattr(module, "PIECE", 24)
     torch.testing.assert_close(ready.paint(picture, label_of(ready)), whole, atol=1e-5, rtol=0)
 
 

@@ -18,7 +18,7 @@ from models import NETWORKS, put_model
 
 import raycae
 from raycae import data
-from raycae.inference import export as inference_export
+from raycae.cli import export as cli_export
 from raycae.inference.export import TOLERANCE
 from raycae.study.artifacts import get_model_folder
 from raycae.study.study import Study
@@ -144,9 +144,7 @@ def test_what_differs_is_not_written(
     folder = put_model(tmp_path / "m", {})
     monkeypatch.chdir(tmp_path)
     for painted in (lambda rgb, labels: rgb, lambda rgb, labels: rgb * torch.nan):
-        monkeypatch.setattr(
-            inference_export, "write_pt2", lambda ready, painted=painted: (b"", painted)
-        )
+        monkeypatch.setattr(cli_export, "write_pt2", lambda ready, painted=painted: (b"", painted))
         code, out, err = run("export", folder, "--format", "pt2")
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert re.search(r"m\.pt2: not written; its pictures differ .* by (0\.\d+|nan), all", err)

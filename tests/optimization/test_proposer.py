@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, resolve
 from raycae.errors import InputError
 from raycae.model.architecture import build_architecture
-from raycae.optimization import history, samplers
+from raycae.optimization import proposer as optimization_proposer
+from raycae.optimization import samplers
 from raycae.optimization.frontier import Strata
 from raycae.optimization.grid import list_grid
 from raycae.optimization.proposer import Proposal, Proposer, make_training_identity
@@ -313,7 +314,7 @@ def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.Monkey
     """Oracle: by hand, with a window of 8: of twelve that ended the two with the least errors, of
     three that run and said something the newest two, and the newest of the others; none that
     failed, none that has not come to its first epoch."""
-    monkeypatch.setattr(history, "WINDOW", 8)
+    monkeypatch.setattr(optimization_proposer, "WINDOW", 8)
     proposer = Proposer(tiny_space)
     errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55]
     for number in range(16):

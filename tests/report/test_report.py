@@ -22,7 +22,7 @@ from PIL import Image
 
 from raycae.config import resolve
 from raycae.errors import InputError
-from raycae.report import page as report_page
+from raycae.formatting import format_ratio
 from raycae.report import trial_table
 from raycae.report.page import lacks_pictures_or_baselines, render_report, write_report
 from raycae.report.sections import pictures
@@ -454,7 +454,7 @@ def test_long_studies_have_a_table_of_1000_rows(tmp_path: Path) -> None:
 )
 def test_ratios_have_two_digits(value: float, text: str) -> None:
     """Oracle: by hand."""
-    assert report_page.ratio(value) == text
+    assert format_ratio(value) == text
 
 
 def test_a_latent_as_large_as_the_picture_is_called_that(tmp_path: Path) -> None:

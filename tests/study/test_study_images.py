@@ -91,9 +91,9 @@ def test_a_file_that_arrives_while_a_search_runs(
 ) -> None:
     """Oracle: the same search undisturbed. A file that arrives when trials run, or later,
     changes no test error and no picture; it is counted when the images are read again."""
-    from raycae.execution import tuner
+    from raycae.execution import runner
 
-    train = tuner.train_trials
+    train = runner.train_trials
     assert search()[0] == 0
     folder = tmp_path / "r" / "s"
     undisturbed = tmp_path / "undisturbed"
@@ -105,7 +105,7 @@ def test_a_file_that_arrives_while_a_search_runs(
         (images / data_test_name(folder)).touch()
 
     with monkeypatch.context() as patched:
-        patched.setattr(tuner, "train_trials", disturbed)
+        patched.setattr(runner, "train_trials", disturbed)
         patched.setattr(
             picture_sheets, "write_picture_sheets", lambda *_: None
         )  # some pictures are left to do
