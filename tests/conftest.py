@@ -79,7 +79,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `search.run` train its trials in this process, one after the other."""
+    """Let `runner.run_study` train its trials in this process, one after the other."""
 
     def train(study: Study, images: data.Images, *_: object) -> None:
         train_all(study, images)

@@ -1,4 +1,4 @@
-"""What numbers below 1e-38 cost: one starved trial with and without `prepare`.
+"""What numbers below 1e-38 cost: one starved trial with and without `configure_torch`.
 
     python analysis/benchmarks/denormals.py [--data SOURCE] [--images 4000]
 

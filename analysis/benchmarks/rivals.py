@@ -11,7 +11,8 @@ Constraints: raycae's own sampler rejects a configuration that breaks a constrai
 a trial. No rival can be given such a constraint (they are computed from the network), so a rival
 proposes the configuration, is told that the trial failed, and is asked again. This costs no epochs.
 A failed trial counts neither as a start-up trial nor as an observation of a model
-(tests/test_rivals.py): Optuna, Ray Tune and syne-tune report it as failed, SMAC skips it.
+(tests/optimization/test_rivals.py): Optuna, Ray Tune and syne-tune report it as failed, SMAC
+skips it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python analysis/benchmarks/scale.py                  # the table
     python analysis/benchmarks/scale.py real [PLACES]    # the cost of a trial with Ray, 16 places
 
-The table: the process that keeps a study's books (`bridge`, `study`, `searcher`, `ledger`, all
-real, with its fsyncs) before 64 machines of 8 places that are simulated. Epochs last as long as
+The table: the process that keeps a study's books (`tune_adapter`, `study`, `proposer`, `ledger`,
+all real, with its fsyncs) before 64 machines of 8 places that are simulated. Epochs last as long as
 drawn; one driver serves the events one after the other, each for as long as it really took. So what
 a place waits for its next trial is what it would wait before this driver. Ray's own work is not in
 it; `real` says what that costs: the same driver with a real Ray, as many worker processes as are

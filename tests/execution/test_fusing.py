@@ -1,6 +1,6 @@
 """Searches whose trials train in cohorts: each is a trial like any other.
 
-What a cohort learns is held against single trials in tests/test_fused.py.
+What a cohort learns is held against single trials in tests/training/test_fused.py.
 """
 
 from __future__ import annotations

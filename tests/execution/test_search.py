@@ -66,7 +66,7 @@ def test_one_trial_at_a_time_is_repeatable(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
 ) -> None:
     """Oracle: two searches with `--concurrent 1` and the same seed agree in every proposal and
-    every loss, bit for bit. (What another seed proposes: tests/test_proposer.py.)"""
+    every loss, bit for bit. (What another seed proposes: tests/optimization/test_proposer.py.)"""
     frames = []
     for name in ("a", "b"):
         more = ["--concurrent", "1", "--seed", "1", "--study", name, "--trials", "4"]

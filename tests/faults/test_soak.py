@@ -1,6 +1,6 @@
 """Hours of faults, one after the other, on one study.
 
-RAYCAE_SOAK_MINUTES=120 python -m pytest -m long tests/test_soak.py -s
+RAYCAE_SOAK_MINUTES=120 python -m pytest -m long tests/faults/test_soak.py -s
 """
 
 from __future__ import annotations

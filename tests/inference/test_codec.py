@@ -86,7 +86,7 @@ def test_a_larger_picture_goes_through_as_a_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCALING)
 def test_pieces_are_as_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: the same picture in one piece, for beyond `reach` nothing has a say."""
+    """Oracle: the same picture in one piece, nothing beyond `receptive_margin` has an effect."""
     ready = codec_of(SCALING[name])
     picture = torch.rand(3, 72, 104)
     whole = ready.paint(picture, label_of(ready))
@@ -97,7 +97,7 @@ def test_pieces_are_as_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", SCALING)
 def test_reach(name: str) -> None:
-    """Oracle: gradients. No pixel farther than `reach` from a latent position has one there."""
+    """Oracle: gradients. No pixel beyond `receptive_margin` of a latent position has one there."""
     config = resolve(SCALING[name] | {"image_size": 128})
     net = build_architecture(config)
     network, stride = build_network(net, seed=0).eval(), net.stride

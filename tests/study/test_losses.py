@@ -1,5 +1,5 @@
 """Attempts that are lost: who counts them, when a trial goes on, when it is given up. No processes
-here; tests/test_faults.py does it to real ones."""
+here; tests/faults/test_faults.py does it to real ones."""
 
 from __future__ import annotations
 

@@ -280,7 +280,7 @@ def test_members_come_and_go(photos: Pictures) -> None:
 
 
 def test_what_may_train_together(photos: Pictures) -> None:
-    """Oracle: the words of `cohort_kind` and `Cohort`."""
+    """Oracle: the words of `fusion_key` and `FusedTrainings`."""
     base = resolve(TINY)
     for way in TRAININGS:
         assert fusion_key(resolve(TINY | way)) == fusion_key(base)

@@ -325,8 +325,8 @@ def test_colourise_never_sees_colour(photos: tuple[TensorDataset, TensorDataset]
 
 
 def test_starved_networks_do_not_crawl() -> None:
-    """Oracle: the smallest float32 above zero, times one, is zero after `prepare`; products keep
-    their digits on a GPU, too, by what torch says of cuDNN."""
+    """Oracle: the smallest float32 above zero, times one, is zero after `configure_torch`; products
+    keep their digits on a GPU, too, by what torch says of cuDNN."""
     smallest = torch.tensor([1.4e-45])
     assert float(smallest * 1) > 0
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
