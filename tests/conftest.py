@@ -173,8 +173,6 @@ def train_all(study: Study, images: data.Images) -> None:
     from raycae.training.device import put_on_device
     from raycae.training.trainer import Training
 
-    pass
-
     cpu = torch.device("cpu")
     train, val = (
         put_on_device(pixels, cpu, labels)

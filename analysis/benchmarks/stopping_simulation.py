@@ -149,8 +149,6 @@ def search_recorded(n_seeds: int, space: str) -> None:
     from raycae.execution import recorded_curves
     from raycae.optimization.proposer import Proposer
 
-    pass
-
     world = recorded_curves.read_curves([CURVES / space, CURVES / f"{space}-seeds"])
     random = Proposer(world.space, "random", seed=0, points=[])
     drawn = [proposal for number in range(1000) if (proposal := random.propose(number))]
@@ -184,8 +182,6 @@ def search(world: Recorded, sampler: str, seed: int, rule: StoppingRule) -> tupl
     """
     from raycae.execution.simulator import simulate_search
     from raycae.optimization.proposer import Proposer
-
-    pass
 
     proposer = Proposer(world.space, sampler, seed)
     least, truth, begun, of_first, n_ended = np.inf, np.inf, 0, 0, 0

@@ -129,8 +129,6 @@ def main() -> None:
     from raycae import data
     from raycae.provenance import collect_provenance, describe_hardware
 
-    pass
-
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="photos")
     parser.add_argument("--images", type=int, default=2000)

@@ -162,8 +162,6 @@ def add_illustrations(folder: Place) -> None:
     from raycae.report.reproduction.page import read_part, select_best_runs
     from raycae.study.images import load_test_images
 
-    pass
-
     finish = Finish()
     remedy = f"raycae reproduce --study {folder.parent.name}"
     failure = "Pictures and baselines could not be made"

@@ -60,8 +60,6 @@ def preview_space(
     from raycae.optimization.proposer import Proposer
     from raycae.optimization.samplers import choose_sampler
 
-    pass
-
     the_space = loading.load_space(space_name)
     sampler = sampler or choose_sampler(the_space)
     proposer = Proposer(the_space, sampler, seed)
@@ -94,8 +92,6 @@ def estimate_fusion(config: Config, most: int) -> str:
 
     from raycae.training.device import configure_torch, put_on_device
     from raycae.training.fusion_size import choose_fusion_size, get_available_bytes
-
-    pass
 
     configure_torch(threads=1)  # as a trial has it
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -34,8 +34,6 @@ def show_study(
     from raycae.model.architecture import build_architecture
     from raycae.study.summary import format_counts
 
-    pass
-
     folder = find.find_study(study, results_folder)
     trials = tables.read_trials(folder)
     distinct = trials["arch_hash"].nunique()
@@ -82,8 +80,6 @@ def evaluate_study(study: StudyArgument = "ex3", results_folder: ResultsOption =
     from raycae.report.page import write_report
     from raycae.study.summary import format_trial
 
-    pass
-
     with reopen_study(folder) as opened:
         number = evaluate_kept_models(opened)
         print(f"{number} models evaluated on the test images")
@@ -129,8 +125,6 @@ def report_study(
     from raycae.report.comparison import write_comparison
     from raycae.report.page import write_images, write_report
     from raycae.report.reader import StudyReader
-
-    pass
 
     finishes = [StudyReader(folder).illustrate() for folder in folders]
     if len(folders) > 1:

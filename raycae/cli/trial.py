@@ -46,9 +46,6 @@ def run_trial(
     from raycae.training.trainer import Diverged, Training
     from raycae.training.validation import compute_errors
 
-    pass
-    pass
-
     if data_source:
         data.require_unambiguous(data_source)
     source = data_source or the_space.source

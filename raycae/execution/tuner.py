@@ -41,8 +41,6 @@ def train_trials(
         StudyStopper,
     )
 
-    pass
-
     settings = {
         "epochs": study.plan.epochs,
         "first_images": study.plan.first_images,

@@ -120,7 +120,7 @@ class Codec:
     def decode(self, latents: Any) -> Any:
         """What latents as `encode` gives them stand for, float32, h and w times `stride` pixels.
 
-        Where the model reconstructs, RGB; where it colourises, Cb and Cr (see `raycae.tasks`). In
+        Where the model reconstructs, RGB; where it colourises, Cb and Cr (see `raycae.model.tasks`). In
         [0, 1]; channels come last in arrays, and first in tensors.
         """
         if isinstance(latents, list | tuple):

@@ -68,9 +68,6 @@ def write_safetensors(ready: Codec) -> tuple[bytes, Painted]:
     from raycae.model.architecture import build_architecture
     from raycae.model.autoencoder import Autoencoder
 
-    pass
-    pass
-
     weights = {name: value.contiguous() for name, value in ready.network.state_dict().items()}
     content = safetensors.torch.save(weights, {"raycae": ready.config.to_json()})
     again = Autoencoder(build_architecture(ready.config))

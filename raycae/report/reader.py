@@ -92,8 +92,6 @@ class StudyReader:
 
         finish = Finish()
         if lacks_pictures_or_baselines(self.folder):
-            pass
-
             picture_sheets.add_pictures_and_baselines(self.folder, finish=finish)
         for note in finish.notes:
             print(f"note: {note}", file=sys.stderr)

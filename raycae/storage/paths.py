@@ -197,7 +197,7 @@ def make_client(bare: str, query: str, shown: str) -> tuple[FileSystem, str]:
     scheme = bare.partition(":")[0]
     options = {key: values[-1] for key, values in parse_qs(query).items()}
     if scheme in ("gs", "gcs"):
-        options.setdefault("retry_limit_seconds", "10")  # `patiently` does the waiting
+        options.setdefault("retry_limit_seconds", "10")  # `with_retries` does the waiting
     uri = bare + (f"?{urlencode(options)}" if options else "")
     try:
         if scheme == "s3" and not options.keys() & {"region", "endpoint_override"}:

@@ -56,7 +56,7 @@ SCHEMA = pa.schema(
         ("n_images", pa.int64()),
         ("checkpoint", pa.string()),  # digest of what it takes to go on from here
         ("model", pa.string()),  # digest of the model, where this epoch is the best so far
-        # lost: one of study.CAUSES, and the images that go through the network at a time from now
+        # lost: one of records.CAUSES, and the images that go through the network at a time from now
         ("cause", pa.string()),
         ("micro_batch", pa.int64()),
         # lost, ended

@@ -35,7 +35,7 @@ WARM_STEPS = 3
 class FusedTrainings:
     """Trainings under way, M of them, that run their epochs together.
 
-    `members` have configurations of one `cohort_kind`, the same images, order seed and
+    `members` have configurations of one `fusion_key`, the same images, order seed and
     `first_images`, and have trained equally many epochs; else `ValueError`. Their `micro_batch` has
     no say. Who is to leave is left out of the next cohort; who stands at the same epoch may be in
     it, whether it trained alone or in another one. A member that is given another state needs a new

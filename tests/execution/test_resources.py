@@ -55,8 +55,6 @@ def test_trials_at_a_time_follow_the_places(study: Study) -> None:
     from raycae.execution.progress import Progress
     from raycae.execution.tune_adapter import SearchState, StudySearcher
 
-    pass
-
     there = 1
     run = SearchState(study, lambda: False, Progress(6, 3))
     searcher = StudySearcher(run, {}, lambda: there)

@@ -315,8 +315,6 @@ def test_reasons_of_failure() -> None:
     from raycae.execution.trainable import format_reason
     from raycae.training.trainer import Diverged
 
-    pass
-
     def fault(call: Callable[[], object]) -> Exception:
         try:
             call()
