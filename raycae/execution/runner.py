@@ -79,8 +79,8 @@ def run_search(
     `KeyboardInterrupt` then; `open_study` reads what there is, `resume=True` goes on.
 
     Raises `InputError` for a value that is not allowed, `StorageError` where results cannot be
-    written, `SearchAborted` where trials fail one after the other for one reason, `Unfinished` where all
-    trials are recorded but a step after them failed (exit code 1 of the command).
+    written, `SearchAborted` where trials fail one after the other for one reason, `Unfinished`
+    where all trials are recorded but a step after them failed (exit code 1 of the command).
     """
     asked = parse_options(**locals())
     sources.check(asked.plan.data)
@@ -122,9 +122,9 @@ def run_study(
     go_on: str | None = None,
 ) -> int:
     """One search from its images to its report. Returns the exit code: 0, 130 or 143. Raises
-    `SearchAborted` where it stopped because every trial failed for the same reason, and `StorageError`.
-    Where a step after the trials failed, the summary is printed with a note on each such step;
-    then the fault is raised, or `Unfinished` where it was an `InputError`.
+    `SearchAborted` where it stopped because every trial failed for the same reason, and
+    `StorageError`. Where a step after the trials failed, the summary is printed with a note on each
+    such step; then the fault is raised, or `Unfinished` where it was an `InputError`.
 
     `fuse`: trials at most in a cohort; None: as many as pays.
     `go_on`: the command that goes on with it, if it is not `raycae search --resume`.

@@ -120,8 +120,8 @@ class Codec:
     def decode(self, latents: Any) -> Any:
         """What latents as `encode` gives them stand for, float32, h and w times `stride` pixels.
 
-        Where the model reconstructs, RGB; where it colourises, Cb and Cr (see `raycae.model.tasks`). In
-        [0, 1]; channels come last in arrays, and first in tensors.
+        Where the model reconstructs, RGB; where it colourises, Cb and Cr (see
+        `raycae.model.tasks`). In [0, 1]; channels come last in arrays, and first in tensors.
         """
         if isinstance(latents, list | tuple):
             return [self.decode(latent) for latent in latents]

@@ -49,11 +49,11 @@ def draw_minibatches(
 class Training:
     """A trial under way: model, optimizer, and the best epoch so far.
 
-    `train` and `val` are what `put_on_device` made. `epochs` are planned: a schedule ends with them.
-    `seed` draws the weights, `order_seed` the minibatches. With `micro_batch` a minibatch goes
-    through the network so many images at a time; its gradient, and so the trial, is the same up to
-    rounding. With `first_images` the first epoch sees so many of the training images, each further
-    one twice as many and those before among them, until it sees all.
+    `train` and `val` are what `put_on_device` made. `epochs` are planned: a schedule ends with
+    them. `seed` draws the weights, `order_seed` the minibatches. With `micro_batch` a minibatch
+    goes through the network so many images at a time; its gradient, and so the trial, is the same
+    up to rounding. With `first_images` the first epoch sees so many of the training images, each
+    further one twice as many and those before among them, until it sees all.
     """
 
     def __init__(

@@ -44,7 +44,8 @@ AXES = 10
 class Slice:
     """One parameter against the error. `points`: `trial_number`, `state`, `value` (as the space
     writes it), `val_mse` of the trials that drew it, the best first. `best`: of the values that
-    the best tenth drew, as `select_best_drawn` has it, the least and the greatest, or the choices."""
+    the best tenth drew, as `select_best_drawn` has it, the least and the greatest, or the
+    choices."""
 
     name: str
     parameter: Parameter
