@@ -15,6 +15,7 @@ from raycae.config import Config
 from raycae.errors import InputError
 from raycae.model.architecture import build_architecture
 from raycae.optimization.frontier import Strata
+from raycae.optimization.proposer import _require_early_in_grid
 from raycae.space.space import Space
 
 TRIES = 1000
@@ -68,6 +69,8 @@ def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> 
         raise InputError(f"--sampler points: {space.name} names no points")
     if (1 if sampler == "greedy" else trials) > len(space.points):
         draw_possible(space, seed)
+        if sampler == "grid":
+            _require_early_in_grid(space)
 
 
 def find_reachable_strata(space: Space, bounds: Sequence[int], seed: int = 0) -> list[int]:
