@@ -438,14 +438,3 @@ def make_training_identity(config: Config) -> tuple[Any, ...]:
     """The same for two configurations that build one network and train it alike."""
     names = (*UNSEEN_KEYS, *TRAINING_KEYS)
     return build_architecture(config).hash, *(getattr(config, name) for name in names)
-
-
-def _require_early_in_grid(space: Space) -> None:
-    """Raise `InputError` if the grid's first `GRID_TRIES` combinations are all refused: the search
-    would give up there."""
-    refused = []
-    for _, config in itertools.islice(list_grid(space), GRID_TRIES):
-        if (refusal := space.check(config)) is None:
-            return
-        refused.append(refusal)
-    raise InputError(explain_impossible(space, refused))

@@ -15,7 +15,7 @@ from raycae.config import Config
 from raycae.errors import InputError
 from raycae.model.architecture import build_architecture
 from raycae.optimization.frontier import Strata
-from raycae.optimization.proposer import _require_early_in_grid
+from raycae.optimization.grid import list_grid
 from raycae.space.space import Space
 
 TRIES = 1000
@@ -70,7 +70,7 @@ def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> 
     if (1 if sampler == "greedy" else trials) > len(space.points):
         draw_possible(space, seed)
         if sampler == "grid":
-            _require_early_in_grid(space)
+            require_early_in_grid(space)
 
 
 def find_reachable_strata(space: Space, bounds: Sequence[int], seed: int = 0) -> list[int]:
@@ -109,3 +109,14 @@ def explain_impossible(space: Space, refused: list[str]) -> str:
         f"{space.name}: constraints: none of {len(refused):,} proposals meets them "
         f"(e.g. {examples}); widen the constraint or the parameters"
     )
+
+
+def require_early_in_grid(space: Space) -> None:
+    """Raise `InputError` if the grid's first `GRID_TRIES` combinations are all refused: the search
+    would give up there."""
+    refused = []
+    for _, config in itertools.islice(list_grid(space), GRID_TRIES):
+        if (refusal := space.check(config)) is None:
+            return
+        refused.append(refusal)
+    raise InputError(explain_impossible(space, refused))

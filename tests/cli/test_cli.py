@@ -185,7 +185,8 @@ def test_address_where_nothing_answers(
     (tmp_path / "tmp" / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
     code, _, err = run("search", *arguments)
     assert code == 2
-    assert "the cluster that `ray start` left word of on this machine: nothing answers" in err
+    assert "ray_current_cluster, which `ray start` wrote, names a Ray at 127.0.0.1:9: " in err
+    assert "run `ray stop` or delete the file" in err
     assert not (tmp_path / "quickstart").exists()
 
 

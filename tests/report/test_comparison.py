@@ -178,7 +178,9 @@ def test_a_long_study_is_thinned(tmp_path: Path) -> None:
     assert len(values["table"]) == 1000
     assert (
         len(
-            html.render_page("report.html.j2", {n: f.to_json() for n, f in drawn.items()}, **values)
+            html.render_page(
+                "report.html.j2", {n: f.to_json() for n, f in drawn.items()}, notes=[], **values
+            )
         )
         < 15e6
     )
