@@ -72,7 +72,7 @@ def test_strong_effects_are_named() -> None:
     """Oracle: the error is halved by one value, with noise of 10 %; nearly every page says so."""
     n_pairs = n_common = n_weights = 0
     for seed in range(6):
-        trials, epochs, parameters = made_page(seed, n=80, factors={("kernel", 5): 0.5})
+        trials, epochs, parameters = made_page(seed, n=140, factors={("kernel", 5): 0.5})
         sentence = single_changes.describe_single_changes(
             single_changes.compare_single_changes(trials, epochs)
         )
