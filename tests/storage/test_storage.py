@@ -175,7 +175,8 @@ def test_nothing_there_and_no_leave(store: ObjectStore) -> None:
         ):
             with pytest.raises(StorageError, match=r"ACCESS_DENIED|INVALID_ACCESS_KEY"):
                 what()
-    assert time.monotonic() - begun < 10
+    # Retries would go on for ten minutes. The limit leaves room for a busy machine.
+    assert time.monotonic() - begun < 60
 
 
 def do_everything(folder: Place) -> None:
