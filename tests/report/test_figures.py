@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from raycae import formatting
 from raycae.config import resolve
 from raycae.report import plotting
-from raycae.report.reproduction.figures import compute_spread, compute_three_curves
+from raycae.report.reproduction.figures import (
+    compute_spread,
+    compute_three_curves,
+    draw_latent_spread,
+    draw_spread,
+)
+from raycae.report.reproduction.page import format_times
 from raycae.report.sections import frontier_growth, greedy_ladder, learning_curves
 from raycae.report.sections.latent_size import compute_latent_error, draw_latent_error
 from raycae.report.trials import add_config_columns, rank_trials
@@ -364,3 +370,17 @@ def test_curves_are_means_of_the_seeds_that_are_there() -> None:
     assert curves[["train_mse", "val_mse", "test_mse"]].iloc[0].tolist() == pytest.approx(
         [0.3, 0.4, 0.5]
     )
+
+
+def test_zero_is_drawn_where_the_axis_says_so() -> None:
+    """Oracle: by hand. An error and a level of 0 are drawn at half of the least other
+    error, where the axis has a tick `0`; nothing else moves."""
+    found = runs_of(a=(64, [0.0, 0.02]), b=(64, [0.04, 0.06]))
+    data = compute_spread(found, lines_of(("grey_copy", None, 0.0), ("mean_chroma", None, 0.05)))
+    figure = draw_spread(data)
+    assert sorted(figure.data[0].x) == [0.01, 0.02, 0.04, 0.06]
+    assert figure.layout.xaxis.tickvals[0] == 0.01
+    assert figure.layout.xaxis.ticktext[0] == "0"
+    assert draw_latent_spread(data).layout.yaxis.ticktext[0] == "0"
+    assert format_times(0.0, 0.0) == "–"
+    assert formatting.format_error(0.0) == "0"
