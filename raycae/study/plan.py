@@ -7,20 +7,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycae.config import explain_validation_error
 from raycae.errors import InputError
 from raycae.optimization.frontier import COSTS
-from raycae.space.loading import parse_space
-from raycae.space.space import Space
 from raycae.storage import parquet
 from raycae.storage.files import quarantine, write_atomic
 from raycae.storage.paths import Place
 from raycae.storage.retry import refusal_is_input_error
 from raycae.study import ledger
+
+if TYPE_CHECKING:
+    from raycae.space.space import Space
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def load_study_space(content: Mapping[str, Any]) -> Space:
         name, text = content["space"]["name"], content["space"]["text"]
     except (TypeError, KeyError) as error:
         raise InputError(f"study.json: space: lacks {error}") from None
+    from raycae.space.loading import parse_space  # Optuna: readers of tables do not need it
+
     return parse_space(text, name=name)
 
 
