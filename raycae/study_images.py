@@ -17,7 +17,7 @@ COLUMNS = {"split": pa.string(), "name": pa.string(), "checksum": pa.int64()}
 """The columns of `splits.parquet`."""
 
 
-class TestSplit(NamedTuple):
+class StudyTestImages(NamedTuple):
     """The test images of a study, with what a person should know of them.
 
     Attributes:
@@ -71,7 +71,9 @@ def load_images(
     return images, [f"{path}: {fault}; made again from {plan.data}"]
 
 
-def load_test_images(folder: Place, content: Mapping[str, Any], classes: int = 0) -> TestSplit:
+def load_test_images(
+    folder: Place, content: Mapping[str, Any], classes: int = 0
+) -> StudyTestImages:
     """Load the test images of a study, and no others if its table of names is whole.
 
     Args:
@@ -90,13 +92,13 @@ def load_test_images(folder: Place, content: Mapping[str, Any], classes: int = 0
     membership = read_membership(folder, checksum)[0] if checksum else None
     if checksum and membership is None:
         images, notes = load_images(folder, content, classes)
-        return TestSplit(images.test, images.labels.test, images.summary.line(), notes)
+        return StudyTestImages(images.test, images.labels.test, images.summary.line(), notes)
     labels = data.load_labels(
         plan.data, classes=classes, limit=plan.limit, seed=plan.seed, membership=membership
     )
     pixels = data.load_test(plan.data, image_size=size, seed=plan.seed, membership=membership)
     summary = data.summarize(plan.data, limit=plan.limit, seed=plan.seed, membership=membership)
-    return TestSplit(pixels, labels.test, summary.line(), [])
+    return StudyTestImages(pixels, labels.test, summary.line(), [])
 
 
 def read_membership(folder: Place, checksum: str) -> tuple[data.Membership | None, str]:

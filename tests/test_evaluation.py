@@ -21,7 +21,7 @@ from raycae.architecture import architecture
 from raycae.config import resolve
 from raycae.results import ALL, BEST, MEASURES, SAME, WORST
 from raycae.study import Study, model_folder, write_model
-from raycae.study_images import TestSplit
+from raycae.study_images import StudyTestImages
 from raycae.tasks import Colourise, Reconstruct
 from raycae.training import on_device
 
@@ -163,9 +163,9 @@ def test_a_search_that_is_over_paints_no_more(
     study.records.write(study.folder)
     read: list[int] = []
 
-    def test_images(*_: object) -> TestSplit:
+    def test_images(*_: object) -> StudyTestImages:
         read.append(len(images))
-        return TestSplit(images, None, "40 images of noise", [])
+        return StudyTestImages(images, None, "40 images of noise", [])
 
     monkeypatch.setattr(evaluation, "load_test_images", test_images)
     monkeypatch.setattr(evaluation, "_has_baselines", lambda *_: True)
