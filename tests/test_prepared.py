@@ -52,6 +52,10 @@ def check_limit(folder: Path, name: str, sampler: str | None, most: int) -> None
             f"--max latent_size={most}: every named point of {name}"
         )
         return
+    if name == "ex3-class" and most < 1024:
+        with pytest.raises(InputError, match=rf"ex3-class: .* is above {most}\); widen the"):
+            prepare(folder, **options)
+        return
     asked = prepare(folder, **options)
     assert list(asked.space.points) == fit
     left_out = len(whole.points) - len(fit)
