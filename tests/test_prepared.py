@@ -16,6 +16,7 @@ from PIL import Image
 
 from raycae import data, search, space
 from raycae.architecture import architecture
+from raycae.data import check
 from raycae.errors import InputError
 from raycae.search import Search, default_study, prepared, study_folder
 from raycae.searcher import SAMPLERS, Proposer
@@ -50,6 +51,10 @@ def check_limit(folder: Path, name: str, sampler: str | None, most: int) -> None
         assert str(caught.value).startswith(
             f"--max latent_size={most}: every named point of {name}"
         )
+        return
+    if name == "ex3-class" and most < 1024:
+        with pytest.raises(InputError, match=rf"ex3-class: .* is above {most}\); widen the"):
+            prepare(folder, **options)
         return
     asked = prepare(folder, **options)
     assert list(asked.space.points) == fit
@@ -179,7 +184,7 @@ def test_two_files_with_one_study_name(tmp_path: Path) -> None:
         ("2024-01-01", "{folder}/2024-01-01"),
         ("photos", "photos"),
         ("cifar10", "cifar10"),
-        ("builtin:photos", "builtin:photos"),
+        ("builtin:photos", "photos"),
         ("./photos", "{folder}/photos"),
     ],
 )
@@ -188,8 +193,14 @@ def test_data_beside_the_space_file(
 ) -> None:
     """Oracle: by hand. The same from another folder, and the hash is the same as anywhere."""
     folder, elsewhere = tmp_path / "spaces", tmp_path / "elsewhere"
-    for path in (folder, elsewhere, folder / "there?is=one", folder / "what?"):
-        path.mkdir()
+    for path in (
+        folder,
+        elsewhere,
+        folder / "there?is=one",
+        folder / "what?/pics",
+        folder / "pics",
+    ):
+        path.mkdir(parents=True)
     text = f"{LR}data: {written}\n"
     (folder / "s.yaml").write_text(text)
     meant = meant.format(folder=folder, above=tmp_path, home=Path.home())
@@ -230,13 +241,13 @@ def test_built_in_name_beside_a_folder_of_that_name(tmp_path: Path) -> None:
     assert space.load(str(file)).source == str(tmp_path / "photos")
 
 
-@pytest.mark.parametrize("written", ["~nobody-here/pics", "a\\0b"])
-def test_data_that_no_path_can_be(tmp_path: Path, written: str) -> None:
-    """Oracle: one message."""
+@pytest.mark.parametrize("written", ["~nobody-here/pics", "a\\0b", "no-such-folder"])
+def test_data_that_no_folder_can_be(tmp_path: Path, written: str) -> None:
+    """Oracle: one message, before anything runs."""
     file = tmp_path / "s.yaml"
     file.write_text(f'{LR}data: "{written}"\n')
-    with pytest.raises(InputError, match=r"^source "):
-        prepare(tmp_path, space=str(file))
+    with pytest.raises(InputError, match="is no known source and no folder"):
+        check(prepare(tmp_path, space=str(file)).plan.data)
 
 
 def test_trial_of_a_space_elsewhere(

@@ -115,7 +115,7 @@ def resolve_source(text: str, base: Path | None = None) -> str:
     if not text or text.startswith(BUILT_IN):
         return parse_source(text).text  # refused
     path, suffix = _split_suffix(text, base)
-    with suppress(OSError, RuntimeError):  # a name that no file system takes, ~nobody
+    with suppress(OSError, RuntimeError, ValueError):  # a name no file system takes, ~nobody
         path = str((base / Path(path).expanduser()).resolve())
     return path if suffix is None else f"{path}?{suffix}"
 
