@@ -11,11 +11,11 @@ from noise import NOISE, SPACES, announced, made_page, reshuffled
 
 from raycae import effects, figures, health
 
-N_DESIGNS = 8
-N_SHUFFLES = 38
-MOST = 8
-"""False statements on 304 pages; 2.5 are to be expected, and nine have a chance of 0.1 %. 5 % would
-be 15."""
+N_DESIGNS = 5
+N_SHUFFLES = 40
+MOST = 6
+"""False statements on 200 pages: 1.7 are to be expected, seven or more have a chance of 0.2 %, and
+5 % would be ten."""
 
 
 def test_pairs_of_noise_show_no_effect() -> None:
@@ -46,16 +46,17 @@ def test_values_and_edges_and_shapes_of_noise_stand_out_for_nothing() -> None:
     assert max(n_false.values()) <= MOST, n_false
 
 
-def test_no_parameter_of_noise_matters() -> None:
-    """Oracle: see above; 96 pages, on which five false statements have a chance of 0.1 %."""
+def test_no_parameter_of_noise_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: see above. Intervals are not looked at."""
+    monkeypatch.setattr(effects, "N_BOOTSTRAPS", 1)
     n_false = 0
     for design in range(N_DESIGNS):
         page = made_page(design, kind="ranges", n=70, noise=NOISE[design % len(NOISE)])
-        for shuffle in range(12):
+        for shuffle in range(N_SHUFFLES):
             trials, _, parameters = reshuffled(page, shuffle)
             weights = effects.importance(trials, parameters)
             n_false += bool((weights["p"] <= figures.LEVEL).any())
-    assert n_false <= 4
+    assert n_false <= MOST
 
 
 @pytest.mark.long
@@ -70,7 +71,7 @@ def test_pages_of_noise_single_nothing_out(kind: str) -> None:
 def test_strong_effects_are_named() -> None:
     """Oracle: the error is halved by one value, with noise of 10 %; nearly every page says so."""
     n_pairs = n_common = n_weights = 0
-    for seed in range(10):
+    for seed in range(6):
         trials, epochs, parameters = made_page(seed, n=80, factors={("kernel", 5): 0.5})
         sentence = effects.pairs_sentence(effects.pairs(trials, epochs))
         n_pairs += "The clearest effect is kernel: 5, not 3: 0.5" in sentence
@@ -82,6 +83,6 @@ def test_strong_effects_are_named() -> None:
         weights = effects.importance(trials, parameters)
         said = effects.importance_sentence(weights, len(effects.weighed(trials)))
         n_weights += "optimizer" in said
-    assert n_pairs >= 9
-    assert n_weights >= 9
-    assert n_common >= 5
+    assert n_pairs >= 5
+    assert n_weights >= 5
+    assert n_common >= 3
