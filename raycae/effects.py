@@ -44,9 +44,6 @@ FEWEST_RANKED = 50
 MOST_RANKED = 2000
 """Configurations that importance is computed on; more of them take longer to say the same."""
 
-N_PERMUTATIONS = 499
-"""Random orders of the errors that importance is compared with."""
-
 N_BOOTSTRAPS = 200
 """Resampled sets of trials behind the intervals of importance."""
 
@@ -124,8 +121,7 @@ def importance(
     Returns:
         One row a parameter, the largest share first: `parameter`; `share` of the importance, 0 to
         1, together 1; `low` and `high`, its bootstrap interval (`CONFIDENCE`); `first`, the share
-        of the bootstrap samples in which no other parameter has more; `p`, the chance that random
-        errors give any parameter this much, adjusted for the number of parameters; `n`, the
+        of the bootstrap samples in which no other parameter has more; `p`, see `_chances`; `n`, the
         configurations that drew it. Empty below `FEWEST_RANKED` configurations that ended with an
         error, and where no parameter has any importance.
 
@@ -142,21 +138,13 @@ def importance(
     n = len(rows)
     errors = rows[target].to_numpy(float)
     as_drawn = np.arange(n)[None]
-    permuted = errors[np.stack([random.permutation(n) for _ in range(N_PERMUTATIONS)])]
     samples = random.integers(n, size=(N_BOOTSTRAPS, n))
-    found, chance, again = (
-        np.stack([_divergences(column, order, values) for column in cells.values()])
-        for order, values in (
-            (as_drawn, errors[None]),
-            (as_drawn, permuted),
-            (samples, errors[samples]),
-        )
+    found, again = (
+        np.stack([_divergences(column, order, errors[order]) for column in cells.values()])
+        for order in (as_drawn, samples)
     )  # each (parameters, repetitions)
     if not found.sum():
         return pd.DataFrame(columns=columns)
-    every = np.concatenate([found, chance], axis=1)
-    spread = every.std(axis=1, keepdims=True)
-    scores = (every - every.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, np.inf)
     shares = again / np.maximum(again.sum(axis=0), 1e-300)
     low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
     frame = pd.DataFrame(
@@ -166,11 +154,54 @@ def importance(
             "low": low,
             "high": high,
             "first": (again >= again.max(axis=0)).mean(axis=1),
-            "p": (scores.max(axis=0)[None] >= scores[:, :1]).mean(axis=1),
+            "p": _chances(rows.assign(target=errors), parameters, list(cells)),
             "n": [int((column[0] >= 0).sum()) for column in cells.values()],
         }
     )
     return frame.sort_values(["share", "parameter"], ascending=[False, True], ignore_index=True)
+
+
+def _chances(rows: pd.DataFrame, parameters: Parameters, names: list[str]) -> list[float]:
+    """Compute how likely it is by chance that a parameter seems to matter as much as it does.
+
+    PED-ANOVA gives some parameter a large share of the importance also where nothing matters. Under
+    chance the best tenth is a random choice of the trials; so the number of them in a part of a
+    parameter (a choice, or a third of a range) is hypergeometric.
+
+    Args:
+        rows: Trials, with their error as `target`.
+        parameters: What was searched.
+        names: The parameters to look at.
+
+    Returns:
+        The least probability of as many of the best tenth in any part of each parameter, times the
+        number of parts of all parameters (Bonferroni); at most 1.
+    """
+    n_best = math.ceil(BEST * len(rows))
+    best = rows.sort_values(["target", "trial_number"]).index[:n_best]
+    least, n_parts = [], 0
+    for name in names:
+        drawn = parts(rows, name, parameters[name])
+        counts, best_counts = drawn.value_counts(), drawn[drawn.index.isin(best)].value_counts()
+        n_parts += len(counts)
+        tails = [
+            chance_of_marked(len(rows), int(n), n_best, int(best_counts.get(part, 0)))
+            for part, n in counts.items()
+        ]
+        least.append(min(tails))
+    return [min(1.0, chance * n_parts) for chance in least]
+
+
+def parts(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[Any]:
+    """Sort what each trial drew into choices or thirds of the range, in words with the parameter's
+    name; without the trials that did not draw it."""
+    drawn = values(trials, name, parameter).dropna()
+    if isinstance(parameter, CategoricalParameter):
+        return drawn.map(lambda label: f"{name} {word(label)}")
+    thirds = drawn.map(lambda value: min(int(3 * position(value, parameter)), 2))
+    ends = drawn.groupby(thirds).agg(["min", "max"])
+    words = {at: f"{name} {word(low)} to {word(high)}" for at, low, high in ends.itertuples()}
+    return thirds.map(words)
 
 
 Cells = tuple[npt.NDArray[np.int64], int, bool]
@@ -378,33 +409,33 @@ class Slice:
 
 
 def best_drawn(
-    trials: pd.DataFrame, name: str, parameter: Parameter
+    ranked: pd.DataFrame, name: str, parameter: Parameter
 ) -> tuple[pd.Series[Any], pd.Series[Any]]:
     """Return what the configurations that drew a parameter drew, and what their best tenth did.
 
     Args:
-        trials: Trials in any state.
+        ranked: One trial of each configuration that ended with an error, the best first.
         name: The parameter's name.
         parameter: The parameter.
 
     Returns:
-        The value of each configuration that drew the parameter and ended with an error, the best
-        first; and the first tenth of these, one at least if there is any.
+        The value of each configuration that drew the parameter, the best first; and the first tenth
+        of these, one at least if there is any.
     """
-    drawn = values(ranking(distinct(trials)), name, parameter).dropna()
+    drawn = values(ranked, name, parameter).dropna()
     return drawn, drawn.head(math.ceil(BEST * len(drawn)))
 
 
 def slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
     """One for each parameter that a trial which ended with an error drew."""
-    ranked = ranking(ended(trials))
+    ranked, configurations = ranking(ended(trials)), ranking(distinct(trials))
     found = []
     for name, parameter in parameters.items():
         points = ranked.assign(value=values(ranked, name, parameter))
         points = points.loc[points["value"].notna(), ["trial_number", "state", "value", "val_mse"]]
         if points.empty:
             continue
-        _, best = best_drawn(trials, name, parameter)
+        _, best = best_drawn(configurations, name, parameter)
         found.append(
             Slice(name, parameter, points.reset_index(drop=True), span(best, parameter), len(best))
         )
@@ -732,16 +763,19 @@ def importance_sentence(weights: pd.DataFrame, n: int) -> str:
         )
     names = clear["parameter"].tolist()
     first = clear.iloc[0]
-    if len(names) == 1 or first["first"] >= CONFIDENCE:
+    share = f"{first['share']:.0%} ({first['low']:.0%} to {first['high']:.0%})"
+    if first["first"] >= CONFIDENCE:
         said = (
-            f"{first['parameter']} matters most for reaching the best tenth: its share of the "
-            f"importance is {first['share']:.0%} ({first['low']:.0%} to {first['high']:.0%})."
+            f"{names[0]} matters most for reaching the best tenth: its share of the importance is "
+            f"{share}."
         )
-        rest = names[1:]
-        if rest:
-            verb = "stands" if len(rest) == 1 else "stand"
-            said += f" {listed(rest)} {verb} out from chance, too."
-        return said
+        verb = "stands" if len(names) == 2 else "stand"
+        return f"{said} {listed(names[1:])} {verb} out from chance, too." if names[1:] else said
+    if len(names) == 1:
+        return (
+            f"Of all parameters only {names[0]} stands out from chance, so it matters for reaching "
+            f"the best tenth; its share of the importance is {share}."
+        )
     return (
         f"{listed(names)} matter for reaching the best tenth. Which of these {len(names)} matters "
         f"most is not settled by {n:,} configurations."

@@ -18,9 +18,9 @@ import plotly.graph_objects as go
 from raycae import canvas
 from raycae.canvas import BLUE, EXACT, ORANGE, counted, error, errors_apart, listed
 from raycae.config import resolve
-from raycae.effects import Parameters, best_drawn, position, span, values, word
+from raycae.effects import Parameters, best_drawn, parts, position, span, word
 from raycae.errors import InputError
-from raycae.figures import LEVEL, chance_of_marked, ended
+from raycae.figures import LEVEL, chance_of_marked, distinct, ended, ranking
 from raycae.results import COMPLETE, FAIL, RUNNING
 from raycae.space import CategoricalParameter, FloatParameter, IntParameter
 
@@ -61,23 +61,15 @@ def regions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     has_failed = over["state"].eq(FAIL)
     looked_at = []
     for name, parameter in parameters.items():
-        drawn = values(over, name, parameter).dropna()
-        if isinstance(parameter, CategoricalParameter):
-            parts = drawn.map(lambda label, name=name: f"{name} {word(label)}")
-        else:
-            thirds = drawn.map(lambda value, p=parameter: min(int(3 * position(value, p)), 2))
-            ends = drawn.groupby(thirds).agg(["min", "max"])
-            parts = thirds.map(
-                {at: f"{name} {word(low)} to {word(high)}" for at, low, high in ends.itertuples()}
-            )
-        counts = has_failed.loc[drawn.index].groupby(parts).agg(["sum", "size"])
-        looked_at += [(parts, region, int(f), int(n)) for region, f, n in counts.itertuples()]
+        there = parts(over, name, parameter)
+        counts = has_failed.loc[there.index].groupby(there).agg(["sum", "size"])
+        looked_at += [(there, region, int(f), int(n)) for region, f, n in counts.itertuples()]
     found = []
-    for parts, region, failed, n in looked_at:
+    for there, region, failed, n in looked_at:
         often = failed >= FEWEST_FAILED and failed / n >= 2 * has_failed.mean()
         chance = chance_of_marked(len(over), int(has_failed.sum()), n, failed)
         if often and chance <= LEVEL / len(looked_at):
-            reasons = failures(over.loc[parts.index[parts == region]])
+            reasons = failures(over.loc[there.index[there == region]])
             found.append((region, failed, n, reasons["reason"].iloc[0]))
     found.sort(key=lambda row: row[1] / row[2], reverse=True)  # ties as the parameters come
     return pd.DataFrame(found, columns=["region", "failed", "n", "reason"])
@@ -100,10 +92,11 @@ def edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
         configurations that drew it lie at the edge, at the values `where`.
     """
     found, n_tested = [], 0
+    ranked = ranking(distinct(trials))
     for name, parameter in parameters.items():
         if isinstance(parameter, CategoricalParameter):
             continue
-        drawn, best = best_drawn(trials, name, parameter)
+        drawn, best = best_drawn(ranked, name, parameter)
         at = drawn.map(lambda value, p=parameter: position(value, p)).astype(float)
         for end, limit, near in (
             ("below", parameter.low, at <= EDGE),

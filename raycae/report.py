@@ -590,6 +590,8 @@ def _stopping(stopped: tuple[int, ...]) -> str:
     if min(stopped) == max(stopped):
         return f"{who}, all after epoch {stopped[0]}."
     middle = statistics.median_low(stopped)
+    if middle == max(stopped):  # "all of them by its epoch" would say nothing of the earlier ones
+        middle = max(epoch for epoch in stopped if epoch < middle)
     return f"{who}, {sum(epoch <= middle for epoch in stopped):,} of them by epoch {middle}."
 
 

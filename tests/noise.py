@@ -178,3 +178,15 @@ def announced(
         "shapes": report.sides_sentence(trials) or "",
     }
     return {name: text for name, text in said.items() if re.search(SAID[name], text)}
+
+
+def reshuffled(
+    page: tuple[pd.DataFrame, pd.DataFrame, effects.Parameters], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, effects.Parameters]:
+    """Give the configurations of a page of pure noise each other's errors at random: another page
+    of pure noise, at little cost."""
+    trials, epochs, parameters = page
+    order = np.random.default_rng(seed).permutation(len(trials))
+    measured = ["trial_number", "state", "val_mse", "reason"]
+    mixed = trials.assign(**{name: trials[name].to_numpy()[order] for name in measured})
+    return mixed.astype({"val_mse": "Float64"}), epochs, parameters

@@ -69,7 +69,7 @@ def test_the_parameter_that_makes_the_error_has_the_weight() -> None:
     assert weights.loc["lr", "n"] == 200
     assert (weights["low"] <= weights["high"]).all()
     assert weights.loc["lr", "low"] > weights["high"].drop("lr").max()
-    assert weights.loc["lr", "p"] == pytest.approx(1 / (effects.N_PERMUTATIONS + 1))
+    assert weights.loc["lr", "p"] < 1e-6
     assert (weights["p"].drop("lr") > 0.05).all()
     share = weights.loc["lr", "share"]
     said = effects.importance_sentence(weights.reset_index(), 200)

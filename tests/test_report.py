@@ -103,7 +103,11 @@ def _events(number: int, trial: Trial, task: str) -> list[dict[str, Any]]:
         {"event": "started"},
     ]
     for epoch, value in enumerate(trial.curve, 1):
-        measured = {"train_mse": value, "val_mse": value, "val_psnr_db": -10 * math.log10(value)}
+        measured = {
+            "train_mse": value,
+            "val_mse": value,
+            "val_psnr_db": -10 * math.log10(max(value, 1e-10)),
+        }
         events.append({"event": "epoch", "epoch": epoch, "epoch_time_s": 2.5, **measured})
     if trial.state != RUNNING:
         events.append({"event": "ended", "state": trial.state, "reason": trial.reason})

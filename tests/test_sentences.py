@@ -1,0 +1,587 @@
+"""Every sentence of the report against the trials that it is about.
+
+Random small studies; each sentence has to match a pattern as a whole, and every number in it is
+computed again here, in plain Python from the made-up trials, without the package's tables.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_report import TRIALS, Page, Trial, made_study
+
+from raycae import figures, report, results, space
+from raycae.architecture import architecture
+from raycae.config import resolve
+from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
+
+NUMBER = r"([\d,]+(?:\.\d+)?(?:e[+-]\d+)?)"
+ERRORS = [0.0, 1e-12, 0.01, 0.01, 0.005, 0.0049999, 0.02, 0.3]
+PARAMETERS = space.parse(
+    """
+task: reconstruct
+params:
+  lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+  batch_size: {type: categorical, choices: [16, 32, 64]}
+  activation: {type: categorical, choices: [relu, silu]}
+  latent_channels: {type: int, low: 1, high: 8}
+""",
+    name="s",
+).parameters
+
+
+class Study:
+    """A random study: its trials as they were made, and what follows from them by hand."""
+
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(seed)
+        self.epochs = 4
+        one_size, all_equal = chance.random() < 0.2, chance.random() < 0.1
+        deep = chance.random() < 0.5
+        self.trials: list[Trial] = []
+        for _ in range(chance.choice([1, 1, 2, 3, 5, 12, 25, 60])):
+            state = chance.choices([COMPLETE, PRUNED, FAIL, RUNNING], [6, 3, 1, 1])[0]
+            length = {COMPLETE: 4, PRUNED: chance.choice([1, 1, 1, 2]), RUNNING: 2, FAIL: 0}[state]
+            curve = [
+                0.01
+                if all_equal
+                else chance.choice([*ERRORS, chance.lognormvariate(-5, 1), chance.random()])
+                for _ in range(length)
+            ]
+            drawn = {
+                "latent_channels": 4 if one_size else chance.choice([1, 2, 4, 8]),
+                "lr": chance.choice([1e-4, 1e-3, 3e-3, 1e-2]),
+                "batch_size": chance.choice([16, 32, 64]),
+                "activation": chance.choice(["relu", "silu"]),
+            }
+            if deep and not one_size:
+                drawn["depth"] = chance.choice([2, 3])
+            reason = "diverged: loss is nan" if state == FAIL else None
+            test = min(curve) * 1.1 if state == COMPLETE and chance.random() < 0.5 else None
+            self.trials.append(Trial(curve, state, drawn, reason=reason, test_mse=test))
+        if chance.random() < 0.5:
+            self.trials[0].point = "base"
+        levels = [("mean_colour", None, chance.choice([0.0, 0.05])), ("other", None, 0.07)]
+        codes = [("linear", 64, chance.choice([0.0, 0.008])), ("linear_4x4", 256, 0.003)]
+        kept = chance.choice([None, [], levels, codes, levels + codes])
+        self.baselines = kept
+        # From here on what follows.
+        self.sizes = [architecture(resolve(t.settings)).latent_size for t in self.trials]
+        self.shapes = [architecture(resolve(t.settings)).latent_shape for t in self.trials]
+        self.error = [min(t.curve) if t.curve else None for t in self.trials]
+        self.ended = [i for i, t in enumerate(self.trials) if t.state in (COMPLETE, PRUNED)]
+        self.complete = [i for i in self.ended if self.trials[i].state == COMPLETE]
+        self.keys = [json.dumps(t.settings, sort_keys=True) for t in self.trials]
+        self.distinct = [
+            i for i in self.ended if self.keys[i] not in [self.keys[j] for j in self.ended if j < i]
+        ]
+
+    def best(self) -> int | None:
+        return min(self.complete, key=lambda i: (self.error[i], i), default=None)
+
+    def front(self) -> list[int]:
+        """Trials with less error than every other of at most their size, first of equals."""
+        found: list[int] = []
+        for i in sorted(self.ended, key=lambda i: (self.sizes[i], self.error[i], i)):
+            if not found or self.error[i] < self.error[found[-1]]:  # type: ignore[operator]
+                found.append(i)
+        return found
+
+    def pca(self, size: int) -> float | None:
+        fitting = [e for name, k, e in self.baselines or [] if k is not None and k <= size]
+        return min(fitting, default=None)
+
+
+def shows(text: str, value: float) -> bool:
+    """Whether a number is `value`, rounded to the digits that it has."""
+    mantissa, _, exponent = text.replace(",", "").partition("e")
+    digits = len(mantissa.partition(".")[2]) - int(exponent or 0)
+    return abs(float(text.replace(",", "")) - value) <= 0.5001 * 10.0**-digits
+
+
+def require(pattern: str, text: str) -> tuple[Any, ...]:
+    """The numbers in a sentence, which has to be like the pattern from beginning to end."""
+    found = re.fullmatch(pattern, text)
+    assert found, f"{text!r} is not like {pattern!r}"
+    return found.groups()
+
+
+def require_number_agrees(text: str) -> None:
+    """One is singular, all else plural, wherever a sentence counts."""
+    for count, thing in re.findall(r"\b(\d[\d,]*) (trial|configuration|pair|number)s?\b", text):
+        is_plural = f"{count} {thing}s" in text
+        assert is_plural == (count != "1"), text
+
+
+def check_fall(text: str, first: float, last: float) -> None:
+    if text == "to zero":
+        assert last <= 1e-8
+    elif text.startswith("by a factor of "):
+        assert shows(text.removeprefix("by a factor of "), first / last)
+        assert float(text.removeprefix("by a factor of ").replace(",", "")) > 1
+    else:
+        assert shows(*require(f"by {NUMBER} %", text), 100 * (1 - last / first))
+
+
+def check_answer(study: Study, text: str) -> None:
+    i = study.best()
+    assert i is not None
+    number, error, _, test, psnr, size, _ = require(
+        f"Trial {NUMBER} reaches a validation error of {NUMBER}( \\({NUMBER} on the test "
+        f"images\\))?, a PSNR of {NUMBER} dB, through a latent of {NUMBER} numbers? per image with "
+        f"{NUMBER} parameters\\.",
+        text,
+    )
+    value = study.error[i]
+    assert value is not None
+    assert int(number) == i
+    assert shows(error, value)
+    assert (test is None) == (study.trials[i].test_mse is None)
+    assert test is None or shows(test, study.trials[i].test_mse or 0.0)
+    assert shows(psnr, -10 * math.log10(max(value, 1e-10)))
+    assert shows(size, study.sizes[i])
+
+
+def check_latent(study: Study, text: str) -> None:
+    front = study.front()
+    sizes = {study.sizes[i] for i in study.ended}
+    fall, _, compared = text.partition(". Of ")
+    fall = fall.removesuffix(".") + "."
+    last = study.error[front[-1]]
+    assert last is not None
+    if len(sizes) == 1:
+        size, error = require(
+            f"Every trial has a latent of {NUMBER} numbers?; the least error is {NUMBER}\\.", fall
+        )
+        assert shows(size, study.sizes[front[0]])
+        assert shows(error, last)
+    elif len(front) == 1:
+        size, error = require(
+            f"The smallest latent of all, {NUMBER} numbers?, also has the least error, {NUMBER}\\.",
+            fall,
+        )
+        assert shows(size, min(sizes))
+        assert shows(error, last)
+    else:
+        low, high, before, after, how = require(
+            f"From latent size {NUMBER} to {NUMBER} the least error falls from {NUMBER} to {NUMBER}"
+            r", (.*)\.",
+            fall,
+        )
+        first = study.error[front[0]]
+        assert first is not None
+        assert shows(low, study.sizes[front[0]])
+        assert shows(high, study.sizes[front[-1]])
+        assert shows(before, first)
+        assert shows(after, last)
+        assert before != after
+        check_fall(how, first, last)
+    lines = [(study.error[i], study.pca(study.sizes[i])) for i in front]
+    lines = [(e, line) for e, line in lines if line is not None and line > 1e-8]
+    assert bool(lines) == bool(compared)
+    if lines:
+        n, below = require(
+            f"{NUMBER} trials? on the Pareto front that can be compared with PCA of no larger size,"
+            " (none|[\\d,]+) (?:has|have) less error than the best PCA\\.",
+            compared,
+        )
+        n_below = sum(e < line for e, line in lines)  # type: ignore[operator]
+        assert int(n) == len(lines)
+        assert below == (str(n_below) if n_below else "none")
+
+
+def check_comparison(study: Study, text: str | None) -> None:
+    i = study.best()
+    assert i is not None
+    expected = []
+    base = study.trials[0]
+    own = study.error[i] or 0.0
+    is_base = base.point == "base" and 0 in study.ended and i != 0
+    if is_base and (study.error[0] or 0) > 1e-8:
+        expected.append(own / study.error[0])  # type: ignore[operator]
+    line = study.pca(study.sizes[i])
+    if line is not None and line > 1e-8:
+        expected.append(own / line)
+    levels = {name: e for name, k, e in study.baselines or [] if k is None}
+    if levels.get("mean_colour", 0) > 0:
+        expected.append(own / levels["mean_colour"])
+    factors = re.findall(f"{NUMBER} times that of", text or "")
+    assert len(factors) == len(expected), text
+    assert all(shows(f, value) for f, value in zip(factors, expected, strict=True)), text
+    zero = text is not None and "Doing nothing (mean colour) has no error on these images." in text
+    assert zero == (levels.get("mean_colour") == 0)
+    assert ("The base point has no error." in (text or "")) == (
+        is_base and (study.error[0] or 0) <= 1e-8
+    )
+    assert ("It is the base point itself." in (text or "")) == (i == 0 and base.point == "base")
+    assert ("PCA of that latent size loses nothing." in (text or "")) == (line == 0)
+
+
+def check_sides(study: Study, text: str | None) -> None:
+    wins, n, n_tied, expected = 0, 0, 0, 0.0
+    for size in {study.sizes[i] for i in study.distinct}:
+        there = [i for i in study.distinct if study.sizes[i] == size]
+        widths = {i: study.shapes[i][1] * study.shapes[i][2] for i in there}
+        wide = [i for i in there if widths[i] == max(widths.values())]
+        rest = [i for i in there if i not in wide]
+        if not rest:
+            continue
+        best, other = (min(study.error[i] for i in group) for group in (wide, rest))  # type: ignore[type-var]
+        if best == other:
+            n_tied += 1
+            continue
+        n, wins, expected = n + 1, wins + (best < other), expected + len(wide) / len(there)  # type: ignore[operator]
+    if not n:
+        assert (text is None) == (n_tied == 0)
+        return
+    assert text is not None
+    won, of, chance, _ = require(
+        "The shape with the largest spatial size and the fewest channels has the least error at "
+        f"(none|[\\d,]+) of {NUMBER} latent sizes? with more than one shape; chance would give "
+        f"{NUMBER}\\. (So neither spatial size nor channels stand out\\.|Spatial size helps more "
+        "than channels here\\.|Channels help more than spatial size here\\.)",
+        text,
+    )
+    assert won == (str(wins) if wins else "none")
+    assert int(of) == n
+    assert shows(chance, expected)
+
+
+def check_curves(study: Study, text: str | None) -> None:
+    stopped = [len(t.curve) for t in study.trials if t.state == PRUNED and t.curve]
+    with_curve = [t for t in study.trials if t.curve]
+    if text is None:
+        assert study.best() is None
+        assert not stopped
+        assert len(with_curve) <= 30
+        return
+    rest = text
+    i = study.best()
+    if i is not None:
+        curve = study.trials[i].curve
+        said, rest = re.split(r"(?<=\.)(?: |$)", rest, maxsplit=1)
+        lowest = curve.index(min(curve))
+        if lowest < len(curve) - 1:
+            epoch, of = require(
+                f"The best trial had its least error in epoch {NUMBER} of {NUMBER}\\.", said
+            )
+            assert (int(epoch), int(of)) == (lowest + 1, study.epochs)
+        else:
+            epoch, gain = require(
+                f"The best trial was still improving when it ended: its last epoch, {NUMBER}, took "
+                f"{NUMBER} % off the error\\.",
+                said,
+            )
+            assert int(epoch) == len(curve)
+            assert shows(gain, 100 * (1 - curve[-1] / min(curve[:-1])))
+    if stopped:
+        said, _, rest = rest.partition(".")
+        if len(stopped) == 1:
+            (epoch,) = require(f"1 trial was stopped early, after epoch {NUMBER}", said)
+            assert int(epoch) == stopped[0]
+        elif len(set(stopped)) == 1:
+            n, epoch = require(
+                f"{NUMBER} trials were stopped early, all after epoch {NUMBER}", said
+            )
+            assert (int(n), int(epoch)) == (len(stopped), stopped[0])
+        else:
+            n, some, epoch = require(
+                f"{NUMBER} trials were stopped early, {NUMBER} of them by epoch {NUMBER}", said
+            )
+            assert int(n) == len(stopped)
+            assert int(some) == sum(e <= int(epoch) for e in stopped)
+            assert 0 < int(some) < len(stopped)
+    if len(with_curve) > 30:
+        drawn, n = require(
+            f"Drawn are {NUMBER} of {NUMBER} trials, taken evenly from the best to the worst\\.",
+            rest.strip(),
+        )
+        assert (int(drawn), int(n)) == (30, len(with_curve))
+    else:
+        assert not rest.strip(), rest
+
+
+def check_health(study: Study, said: dict[str, Any]) -> None:
+    over = [t for t in study.trials if t.state != RUNNING]
+    failed = sum(t.state == FAIL for t in over)
+    if failed:
+        n, of, share = require(
+            f"{NUMBER} of {NUMBER} trials? failed \\({NUMBER}%\\)\\.", said["failed"]
+        )
+        assert (int(n), int(of)) == (failed, len(over))
+        assert shows(share, 100 * failed / len(over))
+    else:
+        assert said["failed"] == "No trial failed."
+    again = len(study.trials) - len(set(study.keys))
+    if again:
+        (n,) = require(
+            f"A configuration that had run before ran again in {NUMBER} trials? with the same "
+            "seed\\.",
+            said["duplicates"],
+        )
+        assert int(n) == again
+    else:
+        assert said["duplicates"] == "No configuration ran twice."
+    (n,) = (
+        require(
+            "No searched range has its best trials at an edge more often than chance allows "
+            f"\\({NUMBER} configurations?\\)\\.",
+            said["edges"],
+        )
+        if said["edges"].startswith("No")
+        else (len(study.distinct),)
+    )
+    assert int(n) == len(study.distinct)
+    check_improvements(study, said)
+
+
+def check_improvements(study: Study, said: dict[str, Any]) -> None:
+    ended = [i for i, t in enumerate(study.trials) if t.state != RUNNING]  # in this order
+    better: list[int] = []
+    for i in ended:
+        if i in study.complete and (not better or study.error[i] < study.error[better[-1]]):  # type: ignore[operator]
+            better.append(i)
+    total = sum(2.5 * len(study.trials[i].curve) for i in range(len(study.trials)))
+    if not total:
+        assert said["cost"] is None
+    else:
+        spent = 2.5 * sum(len(study.trials[i].curve) for i in ended if better and i <= better[-1])
+        cost = said["cost"]
+        assert re.match(r"Trials spent [\d.]+ (s|min|h) in epochs, summed over workers", cost)
+        assert ("best trial" in cost) == bool(better)
+        if better:
+            (share,) = re.findall(r"there after (\d+)% of that", cost)
+            assert shows(share, 100 * spent / total)
+        assert ("last improvement" in cost) == (len(better) > 1)
+    text = said["improved"]
+    if not better:
+        assert text is None
+        return
+    after = len(ended) - ended.index(better[-1]) - 1
+    if len(better) == 1 and not after:
+        (number,) = require(
+            f"The first complete trial, {NUMBER}, is the last trial that ended\\.", text
+        )
+        assert int(number) == better[0]
+    elif len(better) == 1:
+        number, n = require(
+            f"The first complete trial, {NUMBER}, was never improved on by the {NUMBER} trials? "
+            "that ended after it\\.",
+            text,
+        )
+        assert (int(number), int(n)) == (better[0], after)
+    else:
+        first, last, n, number, place, of, gain = require(
+            f"The least error fell from {NUMBER} to {NUMBER} in {NUMBER} improvements?\\. The last "
+            f"one, trial {NUMBER}, ended as number {NUMBER} of {NUMBER}, after [\\d.]+ (?:s|min|h)"
+            f", and took {NUMBER} % off\\. No configuration is complete with several seeds, so the "
+            "report cannot tell improvements from the luck of a seed\\.",
+            text,
+        )
+        errors = [study.error[i] or 0.0 for i in better]
+        assert first != last
+        assert shows(first, errors[0])
+        assert shows(last, errors[-1])
+        assert (int(n), int(number)) == (len(better) - 1, better[-1])
+        assert (int(place), int(of)) == (ended.index(better[-1]) + 1, len(ended))
+        assert shows(gain, 100 * (1 - errors[-1] / errors[-2]))
+
+
+def check_mattered(study: Study, said: dict[str, Any]) -> None:
+    n = len(study.distinct)
+    if n < 50:
+        (told,) = require(
+            "Parameters are not ranked yet\\. That takes 50 different configurations that ended "
+            f"with an error; this study has {NUMBER}\\.",
+            said["sentence"],
+        )
+        assert int(told) == n
+        assert not said["is_ranked"]
+    n_best = math.ceil(0.1 * n)
+    common = said["common_sentence"]
+    if common.startswith("The best"):
+        of = re.findall(NUMBER, common)
+        assert int(of[-1]) == n
+        assert [int(x) for x in of[:-1]] == ([] if n_best == 1 else [n_best])
+    ranked = sorted(study.distinct, key=lambda i: (study.error[i], i))
+    for name, caption, drawn in said["slices"]:
+        values = [study.trials[i].settings[name] for i in ranked][:n_best]
+        assert drawn == len(study.ended)
+        head, _, there = caption.partition(": ")
+        assert head == ("best" if n_best == 1 else f"best {n_best}")
+        if name == "activation":
+            assert there == " and ".join(x for x in ("relu", "silu") if x in values)
+        elif name == "batch_size":
+            words = [str(x) for x in (16, 32, 64) if x in values]
+            assert re.split(", | and ", there) == words
+        else:
+            ends = re.split(" to ", there)
+            assert shows(ends[0], min(values))
+            assert shows(ends[-1], max(values))
+            assert len(ends) == 1 + (min(values) != max(values))
+    check_pairs(study, said["pairs_sentence"])
+
+
+def check_pairs(study: Study, text: str) -> None:
+    runs: dict[str, int] = {}
+    for i in sorted(study.ended, key=lambda i: (study.trials[i].state, i)):
+        runs.setdefault(study.keys[i], i)
+    effects_found: Counter[tuple[str, str]] = Counter()
+    n_early = 0
+    for key, i in runs.items():
+        for other, j in runs.items():
+            a, b = study.trials[i].settings, study.trials[j].settings
+            apart = [name for name in a if a[name] != b[name]]
+            # Another depth is also another list of channels, so two settings.
+            if key < other and len(apart) == 1 and apart != ["depth"]:
+                both = sorted([str(a[apart[0]]), str(b[apart[0]])])
+                effects_found[apart[0], "/".join(both)] += 1
+                n_early += not {i, j} <= set(study.complete)
+    n = sum(effects_found.values())
+    if not n:
+        assert text == "No two trials differ in one setting alone, so there is nothing to pair."
+        return
+    told, *_ = require(f"{NUMBER} pairs? of trials differs? in one setting alone\\..*", text)
+    assert int(told) == n
+    early = re.findall(f"{NUMBER} of them (?:is|are) compared at the epoch", text)
+    assert [int(x) for x in early] == ([n_early] if n_early else [])
+    most = re.findall(f"the most of any effect is {NUMBER}\\.", text)
+    top = max(effects_found.values())
+    assert [int(x) for x in most] == ([top] if top < 5 else [])
+    tested = re.findall(f"None of the {NUMBER} effects with at least 5 pairs", text)
+    assert all(int(x) == sum(c >= 5 for c in effects_found.values()) for x in tested)
+
+
+def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) -> None:
+    if not study.ended:
+        return
+    front = study.front()
+    text = report.frontier_answer(latent, ranked)
+    sizes = [study.sizes[i] for i in front]
+    n, *ends = re.findall(r"\b\d[\d,]*\b", text.partition(" per image")[0])
+    assert int(n) == len(front)
+    assert [int(x.replace(",", "")) for x in ends] == sorted({min(sizes), max(sizes)})
+    lines = [(i, study.pca(study.sizes[i])) for i in front]
+    below = [
+        (study.sizes[i], (study.error[i] or 0.0) / line)
+        for i, line in lines
+        if line is not None and line > 1e-8 and (study.error[i] or 0.0) < line
+    ]
+    told = re.findall(f"{NUMBER} \\({NUMBER}(?: times its error)?\\)", text)
+    assert len(told) == len(below), text
+    for (size, times), (own_size, own_times) in zip(told, below, strict=True):
+        assert shows(size, own_size)
+        assert shows(times, own_times)
+    grown = figures.growth(trials, latent, "latent_size")
+    if grown is None:
+        return
+    levels = [e for _, k, e in study.baselines or [] if k is None]
+    worst = max(levels, default=0.0) or max(study.error[i] or 0.0 for i in study.ended)
+    bounds = [study.sizes[i] for i in study.ended]
+    low, high = min(bounds), 2 * max(bounds)
+    steps = [*sizes, high]
+    area = sum(
+        math.log(steps[k + 1] / max(steps[k], low))
+        * max(0.0, math.log10(worst / max(study.error[i] or 0.0, 1e-8)))
+        for k, i in enumerate(front)
+    )
+    height = area / math.log(high / low)
+    factor, error, decades, at, to = require(
+        f"The Pareto front lies a factor of {NUMBER} below an error of {NUMBER} \\({NUMBER} "
+        f"decades: the geometric mean over latent size from {NUMBER} to {NUMBER}, its hypervolume "
+        "on logarithmic axes\\)\\.(?: PCA lies a factor of [\\d,.]+ below it\\.)?",
+        report.growth_sentence(grown, "latent_size"),
+    )
+    assert shows(factor, 10**height)
+    assert shows(decades, height)
+    assert shows(error, worst)
+    assert shows(at, low)
+    assert shows(to, high)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 2**32))
+def test_every_number_in_every_sentence(seed: int) -> None:
+    """Oracle: the module's docstring."""
+    study = Study(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        made_study(Path(folder), study.trials, baselines=study.baselines, epochs=study.epochs)
+        trials, epochs = results.read_trials(Path(folder)), results.read_epochs(Path(folder))
+        for name in PARAMETERS:
+            trials[f"params_{name}"] = [t.settings[name] for t in study.trials]
+        trials = figures.described(trials)
+        baselines = results.read_baselines(Path(folder))
+    latent = figures.latent_error(trials, baselines)
+    ranked = report.rows(figures.ranking(trials))
+    best = next((row for row in ranked if row["state"] == COMPLETE), None)
+    assert (best and best["trial_number"]) == study.best()
+    mattered = report._mattered(trials, epochs, PARAMETERS)
+    went = report._health(trials, PARAMETERS)
+    curves = report.curves_sentence(figures.learning_curves(trials, epochs), study.epochs)
+    sides = report.sides_sentence(trials)
+    fall = report.latent_sentence(latent)
+    if best:
+        check_answer(study, report.answer(best))
+        check_comparison(study, report.comparison(best, ranked, latent))
+    assert (fall is None) == (not study.ended)
+    if fall:
+        check_latent(study, fall)
+    check_sides(study, sides)
+    check_curves(study, curves)
+    check_health(study, went)
+    if study.ended:
+        check_mattered(study, mattered)
+    check_frontier(study, latent, ranked, trials)
+    texts = [curves, sides, fall, *mattered.values(), *went.values()]
+    for text in texts:
+        if isinstance(text, str):
+            require_number_agrees(text)
+
+
+def test_a_study_of_zeros_has_a_page(tmp_path: Path) -> None:
+    """Oracle: by hand. Grey pictures: doing nothing has no error, and neither has the best trial;
+    both are measured, and no figure or factor trips over them."""
+    trials = [Trial([0.001, 0.0], settings={"latent_channels": 1}), Trial([0.002, 0.0005])]
+    trials += [Trial([0.0], PRUNED, {"latent_channels": 2})]
+    levels: list[tuple[str, int | None, float]] = [
+        (name, None, 0.0) for name in ("grey_copy", "mean_chroma", "luma_function")
+    ]
+    folder = made_study(tmp_path / "s", trials, task="colourise", baselines=levels)
+    text = Page(report.render(folder)).text
+    assert "have not been measured" not in text
+    assert "Doing nothing (grey copy and mean chroma) has no error on these images." in text
+    assert "Trial 0 reaches a validation error of 0, a PSNR" in text
+    asked = {"objective": "frontier"}
+    folder = made_study(tmp_path / "f", trials, baselines=levels, asked=asked, task="colourise")
+    assert "The Pareto front has 1 trial, 64 numbers per image." in Page(report.render(folder)).text
+
+
+@pytest.mark.parametrize("cost", ["n_params", "flops"])
+def test_a_frontier_of_another_cost(tmp_path: Path, cost: str) -> None:
+    """Oracle: the columns of the table."""
+    folder = made_study(tmp_path / "s", TRIALS)
+    trials = results.read_trials(folder)
+    front = figures.cost_frontier(figures.described(trials), cost)
+    text = report.cost_sentence(front, cost)
+    low, high, before, after, factor, times = require(
+        f"From {NUMBER} to {NUMBER} \\(.*\\) the least error falls from {NUMBER} to {NUMBER}, by a "
+        f"factor of {NUMBER} for {NUMBER} times the cost\\.",
+        text,
+    )
+    costs, errors = front[cost].tolist(), front["val_mse"].tolist()
+    assert shows(before, errors[0])
+    assert shows(after, errors[-1])
+    assert shows(factor, errors[0] / errors[-1])
+    assert shows(times, costs[-1] / costs[0])
+    assert abs(float(low.replace(",", "")) / costs[0] - 1) < 1e-3
+    assert abs(float(high.replace(",", "")) / costs[-1] - 1) < 1e-3
