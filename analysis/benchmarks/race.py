@@ -50,6 +50,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 import rivals
+from PIL import Image
 from plotly.offline import get_plotlyjs
 from scipy.stats import binomtest
 
@@ -63,6 +64,7 @@ from raycae.stopping import Rule, rule
 from raycae.storage import write_whole
 
 RECORDED = Path(__file__).parents[1] / "recorded"
+FOLDER = RECORDED / "race"
 PICTURE = Path(__file__).parents[1] / "pictures" / "race.png"
 TASKS = ("ex2", "ex3")
 FIRST_SEED = 61
@@ -161,28 +163,33 @@ COLOURS = (canvas.ORANGE, "#a87b00", "#c4392b", canvas.BLUE, canvas.VIOLET, "#2f
 
 
 def main(seeds: str = "30", methods: str = "") -> None:
-    contenders = METHODS | VARIANTS
     missing = [m for m, name in NEEDS.items() if not is_installed(name)]
-    chosen = [m for m in contenders if any(m.startswith(name) for name in methods.split(";"))]
+    chosen = [
+        m for m in METHODS | VARIANTS if any(m.startswith(name) for name in methods.split(";"))
+    ]
     print(f"not installed: {', '.join(missing) or 'none'}")
-    marks = {}
-    for task in TASKS:
-        world = read(task)
-        print(f"{task}: {len(world.curves)} curves, rank correlation {world.rank_correlation:.3f}")
-        if world.rank_correlation < TRUSTED:
-            print(f"  below {TRUSTED}: no race")
-            continue
-        marks[task] = compute_marks(world)
-        print("  " + ", ".join(f"{name} {value:.5f}" for name, value in marks[task].items()))
-        for method in chosen:
-            if method in missing:
-                continue
-            begin_s = time.process_time()
-            for seed in parse_seeds(seeds):
-                runs = race(world, contenders[method], seed, method == RANDOM)
-                save(runs.assign(task=task, method=method))
-            print(f"  {method}: {time.process_time() - begin_s:.0f} s", flush=True)
-    write_page(pd.read_parquet(RECORDED / "race" / "runs.parquet"), marks)
+    if parse_seeds(seeds):
+        for task in TASKS:
+            run_task(task, [m for m in chosen if m not in missing], parse_seeds(seeds))
+    runs = pd.read_parquet(FOLDER / "runs.parquet")
+    write_page(runs, json.loads((FOLDER / "made.json").read_text()))
+
+
+def run_task(task: str, methods: list[str], seeds: range) -> None:
+    """Race `methods` over the curves of one task and save each run."""
+    world = read(task)
+    print(f"{task}: {len(world.curves)} curves, rank correlation {world.rank_correlation:.3f}")
+    if world.rank_correlation < TRUSTED:
+        print(f"  below {TRUSTED}: no race")
+        return
+    marks = compute_marks(world)
+    print("  " + ", ".join(f"{name} {value:.5f}" for name, value in marks.items()), flush=True)
+    for method in methods:
+        begin_s = time.process_time()
+        for seed in seeds:
+            runs = race(world, (METHODS | VARIANTS)[method], seed, method == RANDOM)
+            save(runs.assign(task=task, method=method), marks)
+        print(f"  {method}: {time.process_time() - begin_s:.0f} s", flush=True)
 
 
 def parse_seeds(text: str) -> range:
@@ -251,25 +258,26 @@ def race(world: Recorded, contender: Contender, seed: int, is_random: bool) -> p
     return pd.DataFrame(rows, columns=["epochs", "error", "trials"]).assign(seed=seed)
 
 
-def save(runs: pd.DataFrame) -> None:
-    """Save the runs of one method and how they were made.
+def save(runs: pd.DataFrame, marks: dict[str, float]) -> None:
+    """Save the run of one method and seed, and how it was made.
 
     Saved runs of other methods and seeds are kept.
     """
-    folder = RECORDED / "race"
-    folder.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     keys = ["task", "method", "seed"]
-    if (path := folder / "runs.parquet").exists():
+    task, method, _ = runs[keys].iloc[0]
+    if (path := FOLDER / "runs.parquet").exists():
         saved = pd.read_parquet(path)
         is_same = (saved[keys] == runs[keys].iloc[0]).all(axis=1)
         runs = pd.concat([saved[~is_same], runs])
     buffer = io.BytesIO()
     runs.to_parquet(buffer, index=False, compression="zstd")
     write_whole(path, buffer.getvalue())
-    made_path = folder / "made.json"
+    made_path = FOLDER / "made.json"
     made = json.loads(made_path.read_text()) if made_path.exists() else {}
+    of_task = made.setdefault(task, {"marks": marks, "methods": {}})
     packages = {name: version(name) for name in NEEDS.values() if is_installed(name)}
-    made[f"{runs['task'].iloc[-1]}, {runs['method'].iloc[-1]}"] = {
+    of_task["methods"][method] = {
         "date": date.today().isoformat(),
         "cpu": provenance.hardware()["cpu"],
         "n_cpus": provenance.n_cpus(),
@@ -323,12 +331,12 @@ def format_interval(figures: tuple[float, float, float], digits: int) -> str:
     return text.replace("inf", "∞")
 
 
-def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
-    """Write `race.html` and print its tables."""
+def write_page(runs: pd.DataFrame, made: dict[str, Any]) -> None:
+    """Write `race.html`, print its tables and photograph it."""
     parts = []
     plots = {}
-    made = json.loads((RECORDED / "race" / "made.json").read_text())
-    for task, mark in marks.items():
+    for task, of_made in made.items():
+        mark, how = of_made["marks"], of_made["methods"]
         of_task = runs[runs["task"] == task]
         groups = {
             title: {
@@ -355,8 +363,8 @@ def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
                     for own in everyone.values()
                 ),
                 "n_runs": sum(own["seed"].nunique() for own in everyone.values()),
-                "versions": list_versions([made[f"{task}, {m}"] for m in everyone]),
-                "cpus": sorted({f"{at['n_cpus']} cores of {at['cpu']}" for at in made.values()}),
+                "versions": list_versions([how[m] for m in everyone]),
+                "cpus": sorted({f"{how[m]['n_cpus']} cores of {how[m]['cpu']}" for m in everyone}),
                 **mark,
             }
         )
@@ -373,9 +381,9 @@ def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
         factor=RANDOM_FACTOR,
         default=DEFAULT,
     )
-    path = RECORDED / "race" / "race.html"
+    path = FOLDER / "race.html"
     write_whole(path, page.encode())
-    photograph(path, [f"regret-{task}" for task in marks])
+    photograph(path, list(plots))
 
 
 def photograph(page: Path, plots: list[str]) -> None:
@@ -388,13 +396,14 @@ def photograph(page: Path, plots: list[str]) -> None:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1100, "height": 800})
+        tab = browser.new_page(viewport={"width": 1280, "height": 800})
         tab.goto(page.resolve().as_uri())
         for plot in plots:
             tab.locator(f"#{plot}").scroll_into_view_if_needed()
             tab.wait_for_selector(f"#{plot}.js-plotly-plot .main-svg")
         tab.screenshot(path=PICTURE, full_page=True)
         browser.close()
+    Image.open(PICTURE).convert("RGB").quantize(64).save(PICTURE, optimize=True)
 
 
 def list_versions(made: list[dict[str, Any]]) -> str:
@@ -418,11 +427,11 @@ def make_table(
         share = binomtest(n_near, len(hits)).proportion_ci()
         row = {
             "method": method,
-            "seeds": str(len(hits)),
+            "seeds": f"{len(hits)} ({own['seed'].min()}–{own['seed'].max()})",
             "epochs until near": format_interval(estimate_median(hits), 0),
             "seeds that came near": f"{n_near / len(hits):.0%} "
             f"({share.low:.0%} to {share.high:.0%})",
-            "epochs of raycae's default / of this": "–",
+            "default / this": "–",
         }
         if method != DEFAULT and DEFAULT in everyone:
             # A seed that did not come near counts with its budget, so the ratio is at most this.
@@ -430,7 +439,7 @@ def make_table(
             ours = np.minimum(epochs_until(everyone[DEFAULT], mark["near"]), EPOCHS)
             ratio = format_interval(estimate_ratio(ours, np.minimum(hits, budget)), 2)
             bound = "at most " if np.isinf(np.median(hits)) else ""
-            row["epochs of raycae's default / of this"] = bound + ratio
+            row["default / this"] = bound + ratio
         for epochs in (100, 200, EPOCHS):
             regrets = compute_regret(errors_after(own, [epochs]), mark)[:, 0]
             row[f"regret at {epochs}"] = format_interval(estimate_median(regrets), 2)
