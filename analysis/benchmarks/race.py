@@ -37,7 +37,6 @@ import json
 import shutil
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from datetime import date
 from functools import cache
@@ -53,6 +52,7 @@ import rivals
 from PIL import Image
 from plotly.offline import get_plotlyjs
 from scipy.stats import binomtest
+from stopping_simulation import Capped
 
 import raycae
 from raycae import canvas, provenance, recorded
@@ -60,7 +60,7 @@ from raycae.config import Config
 from raycae.recorded import TRUSTED, Recorded
 from raycae.searcher import Proposer
 from raycae.simulate import Searcher, run
-from raycae.stopping import Rule, rule
+from raycae.stopping import Rule, SparingTheBase, rule
 from raycae.storage import write_whole
 
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -82,34 +82,6 @@ N_RESAMPLES = 2000
 Contender = Callable[[Recorded, int], tuple[Searcher, Rule]]
 
 
-class CappedASHA:
-    """raycae's early stopping until 2026-11-29, kept to compare with: a capped form of ASHA.
-
-    Rungs at 1, 4, 16 ... epochs. At a rung the best trial so far continues; any other continues
-    only if it is among the best quarter of all errors seen at the rung and fewer than a quarter of
-    the trials seen there have continued. The named point `base` always continues.
-    """
-
-    FACTOR = 4
-
-    def __init__(self, epochs: int) -> None:
-        self.rungs = [self.FACTOR**k for k in range(epochs) if self.FACTOR**k < epochs]
-        self._seen: dict[int, dict[int, float]] = defaultdict(dict)
-        self._continued: dict[int, set[int]] = defaultdict(set)
-
-    def report(self, trial_number: int, epoch: int, value: float, known: Any = None) -> bool:
-        if epoch not in self.rungs:
-            return True
-        seen, continued = self._seen[epoch], self._continued[epoch]
-        if trial_number not in seen:
-            seen[trial_number] = value
-            n_places = len(seen) // self.FACTOR
-            n_better = sum(other < value for other in seen.values())
-            if not n_better or (n_better < n_places and len(continued) < n_places):
-                continued.add(trial_number)
-        return trial_number in continued or (known or {}).get("point") == "base"
-
-
 def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
     """Return a maker of raycae's own searcher and early stopping."""
 
@@ -120,10 +92,10 @@ def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
 
 
 def make_capped(sampler: str) -> Contender:
-    """Return a maker of raycae's own searcher with the early stopping it had before."""
+    """Return a maker of raycae's own searcher with its early stopping until 2026-11-29."""
 
     def make(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
-        return Proposer(world.space, sampler, seed), CappedASHA(world.epochs)
+        return Proposer(world.space, sampler, seed), SparingTheBase(Capped(world.epochs))
 
     return make
 
