@@ -303,6 +303,13 @@ def format_interval(figures: tuple[float, float, float], digits: int) -> str:
     return text.replace("inf", "∞")
 
 
+def format_seeds(seeds: Any) -> str:
+    """Return how many seeds there are and which: `38 (1–8, 61–90)`."""
+    ordered = np.sort(seeds)
+    ranges = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+    return f"{len(seeds)} ({', '.join(f'{part[0]}–{part[-1]}' for part in ranges)})"
+
+
 def write_page(runs: pd.DataFrame, made: dict[str, Any]) -> None:
     """Write `race.html`, print its tables and photograph it."""
     parts = []
@@ -400,7 +407,7 @@ def make_table(
         share = binomtest(n_near, len(hits)).proportion_ci()
         row = {
             "method": method,
-            "seeds": f"{len(hits)} ({own['seed'].min()}–{own['seed'].max()})",
+            "seeds": format_seeds(own["seed"].unique()),
             "epochs until near": format_interval(estimate_median(hits), 0),
             "seeds that came near": f"{n_near / len(hits):.0%} "
             f"({share.low:.0%} to {share.high:.0%})",
