@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import runpy
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from raycae import space
 
-SCRIPT = Path(__file__).resolve().parents[1] / "analysis" / "benchmarks" / "rivals.py"
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "analysis" / "benchmarks" / "rivals.py"
 EPOCHS = 9
 N_STARTUP = 10
 """Optuna's documented default of `n_startup_trials`."""
@@ -114,3 +118,26 @@ def test_rays_asha_stops_by_its_own_percentile() -> None:
         rival.propose(number)
         decisions.append(rival.judge(number, 1, error))
     assert decisions == [True, False, True, False, True]
+
+
+def test_readme_and_findings_quote_the_recorded_race() -> None:
+    """Oracle: the medians of the recorded runs, computed here without the race's own code."""
+    folder = ROOT / "analysis" / "recorded" / "race"
+    near = json.loads((folder / "made.json").read_text())["ex2"]["marks"]["near"]
+    runs = pd.read_parquet(folder / "runs.parquet")
+    readme = (ROOT / "README.md").read_text()
+    findings = (ROOT / "analysis" / "FINDINGS.md").read_text()
+    quoted = {
+        "raycae: TPE + ASHA (default)": "after {} epochs",
+        "Ray: OptunaSearch + ASHA": "after {}",
+    }
+    for method, phrase in quoted.items():
+        own = runs[runs["method"] == method]
+        assert own["seed"].nunique() == 30
+        hits = own[own["error"] <= near].groupby("seed")["epochs"].min()
+        epochs = sorted([*hits, *[math.inf] * (30 - len(hits))])
+        median = f"{(epochs[14] + epochs[15]) / 2:.0f}"
+        assert phrase.format(median) in " ".join(readme.split())
+        row = next(line for line in findings.splitlines() if line.startswith(f"| {method} | 30 |"))
+        assert f" {median} (" in row.replace("*", "")
+        assert f"{len(hits) / 30:.0%}".replace("%", " %") in row

@@ -37,7 +37,6 @@ import json
 import shutil
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from datetime import date
 from functools import cache
@@ -50,8 +49,10 @@ import jinja2
 import numpy as np
 import pandas as pd
 import rivals
+from PIL import Image
 from plotly.offline import get_plotlyjs
 from scipy.stats import binomtest
+from stopping_simulation import Capped
 
 import raycae
 from raycae import canvas, provenance, recorded
@@ -59,10 +60,11 @@ from raycae.config import Config
 from raycae.recorded import TRUSTED, Recorded
 from raycae.searcher import Proposer
 from raycae.simulate import Searcher, run
-from raycae.stopping import Rule, rule
+from raycae.stopping import Rule, SparingTheBase, rule
 from raycae.storage import write_whole
 
 RECORDED = Path(__file__).parents[1] / "recorded"
+FOLDER = RECORDED / "race"
 PICTURE = Path(__file__).parents[1] / "pictures" / "race.png"
 TASKS = ("ex2", "ex3")
 FIRST_SEED = 61
@@ -80,34 +82,6 @@ N_RESAMPLES = 2000
 Contender = Callable[[Recorded, int], tuple[Searcher, Rule]]
 
 
-class CappedASHA:
-    """raycae's early stopping until 2026-11-29, kept to compare with: a capped form of ASHA.
-
-    Rungs at 1, 4, 16 ... epochs. At a rung the best trial so far continues; any other continues
-    only if it is among the best quarter of all errors seen at the rung and fewer than a quarter of
-    the trials seen there have continued. The named point `base` always continues.
-    """
-
-    FACTOR = 4
-
-    def __init__(self, epochs: int) -> None:
-        self.rungs = [self.FACTOR**k for k in range(epochs) if self.FACTOR**k < epochs]
-        self._seen: dict[int, dict[int, float]] = defaultdict(dict)
-        self._continued: dict[int, set[int]] = defaultdict(set)
-
-    def report(self, trial_number: int, epoch: int, value: float, known: Any = None) -> bool:
-        if epoch not in self.rungs:
-            return True
-        seen, continued = self._seen[epoch], self._continued[epoch]
-        if trial_number not in seen:
-            seen[trial_number] = value
-            n_places = len(seen) // self.FACTOR
-            n_better = sum(other < value for other in seen.values())
-            if not n_better or (n_better < n_places and len(continued) < n_places):
-                continued.add(trial_number)
-        return trial_number in continued or (known or {}).get("point") == "base"
-
-
 def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
     """Return a maker of raycae's own searcher and early stopping."""
 
@@ -118,10 +92,10 @@ def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
 
 
 def make_capped(sampler: str) -> Contender:
-    """Return a maker of raycae's own searcher with the early stopping it had before."""
+    """Return a maker of raycae's own searcher with its early stopping until 2026-11-29."""
 
     def make(world: Recorded, seed: int) -> tuple[Searcher, Rule]:
-        return Proposer(world.space, sampler, seed), CappedASHA(world.epochs)
+        return Proposer(world.space, sampler, seed), SparingTheBase(Capped(world.epochs))
 
     return make
 
@@ -161,28 +135,33 @@ COLOURS = (canvas.ORANGE, "#a87b00", "#c4392b", canvas.BLUE, canvas.VIOLET, "#2f
 
 
 def main(seeds: str = "30", methods: str = "") -> None:
-    contenders = METHODS | VARIANTS
     missing = [m for m, name in NEEDS.items() if not is_installed(name)]
-    chosen = [m for m in contenders if any(m.startswith(name) for name in methods.split(";"))]
+    chosen = [
+        m for m in METHODS | VARIANTS if any(m.startswith(name) for name in methods.split(";"))
+    ]
     print(f"not installed: {', '.join(missing) or 'none'}")
-    marks = {}
-    for task in TASKS:
-        world = read(task)
-        print(f"{task}: {len(world.curves)} curves, rank correlation {world.rank_correlation:.3f}")
-        if world.rank_correlation < TRUSTED:
-            print(f"  below {TRUSTED}: no race")
-            continue
-        marks[task] = compute_marks(world)
-        print("  " + ", ".join(f"{name} {value:.5f}" for name, value in marks[task].items()))
-        for method in chosen:
-            if method in missing:
-                continue
-            begin_s = time.process_time()
-            for seed in parse_seeds(seeds):
-                runs = race(world, contenders[method], seed, method == RANDOM)
-                save(runs.assign(task=task, method=method))
-            print(f"  {method}: {time.process_time() - begin_s:.0f} s", flush=True)
-    write_page(pd.read_parquet(RECORDED / "race" / "runs.parquet"), marks)
+    if parse_seeds(seeds):
+        for task in TASKS:
+            run_task(task, [m for m in chosen if m not in missing], parse_seeds(seeds))
+    runs = pd.read_parquet(FOLDER / "runs.parquet")
+    write_page(runs, json.loads((FOLDER / "made.json").read_text()))
+
+
+def run_task(task: str, methods: list[str], seeds: range) -> None:
+    """Race `methods` over the curves of one task and save each run."""
+    world = read(task)
+    print(f"{task}: {len(world.curves)} curves, rank correlation {world.rank_correlation:.3f}")
+    if world.rank_correlation < TRUSTED:
+        print(f"  below {TRUSTED}: no race")
+        return
+    marks = compute_marks(world)
+    print("  " + ", ".join(f"{name} {value:.5f}" for name, value in marks.items()), flush=True)
+    for method in methods:
+        begin_s = time.process_time()
+        for seed in seeds:
+            runs = race(world, (METHODS | VARIANTS)[method], seed, method == RANDOM)
+            save(runs.assign(task=task, method=method), marks)
+        print(f"  {method}: {time.process_time() - begin_s:.0f} s", flush=True)
 
 
 def parse_seeds(text: str) -> range:
@@ -251,29 +230,30 @@ def race(world: Recorded, contender: Contender, seed: int, is_random: bool) -> p
     return pd.DataFrame(rows, columns=["epochs", "error", "trials"]).assign(seed=seed)
 
 
-def save(runs: pd.DataFrame) -> None:
-    """Save the runs of one method and how they were made.
+def save(runs: pd.DataFrame, marks: dict[str, float]) -> None:
+    """Save the run of one method and seed, and how it was made.
 
     Saved runs of other methods and seeds are kept.
     """
-    folder = RECORDED / "race"
-    folder.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     keys = ["task", "method", "seed"]
-    if (path := folder / "runs.parquet").exists():
+    task, method, _ = runs[keys].iloc[0]
+    if (path := FOLDER / "runs.parquet").exists():
         saved = pd.read_parquet(path)
         is_same = (saved[keys] == runs[keys].iloc[0]).all(axis=1)
         runs = pd.concat([saved[~is_same], runs])
     buffer = io.BytesIO()
     runs.to_parquet(buffer, index=False, compression="zstd")
     write_whole(path, buffer.getvalue())
-    made_path = folder / "made.json"
+    made_path = FOLDER / "made.json"
     made = json.loads(made_path.read_text()) if made_path.exists() else {}
-    packages = {name: version(name) for name in NEEDS.values() if is_installed(name)}
-    made[f"{runs['task'].iloc[-1]}, {runs['method'].iloc[-1]}"] = {
+    of_task = made.setdefault(task, {"marks": marks, "methods": {}})
+    packages = ["scikit-learn", *([NEEDS[method]] if method in NEEDS else [])]
+    of_task["methods"][method] = {
         "date": date.today().isoformat(),
         "cpu": provenance.hardware()["cpu"],
         "n_cpus": provenance.n_cpus(),
-        "versions": provenance.versions() | {"scikit-learn": version("scikit-learn")} | packages,
+        "versions": provenance.versions() | {name: version(name) for name in packages},
     }
     write_whole(made_path, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
 
@@ -323,12 +303,19 @@ def format_interval(figures: tuple[float, float, float], digits: int) -> str:
     return text.replace("inf", "∞")
 
 
-def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
-    """Write `race.html` and print its tables."""
+def format_seeds(seeds: Any) -> str:
+    """Return how many seeds there are and which: `38 (1–8, 61–90)`."""
+    ordered = np.sort(seeds)
+    ranges = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+    return f"{len(seeds)} ({', '.join(f'{part[0]}–{part[-1]}' for part in ranges)})"
+
+
+def write_page(runs: pd.DataFrame, made: dict[str, Any]) -> None:
+    """Write `race.html`, print its tables and photograph it."""
     parts = []
     plots = {}
-    made = json.loads((RECORDED / "race" / "made.json").read_text())
-    for task, mark in marks.items():
+    for task, of_made in made.items():
+        mark, how = of_made["marks"], of_made["methods"]
         of_task = runs[runs["task"] == task]
         groups = {
             title: {
@@ -355,8 +342,8 @@ def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
                     for own in everyone.values()
                 ),
                 "n_runs": sum(own["seed"].nunique() for own in everyone.values()),
-                "versions": list_versions([made[f"{task}, {m}"] for m in everyone]),
-                "cpus": sorted({f"{at['n_cpus']} cores of {at['cpu']}" for at in made.values()}),
+                "versions": list_versions([how[m] for m in everyone]),
+                "cpus": sorted({f"{how[m]['n_cpus']} cores of {how[m]['cpu']}" for m in everyone}),
                 **mark,
             }
         )
@@ -373,9 +360,9 @@ def write_page(runs: pd.DataFrame, marks: dict[str, dict[str, float]]) -> None:
         factor=RANDOM_FACTOR,
         default=DEFAULT,
     )
-    path = RECORDED / "race" / "race.html"
+    path = FOLDER / "race.html"
     write_whole(path, page.encode())
-    photograph(path, [f"regret-{task}" for task in marks])
+    photograph(path, list(plots))
 
 
 def photograph(page: Path, plots: list[str]) -> None:
@@ -388,13 +375,15 @@ def photograph(page: Path, plots: list[str]) -> None:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1100, "height": 800})
+        tab = browser.new_page(viewport={"width": 1360, "height": 800})
         tab.goto(page.resolve().as_uri())
         for plot in plots:
             tab.locator(f"#{plot}").scroll_into_view_if_needed()
             tab.wait_for_selector(f"#{plot}.js-plotly-plot .main-svg")
         tab.screenshot(path=PICTURE, full_page=True)
         browser.close()
+    picture = Image.open(PICTURE).convert("RGB")
+    picture.quantize(256, Image.Quantize.FASTOCTREE).save(PICTURE, optimize=True)
 
 
 def list_versions(made: list[dict[str, Any]]) -> str:
@@ -418,11 +407,11 @@ def make_table(
         share = binomtest(n_near, len(hits)).proportion_ci()
         row = {
             "method": method,
-            "seeds": str(len(hits)),
+            "seeds": format_seeds(own["seed"].unique()),
             "epochs until near": format_interval(estimate_median(hits), 0),
             "seeds that came near": f"{n_near / len(hits):.0%} "
             f"({share.low:.0%} to {share.high:.0%})",
-            "epochs of raycae's default / of this": "–",
+            "default / this": "–",
         }
         if method != DEFAULT and DEFAULT in everyone:
             # A seed that did not come near counts with its budget, so the ratio is at most this.
@@ -430,8 +419,8 @@ def make_table(
             ours = np.minimum(epochs_until(everyone[DEFAULT], mark["near"]), EPOCHS)
             ratio = format_interval(estimate_ratio(ours, np.minimum(hits, budget)), 2)
             bound = "at most " if np.isinf(np.median(hits)) else ""
-            row["epochs of raycae's default / of this"] = bound + ratio
-        for epochs in (100, 200, EPOCHS):
+            row["default / this"] = bound + ratio
+        for epochs in (200, EPOCHS):
             regrets = compute_regret(errors_after(own, [epochs]), mark)[:, 0]
             row[f"regret at {epochs}"] = format_interval(estimate_median(regrets), 2)
         row["trials"] = f"{own.groupby('seed')['trials'].max().mean():.0f}"
