@@ -183,7 +183,7 @@ def trial(
 ) -> None:
     """Run one trial in this process, without Ray: the door for debugging.
 
-    Faults keep their traceback. The test images are read once, after the last epoch.
+    Faults keep their traceback. The test error is measured once, after the last epoch.
 
     Example: raycae trial --space ex1 --set lr=0.01 --epochs 3
     """
@@ -196,7 +196,9 @@ def trial(
     from raycae.architecture import architecture
     from raycae.training import Diverged, Training, errors, on_device
 
-    source = data.resolve_source(data_source) if data_source else the_space.source
+    if data_source:
+        data.require_unambiguous(data_source)
+    source = data_source or the_space.source
     limit = limit or the_space.budget.limit
     images = data.load(
         source, image_size=config.image_size, limit=limit, seed=seed, classes=config.classes
@@ -235,8 +237,7 @@ def trial(
         )
     network = training.measured
     network.load_state_dict(training.best_weights)
-    pixels = data.load_test(source, image_size=config.image_size, seed=seed)
-    test = on_device(pixels, device, images.labels.test)
+    test = on_device(images.test, device, images.labels.test)
     test_mse, test_psnr_db = errors(network.eval(), training.task, test)
     print(
         f"best epoch {training.best_epoch}: val_mse {training.best_val_mse:.5f}, "

@@ -227,7 +227,7 @@ def test_an_unreadable_profile_is_srgb_and_counted(tmp_path: Path, kind: str) ->
     plain, bad = Image.fromarray(PATCHES), encoded(Image.fromarray(PATCHES), icc_profile=BAD[kind])
     assert np.array_equal(decode(bad), np.asarray(plain))
     put_images(tmp_path / "train", range(20))
-    put_images(tmp_path / "test", range(2))
+    put_images(tmp_path / "test", range(20, 22))
     (tmp_path / "train" / "bad.png").write_bytes(bad)
     (left_out,) = data.load(str(tmp_path)).summary.left_out
     assert str(left_out) == "1 unreadable colour profile, read as sRGB: train/bad.png"

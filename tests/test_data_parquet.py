@@ -117,15 +117,15 @@ def test_a_table_without_images_beside_images(tmp_path: Path) -> None:
 # --- columns --------------------------------------------------------------------------------------
 
 
-def put_columns(file: Path, n: int, **columns: str) -> None:
+def put_columns(file: Path, n: int, first: int = 0, **columns: str) -> None:
     """A table whose columns are structs ("struct") or plain binary ("binary").
 
-    In the first column images have the colours from 0 on, in the second one from n on, and so on.
+    Images of the first column have the colours from `first` on, of the second n later, and so on.
     """
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = {}
     for at, (name, column) in enumerate(columns.items()):
-        blobs = [encoded(tile(number)) for number in range(at * n, at * n + n)]
+        blobs = [encoded(tile(first + at * n + row)) for row in range(n)]
         rows = [{"bytes": blob, "path": None} for blob in blobs]
         table[name] = pa.array(rows, kind) if column == "struct" else pa.array(blobs, pa.binary())
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -164,8 +164,8 @@ def test_the_image_column_is_found(tmp_path: Path, columns: dict[str, str], chos
 def test_equally_good_columns_are_refused(tmp_path: Path, columns: dict[str, str]) -> None:
     """Oracle: both names and both ways out, each of which is read; suffixes combine."""
     put_columns(tmp_path / "train.parquet", 20, **columns)
-    put_columns(tmp_path / "test.parquet", 4, **columns)
-    put_columns(tmp_path / "more.parquet", 4, **columns)
+    put_columns(tmp_path / "test.parquet", 4, first=40, **columns)
+    put_columns(tmp_path / "more.parquet", 4, first=50, **columns)
     with pytest.raises(InputError, match=r"columns (\w+), (\w+) all hold images") as raised:
         data.check(f"{tmp_path}?splits=no")
     ways = re.findall(r"'([^' ]*column=[^' ]*)'", str(raised.value))
@@ -177,7 +177,7 @@ def test_equally_good_columns_are_refused(tmp_path: Path, columns: dict[str, str
 def test_every_shard_must_have_the_column(tmp_path: Path) -> None:
     """Oracle: the file and the column that is missing there."""
     put_columns(tmp_path / "train-0.parquet", 20, image="struct", mask="struct")
-    put_columns(tmp_path / "train-1.parquet", 20, mask="struct")
+    put_columns(tmp_path / "train-1.parquet", 20, first=40, mask="struct")
     with pytest.raises(InputError, match=r"train-1\.parquet: has no image column 'image'.*mask"):
         data.check(str(tmp_path))
     assert sum(sizes(f"{tmp_path}?column=mask")) == 40
