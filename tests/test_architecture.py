@@ -239,8 +239,11 @@ def check_network(config: Config) -> None:
 
 
 def check_training(config: Config) -> None:
-    """Train an epoch alone and an epoch of two as one. Oracle: both run, unless they diverge, and
-    at a small learning rate two equal trials as one end where one ends alone."""
+    """Train an epoch alone and an epoch of two as one.
+
+    Oracle: both run, unless they diverge, and with SGD at a small learning rate two equal trials
+    fused end where one ends alone.
+    """
     net = feasible(config)
     assume(is_small(net) and (config.linear_path != "pca" or net.linear[0].kernel <= 16))
     draw = np.random.default_rng(0)
@@ -256,7 +259,9 @@ def check_training(config: Config) -> None:
         return
     assert -1 <= one.val_ssim() <= 1
     together = Cohort(pair).run_epoch()
-    if config.lr <= 1e-3 and config.precision == "float32":
+    # Where a gradient is 0 but for rounding, the others divide by its size and take a full step.
+    plain = config.optimizer == "sgd" and config.precision == "float32"
+    if plain and config.lr <= 1e-2:
         for member in together:
             assert not isinstance(member, Diverged)
             assert member["val_mse"] == pytest.approx(alone["val_mse"], rel=1e-2)
