@@ -241,7 +241,7 @@ def test_refused_before_the_first_trial(
     def refuse(*arguments: object) -> None:
         raise AssertionError("Ray was about to start")
 
-    monkeypatch.setattr(search, "_ray", refuse)
+    monkeypatch.setattr(search, "connect_ray", refuse)
     path = tmp_path / "mine.yaml"
     path.write_text(TOY.replace("classes: 4", "classes: 3"))
     source = arguments[arguments.index("--data") + 1].replace("LABELLED", str(toy))

@@ -980,8 +980,10 @@ def test_what_is_called_an_image_and_is_none(image_folder: Path) -> None:
 def test_what_is_an_image_whatever_it_is_called(image_folder: Path) -> None:
     """Oracle: a JPEG called .png, one behind a link, one in a folder called x.png: 43 images."""
     train = image_folder / "train"
+    Image.new("RGB", (9, 9), "red").save(image_folder / "test" / "0.png")  # not in train, too
     (train / "jpeg.png").write_bytes(REAL["JPEG"])
-    (train / "link.png").symlink_to(train / "jpeg.png")
+    (image_folder.parent / "elsewhere").write_bytes(encoded(NOISE.rotate(180), "PNG"))
+    (train / "link.png").symlink_to(image_folder.parent / "elsewhere")
     (train / "x.png").mkdir()
     (train / "x.png" / "y\n\x1b[2J.png").write_bytes(REAL["GIF"])
     images = data.load(str(image_folder))
