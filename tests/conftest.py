@@ -77,7 +77,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(study: Study, images: data.Images, *_: object) -> None:
         train_all(study, images)
 
-    monkeypatch.setattr(search, "_ray", lambda _: nullcontext())
+    monkeypatch.setattr(search, "connect_ray", lambda _: nullcontext(True))
     monkeypatch.setattr(nodes, "Room", lambda **_: None)
     monkeypatch.setattr(search, "_train", train)
     monkeypatch.setattr(evaluation, "n_cpus", lambda: 1)
