@@ -213,7 +213,7 @@ def _experiment_row(part: Part, name: str, spread: figures.Spread) -> dict[str, 
 
 def _times(error: float, linear: float | None) -> str:
     """A linear code of nearly as many numbers as the picture has loses next to nothing."""
-    if linear is None:
+    if linear is None or linear == 0:  # of an error of zero nothing is a multiple
         return "–"
     return "> 1,000" if error > 1000 * linear else canvas.ratio(error / linear)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from made_up import long_study
 from test_report import HOSTILE, Trial, made_study, painted, plausible
 
-from raycae import report
+from raycae import report, results
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
@@ -105,7 +106,7 @@ def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, tmp_pat
     """Oracle: a slice for every parameter of the space; the points take as many colours as the
     depths that are on the page, and are all of one colour again; a click on a slice tells of a
     trial."""
-    folder = long_study(tmp_path / "s", 120)
+    folder = long_study(tmp_path / "s", 240)  # sixty configurations: parameters are ranked
     report.write(folder)
     opened = Opened(browser, folder, viewport={"width": 390, "height": 900})
     names = opened.page.evaluate("colours.map(colour => colour.name)")
@@ -154,8 +155,9 @@ def test_hover_and_click_tell_of_a_trial(browser: Any, study: Path) -> None:
 
 
 def test_the_view_changes_with_its_switches(browser: Any, study: Path) -> None:
-    """Oracle: PSNR is what the table has, baselines have none; linear axes are linear; back again
-    it is as it was."""
+    """Oracle: PSNR is what the table has; PCA has 10 log10(1 / MSE) of what the MSE view drew and
+    says so; the Pareto front is that of the table's PSNR, found here over all pairs of trials;
+    linear axes are linear; back again it is as it was."""
     opened = Opened(browser, study, viewport={"width": 1200, "height": 900})
     opened.drawn("latent-error")
     state = """() => { const { data, layout } = document.getElementById("latent-error");
@@ -167,8 +169,26 @@ def test_the_view_changes_with_its_switches(browser: Any, study: Path) -> None:
     _, y_type, title, names, psnr = opened.page.evaluate(state)
     assert y_type == "linear"
     assert "PSNR" in title
-    assert not [name for name in names if name.startswith("linear")]
     assert 5 < psnr < 60
+    pca = [name for name in names if name.startswith("PCA")]
+    assert pca
+    assert all(name.endswith(": 10 log10(1 / MSE)") for name in pca)
+    line = """name => { const { x, y } = document.getElementById("latent-error").data
+        .find(trace => trace.name.startsWith(name)); return [x, y]; }"""
+    mses = opened.page.evaluate("figures['latent-error'].data[0].y")
+    decibels = [-10 * math.log10(mse) for mse in mses]
+    assert opened.page.evaluate(line, names[0])[1] == pytest.approx(decibels)
+    trials = results.read_trials(study)
+    trials = trials[trials["state"].isin(["COMPLETE", "PRUNED"]) & trials["val_mse"].notna()]
+    pairs = trials[["latent_size", "val_psnr_db"]].to_numpy().tolist()
+    front = sorted(
+        (size, db)
+        for size, db in pairs
+        if not any(s <= size and d >= db and (s, d) != (size, db) for s, d in pairs)
+    )
+    x, y = opened.page.evaluate(line, "Pareto front")
+    assert x == [size for size, _ in front]
+    assert y == pytest.approx([db for _, db in front])
     opened.page.select_option("[name=error]", "mse")
     opened.page.uncheck("[name=x]")
     opened.page.uncheck("[name=y]")

@@ -211,6 +211,15 @@ def test_error_against_another_cost() -> None:
     assert traces == {"Pareto front": [100, 1000], "stopped early": [1000], "complete": [100, 500]}
 
 
+def test_the_front_by_psnr_is_its_own() -> None:
+    """Oracle: by hand. The trial of 128 numbers has less error than that of 64 but no higher PSNR;
+    the trial of 256 has the highest."""
+    trials = made_trials((COMPLETE, 64, 0.02), (PRUNED, 128, 0.01), (COMPLETE, 256, 0.03))
+    data = figures.latent_error(trials.assign(val_psnr_db=[20.0, 19.0, 21.0]), None)
+    assert data.frontier["trial_number"].tolist() == [0, 1]
+    assert data.psnr_frontier["trial_number"].tolist() == [0, 2]
+
+
 def test_learning_curves_of_few_trials_are_all_there() -> None:
     """Oracle: by hand. The best is the best of the complete ones; a null epoch is left out."""
     trials = made_trials(
