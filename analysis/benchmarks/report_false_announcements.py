@@ -59,7 +59,7 @@ def main(pages: int = 200) -> None:
     print(" | ".join(["space", "sampler", "seeds", "effect", *names]))
     for power in (False, True):
         for kind in SPACES:
-            for sampler, seeds in (("random", 1), ("tpe", 1), ("random", 3)):
+            for sampler, seeds in (("tpe", 1), ("random", 1), ("random", 3)):
                 found = count(pages, kind, sampler, seeds, power)
                 shares = [f"{100 * found[name] / pages:.1f}" for name in names]
                 effect = "strong" if power else "none"
