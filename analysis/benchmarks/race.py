@@ -25,7 +25,8 @@ only writes the page from saved runs. METHOD is the beginning of a method's name
 take part if they are installed:
 
     python -m venv rivals
-    rivals/bin/pip install -e '.[simulate]' smac==2.4.1 syne-tune==0.16.0 huggingface_hub
+    rivals/bin/pip install -e '.[simulate]' smac==2.4.1 syne-tune==0.16.0
+    rivals/bin/pip install huggingface_hub fastparquet h5py s3fs  # imported by syne-tune's ASHACQR
     rivals/bin/python analysis/benchmarks/race.py
 """
 
