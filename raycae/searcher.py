@@ -525,6 +525,8 @@ def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> 
         raise InputError(f"--sampler points: {space.name} names no points")
     if (1 if sampler == "greedy" else trials) > len(space.points):
         _possible(space, seed)
+        if sampler == "grid":
+            _require_early_in_grid(space)
 
 
 def reachable(space: Space, bounds: Sequence[int], seed: int = 0) -> list[int]:
@@ -540,6 +542,17 @@ def reachable(space: Space, bounds: Sequence[int], seed: int = 0) -> list[int]:
         if len(found - {None}) == len(bounds):
             break
     return [bound for place, bound in enumerate(bounds) if place in found]
+
+
+def _require_early_in_grid(space: Space) -> None:
+    """Raise `InputError` if the grid's first `GRID_TRIES` combinations are all refused: the search
+    would give up there."""
+    refused = []
+    for _, config in itertools.islice(grid(space), GRID_TRIES):
+        if (refusal := space.check(config)) is None:
+            return
+        refused.append(refusal)
+    raise InputError(_impossible(space, refused))
 
 
 def _possible(space: Space, seed: int) -> Config:
