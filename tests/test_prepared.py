@@ -25,8 +25,12 @@ DEFAULTS = {
     name: None if parameter.default is inspect.Parameter.empty else parameter.default
     for name, parameter in inspect.signature(search.run_search).parameters.items()
 }
-FAR_DOWN_THE_GRID = {("ex2", 128), ("ex3", 128), ("ex3", 512)}
-"""Where the first 100,000 combinations are beyond a latent size: the deepest networks come last."""
+FAR_DOWN_THE_GRID = {
+    *[("ex2", 128), ("ex3", 128), ("ex3", 512)],
+    *[("frontier", most) for most in (128, 512, 1024)],
+}
+"""Where the first 100,000 combinations are beyond what the space and the limit allow of latent
+sizes: the deepest networks come last."""
 LR = "task: reconstruct\nparams: {lr: {type: float, low: 0.001, high: 0.01}}\n"
 
 
@@ -65,7 +69,7 @@ def check_limit(folder: Path, name: str, sampler: str | None, most: int) -> None
     asked = prepare(folder, **options)
     assert list(asked.space.points) == fit
     left_out = len(whole.points) - len(fit)
-    assert bool(left_out) == any("leaves out" in note for note in asked.notes)
+    assert bool(left_out) == any("named points" in note for note in asked.notes)
     proposal = Proposer(asked.space, asked.plan.sampler).propose(0)
     assert proposal is not None
     assert architecture(proposal.config).latent_size <= most
