@@ -72,7 +72,7 @@ def test_strong_effects_are_named() -> None:
     """Oracle: the error is halved by one value, with noise of 10 %; nearly every page says so."""
     n_pairs = n_common = n_weights = 0
     for seed in range(6):
-        trials, epochs, parameters = made_page(seed, n=80, factors={("kernel", 5): 0.5})
+        trials, epochs, parameters = made_page(seed, n=140, factors={("kernel", 5): 0.5})
         sentence = effects.pairs_sentence(effects.pairs(trials, epochs))
         n_pairs += "The clearest effect is kernel: 5, not 3: 0." in sentence
         common = effects.common_sentence(trials, parameters)
