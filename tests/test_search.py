@@ -36,7 +36,8 @@ def test_a_search_from_command_to_report(
     assert sum(line.startswith("[") for line in lines) == 6
     assert any(line.startswith("best     trial") for line in lines)
     assert lines[-1].startswith("report")
-    assert len(lines) == 6 + 4
+    assert lines[0].startswith("data     350 training, 50 validation, 280 test images from photos")
+    assert len(lines) == 1 + 6 + 4
     assert done.stderr == ""
 
     complete = trials[trials["state"] == "COMPLETE"]
@@ -53,6 +54,7 @@ def test_a_search_from_command_to_report(
     assert epochs.groupby("trial_number").size().tolist() == trials["epochs_run"].tolist()
     data = study_json(folder)["data"]
     assert data["n_train"] + data["n_val"] == 400
+    assert f"data     {data['summary']['text']}" == lines[0]
 
     # And again: the name is taken, nothing is touched.
     again = run(command(space_file, tmp_path / "r"), small_ray)
