@@ -118,14 +118,17 @@ def made_page(
     rows: list[dict[str, Any]] = []
     curves: list[tuple[int, int, float]] = []
     known: set[str] = set()
+    is_repeat = False
     while len(known) < n:
         chance.told = {}
-        trial = None if study is None else study.ask()
+        trial = None if study is None or is_repeat else study.ask()
+        is_repeat = False
         text = the_space.draw(chance if trial is None else trial).to_json()
         params = dict(chance.told if trial is None else trial.params)
         if text in known:
             if study is not None and trial is not None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            is_repeat = True  # the next one is drawn at random: TPE would go on repeating itself
             continue
         known.add(text)
         worth = _noise(random, noise, 1)[0] / 0.01 if seeds > 1 else 1.0
@@ -149,6 +152,10 @@ def made_page(
             )
         if study is not None and trial is not None:
             study.tell(trial, error)
+        elif study is not None:
+            kinds = {name: the_space.parameters[name].distribution for name in params}
+            added = optuna.trial.create_trial(params=params, distributions=kinds, value=error)
+            study.add_trial(added)
     trials = pd.DataFrame(rows).astype({"val_mse": "Float64"})
     epochs = pd.DataFrame(curves, columns=["trial_number", "epoch", "val_mse"])
     return trials, epochs, the_space.parameters

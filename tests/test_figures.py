@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycae import canvas, figures
+from raycae import canvas, figures, reproduction
 from raycae.config import resolve
 from raycae.results import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -355,3 +355,17 @@ def test_curves_are_means_of_the_seeds_that_are_there() -> None:
     assert curves[["train_mse", "val_mse", "test_mse"]].iloc[0].tolist() == pytest.approx(
         [0.3, 0.4, 0.5]
     )
+
+
+def test_zero_is_drawn_where_the_axis_says_so() -> None:
+    """Oracle: by hand. An error and a level of 0 are drawn at half of the least other
+    error, where the axis has a tick `0`; nothing else moves."""
+    found = runs_of(a=(64, [0.0, 0.02]), b=(64, [0.04, 0.06]))
+    data = figures.spread(found, lines_of(("grey_copy", None, 0.0), ("mean_chroma", None, 0.05)))
+    figure = figures.spread_figure(data)
+    assert sorted(figure.data[0].x) == [0.01, 0.02, 0.04, 0.06]
+    assert figure.layout.xaxis.tickvals[0] == 0.01
+    assert figure.layout.xaxis.ticktext[0] == "0"
+    assert figures.latent_spread_figure(data).layout.yaxis.ticktext[0] == "0"
+    assert reproduction._times(0.0, 0.0) == "–"
+    assert canvas.error(0.0) == "0"
