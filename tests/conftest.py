@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from searches import SmallRay
 
@@ -23,6 +24,10 @@ from raycae.study.attempt import Attempt
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 from raycae.training import device
+
+# A busy machine is no fault of the code under test: no example has a time limit of its own.
+hypothesis.settings.register_profile("raycae", deadline=None)
+hypothesis.settings.load_profile("raycae")
 
 JPEG_SET = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg"
 
