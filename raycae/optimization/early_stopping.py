@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -49,7 +50,7 @@ class NoStopping:
         return True
 
 
-class AtRungs:
+class AtRungs(ABC):
     """Base of the rules that judge a trial once at each rung and stand by the verdict.
 
     Rungs are at `grace` x `factor`^k epochs, below `epochs`. A trial that reports a rung again,
@@ -68,9 +69,9 @@ class AtRungs:
             self._verdicts[trial_number, epoch] = self._judge(epoch, value, known)
         return self._verdicts[trial_number, epoch]
 
+    @abstractmethod
     def _judge(self, rung: int, value: float, known: Known) -> bool:
-        """Add a trial to a rung and decide whether it goes on."""
-        raise NotImplementedError
+        """Add a trial to a rung and decide whether it continues."""
 
 
 class ASHA(AtRungs):

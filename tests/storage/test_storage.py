@@ -175,8 +175,7 @@ def test_nothing_there_and_no_leave(store: ObjectStore) -> None:
         ):
             with pytest.raises(StorageError, match=r"ACCESS_DENIED|INVALID_ACCESS_KEY"):
                 what()
-    # Retries would go on for ten minutes. The limit leaves room for a busy machine.
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 10
 
 
 def do_everything(folder: Place) -> None:
