@@ -17,7 +17,7 @@ from raycae.data.membership import (
     WORDS,
     Checksums,
     Membership,
-    Source,
+    SourceImages,
     checksum_images,
     find_copies,
     require_unchanged,
@@ -64,7 +64,7 @@ def load(
     """
     _check_numbers(image_size, seed)
     pools = open_source(source)
-    images = Source(pools)
+    images = SourceImages(pools)
     if membership is None:
         splits = _cut(source, pools, images, limit, seed)
     else:
@@ -109,7 +109,7 @@ def load_test(
     """
     _check_numbers(image_size, seed)
     pools = open_source(source)
-    images = Source(pools)
+    images = SourceImages(pools)
     if membership is None:
         (test,) = images.take([_cut(source, pools, images, None, seed)[2]], image_size)
         return test
@@ -145,7 +145,7 @@ def load_labels(
     if not classes:
         return Labels()
     pools = open_source(source)
-    images = Source(pools)
+    images = SourceImages(pools)
     if membership is None:
         return _label(source, images, _cut(source, pools, images, limit, seed), classes)
     splits = _find_members(source, images, membership, *WORDS)
@@ -167,7 +167,7 @@ def summarize(
         InputError: As `load`, for all that shows before images are decoded.
     """
     pools = open_source(source)
-    images = Source(pools)
+    images = SourceImages(pools)
     if membership is None:
         splits = _cut(source, pools, images, limit, seed)
         return _summarize(source, pools, images, (len(splits[0]), len(splits[1]), len(splits[2])))
@@ -179,7 +179,9 @@ def check(source: str) -> None:
     open_source(source)
 
 
-def _cut(source: str, pools: Pools, images: Source, limit: int | None, seed: int) -> list[Indices]:
+def _cut(
+    source: str, pools: Pools, images: SourceImages, limit: int | None, seed: int
+) -> list[Indices]:
     """Cut the splits of a source: the places of training, validation and test images among all
     images. Raise `InputError` for too few, or none to test on."""
     try:
@@ -205,7 +207,7 @@ def _cut(source: str, pools: Pools, images: Source, limit: int | None, seed: int
 
 
 def _find_members(
-    source: str, images: Source, membership: Membership, *wanted: str
+    source: str, images: SourceImages, membership: Membership, *wanted: str
 ) -> list[Indices]:
     """Return the places of the images of each wanted split. Raise `InputError` where one is
     missing."""
@@ -227,7 +229,7 @@ def _require_pixels(source: str, membership: Membership, found: dict[str, Checks
 
 
 def _describe_splits(
-    images: Source,
+    images: SourceImages,
     splits: list[Indices],
     checksums: list[Checksums],
     kept: list[NDArray[np.bool_]],
@@ -257,7 +259,7 @@ def _require_enough(source: str, n_train: int, n_val: int, n_copies: int) -> Non
         )
 
 
-def _label(source: str, images: Source, splits: list[Indices], classes: int) -> Labels:
+def _label(source: str, images: SourceImages, splits: list[Indices], classes: int) -> Labels:
     """Return the classes of the images of each split, nothing if `classes` is 0. Raise `InputError`
     where the source does not say them, or one is too large."""
     if not classes:
@@ -281,7 +283,7 @@ def _label(source: str, images: Source, splits: list[Indices], classes: int) -> 
 def _summarize(
     source: str,
     pools: Pools,
-    images: Source,
+    images: SourceImages,
     counts: tuple[int, int, int],
     tally: Tally | None = None,
 ) -> DataSummary:
@@ -299,7 +301,7 @@ def _summarize(
 
 
 def _summarize_members(
-    source: str, pools: Pools, images: Source, membership: Membership
+    source: str, pools: Pools, images: SourceImages, membership: Membership
 ) -> DataSummary:
     """Return what a source holds of a study: its splits, the copies, and what came later."""
     tally = Tally()
@@ -309,7 +311,7 @@ def _summarize_members(
     return _summarize(source, pools, images, (n_train, n_val, n_test), tally)
 
 
-def _count_labels(images: Source) -> int | None:
+def _count_labels(images: SourceImages) -> int | None:
     """Count the different labels of all images, or return None where they have none."""
     labels = images.labels()
     return None if labels is None else len(set(np.unique(labels[labels >= 0]).tolist()))

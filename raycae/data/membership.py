@@ -76,7 +76,7 @@ class Membership:
         return buffer.getvalue()
 
 
-class Source:
+class SourceImages:
     """All images of a source, whichever of its pools they lie in."""
 
     def __init__(self, pools: Pools) -> None:
