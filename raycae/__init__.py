@@ -1,10 +1,13 @@
 """raycae searches for convolutional autoencoders: how much error does a given latent size cost?"""
 
-from importlib import import_module
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+# The command line removes the current folder from Python's path after this file has run, so this
+# file imports no module that a file in that folder could replace, not even `typing`.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from raycae.errors import InputError as InputError
     from raycae.errors import SearchAborted as SearchAborted
     from raycae.errors import StorageError as StorageError
@@ -38,8 +41,10 @@ _PUBLIC = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
-    if name == "__version__":
-        return version("raycae")  # read on use: a checkout that is not installed has no version
+    from importlib import import_module
+
+    if name == "__version__":  # On use: a checkout that is not installed has no version.
+        return import_module("importlib.metadata").version("raycae")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'raycae' has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

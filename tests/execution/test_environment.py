@@ -118,7 +118,9 @@ class TestCurrentFolder:
                 f"""
                 import sys
                 folder = sys.path.pop(0)
-                import raycae.evaluation, raycae.report, raycae.search, raycae.trainable
+                import ray, raycae.execution.evaluation, raycae.execution.progress
+                import raycae.execution.tuner, raycae.report.page, raycae.report.picture_sheets
+                import raycae.study.summary
                 sys.path.insert(0, folder)
                 raycae.run_search(
                     {str(space_file)!r}, results={str(tmp_path)!r}, trials=2, epochs=1, limit=100,
@@ -422,7 +424,10 @@ class TestWhichRay:
     ) -> None:
         """Oracle: a running Ray is accepted; without its token the message is Ray's."""
         monkeypatch.setattr(execution_ray_session, "ANSWER_S", 60.0)
-        code = "import sys; ; require_ray_head(find_ray(None))"
+        code = (
+            "from raycae.execution.ray_session import find_ray, require_ray_head; "
+            "require_ray_head(find_ray(None))"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], env=small_ray, capture_output=True, text=True, check=False
         )

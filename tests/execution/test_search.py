@@ -114,7 +114,9 @@ def test_interrupted_and_resumed(
         small_ray,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("resuming tiny: ")
+    data_line, resume_line, *_ = done.stdout.splitlines()
+    assert data_line.startswith("data ")
+    assert resume_line.startswith("resuming tiny: ")
     after = trials_of(folder)
     assert (after["state"] == "COMPLETE").all()
     assert len(after) == 4

@@ -30,13 +30,17 @@ QUIET = (
     "from raycae.study import watchdog; watchdog.QUIET_LEAST_S = 2.0; watchdog.QUIET_FIRST_S = 20.0"
 )
 """A hung trial is found out in the time that a test has."""
-LITTLE_MEMORY = f"""
+
+
+def set_up_workers(hook: str) -> str:
+    """Return what a driver runs first so that each worker process runs `hook` first."""
+    support = str(Path(__file__).parents[1] / "support")
+    return f"""
 import ray
-here = {str(Path(__file__).parents[1] / "support")!r}
 ray.init(
     address="auto", log_to_driver=False, logging_level="ERROR",
     runtime_env={{
-        "worker_process_setup_hook": "limits.little_memory", "env_vars": {{"PYTHONPATH": here}}
+        "worker_process_setup_hook": {hook!r}, "env_vars": {{"PYTHONPATH": {support!r}}}
     }},
 )
 """
@@ -305,7 +309,9 @@ def test_memory_runs_out(
         "  large: {batch_size: 512, channels: [128, 8], convs: 2}\n"
         "  normed: {batch_size: 512, channels: [128, 8], convs: 2, norm: batch}\n"
     )
-    arguments = command(path, tmp_path, "--concurrent", "1", setup=LITTLE_MEMORY)
+    arguments = command(
+        path, tmp_path, "--concurrent", "1", setup=set_up_workers("limits.little_memory")
+    )
     done = run(arguments, small_ray)
     assert done.returncode == 0, done.stderr
     rows = trials_of(tmp_path / "large").set_index("point")
@@ -322,18 +328,18 @@ def test_every_trial_fails_alike(
     tmp_path: Path,
     small_ray: dict[str, str],
 ) -> None:
-    """Oracle: batch norm over a single number is impossible, whatever the learning rate. The search
-    stops after a few with that cause once, exit code 1, and says how to go on."""
+    """Oracle: no convolution works on this machine, whatever the learning rate. The search stops
+    after a few trials with that cause once, exit code 1, and says how to go on."""
     path = tmp_path / "no.yaml"
     path.write_text(
         "task: reconstruct\ndata: photos\nbudget: {trials: 40, epochs: 2, limit: 100}\n"
         "params:\n  lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
-        "fixed: {batch_size: 1, norm: batch, channels: [4, 4, 4], factor: [4, 4, 2]}\n"
     )
-    done = run(command(path, tmp_path), small_ray)
+    setup = set_up_workers("limits.broken_convolutions")
+    done = run(command(path, tmp_path, setup=setup), small_ray)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "trials in a row failed alike: ValueError: Expected more than 1 value" in line
+    assert "trials in a row failed alike: RuntimeError: no convolution on this machine" in line
     assert "raycae search --resume --study no" in line
     assert 5 <= (trials_of(tmp_path / "no")["state"] == "FAIL").sum() <= 7
 

@@ -1,4 +1,4 @@
-"""What a trial's process may take, set in it before it begins: imported by Ray's workers."""
+"""What is done to a trial's process before it begins: imported by Ray's workers."""
 
 import resource
 from pathlib import Path
@@ -13,3 +13,13 @@ def little_memory() -> None:
     held = int(status["VmData"].split()[0]) * 1024
     limit = held + 600 * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def broken_convolutions() -> None:
+    """Every convolution fails, as on a machine with a broken driver."""
+    import torch
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no convolution on this machine")
+
+    torch.nn.Conv2d.forward = fail  # type: ignore[method-assign,assignment]
