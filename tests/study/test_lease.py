@@ -126,18 +126,16 @@ def written_by(where: Place, **other: object) -> dict[str, object]:
     return made
 
 
-def test_one_holds_it(folder: Place) -> None:
-    """Oracle: taken, renewed, refused to a second process while the first one lives, which is
-    named; free at once when it lets go."""
+def test_one_holds_it(folder: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: taken, renewed, refused without watching to a second process while the first one
+    lives, which is named; free at once when it lets go."""
     with holder(folder) as process:
         assert said(process) == "held\n"
-        begun = time.monotonic()
         with pytest.raises(InputError, match=rf"is searching here \(process {process.pid} on "):
             Lease.take(folder)
-        assert time.monotonic() - begun < 1
+        assert "watching" not in capsys.readouterr().out
         beat = content(folder)["beat"]
-        time.sleep(0.5)
-        assert content(folder)["beat"] != beat
+        wait_for(lambda: content(folder)["beat"] != beat)
         assert not has_lost(process)
         process.communicate()
     assert not (folder / NAME).exists()
@@ -148,24 +146,22 @@ def test_one_holds_it(folder: Place) -> None:
 
 
 def test_a_killed_one(folder: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oracle: kill -9 of a holder of this host: taken over at once, nothing to say."""
+    """Oracle: kill -9 of a holder of this host: taken over without watching, nothing to say."""
     with holder(folder) as process:
         assert said(process) == "held\n"
         process.kill()
         process.wait()
         assert (folder / NAME).exists()
-        begun = time.monotonic()
         Lease.take(folder).release()
-        assert time.monotonic() - begun < 0.5
     assert capsys.readouterr().out == ""
 
 
-def test_a_number_that_was_given_away(in_store: Place) -> None:
-    """Oracle: this very process has the number of the dead holder, but began later: at once."""
+def test_a_number_that_was_given_away(in_store: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: this very process has the number of the dead holder, but began later: taken over
+    without watching."""
     written_by(in_store, started=1)
-    begun = time.monotonic()
     Lease.take(in_store).release()
-    assert time.monotonic() - begun < 0.5
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -185,7 +181,7 @@ def test_a_dead_one_of_another_host(
     made = written_by(folder, **other)
     begun = time.monotonic()
     mine = Lease.take(folder)
-    assert 0.6 <= time.monotonic() - begun < 2
+    assert time.monotonic() - begun >= 0.6
     first, second = capsys.readouterr().out.splitlines()
     assert f"process {made['pid']} on {made['host']} wrote here last" in first
     assert "watching for" in first
@@ -223,12 +219,11 @@ def test_a_damaged_one(folder: Place, damage: bytes) -> None:
     Lease.take(folder).release()
 
 
-def test_a_copied_one(folder: Place) -> None:
-    """Oracle: it names another folder, so it came with a copy: at once."""
+def test_a_copied_one(folder: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: it names another folder, so it came with a copy: taken without watching."""
     written_by(folder, folder="/somewhere/else", host="elsewhere")
-    begun = time.monotonic()
     Lease.take(folder).release()
-    assert time.monotonic() - begun < 0.5
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("times", range(3))
