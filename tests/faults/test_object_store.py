@@ -131,14 +131,15 @@ def test_refuse(store: ObjectStore) -> None:
 
 
 def test_slow(store: ObjectStore) -> None:
-    """Oracle: each request takes the time it was given, and what it asks is done."""
+    """Oracle: each request takes at least the time it was given, and what it asks is done."""
     files, path = client(store), f"{store.bucket}/slow"
     store.fault("slow", 0.2)
     before, started = store.requests, time.monotonic()
     write(files, path, b"slow")
     took = time.monotonic() - started
     requests = store.requests - before
-    assert 0.2 * requests <= took < 0.2 * requests + 1
+    assert requests > 0
+    assert took >= 0.2 * requests
     assert read(files, path) == b"slow"
 
 
