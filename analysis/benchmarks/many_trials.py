@@ -19,6 +19,7 @@ import optuna
 import pyarrow
 
 from raycae.space import loading
+from raycae.study.attempt import EpochReport
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -55,7 +56,7 @@ def run(study: Study, number: int) -> None:
     """One trial with errors made up from its number."""
     issue = study.ask()
     assert issue is not None
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     for epoch in (1, 2, 3):
         error = 0.1 + (number * 7919 % 10007) / 100_000 - epoch / 1000
         measured = {
@@ -66,7 +67,7 @@ def run(study: Study, number: int) -> None:
             "epoch_time_s": 1.0,
             "images_per_s": 100.0,
         }
-        if not study.epoch(issue.number, issue.attempt, measured):
+        if not study.report_epoch(EpochReport(issue.number, issue.attempt, **measured)):
             return
 
 

@@ -245,7 +245,7 @@ def finish_study(
     named = format_study_argument(study.folder)
     evaluate, write = f"raycae evaluate {named}", f"raycae report {named}"
     unmarked = "The trials that still ran could not be marked as interrupted"
-    finish.attempt(unmarked, evaluate, study.interrupted)
+    finish.attempt(unmarked, evaluate, study.mark_interrupted)
     unwritten = "The tables could not be written"
     finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():

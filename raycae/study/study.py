@@ -3,7 +3,8 @@
 Every event is written to the ledger first; only then do the tables' records, the sampler and the
 stopping rule hear of it. All three are functions of the ledger, so opening a study replays it and
 stands where the last process stood. Neither Ray nor torch: whoever runs trials (Tune, a
-simulation, a test) calls `ask`, `started`, `epoch`, `failed`, `lost`.
+simulation, a test) calls `ask`, `start_attempt`,
+`report_epoch`, `fail_attempt`, `lose_attempt`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from raycae.storage.files import checksum, make_folder, quarantine, remove_tree,
 from raycae.storage.paths import Place
 from raycae.study import ledger, tables
 from raycae.study.artifacts import get_checkpoint_folder, get_model_folder, write_model
-from raycae.study.attempt import Attempt
+from raycae.study.attempt import Attempt, EpochReport, FailureReport
 from raycae.study.lease import Lease
 from raycae.study.ledger import Event, Ledger, Range
 from raycae.study.opening import join_shared_study
@@ -262,82 +263,106 @@ class Study:
         )
         return self._issue(number)
 
-    def started(self, number: int, attempt: int, company: int = 1) -> None:
-        """A process has taken the attempt, and so many in all."""
+    def start_attempt(self, number: int, attempt: int, group_size: int = 1) -> None:
+        """Record that a worker started an attempt.
+
+        Args:
+            number: Number of the trial.
+            attempt: Number of the attempt.
+            group_size: Number of trials that the worker trains together.
+        """
         self._heard[number] = time.monotonic()
-        self._company[number] = company
+        self._company[number] = group_size
         self._record({**self._event(number, "started"), "attempt": attempt})
 
-    def epoch(
-        self,
-        number: int,
-        attempt: int,
-        measured: Mapping[str, Any],
-        lasted_s: float | None = None,
-    ) -> bool:
-        """An epoch ended, with what `Training.run_epoch` measured. True: the trial goes on.
-        `lasted_s`: from one word of its process to the next, where it trains others beside it.
+    def report_epoch(self, report: EpochReport) -> bool:
+        """Record an epoch and decide whether its trial continues.
 
         The epoch and the verdict that ends a trial are one part of the ledger: a process that dies
-        leaves both or neither. What an older attempt still says is refused.
+        leaves both or neither. Reports of an older attempt are refused.
+
+        Args:
+            report: What the worker measured.
+
+        Returns:
+            True if the trial continues.
         """
-        if not self._runs(number, attempt):
+        number = report.number
+        if not self._runs(number, report.attempt):
             return False
-        epoch, value = measured["epoch"], measured["val_mse"]
-        self._note_pace(number, lasted_s or measured["epoch_time_s"])
-        events = [self._event(number, "epoch", **measured)]
-        # An epoch said again (its checkpoint was damaged) was judged when it was said first.
-        said_before = epoch in self.records.epochs[number]
-        known = {**self.records.trials[number], **measured}
-        goes_on = said_before or self.rule.report(number, epoch, value, known)
-        reason = None if goes_on else f"{self.plan.scheduler} after epoch {epoch}"
-        most_s = self.space.file.constraints.epoch_time_s.max or math.inf
-        if (took_s := measured["epoch_time_s"]) > most_s:
-            reason = f"epoch_time_s {took_s:.3g} is above {most_s:g}"
-        if epoch >= self.plan.epochs:
-            events.append(self._event(number, "ended", state=COMPLETE))
-        elif reason:
-            events.append(self._event(number, "ended", state=PRUNED, reason=reason))
+        self._note_pace(number, report.elapsed_s or report.epoch_time_s)
+        columns = report.get_columns()
+        events = [self._event(number, "epoch", **columns)]
+        if end := self._judge_epoch(report, columns):
+            events.append(self._event(number, "ended", **end))
         best_before = self._best_model(number)
         self._record(*events)
-        self.proposer.report(number, epoch, value)
-        if len(events) == 1:
-            self._drop_old_files(number, best_before)
-            return True
-        self._settle(number)
-        return False
+        self.proposer.report(number, report.epoch, report.val_mse)
+        if end:
+            self._settle(number)
+            return False
+        self._drop_old_files(number, best_before)
+        return True
 
-    def failed(
-        self,
-        number: int,
-        attempt: int,
-        reason: str,
-        traceback: str | None = None,
-        *,
-        out_of_memory: bool = False,
-        **where: Any,
-    ) -> None:
-        """The attempt cannot go on; `reason` is one line, `traceback` the whole of it if any.
+    def _judge_epoch(self, report: EpochReport, columns: Mapping[str, Any]) -> dict[str, str]:
+        """Return the columns of the event that ends the trial, or nothing if it continues."""
+        number, epoch = report.number, report.epoch
+        # An epoch that is repeated because its checkpoint was damaged was judged the first time.
+        is_repeated = epoch in self.records.epochs[number]
+        known = {**self.records.trials[number], **columns}
+        goes_on = is_repeated or self.rule.report(number, epoch, report.val_mse, known)
+        most_s = self.space.file.constraints.epoch_time_s.max or math.inf
+        if epoch >= self.plan.epochs:
+            return {"state": COMPLETE}
+        if report.epoch_time_s > most_s:
+            reason = f"epoch_time_s {report.epoch_time_s:.3g} is above {most_s:g}"
+            return {"state": PRUNED, "reason": reason}
+        if not goes_on:
+            return {"state": PRUNED, "reason": f"{self.plan.scheduler} after epoch {epoch}"}
+        return {}
 
-        Where memory was not enough the same minibatches are tried again in smaller pieces, unless
-        that would be another model: batch norm looks at a piece at a time. A trial that has ended
-        stays as it ended, whatever becomes of its process.
+    def fail_attempt(self, report: FailureReport) -> None:
+        """Record that an attempt cannot continue.
+
+        Where memory was not enough, the trial is retried with the same minibatches in smaller
+        pieces. With batch norm that would be another model, for it normalizes each piece by itself.
+        A trial that has ended stays as it ended, whatever becomes of its worker.
+
+        Args:
+            report: What failed.
         """
-        if not self._runs(number, attempt):
+        number = report.number
+        if not self._runs(number, report.attempt):
             return
-        if out_of_memory and (piece := self._smaller_piece(number)):
-            self._lose(number, MEMORY, reason, micro_batch=piece)
+        if report.out_of_memory and (piece := self._smaller_piece(number)):
+            self._lose(number, MEMORY, report.reason, micro_batch=piece)
         else:
-            self._fail(number, reason, traceback, **where)
+            where = {"host": report.host, "device": report.device}
+            self._fail(number, report.reason, report.traceback, **where)
 
-    def failed_together(self, number: int, attempt: int, reason: str) -> None:
-        """A cohort cannot go on, which says little of its members: each is tried again, alone."""
+    def fail_fused_attempt(self, number: int, attempt: int, reason: str) -> None:
+        """Record that a fused group cannot continue; each of its trials is retried alone.
+
+        Args:
+            number: Number of the trial.
+            attempt: Number of the attempt.
+            reason: Why, in one line; it says little about this trial.
+        """
         if self._runs(number, attempt):
             self._lose(number, COHORT, reason)
 
-    def lost(self, number: int, attempt: int, cause: str, reason: str) -> None:
-        """The attempt's process is gone (`cause`: one of `records.CAUSES`). The trial goes on from
-        its last epoch in another process; its third loss is a FAIL, but for a machine's."""
+    def lose_attempt(self, number: int, attempt: int, cause: str, reason: str) -> None:
+        """Record that the worker of an attempt is gone.
+
+        The trial resumes from its last epoch in another worker. Its third loss is a failure; the
+        loss of a node does not count.
+
+        Args:
+            number: Number of the trial.
+            attempt: Number of the attempt.
+            cause: One of `records.CAUSES`.
+            reason: Why, in one line.
+        """
         if not self._runs(number, attempt):
             return
         losses = self.records.trials[number]["losses"] + (cause in COUNTED)
@@ -373,7 +398,7 @@ class Study:
         )
         return f"{n} trial{'s' * (n > 1)} in a row failed alike: {reason}"
 
-    def evaluated(self, number: int, test_mse: float) -> None:
+    def record_test_error(self, number: int, test_mse: float) -> None:
         """The error of a kept model on the test images."""
         self._record(self._event(number, "evaluated", test_mse=test_mse))
 
@@ -381,7 +406,7 @@ class Study:
         """The numbers of trials that have not ended."""
         return self.records.running()
 
-    def interrupted(self) -> None:
+    def mark_interrupted(self) -> None:
         """Mark what still runs as interrupted; a resumed search goes on with it."""
         if self.broken:
             return  # the ledger tells it as well: those trials have not ended

@@ -25,6 +25,7 @@ from raycae.execution.progress import Progress
 from raycae.execution.ray_session import silence_libraries, starts_own_ray
 from raycae.space.space import Space
 from raycae.study import tables
+from raycae.study.attempt import EpochReport, FailureReport
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -393,9 +394,9 @@ def test_live_view(study: Study) -> None:
     study._listener = progress.listen
     run_trial(study, 0.3, 0.2, 0.1)
     failing = begin(study)
-    study.failed(failing.number, failing.attempt, "diverged")
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged"))
     running = begin(study)
-    study.epoch(running.number, running.attempt, measured(1, 0.5))
+    study.report_epoch(EpochReport(running.number, running.attempt, **measured(1, 0.5)))
     console.print(progress.render())
     shown = text.getvalue()
     plain = Console(file=io.StringIO(), width=100)
@@ -420,7 +421,7 @@ def test_plain_lines_on_a_pipe(study: Study, capsys: pytest.CaptureFixture[str])
     with progress:
         run_trial(study, 0.3, 0.2, 0.1)
         failing = begin(study)
-        study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+        study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("[1/6] trial 0  COMPLETE  val_mse 0.10000  latent 1024  4,911 params")
     assert first.endswith("best so far")

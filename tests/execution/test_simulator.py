@@ -27,6 +27,7 @@ from raycae.optimization.proposer import Proposal, Proposer
 from raycae.optimization.samplers import SAMPLERS
 from raycae.space import loading
 from raycae.space.space import Space
+from raycae.study.attempt import EpochReport, FailureReport
 from raycae.study.plan import Plan
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 from raycae.study.study import Study
@@ -73,9 +74,13 @@ def begin_study(folder: Path, the_space: Space, trials: int = 40) -> None:
         issue = begin(study)
         for epoch in range(1, EPOCHS + 1):
             if issue.number == 1 and epoch == 2:
-                study.failed(1, 1, "diverged: training loss is nan in epoch 2")
+                study.fail_attempt(FailureReport(1, 1, "diverged: training loss is nan in epoch 2"))
                 break
-            study.epoch(issue.number, issue.attempt, measured(epoch, made_up(issue.config, epoch)))
+            study.report_epoch(
+                EpochReport(
+                    issue.number, issue.attempt, **measured(epoch, made_up(issue.config, epoch))
+                )
+            )
     study.close()
 
 

@@ -25,6 +25,7 @@ from searches import Running, command, epochs_so_far, events_of, run, trials_of,
 from raycae.space.space import Space
 from raycae.storage.files import checksum, write_atomic
 from raycae.storage.paths import resolve_place
+from raycae.study.attempt import EpochReport
 from raycae.study.ledger import read_events
 from raycae.study.plan import Plan, read_content
 from raycae.study.study import Study
@@ -518,7 +519,9 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     running = begin(study)
     for epoch in (1, 2):
         files = write_epoch(study, running, epoch)
-        study.epoch(running.number, running.attempt, {**measured(epoch, 0.1 / epoch), **files})
+        study.report_epoch(
+            EpochReport(running.number, running.attempt, **measured(epoch, 0.1 / epoch), **files)
+        )
     study.records.write(folder)
     before = study.records.trials_table().drop_columns(["started_at", "ended_at", "losses"])
     die(study)
@@ -540,13 +543,13 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     issue = study.ask()
     assert issue is not None
     assert (issue.number, issue.checkpoints[0][0]) == (2, 2)
-    study.started(issue.number, issue.attempt)
-    study.epoch(issue.number, issue.attempt, measured(3, 0.1))
+    study.start_attempt(issue.number, issue.attempt)
+    study.report_epoch(EpochReport(issue.number, issue.attempt, **measured(3, 0.1)))
     while study.ask():
         number = study.running()[-1]
-        study.started(number, 1)
+        study.start_attempt(number, 1)
         for epoch in (1, 2, 3):
-            study.epoch(number, 1, measured(epoch, 0.5))
+            study.report_epoch(EpochReport(number, 1, **measured(epoch, 0.5)))
     study.close()
     assert (
         folder / "models" / "2" / "model.safetensors"

@@ -21,6 +21,7 @@ from raycae.optimization.proposer import Proposal, Proposer
 from raycae.optimization.samplers import choose_sampler
 from raycae.space import loading
 from raycae.space.space import Space
+from raycae.study.attempt import EpochReport
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -306,7 +307,7 @@ def test_a_restart_goes_on_as_if_there_had_been_none(tmp_path: Path, plan: Plan)
             flying = []
             while True:
                 while len(flying) < 2 and (issue := study.ask()):
-                    study.started(issue.number, issue.attempt)
+                    study.start_attempt(issue.number, issue.attempt)
                     flying.append(issue.number)
                 if not flying:
                     break
@@ -317,7 +318,7 @@ def test_a_restart_goes_on_as_if_there_had_been_none(tmp_path: Path, plan: Plan)
                 number = flying.pop(number_of(flying))
                 error = 1 / (1 + number * 7919 % 101)
                 attempt = study.records.trials[number]["attempt"]
-                study.epoch(number, attempt, measured(1, error))
+                study.report_epoch(EpochReport(number, attempt, **measured(1, error)))
             names = ("change", "parent", "config", "point")
             told.append([[row[name] for name in names] for row in study.records.trials.values()])
             study.close()
@@ -332,7 +333,7 @@ def test_a_lost_beginning_is_known_from_the_table(tmp_path: Path, plan: Plan) ->
     study = Study.create(tmp_path / "s", plan, series(), data_facts())
     for error in (0.5, 0.4):
         issue = begin(study)
-        study.epoch(issue.number, issue.attempt, measured(1, error))
+        study.report_epoch(EpochReport(issue.number, issue.attempt, **measured(1, error)))
     study.close()
     (part,) = [
         path

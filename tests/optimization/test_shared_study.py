@@ -32,6 +32,7 @@ from raycae.optimization.shared_study import SharedStudy, require_database
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.storage import retry
+from raycae.study.attempt import FailureReport
 from raycae.study.ledger import read_events
 from raycae.study.plan import Plan
 from raycae.study.study import Study
@@ -115,7 +116,7 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
     run_trial(one, 0.3, 0.2)
     failing = one.ask()
     assert failing is not None
-    one.failed(failing.number, failing.attempt, "diverged: for the test")
+    one.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: for the test"))
     two.ask()
     two.ask()
     seen = two.proposer._window()
@@ -258,6 +259,7 @@ from pathlib import Path
 from conftest import data_facts, measured
 from test_shared_study import SMALL, plan_for
 from raycae.space import loading
+from raycae.study.attempt import EpochReport
 from raycae.study.study import Study
 
 
@@ -269,9 +271,10 @@ study = Study.create(
 print("begun", flush=True)
 sys.stdin.readline()
 while issue := study.ask():
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     for epoch in (1, 2):
-        study.epoch(issue.number, issue.attempt, measured(epoch, 0.1 + issue.number / 1000))
+        error = 0.1 + issue.number / 1000
+        study.report_epoch(EpochReport(issue.number, issue.attempt, **measured(epoch, error)))
 study.close()
 """
 

@@ -30,6 +30,7 @@ from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study import ledger as study_ledger
 from raycae.study import tables
+from raycae.study.attempt import FailureReport
 from raycae.study.ledger import Follower, Ledger, Part, list_whole_parts
 from raycae.study.plan import Plan, read_study
 from raycae.study.records import PROCESS
@@ -86,10 +87,10 @@ def test_following_a_study(study: Study) -> None:
     copy.follow()
     failing = begin(study)
     copy.follow()
-    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     copy.follow()
     lost = begin(study)
-    study.lost(lost.number, lost.attempt, PROCESS, "process lost: killed")
+    study.lose_attempt(lost.number, lost.attempt, PROCESS, "process lost: killed")
     copy.follow()
     assert copy.study.trials[lost.number].user_attrs["reason"] == "process lost: killed"
     begin(study)
@@ -118,7 +119,7 @@ def test_the_first_trial_fails(tmp_path: Path, tiny_space: Space, plan: Plan) ->
     study = Study.create(tmp_path / "tiny", other, tiny_space, data_facts())
     copy = OptunaMirror(study.folder)
     failing = begin(study)
-    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     copy.follow()
     assert not figure_parts(copy)
     run_trial(study, 0.3, 0.2, 0.1)

@@ -28,6 +28,7 @@ from raycae.report.reproduction.page import (
 )
 from raycae.space import loading
 from raycae.space.loading import REPORT
+from raycae.study.attempt import EpochReport, FailureReport
 from raycae.study.plan import Plan, load_plan, read_content, read_study
 from raycae.study.records import Records
 from raycae.study.study import Study
@@ -57,15 +58,21 @@ def made(folder: Path, name: str, errors: dict[tuple[str, int], float], epochs: 
     facts = {"source": "photos", "fingerprint": "0" * 16, "n_train": 100, "n_val": 20}
     study = Study.create(folder / name, plan, the_space, facts)
     while issue := study.ask():
-        study.started(issue.number, issue.attempt)
+        study.start_attempt(issue.number, issue.attempt)
         row = study.records.trials[issue.number]
         if (row["point"], row["seed"]) not in errors:
-            study.failed(issue.number, issue.attempt, "diverged: training loss is nan")
+            study.fail_attempt(
+                FailureReport(issue.number, issue.attempt, "diverged: training loss is nan")
+            )
             continue
         final = errors[row["point"], row["seed"]]
         for epoch in range(1, epochs + 1):
             said = measured(epoch, final * (1 + epochs - epoch))
-            study.epoch(issue.number, issue.attempt, {**said, "test_mse": 1.01 * said["val_mse"]})
+            study.report_epoch(
+                EpochReport(
+                    issue.number, issue.attempt, **{**said, "test_mse": 1.01 * said["val_mse"]}
+                )
+            )
     study.close()
 
 

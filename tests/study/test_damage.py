@@ -19,7 +19,7 @@ from raycae.optimization.shared_study import require_database
 from raycae.space.space import Space
 from raycae.study import ledger as study_ledger
 from raycae.study.artifacts import get_checkpoint_folder, get_model_folder
-from raycae.study.attempt import Attempt
+from raycae.study.attempt import Attempt, EpochReport, FailureReport
 from raycae.study.ledger import FAN, read_events
 from raycae.study.plan import Plan, read_content
 from raycae.study.study import Study
@@ -66,12 +66,14 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     run_trial(study, 0.2, 0.15, 0.12)
     run_trial(study, 0.4)
     failing = begin(study)
-    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     running = begin(study)
     for epoch in (1, 2):
         files = write_epoch(study, running, epoch)
-        study.epoch(running.number, running.attempt, {**measured(epoch, 0.1 / epoch), **files})
-    study.evaluated(0, 0.11)
+        study.report_epoch(
+            EpochReport(running.number, running.attempt, **measured(epoch, 0.1 / epoch), **files)
+        )
+    study.record_test_error(0, 0.11)
     study.close()
     yield folder
     study_ledger.FAN = fan
@@ -100,10 +102,12 @@ def known(study: Study) -> pd.DataFrame:
 def finish(study: Study, issue: Attempt | None = None) -> None:
     """Run what there is to run, `issue` first."""
     while issue := issue or study.ask():
-        study.started(issue.number, issue.attempt)
+        study.start_attempt(issue.number, issue.attempt)
         first = 1 + max(study.records.epochs[issue.number], default=0)
         for epoch in range(first, 4):
-            if not study.epoch(issue.number, issue.attempt, measured(epoch, 0.5 / epoch)):
+            if not study.report_epoch(
+                EpochReport(issue.number, issue.attempt, **measured(epoch, 0.5 / epoch))
+            ):
                 break
         issue = None
 
@@ -163,11 +167,11 @@ def test_every_part_by_itself(
     run_trial(study, 0.3, 0.1, 0.2)
     run_trial(study, 0.2, 0.3, 0.1)
     failing = begin(study)
-    study.epoch(failing.number, failing.attempt, measured(1, 0.5))
-    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    study.report_epoch(EpochReport(failing.number, failing.attempt, **measured(1, 0.5)))
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     running = begin(study)
-    study.epoch(running.number, running.attempt, measured(1, 0.4))
-    study.evaluated(0, 0.11)
+    study.report_epoch(EpochReport(running.number, running.attempt, **measured(1, 0.4)))
+    study.record_test_error(0, 0.11)
     study.close()
     expected, epochs = known(study), study.records.epochs_table()
     assert len(parts(folder)) > 15
@@ -293,9 +297,9 @@ def test_a_kept_model(killed: Path, kind: str) -> None:
     study = resume(killed)
     issue = study.ask()
     assert issue is not None
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     damage(get_checkpoint_folder(killed, 4) / "2-1.safetensors", kind)
-    study.epoch(4, issue.attempt, measured(3, 0.2))
+    study.report_epoch(EpochReport(4, issue.attempt, **measured(3, 0.2)))
     assert study.records.trials[4]["state"] == "COMPLETE"
     assert study.records.trials[4]["best_epoch"] == 2
     assert any("this model is lost" in note for note in study.notes)
@@ -309,10 +313,10 @@ def test_a_model_laid_down_late(killed: Path) -> None:
     study = resume(killed)
     issue = study.ask()
     assert issue is not None
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     keep = get_checkpoint_folder(killed, 4)
     shutil.copytree(keep, killed / "as-it-was")
-    study.epoch(4, issue.attempt, measured(3, 0.2))
+    study.report_epoch(EpochReport(4, issue.attempt, **measured(3, 0.2)))
     assert (get_model_folder(killed, 4) / "model.safetensors").exists()
     die(study)
     shutil.rmtree(get_model_folder(killed, 4))

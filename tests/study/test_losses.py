@@ -16,7 +16,7 @@ from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study import study as study_study
 from raycae.study.artifacts import get_checkpoint_folder
-from raycae.study.attempt import Attempt
+from raycae.study.attempt import Attempt, EpochReport, FailureReport
 from raycae.study.ledger import FAN, read_events
 from raycae.study.plan import Plan
 from raycae.study.records import HUNG, MACHINE, PROCESS
@@ -29,14 +29,14 @@ def test_a_lost_process_is_begun_again_behind_its_last_epoch(study: Study) -> No
     first = begin(study)
     for epoch in (1, 2):
         files = write_epoch(study, first, epoch)
-        study.epoch(0, 1, {**measured(epoch, 0.2), **files})
-    study.lost(0, 1, PROCESS, "process lost: killed")
+        study.report_epoch(EpochReport(0, 1, **measured(epoch, 0.2), **files))
+    study.lose_attempt(0, 1, PROCESS, "process lost: killed")
     again = begin(study)
     assert (again.number, again.attempt, again.config) == (0, 2, first.config)
     assert [(epoch, attempt) for epoch, attempt, _ in again.checkpoints] == [(2, 1), (1, 1)]
     row = study.records.trials[0]
     assert (row["losses"], row["state"], row["attempt"]) == (1, "RUNNING", 2)
-    assert not study.epoch(0, 2, measured(3, 0.1))
+    assert not study.report_epoch(EpochReport(0, 2, **measured(3, 0.1)))
     assert (row["state"], row["losses"], row["reason"]) == ("COMPLETE", 1, None)
     assert begin(study).number == 1
 
@@ -47,7 +47,7 @@ def test_the_third_loss_is_a_failure(study: Study, cause: str) -> None:
     for attempt in (1, 2, 3):
         issue = begin(study)
         assert (issue.number, issue.attempt) == (0, attempt)
-        study.lost(0, attempt, cause, f"process lost: for the {attempt}. time")
+        study.lose_attempt(0, attempt, cause, f"process lost: for the {attempt}. time")
     row = study.records.trials[0]
     assert (row["state"], row["losses"]) == ("FAIL", 3)
     assert row["reason"] == "lost 3 times; the last time: process lost: for the 3. time"
@@ -59,12 +59,12 @@ def test_machines_that_vanish_do_not_count(study: Study) -> None:
     """Oracle: ten machines are lost; the trial goes on, with both of its own retries left."""
     for _ in range(10):
         issue = begin(study)
-        study.lost(issue.number, issue.attempt, MACHINE, "its node has died")
+        study.lose_attempt(issue.number, issue.attempt, MACHINE, "its node has died")
     issue = begin(study)
     row = study.records.trials[0]
     assert (issue.number, issue.attempt, row["losses"]) == (0, 11, 0)
-    study.lost(0, 11, PROCESS, "killed")
-    study.lost(begin(study).number, 12, PROCESS, "killed")
+    study.lose_attempt(0, 11, PROCESS, "killed")
+    study.lose_attempt(begin(study).number, 12, PROCESS, "killed")
     assert row["state"] == "RUNNING"
 
 
@@ -72,12 +72,12 @@ def test_what_an_older_attempt_says_is_refused(study: Study) -> None:
     """Oracle: the trial's own words of attempt 2. The machine of attempt 1 comes back after a
     network cut: its epoch, its failure, its loss change nothing, and it is told to stop."""
     first = begin(study)
-    study.lost(0, 1, MACHINE, "its node has died")
+    study.lose_attempt(0, 1, MACHINE, "its node has died")
     second = begin(study)
-    assert study.epoch(0, second.attempt, measured(1, 0.2))
-    assert not study.epoch(0, first.attempt, measured(1, 0.001))
-    study.failed(0, first.attempt, "diverged")
-    study.lost(0, first.attempt, PROCESS, "killed")
+    assert study.report_epoch(EpochReport(0, second.attempt, **measured(1, 0.2)))
+    assert not study.report_epoch(EpochReport(0, first.attempt, **measured(1, 0.001)))
+    study.fail_attempt(FailureReport(0, first.attempt, "diverged"))
+    study.lose_attempt(0, first.attempt, PROCESS, "killed")
     row = study.records.trials[0]
     assert (row["state"], row["val_mse"], row["losses"]) == ("RUNNING", 0.2, 0)
     assert len([e for e in read_events(study.folder / "ledger") if e["event"] == "lost"]) == 1
@@ -89,7 +89,7 @@ def test_lost_before_it_began(study: Study) -> None:
         issue = study.ask()
         assert issue is not None
         assert issue.number == 0
-        study.lost(0, issue.attempt, PROCESS, "died in its constructor")
+        study.lose_attempt(0, issue.attempt, PROCESS, "died in its constructor")
     assert study.records.trials[0]["state"] == "FAIL"
 
 
@@ -97,11 +97,11 @@ def test_losses_are_in_the_ledger(study: Study) -> None:
     """Oracle: two losses before the driver's own end and one after it make three."""
     for _ in range(2):
         issue = begin(study)
-        study.lost(0, issue.attempt, PROCESS, "killed")
+        study.lose_attempt(0, issue.attempt, PROCESS, "killed")
     die(study)
     resumed = Study.resume(study.folder, study.plan)
     issue = begin(resumed)
-    resumed.lost(0, issue.attempt, PROCESS, "killed")
+    resumed.lose_attempt(0, issue.attempt, PROCESS, "killed")
     assert resumed.records.trials[0]["state"] == "FAIL"
     die(resumed)
 
@@ -112,7 +112,9 @@ def memory_runs_out(study: Study) -> list[tuple[int | None, str]]:
     while study.records.trials.get(0, {"state": "RUNNING"})["state"] == "RUNNING":
         issue = begin(study)
         assert issue.number == 0
-        study.failed(0, issue.attempt, "out of memory: too large", out_of_memory=True)
+        study.fail_attempt(
+            FailureReport(0, issue.attempt, "out of memory: too large", out_of_memory=True)
+        )
         seen.append((issue.micro_batch, study.records.trials[0]["state"]))
     return seen
 
@@ -145,7 +147,7 @@ def test_a_trial_that_gives_no_sign_of_life(study: Study, monkeypatch: pytest.Mo
     clock = Clock(monkeypatch)
     first = begin(study)
     assert clock.passes(study, 3595) == []
-    study.epoch(0, first.attempt, {**measured(1, 0.2), "epoch_time_s": 2.0})
+    study.report_epoch(EpochReport(0, first.attempt, **{**measured(1, 0.2), "epoch_time_s": 2.0}))
     second = begin(study)
     assert clock.passes(study, 75) == []
     assert clock.passes(study, 10) == [(0, 1, "hung: no epoch in 80 s")]
@@ -153,7 +155,7 @@ def test_a_trial_that_gives_no_sign_of_life(study: Study, monkeypatch: pytest.Mo
     limit = 360 + 20 * flops[1] / flops[0]
     assert [number for number, *_ in clock.passes(study, limit - 90)] == [0]
     assert clock.passes(study, 10)[1] == (1, second.attempt, f"hung: no epoch in {limit:.0f} s")
-    study.lost(0, 1, HUNG, "hung: no epoch in 80 s")
+    study.lose_attempt(0, 1, HUNG, "hung: no epoch in 80 s")
     assert [number for number, *_ in study.overdue()] == [1]
 
 
@@ -193,7 +195,7 @@ class Clock:
 
 def fail(study: Study, reason: str) -> None:
     issue = begin(study)
-    study.failed(issue.number, issue.attempt, reason)
+    study.fail_attempt(FailureReport(issue.number, issue.attempt, reason))
 
 
 def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
@@ -241,7 +243,7 @@ def test_a_loss_is_said(
     listener = Progress(plan.trials, plan.epochs).listen
     study = Study.create(tmp_path / "s", plan, tiny_space, data_facts(), listener)
     issue = begin(study)
-    study.lost(issue.number, issue.attempt, MACHINE, "machine lost: its node has died")
+    study.lose_attempt(issue.number, issue.attempt, MACHINE, "machine lost: its node has died")
     assert capsys.readouterr().err == ("trial 0: machine lost: its node has died; epochs kept: 0\n")
     die(study)
 
@@ -252,13 +254,15 @@ def test_two_checkpoints_and_the_best_model_stay(study: Study) -> None:
     study.plan = replace(study.plan, epochs=9)
     issue = begin(study)
     for epoch, error in ((1, 0.3), (2, 0.1), (3, 0.2)):
-        study.epoch(0, 1, {**measured(epoch, error), **_files(study, issue, epoch, epoch < 3)})
+        study.report_epoch(
+            EpochReport(0, 1, **measured(epoch, error), **_files(study, issue, epoch, epoch < 3))
+        )
     folder = get_checkpoint_folder(study.folder, 0)
     assert names(folder) == ["2-1.pt", "2-1.safetensors", "3-1.pt"]
-    study.lost(0, 1, MACHINE, "gone")
+    study.lose_attempt(0, 1, MACHINE, "gone")
     again = begin(study)
     write_epoch(study, issue, 4)  # the machine was only cut off
-    study.epoch(0, 2, {**measured(4, 0.05), **_files(study, again, 4, True)})
+    study.report_epoch(EpochReport(0, 2, **measured(4, 0.05), **_files(study, again, 4, True)))
     expected = ["3-1.pt", "4-1.pt", "4-1.safetensors", "4-2.pt", "4-2.safetensors"]
     assert names(folder) == expected
 

@@ -20,6 +20,7 @@ from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study import find, tables
 from raycae.study.artifacts import get_checkpoint_folder
+from raycae.study.attempt import EpochReport, FailureReport
 from raycae.study.ledger import read_events
 from raycae.study.plan import Plan, load_plan, read_content, read_study
 from raycae.study.records import (
@@ -42,7 +43,9 @@ def test_every_trial_is_accounted_for(study: Study) -> None:
     """Oracle: what was done below, trial by trial."""
     assert run_trial(study, 0.3, 0.2, 0.1) == 0
     one = run_trial(study, 0.5)
-    study.failed(one, 1, "diverged: training loss is nan in epoch 2", "Traceback …", host="h")
+    study.fail_attempt(
+        FailureReport(one, 1, "diverged: training loss is nan in epoch 2", "Traceback …", host="h")
+    )
     run_trial(study, 0.4, 0.35, 0.36)
     begin(study)
     rows = study.records.trials
@@ -121,7 +124,7 @@ def test_a_restart_of_other_objectives(tmp_path: Path, plan: Plan, asked: dict[s
             for epoch in range(1, 4):
                 said = measured(epoch, 0.1 + (n * 7 % 12) / 100 - epoch / 100)
                 said["epoch_time_s"] = 1.0 + (n * 5 % 12) + epoch / 7
-                if not study.epoch(issue.number, issue.attempt, said):
+                if not study.report_epoch(EpochReport(issue.number, issue.attempt, **said)):
                     break
         broken = restart(broken)
     drop = ["study", "started_at", "ended_at"]
@@ -141,7 +144,7 @@ def test_the_frontier_of_another_cost(tmp_path: Path, plan: Plan, tiny_space: Sp
         issue = begin(study)
         for epoch in range(1, 4):
             said = {**measured(epoch, error), "epoch_time_s": seconds}
-            study.epoch(issue.number, issue.attempt, said)
+            study.report_epoch(EpochReport(issue.number, issue.attempt, **said))
     table = study.records.trials_table().to_pandas()
     assert table["on_frontier"].tolist() == [True, True, False]
     assert table["epoch_time_s"].tolist() == [3.0, 1.0, 2.0]
@@ -157,7 +160,7 @@ def test_an_epoch_that_takes_too_long(tmp_path: Path, plan: Plan, tiny_space: Sp
         issue = begin(study)
         for epoch, seconds in enumerate(times, 1):
             said = {**measured(epoch, 0.1), "epoch_time_s": seconds}
-            goes_on = study.epoch(issue.number, issue.attempt, said)
+            goes_on = study.report_epoch(EpochReport(issue.number, issue.attempt, **said))
         assert not goes_on
     rows = study.records.trials
     assert (rows[0]["state"], rows[0]["reason"]) == ("PRUNED", "epoch_time_s 3 is above 2")
@@ -179,8 +182,8 @@ def test_what_was_running_goes_on(study: Study) -> None:
     and the total stays what was asked for."""
     run_trial(study, 0.1, 0.1, 0.1)
     left = begin(study)
-    study.epoch(left.number, left.attempt, measured(1, 0.5))
-    study.interrupted()
+    study.report_epoch(EpochReport(left.number, left.attempt, **measured(1, 0.5)))
+    study.mark_interrupted()
     assert study.records.trials[left.number]["reason"] == "interrupted"
     resumed = restart(study)
     again = resumed.ask()
@@ -188,9 +191,9 @@ def test_what_was_running_goes_on(study: Study) -> None:
     assert (again.number, again.config, again.seed) == (left.number, left.config, left.seed)
     assert again.attempt == 2
     assert again.checkpoints == ((1, 1, ""),)
-    resumed.started(again.number, again.attempt)
-    assert resumed.epoch(again.number, again.attempt, measured(2, 0.4))
-    assert not resumed.epoch(again.number, again.attempt, measured(3, 0.3))
+    resumed.start_attempt(again.number, again.attempt)
+    assert resumed.report_epoch(EpochReport(again.number, again.attempt, **measured(2, 0.4)))
+    assert not resumed.report_epoch(EpochReport(again.number, again.attempt, **measured(3, 0.3)))
     row = resumed.records.trials[left.number]
     assert (row["state"], row["reason"], row["attempt"]) == ("COMPLETE", None, 2)
     assert row["epochs_run"] == 3
@@ -205,7 +208,7 @@ def test_an_epoch_and_its_verdict_are_one_part(study: Study) -> None:
     trials, each accounted for once."""
     run_trial(study, 0.3, 0.2, 0.1)
     number = run_trial(study, 0.3)
-    study.failed(number, 1, "diverged")
+    study.fail_attempt(FailureReport(number, 1, "diverged"))
     run_trial(study, 0.2, 0.2, 0.2)
     die(study)
     parts = sorted((study.folder / "ledger").iterdir(), reverse=True)
@@ -235,7 +238,7 @@ def test_a_trial_that_ended_stays_ended(study: Study) -> None:
     """Oracle: the process of a trial may die after its last word; the state is what was recorded
     first."""
     number = run_trial(study, 0.1, 0.1, 0.1)
-    study.lost(number, 1, "process", "process lost: killed")
+    study.lose_attempt(number, 1, "process", "process lost: killed")
     assert study.records.trials[number]["state"] == "COMPLETE"
 
 
@@ -243,7 +246,7 @@ def test_events_of_an_older_attempt_are_refused(study: Study) -> None:
     """Oracle: a machine that comes back after a network cut reports for attempt 1, while attempt 2
     runs elsewhere."""
     issue = begin(study)
-    study.started(issue.number, issue.attempt + 1)
+    study.start_attempt(issue.number, issue.attempt + 1)
     late = {"event": "epoch", "trial_number": 0, "attempt": 1, **measured(1, 0.001)}
     study.records.apply(late)
     assert study.records.trials[0]["val_mse"] is None
@@ -274,7 +277,7 @@ def test_tables_are_the_ledgers(study: Study) -> None:
     """Oracle: folding the events of the ledger anew gives the tables on disk."""
     run_trial(study, 0.3, 0.2, 0.1)
     issue = begin(study)
-    study.failed(issue.number, issue.attempt, "x")
+    study.fail_attempt(FailureReport(issue.number, issue.attempt, "x"))
     study.close()
     anew = Records("tiny", n_images=100)
     for event in read_events(study.folder / "ledger"):
@@ -332,10 +335,12 @@ def test_models_not_worth_keeping_go(tmp_path: Path, tiny_space: Space, plan: Pl
     for n in range(1, 15):
         issue = study.ask()
         assert issue is not None
-        study.started(issue.number, issue.attempt)
+        study.start_attempt(issue.number, issue.attempt)
         for epoch in (1, 2, 3):
             files = write_epoch(study, issue, epoch)
-            study.epoch(issue.number, issue.attempt, {**measured(epoch, n / 100), **files})
+            study.report_epoch(
+                EpochReport(issue.number, issue.attempt, **measured(epoch, n / 100), **files)
+            )
     left = {int(p.name) for p in (study.folder / "models").iterdir()}
     assert left == set(range(1, 11))
     assert [p.name for p in checkpoints.iterdir()] == [str(running.number)]
@@ -388,13 +393,13 @@ def test_an_epoch_said_again_is_not_judged_again(
     its epoch again, as a resumed trial does, does not stop it."""
     study = Study.create(tmp_path / "s", replace(plan, scheduler="asha"), tiny_space, data_facts())
     first = begin(study)
-    assert study.epoch(first.number, first.attempt, measured(1, 0.5))
+    assert study.report_epoch(EpochReport(first.number, first.attempt, **measured(1, 0.5)))
     for _ in range(3):
         run_trial(study, 0.1, 0.1, 0.1)
     resumed = restart(study)
     again = begin(resumed)
     assert (again.number, again.attempt) == (first.number, 2)
-    assert resumed.epoch(again.number, again.attempt, measured(1, 0.5))
+    assert resumed.report_epoch(EpochReport(again.number, again.attempt, **measured(1, 0.5)))
     assert resumed.records.trials[first.number]["state"] == "RUNNING"
     die(resumed)
 

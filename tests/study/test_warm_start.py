@@ -13,6 +13,7 @@ from raycae.errors import InputError
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study import warm_start
+from raycae.study.attempt import FailureReport
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -27,8 +28,8 @@ def before(tmp_path: Path, tiny_space: Space, plan: Plan) -> Path:
         run_trial(study, *(0.5 - number / 20,) * 3)
     issue = study.ask()
     assert issue
-    study.started(issue.number, issue.attempt)
-    study.failed(issue.number, issue.attempt, "diverged: training loss is nan")
+    study.start_attempt(issue.number, issue.attempt)
+    study.fail_attempt(FailureReport(issue.number, issue.attempt, "diverged: training loss is nan"))
     study.close()
     return tmp_path
 
