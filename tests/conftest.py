@@ -21,6 +21,7 @@ from raycae.space.space import Space
 from raycae.storage.files import checksum
 from raycae.study.artifacts import get_checkpoint_folder, get_model_folder, write_model
 from raycae.study.attempt import Attempt, EpochReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 from raycae.training import device
@@ -124,7 +125,7 @@ def plan() -> Plan:
 
 @pytest.fixture
 def study(tmp_path: Path, tiny_space: Space, plan: Plan) -> Iterator[Study]:
-    made = Study.create(tmp_path / "tiny", plan, tiny_space, data_facts())
+    made = create_study(tmp_path / "tiny", plan, tiny_space, data_facts())
     yield made
     made.close()
 

@@ -45,6 +45,7 @@ from raycae.storage.files import checksum, write_atomic
 from raycae.storage.paths import resolve_place
 from raycae.study.attempt import EpochReport
 from raycae.study.ledger import Ledger
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.records import Records
 from raycae.study.study import Study
@@ -130,7 +131,7 @@ def ours(
         mock.patch.object(execution_trainable, "AutoencoderTrainable", of),
     ):
         progress = Progress(trials, 1, console=Console(file=io.StringIO()))
-        study = Study.create(
+        study = create_study(
             resolve_place(folder) / "s", plan, the_space, facts, listener=progress.listen
         )
         tuner.train_trials(

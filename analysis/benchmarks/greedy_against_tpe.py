@@ -26,6 +26,7 @@ import torch
 from raycae import data
 from raycae.space import loading
 from raycae.study.attempt import Attempt, EpochReport, FailureReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 from raycae.training.device import configure_torch, put_on_device
@@ -87,7 +88,7 @@ def search(
     best: list[float] = []
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        study = Study.create(Path(folder) / "s", plan, loading.load_space(name), facts)
+        study = create_study(Path(folder) / "s", plan, loading.load_space(name), facts)
         waiting: list[Attempt] = []
         while True:
             while len(waiting) < places and (issue := study.ask()):

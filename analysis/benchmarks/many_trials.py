@@ -20,6 +20,7 @@ import pyarrow
 
 from raycae.space import loading
 from raycae.study.attempt import EpochReport
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -30,7 +31,7 @@ def main(trials: int = 5000, sampler: str = "random") -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan("s", "ex2", "photos", trials, 3, None, 0, sampler, "asha")
         data = {"source": "photos", "fingerprint": "0", "n_train": 1, "n_val": 1}
-        study = Study.create(Path(folder) / "s", plan, loading.load_space("ex2"), data)
+        study = create_study(Path(folder) / "s", plan, loading.load_space("ex2"), data)
         paces = []
         for tenth in range(10):
             begun = time.perf_counter()
@@ -47,7 +48,7 @@ def main(trials: int = 5000, sampler: str = "random") -> None:
         study.close()
         print(f"closed in {time.perf_counter() - begun:.1f} s")
         begun = time.perf_counter()
-        Study.resume(Path(folder) / "s", plan).close()
+        resume_study(Path(folder) / "s", plan).close()
         print(f"resumed and closed in {time.perf_counter() - begun:.1f} s")
         print(f"pace, last tenth / first tenth: {paces[-1] / paces[0]:.2f}")
 

@@ -38,8 +38,8 @@ from raycae.execution.tune_adapter import SearchState, StudyCallback, StudySearc
 from raycae.space import loading
 from raycae.storage.paths import resolve_place
 from raycae.study.attempt import EpochReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
-from raycae.study.study import Study
 
 MACHINES, PLACES_EACH = 64, 8
 EPOCHS = 3
@@ -70,7 +70,7 @@ def main() -> None:
 def simulated(folder: Path, trials: int) -> dict[str, Any]:
     """One study before simulated machines."""
     plan = Plan("s", "ex2", "photos", trials, EPOCHS, None, 0, "tpe", "asha", factor=4)
-    study = Study.create(folder, plan, loading.load_space("ex2"), FACTS)
+    study = create_study(folder, plan, loading.load_space("ex2"), FACTS)
     books = SearchState(study, lambda: False, Progress(trials, EPOCHS))
     searcher = StudySearcher(books, {}, lambda: MACHINES * PLACES_EACH)
     stopper = StudyStopper(books)

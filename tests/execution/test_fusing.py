@@ -27,9 +27,9 @@ from raycae.model.architecture import build_architecture, fusion_key
 from raycae.space import loading
 from raycae.study import tables
 from raycae.study.attempt import EpochReport, FailureReport, Report
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.records import PROCESS
-from raycae.study.study import Study
 from raycae.training.device import put_on_device
 from raycae.training.trainer import Training
 
@@ -65,7 +65,7 @@ class Driver:
 
     def __init__(self, folder: Path, *, fuse: int, places: int = 40, **plan: Any) -> None:
         asked = Plan("s", "tiny", "photos", 12, 3, None, 0, "random", "none", **plan)
-        self.study = Study.create(
+        self.study = create_study(
             folder, asked, loading.parse_space(SPACE, name="tiny"), data_facts()
         )
         self.books = Books(self.study, lambda: False, Progress(12, 3))

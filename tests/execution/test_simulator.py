@@ -28,9 +28,9 @@ from raycae.optimization.samplers import SAMPLERS
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study.attempt import EpochReport, FailureReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
-from raycae.study.study import Study
 
 EPOCHS = 3
 
@@ -69,7 +69,7 @@ def begin_study(folder: Path, the_space: Space, trials: int = 40) -> None:
     """A study whose errors fall from epoch to epoch, and the less the farther the learning rate
     is from 0.003; trial 1 diverges in its second epoch."""
     plan = Plan(folder.name, "tiny", "photos", trials, EPOCHS, None, 0, "random", "none")
-    study = Study.create(folder, plan, the_space, data_facts())
+    study = create_study(folder, plan, the_space, data_facts())
     for _ in range(trials):
         issue = begin(study)
         for epoch in range(1, EPOCHS + 1):

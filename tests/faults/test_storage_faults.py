@@ -27,8 +27,8 @@ from raycae.storage.files import checksum, write_atomic
 from raycae.storage.paths import resolve_place
 from raycae.study.attempt import EpochReport
 from raycae.study.ledger import read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, read_content
-from raycae.study.study import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -513,7 +513,7 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     half and study.json is gone: named, set aside, mended from the tables; the same trials as
     before, the one that ran goes on, the total is reached, and the second time nothing is said."""
     folder = resolve_place(store.uri("damage")) / "tiny"
-    study = Study.create(folder, plan, tiny_space, data_facts())
+    study = create_study(folder, plan, tiny_space, data_facts())
     run_trial(study, 0.3, 0.2, 0.1)
     run_trial(study, 0.2, 0.15, 0.12)
     running = begin(study)
@@ -532,7 +532,7 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     (folder / "study.json").unlink()
 
     assert read_content(folder)["plan"]["trials"] == 6
-    study = Study.resume(folder, plan)
+    study = resume_study(folder, plan)
     notes = "\n".join(study.notes)
     assert re.search(r"study\.json\?.*: missing; made anew", notes)
     assert name in notes
@@ -555,6 +555,6 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
         folder / "models" / "2" / "model.safetensors"
     ).read_bytes() == b"safetensors of 2 after 2"
     require_complete(folder, 6, 3)
-    again = Study.resume(folder, plan)
+    again = resume_study(folder, plan)
     assert again.notes == []
     again.close()

@@ -22,8 +22,8 @@ from raycae.optimization.samplers import choose_sampler
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study.attempt import EpochReport
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
-from raycae.study.study import Study
 
 SERIES = """
 # Does it climb?
@@ -303,7 +303,7 @@ def test_a_restart_goes_on_as_if_there_had_been_none(tmp_path: Path, plan: Plan)
         paths = tmp_path / f"{the_space.name}-whole", tmp_path / f"{the_space.name}-broken"
         told = []
         for path in paths:
-            study = Study.create(path, plan, the_space, data_facts())
+            study = create_study(path, plan, the_space, data_facts())
             flying = []
             while True:
                 while len(flying) < 2 and (issue := study.ask()):
@@ -313,7 +313,7 @@ def test_a_restart_goes_on_as_if_there_had_been_none(tmp_path: Path, plan: Plan)
                     break
                 if path == paths[1] and len(study.records.trials) % 3 == 0:
                     die(study)
-                    study = Study.resume(path, plan)
+                    study = resume_study(path, plan)
                     assert [begin(study).number for _ in flying] == flying
                 number = flying.pop(number_of(flying))
                 error = 1 / (1 + number * 7919 % 101)
@@ -330,7 +330,7 @@ def test_a_lost_beginning_is_known_from_the_table(tmp_path: Path, plan: Plan) ->
     """Oracle: the part that tells of trial 1's beginning is gone; the table has its change and
     parent, so the series goes on where it stood, on top of it."""
     plan = replace(plan, sampler="greedy", trials=10, epochs=1)
-    study = Study.create(tmp_path / "s", plan, series(), data_facts())
+    study = create_study(tmp_path / "s", plan, series(), data_facts())
     for error in (0.5, 0.4):
         issue = begin(study)
         study.report_epoch(EpochReport(issue.number, issue.attempt, **measured(1, error)))
@@ -341,7 +341,7 @@ def test_a_lost_beginning_is_known_from_the_table(tmp_path: Path, plan: Plan) ->
         if ("created", 1) in {(e["event"], e["trial_number"]) for e in parquet(path)}
     ]
     part.unlink()
-    resumed = Study.resume(study.folder, plan)
+    resumed = resume_study(study.folder, plan)
     row = resumed.records.trials[1]
     assert (row["change"], row["parent"]) == ("wide", 0)
     row = resumed.records.trials[begin(resumed).number]

@@ -32,6 +32,7 @@ from raycae.study import ledger as study_ledger
 from raycae.study import tables
 from raycae.study.attempt import FailureReport
 from raycae.study.ledger import Follower, Ledger, Part, list_whole_parts
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan, read_study
 from raycae.study.records import PROCESS
 from raycae.study.study import Study
@@ -116,7 +117,7 @@ def figure_parts(copy: OptunaMirror) -> dict[str, str]:
 def test_the_first_trial_fails(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: there is no figure before any trial has an error, and one then."""
     other = dataclasses.replace(plan, objective="frontier", cost="n_params")
-    study = Study.create(tmp_path / "tiny", other, tiny_space, data_facts())
+    study = create_study(tmp_path / "tiny", other, tiny_space, data_facts())
     copy = OptunaMirror(study.folder)
     failing = begin(study)
     study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))

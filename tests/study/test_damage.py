@@ -21,6 +21,7 @@ from raycae.study import ledger as study_ledger
 from raycae.study.artifacts import get_checkpoint_folder, get_model_folder
 from raycae.study.attempt import Attempt, EpochReport, FailureReport
 from raycae.study.ledger import FAN, read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, read_content
 from raycae.study.study import Study
 from raycae.study.tables import read_trials
@@ -61,7 +62,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     study_ledger.FAN, fan = 8, FAN
     plan = Plan("tiny", "tiny", "photos", 8, 3, None, 0, "tpe", "asha")
     folder = tmp_path_factory.mktemp("used") / "tiny"
-    study = Study.create(folder, plan, loading.parse_space(TINY_SPACE, name="tiny"), data_facts())
+    study = create_study(folder, plan, loading.parse_space(TINY_SPACE, name="tiny"), data_facts())
     run_trial(study, 0.3, 0.2, 0.1)
     run_trial(study, 0.2, 0.15, 0.12)
     run_trial(study, 0.4)
@@ -86,7 +87,7 @@ def killed(used: Path, tmp_path: Path) -> Path:
 
 def resume(folder: Path) -> Study:
     content = read_content(folder)
-    return Study.resume(folder, Plan(**content["plan"]))
+    return resume_study(folder, Plan(**content["plan"]))
 
 
 def parts(folder: Path) -> list[str]:
@@ -163,7 +164,7 @@ def test_every_part_by_itself(
     that runs or has ended, the tables knew it, and the second time nothing is said."""
     monkeypatch.setattr(study_ledger, "FAN", 64)
     folder = tmp_path / "whole"
-    study = Study.create(folder, replace(plan, trials=8), tiny_space, data_facts())
+    study = create_study(folder, replace(plan, trials=8), tiny_space, data_facts())
     run_trial(study, 0.3, 0.1, 0.2)
     run_trial(study, 0.2, 0.3, 0.1)
     failing = begin(study)
@@ -230,7 +231,7 @@ def test_study_json(killed: Path, kind: str) -> None:
     """Oracle: the file as it was; the ledger's first event holds it."""
     before = study_json(killed)
     left = damage(killed / "study.json", kind)
-    study = Study.resume(killed, Plan(**before["plan"]))
+    study = resume_study(killed, Plan(**before["plan"]))
     assert study_json(killed) == before
     assert "study.json" in "".join(study.notes)
     if left is not None:
@@ -274,11 +275,11 @@ def test_the_study_database(killed: Path, kind: str) -> None:
 
     url = f"sqlite:///{killed / 'optuna.db'}"
     plan = Plan(**read_content(killed)["plan"])
-    first = Study.resume(killed, plan, database=url)
+    first = resume_study(killed, plan, database=url)
     expected = [(t.state, t.params, t.intermediate_values) for t in first.proposer.study.trials]
     die(first)
     left = damage(killed / "optuna.db", kind)
-    study = Study.resume(killed, plan, database=url)
+    study = resume_study(killed, plan, database=url)
     seen = optuna.load_study(study_name="tiny", storage=url).trials
     assert [(t.state, t.params, t.intermediate_values) for t in seen] == expected
     assert len(seen) == 5
@@ -388,7 +389,7 @@ def test_another_space_goes_on(killed: Path, tiny_space: Space) -> None:
         text.replace("  base: {}", "  base: {}\n  wide: {channels: 20}"), name="wider"
     )
     plan = Plan(**read_content(killed)["plan"])
-    study = Study.resume(killed, plan, space=wider)
+    study = resume_study(killed, plan, space=wider)
     told = study.proposer.study.trials
     assert [t.state.name for t in told] == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL", "RUNNING"]
     assert all("channels_1" in t.params for t in told)
@@ -409,7 +410,7 @@ def test_another_space_goes_on(killed: Path, tiny_space: Space) -> None:
 def test_a_plan_that_grew_is_in_the_ledger(killed: Path) -> None:
     """Oracle: --trials +4, then `study.json` is lost: the total is still twelve."""
     plan = Plan(**read_content(killed)["plan"])
-    die(Study.resume(killed, replace(plan, trials=12)))
+    die(resume_study(killed, replace(plan, trials=12)))
     (killed / "study.json").unlink()
     assert read_content(killed)["plan"]["trials"] == 12
 
@@ -417,7 +418,7 @@ def test_a_plan_that_grew_is_in_the_ledger(killed: Path) -> None:
 def test_a_plan_that_grew_and_whose_event_is_damaged(killed: Path) -> None:
     """Oracle: --trials +4, then a bit of just that part flips: `study.json` knows."""
     plan = Plan(**read_content(killed)["plan"])
-    die(Study.resume(killed, replace(plan, trials=12)))
+    die(resume_study(killed, replace(plan, trials=12)))
     damage(killed / "ledger" / parts(killed)[-1], "one bit")
     study = resume(killed)
     assert study.plan.trials == 12
@@ -430,7 +431,7 @@ def test_a_plan_that_grew_and_whose_event_is_damaged(killed: Path) -> None:
 def test_foreign_tables_teach_nothing(killed: Path, tmp_path: Path, tiny_space: Space) -> None:
     """Oracle: the five trials that there were, though tables of another study lie in the folder."""
     plan = replace(Plan(**read_content(killed)["plan"]), study="other")
-    other = Study.create(tmp_path / "other", plan, tiny_space, data_facts())
+    other = create_study(tmp_path / "other", plan, tiny_space, data_facts())
     for _ in range(7):
         run_trial(other, 0.1, 0.1, 0.1)
     other.close()

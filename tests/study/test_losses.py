@@ -14,10 +14,10 @@ from conftest import begin, data_facts, die, measured, run_trial, write_epoch
 from raycae.execution.progress import Progress
 from raycae.space import loading
 from raycae.space.space import Space
-from raycae.study import study as study_study
 from raycae.study.artifacts import get_checkpoint_folder
 from raycae.study.attempt import Attempt, EpochReport, FailureReport
 from raycae.study.ledger import FAN, read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
 from raycae.study.records import HUNG, MACHINE, PROCESS
 from raycae.study.study import Study
@@ -99,7 +99,7 @@ def test_losses_are_in_the_ledger(study: Study) -> None:
         issue = begin(study)
         study.lose_attempt(0, issue.attempt, PROCESS, "killed")
     die(study)
-    resumed = Study.resume(study.folder, study.plan)
+    resumed = resume_study(study.folder, study.plan)
     issue = begin(resumed)
     resumed.lose_attempt(0, issue.attempt, PROCESS, "killed")
     assert resumed.records.trials[0]["state"] == "FAIL"
@@ -136,7 +136,7 @@ def test_out_of_memory(study: Study) -> None:
 def test_out_of_memory_with_batch_norm(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: pieces of a minibatch would be normalised by themselves: FAIL at once."""
     text = tiny_space.text.replace("fixed: {", "fixed: {norm: batch, ")
-    study = Study.create(tmp_path / "s", plan, loading.parse_space(text, name="bn"), data_facts())
+    study = create_study(tmp_path / "s", plan, loading.parse_space(text, name="bn"), data_facts())
     assert memory_runs_out(study) == [(None, "FAIL")]
     study.close()
 
@@ -182,7 +182,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.monotonic()
-        monkeypatch.setattr(study_study.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def passes(self, study: Study, seconds: float) -> list[tuple[int, int, str]]:
         """A search looks every few seconds. Who is overdue in the end."""
@@ -202,7 +202,7 @@ def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) 
     """Oracle: five in a row for one reason (numbers aside) are a cause; a success between, or
     another reason, begins the count anew; twenty for divergence. A resumed search counts from
     nothing."""
-    study = Study.create(tmp_path / "s", replace(plan, trials=99), tiny_space, data_facts())
+    study = create_study(tmp_path / "s", replace(plan, trials=99), tiny_space, data_facts())
     for n in range(4):
         fail(study, f"OSError: cannot open device {n}")
     assert study.hopeless is None
@@ -216,7 +216,7 @@ def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) 
     fail(study, "OSError: cannot open device 7")
     assert study.hopeless == "5 trials in a row failed alike: OSError: cannot open device 7"
     die(study)
-    resumed = Study.resume(study.folder, study.plan)
+    resumed = resume_study(study.folder, study.plan)
     assert resumed.hopeless is None
     for n in range(19):
         fail(resumed, f"diverged: training loss is nan in epoch {n}")
@@ -228,7 +228,7 @@ def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) 
 
 def test_all_of_few_trials_fail_alike(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: a study of two trials cannot have five failures."""
-    study = Study.create(tmp_path / "s", replace(plan, trials=2), tiny_space, data_facts())
+    study = create_study(tmp_path / "s", replace(plan, trials=2), tiny_space, data_facts())
     fail(study, "OSError: cannot open device 1")
     assert study.hopeless is None
     fail(study, "OSError: cannot open device 2")
@@ -241,7 +241,7 @@ def test_a_loss_is_said(
 ) -> None:
     """Oracle: one line that names the trial, what was lost and where it goes on."""
     listener = Progress(plan.trials, plan.epochs).listen
-    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts(), listener)
+    study = create_study(tmp_path / "s", plan, tiny_space, data_facts(), listener)
     issue = begin(study)
     study.lose_attempt(issue.number, issue.attempt, MACHINE, "machine lost: its node has died")
     assert capsys.readouterr().err == ("trial 0: machine lost: its node has died; epochs kept: 0\n")
@@ -287,7 +287,7 @@ def test_thousands_of_trials(tmp_path: Path, tiny_space: Space, plan: Plan, n: i
     `FAN` files; Python's memory grows by less than 20 kB a trial; every trial is there after a
     restart."""
     plan = replace(plan, trials=n, scheduler="asha")
-    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts())
+    study = create_study(tmp_path / "s", plan, tiny_space, data_facts())
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(n):
@@ -298,7 +298,7 @@ def test_thousands_of_trials(tmp_path: Path, tiny_space: Space, plan: Plan, n: i
     assert len(names(study.folder / "ledger")) <= 3 * FAN
     assert grown < 20_000 * n
     study.close()
-    resumed = Study.resume(study.folder, plan)
+    resumed = resume_study(study.folder, plan)
     assert resumed.records.counts() == study.records.counts()
     assert sorted(resumed.records.trials) == list(range(n))
     die(resumed)

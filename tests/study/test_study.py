@@ -22,6 +22,7 @@ from raycae.study import find, tables
 from raycae.study.artifacts import get_checkpoint_folder
 from raycae.study.attempt import EpochReport, FailureReport
 from raycae.study.ledger import read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, load_plan, read_content, read_study
 from raycae.study.records import (
     EPOCH_COLUMNS,
@@ -36,7 +37,7 @@ from raycae.study.study import Study
 def restart(study: Study, **changes: object) -> Study:
     """What a new process finds: the old one is gone without a word."""
     die(study)
-    return Study.resume(study.folder, replace(study.plan, **changes))  # type: ignore[arg-type]
+    return resume_study(study.folder, replace(study.plan, **changes))  # type: ignore[arg-type]
 
 
 def test_every_trial_is_accounted_for(study: Study) -> None:
@@ -68,7 +69,7 @@ def test_as_many_trials_as_asked(study: Study) -> None:
 def test_stopped_by_the_rule(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: ASHA by hand, factor 3: the third of three errors at epoch 1 is not the best."""
     plan = replace(plan, scheduler="asha")
-    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts())
+    study = create_study(tmp_path / "s", plan, tiny_space, data_facts())
     run_trial(study, 0.1, 0.1, 0.1)
     run_trial(study, 0.2, 0.2, 0.2)
     stopped = run_trial(study, 0.3, 0.0, 0.0)
@@ -85,8 +86,8 @@ def test_a_restart_stands_where_the_last_process_stood(
     """Oracle: a study that was never interrupted, trial for trial the same: proposals, verdicts,
     tables. The one that was loses its process after every trial."""
     plan = replace(plan, scheduler="asha", sampler="tpe", trials=20)
-    whole = Study.create(tmp_path / "whole", plan, tiny_space, data_facts())
-    broken = Study.create(tmp_path / "broken", plan, tiny_space, data_facts())
+    whole = create_study(tmp_path / "whole", plan, tiny_space, data_facts())
+    broken = create_study(tmp_path / "broken", plan, tiny_space, data_facts())
     for n in range(20):
         errors = [0.1 + (n * 7 % 20) / 100 - epoch / 100 for epoch in range(3)]
         run_trial(whole, *errors)
@@ -116,8 +117,8 @@ def test_a_restart_of_other_objectives(tmp_path: Path, plan: Plan, asked: dict[s
     plan = replace(plan, scheduler="asha", trials=12, **asked)
     facts = {**data_facts(), "line": [0.3, 0.2, 0.1]}
     ex2 = loading.load_space("ex2")
-    whole = Study.create(tmp_path / "whole", plan, ex2, facts)
-    broken = Study.create(tmp_path / "broken", plan, ex2, facts)
+    whole = create_study(tmp_path / "whole", plan, ex2, facts)
+    broken = create_study(tmp_path / "broken", plan, ex2, facts)
     for n in range(12):
         for study in (whole, broken):
             issue = begin(study)
@@ -139,7 +140,7 @@ def test_the_frontier_of_another_cost(tmp_path: Path, plan: Plan, tiny_space: Sp
     """Oracle: by hand: of two trials of one latent size and equal epochs the one with more error is
     on the frontier of the time of an epoch, for it is the faster one; the third is neither."""
     plan = replace(plan, objective="frontier", cost="epoch_time_s")
-    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts())
+    study = create_study(tmp_path / "s", plan, tiny_space, data_facts())
     for error, seconds in ((0.1, 3.0), (0.2, 1.0), (0.3, 2.0)):
         issue = begin(study)
         for epoch in range(1, 4):
@@ -155,7 +156,7 @@ def test_an_epoch_that_takes_too_long(tmp_path: Path, plan: Plan, tiny_space: Sp
     """Oracle: by hand: at most two seconds; the trial whose second epoch takes three is stopped
     there, and says why; a last epoch is not held against a trial that is through."""
     limited = loading.limit_space(tiny_space, ["epoch_time_s=2"])
-    study = Study.create(tmp_path / "s", plan, limited, data_facts())
+    study = create_study(tmp_path / "s", plan, limited, data_facts())
     for times in ([1.0, 3.0], [1.0, 2.0, 9.0]):
         issue = begin(study)
         for epoch, seconds in enumerate(times, 1):
@@ -214,11 +215,11 @@ def test_an_epoch_and_its_verdict_are_one_part(study: Study) -> None:
     parts = sorted((study.folder / "ledger").iterdir(), reverse=True)
     for part in parts:
         part.unlink()
-        resumed = Study.resume(study.folder, study.plan)
+        resumed = resume_study(study.folder, study.plan)
         for row in resumed.records.trials.values():
             assert row["state"] != "RUNNING" or (row["epochs_run"] or 0) < 3
         die(resumed)
-    resumed = Study.resume(study.folder, study.plan)
+    resumed = resume_study(study.folder, study.plan)
     assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(6)] == list(range(6))
     die(resumed)
 
@@ -328,7 +329,7 @@ def test_kept_models(rows: list[tuple[int, float | None, str, str | None]]) -> N
 def test_models_not_worth_keeping_go(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: of 14 trials with latent 1024 the best ten keep their models; a running trial keeps
     its files; an ended one has none."""
-    study = Study.create(tmp_path / "s", replace(plan, trials=20), tiny_space, data_facts())
+    study = create_study(tmp_path / "s", replace(plan, trials=20), tiny_space, data_facts())
     running = begin(study)
     checkpoints = study.folder / "checkpoints"
     write_epoch(study, running, 1)
@@ -352,20 +353,20 @@ def test_a_study_is_not_overwritten(study: Study, tiny_space: Space, plan: Plan)
     run_trial(study, 0.1, 0.1, 0.1)
     before = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()}
     with pytest.raises(InputError, match="--resume, or give this one another name with --study"):
-        Study.create(study.folder, plan, tiny_space, data_facts())
+        create_study(study.folder, plan, tiny_space, data_facts())
     assert {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()} == before
 
 
 def test_one_search_a_folder(study: Study) -> None:
     """Oracle: the second is refused while the first is open."""
     with pytest.raises(InputError, match="another process is searching here"):
-        Study.resume(study.folder, study.plan)
+        resume_study(study.folder, study.plan)
 
 
 def test_a_refused_resume_changes_nothing(study: Study) -> None:
     """Oracle: `study.json` still says six trials after somebody else asked for 24 in vain."""
     with pytest.raises(InputError, match="another process is searching here"):
-        Study.resume(study.folder, replace(study.plan, trials=24))
+        resume_study(study.folder, replace(study.plan, trials=24))
     assert study_json(study.folder)["plan"]["trials"] == 6
 
 
@@ -379,7 +380,7 @@ def test_the_ledger_alone_is_enough(study: Study) -> None:
         (study.folder / name).unlink()
     content = read_content(study.folder)
     assert content == before
-    resumed = Study.resume(study.folder, study.plan)
+    resumed = resume_study(study.folder, study.plan)
     assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(5)] == [1, 2, 3, 4, 5]
     resumed.close()
     assert study_json(study.folder) == before
@@ -391,7 +392,7 @@ def test_an_epoch_said_again_is_not_judged_again(
 ) -> None:
     """Oracle: trial 0 passed the rung when it was first there; better ones came after it. Saying
     its epoch again, as a resumed trial does, does not stop it."""
-    study = Study.create(tmp_path / "s", replace(plan, scheduler="asha"), tiny_space, data_facts())
+    study = create_study(tmp_path / "s", replace(plan, scheduler="asha"), tiny_space, data_facts())
     first = begin(study)
     assert study.report_epoch(EpochReport(first.number, first.attempt, **measured(1, 0.5)))
     for _ in range(3):
@@ -419,7 +420,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path, tiny_space: Space, plan: 
     """Oracle: a file where the folder should be; the message names it and the option."""
     (tmp_path / "results").write_text("not a folder")
     with pytest.raises(InputError, match=r"results cannot be written there: .*--results"):
-        Study.create(tmp_path / "results" / "tiny", plan, tiny_space, data_facts())
+        create_study(tmp_path / "results" / "tiny", plan, tiny_space, data_facts())
 
 
 def test_study_json_says_where_results_come_from(study: Study, tiny_space: Space) -> None:
@@ -450,7 +451,7 @@ def test_a_process_that_died_before_the_first_part(
     folder = tmp_path / "tiny"
     (folder / "ledger").mkdir(parents=True)
     (folder / "lease.json").write_text("{}")
-    study = Study.create(folder, plan, tiny_space, data_facts())
+    study = create_study(folder, plan, tiny_space, data_facts())
     assert begin(study).number == 0
     study.close()
 
