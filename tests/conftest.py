@@ -20,7 +20,8 @@ from raycae.space import loading
 from raycae.space.space import Space
 from raycae.storage.files import checksum
 from raycae.study.artifacts import get_checkpoint_folder, get_model_folder, write_model
-from raycae.study.attempt import Attempt
+from raycae.study.attempt import Attempt, EpochReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 from raycae.training import device
@@ -124,7 +125,7 @@ def plan() -> Plan:
 
 @pytest.fixture
 def study(tmp_path: Path, tiny_space: Space, plan: Plan) -> Iterator[Study]:
-    made = Study.create(tmp_path / "tiny", plan, tiny_space, data_facts())
+    made = create_study(tmp_path / "tiny", plan, tiny_space, data_facts())
     yield made
     made.close()
 
@@ -157,7 +158,7 @@ def begin(study: Study) -> Attempt:
     """Ask for an attempt and start it."""
     issue = study.ask()
     assert issue is not None
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     return issue
 
 
@@ -165,7 +166,9 @@ def run_trial(study: Study, *errors: float) -> int:
     """Begin a trial and give it these errors by epoch, as far as it is let. Its number."""
     issue = begin(study)
     for epoch, error in enumerate(errors, 1):
-        if not study.epoch(issue.number, issue.attempt, measured(epoch, error)):
+        if not study.report_epoch(
+            EpochReport(issue.number, issue.attempt, **measured(epoch, error))
+        ):
             break
     return issue.number
 
@@ -184,7 +187,7 @@ def train_all(study: Study, images: data.Images) -> None:
         for pixels, labels in ((images.train, images.labels.train), (images.val, images.labels.val))
     )
     while issue := study.ask():
-        study.started(issue.number, issue.attempt)
+        study.start_attempt(issue.number, issue.attempt)
         training = Training(issue.config, train, val, epochs=study.plan.epochs, seed=0)
         goes_on = True
         while goes_on:
@@ -194,7 +197,7 @@ def train_all(study: Study, images: data.Images) -> None:
                 weights = encode_weights(training.best_weights)
                 folder = get_model_folder(study.folder, issue.number)
                 write_model(folder, weights, issue.config.model_dump(mode="json"))
-            goes_on = study.epoch(issue.number, issue.attempt, told)
+            goes_on = study.report_epoch(EpochReport(issue.number, issue.attempt, **told))
 
 
 def write_epoch(study: Study, issue: Attempt, epoch: int) -> dict[str, str]:

@@ -37,13 +37,15 @@ from raycae.execution import trainable as execution_trainable
 from raycae.execution import tuner
 from raycae.execution.progress import Progress
 from raycae.execution.resources import Autoscaler, TrialSlots
-from raycae.execution.trainable import AutoencoderTrainable
+from raycae.execution.trainable import AutoencoderTrainable, get_device_name
 from raycae.model import weights
 from raycae.provenance import describe_hardware
 from raycae.space import loading
 from raycae.storage.files import checksum, write_atomic
 from raycae.storage.paths import resolve_place
+from raycae.study.attempt import EpochReport
 from raycae.study.ledger import Ledger
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.records import Records
 from raycae.study.study import Study
@@ -83,9 +85,13 @@ class Idle(AutoencoderTrainable):
     def step(self) -> dict[str, Any]:
         time.sleep(self.lasts_s)
         told = {"train_mse": 0.1, "val_psnr_db": 10.0, "images_per_s": 1.0, "n_images": 16}
-        told |= {"epoch": 1, "epoch_time_s": self.lasts_s, **self._where()}
+        told |= {"epoch": 1, "epoch_time_s": self.lasts_s}
+        told |= {"host": self.host, "device": get_device_name(self.device)}
         return {
-            "said": [self._said(n, {**told, "val_mse": 0.1 + n / 1e5}, None) for n in self.issues]
+            "reports": [
+                EpochReport(attempt.number, attempt.attempt, val_mse=0.1 + number / 1e5, **told)
+                for number, attempt in self.attempts.items()
+            ]
         }
 
 
@@ -125,7 +131,7 @@ def ours(
         mock.patch.object(execution_trainable, "AutoencoderTrainable", of),
     ):
         progress = Progress(trials, 1, console=Console(file=io.StringIO()))
-        study = Study.create(
+        study = create_study(
             resolve_place(folder) / "s", plan, the_space, facts, listener=progress.listen
         )
         tuner.train_trials(

@@ -25,7 +25,8 @@ import torch
 
 from raycae import data
 from raycae.space import loading
-from raycae.study.attempt import Attempt
+from raycae.study.attempt import Attempt, EpochReport, FailureReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 from raycae.training.device import configure_torch, put_on_device
@@ -87,7 +88,7 @@ def search(
     best: list[float] = []
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        study = Study.create(Path(folder) / "s", plan, loading.load_space(name), facts)
+        study = create_study(Path(folder) / "s", plan, loading.load_space(name), facts)
         waiting: list[Attempt] = []
         while True:
             while len(waiting) < places and (issue := study.ask()):
@@ -104,15 +105,15 @@ def search(
 def train(study: Study, issue: Attempt, images: data.Images) -> None:
     """One trial to its end, as `trainable` runs it."""
     cpu = torch.device("cpu")
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     pictures = [put_on_device(part, cpu) for part in (images.train, images.val)]
     seeds = {"seed": issue.seed, "order_seed": issue.seed}
     training = Training(issue.config, *pictures, epochs=study.plan.epochs, **seeds)
     try:
-        while study.epoch(issue.number, issue.attempt, training.run_epoch()):
+        while study.report_epoch(EpochReport(issue.number, issue.attempt, **training.run_epoch())):
             pass
     except Diverged as fault:
-        study.failed(issue.number, issue.attempt, f"diverged: {fault}")
+        study.fail_attempt(FailureReport(issue.number, issue.attempt, f"diverged: {fault}"))
 
 
 if __name__ == "__main__":

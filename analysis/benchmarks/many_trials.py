@@ -19,6 +19,8 @@ import optuna
 import pyarrow
 
 from raycae.space import loading
+from raycae.study.attempt import EpochReport
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -29,7 +31,7 @@ def main(trials: int = 5000, sampler: str = "random") -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan("s", "ex2", "photos", trials, 3, None, 0, sampler, "asha")
         data = {"source": "photos", "fingerprint": "0", "n_train": 1, "n_val": 1}
-        study = Study.create(Path(folder) / "s", plan, loading.load_space("ex2"), data)
+        study = create_study(Path(folder) / "s", plan, loading.load_space("ex2"), data)
         paces = []
         for tenth in range(10):
             begun = time.perf_counter()
@@ -46,7 +48,7 @@ def main(trials: int = 5000, sampler: str = "random") -> None:
         study.close()
         print(f"closed in {time.perf_counter() - begun:.1f} s")
         begun = time.perf_counter()
-        Study.resume(Path(folder) / "s", plan).close()
+        resume_study(Path(folder) / "s", plan).close()
         print(f"resumed and closed in {time.perf_counter() - begun:.1f} s")
         print(f"pace, last tenth / first tenth: {paces[-1] / paces[0]:.2f}")
 
@@ -55,7 +57,7 @@ def run(study: Study, number: int) -> None:
     """One trial with errors made up from its number."""
     issue = study.ask()
     assert issue is not None
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     for epoch in (1, 2, 3):
         error = 0.1 + (number * 7919 % 10007) / 100_000 - epoch / 1000
         measured = {
@@ -66,7 +68,7 @@ def run(study: Study, number: int) -> None:
             "epoch_time_s": 1.0,
             "images_per_s": 100.0,
         }
-        if not study.epoch(issue.number, issue.attempt, measured):
+        if not study.report_epoch(EpochReport(issue.number, issue.attempt, **measured)):
             return
 
 

@@ -37,8 +37,9 @@ from raycae.execution.runner import run_study
 from raycae.execution.tune_adapter import SearchState, StudyCallback, StudySearcher, StudyStopper
 from raycae.space import loading
 from raycae.storage.paths import resolve_place
+from raycae.study.attempt import EpochReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
-from raycae.study.study import Study
 
 MACHINES, PLACES_EACH = 64, 8
 EPOCHS = 3
@@ -69,7 +70,7 @@ def main() -> None:
 def simulated(folder: Path, trials: int) -> dict[str, Any]:
     """One study before simulated machines."""
     plan = Plan("s", "ex2", "photos", trials, EPOCHS, None, 0, "tpe", "asha", factor=4)
-    study = Study.create(folder, plan, loading.load_space("ex2"), FACTS)
+    study = create_study(folder, plan, loading.load_space("ex2"), FACTS)
     books = SearchState(study, lambda: False, Progress(trials, EPOCHS))
     searcher = StudySearcher(books, {}, lambda: MACHINES * PLACES_EACH)
     stopper = StudyStopper(books)
@@ -88,7 +89,7 @@ def simulated(folder: Path, trials: int) -> dict[str, Any]:
             results += 1
             trial.epoch += 1
             error = 0.02 + 0.1 * draw.random() ** 3 / trial.epoch
-            goes_on = not stopper("", {"said": [measured(trial, error)]})
+            goes_on = not stopper("", {"reports": [measured(trial, error)]})
             if goes_on:
                 driver += time.perf_counter() - begun
                 heapq.heappush(free, (driver + epoch_s(draw), where, trial))
@@ -125,19 +126,19 @@ def epoch_s(draw: np.random.Generator) -> float:
     return float(draw.uniform(2 / 3, 4 / 3) * EPOCH_S)
 
 
-def measured(trial: Any, error: float) -> dict[str, Any]:
-    return {
-        "trial_number": trial.config["issues"][0]["number"],
-        "attempt": trial.config["issues"][0]["attempt"],
-        "damaged": [],
-        "epoch": trial.epoch,
-        "train_mse": error,
-        "val_mse": error,
-        "val_psnr_db": 20.0,
-        "epoch_time_s": EPOCH_S,
-        "images_per_s": 100.0,
-        "n_images": 1000,
-    }
+def measured(trial: Any, error: float) -> EpochReport:
+    attempt = trial.config["attempts"][0]
+    return EpochReport(
+        attempt.number,
+        attempt.attempt,
+        epoch=trial.epoch,
+        train_mse=error,
+        val_mse=error,
+        val_psnr_db=20.0,
+        epoch_time_s=EPOCH_S,
+        images_per_s=100.0,
+        n_images=1000,
+    )
 
 
 def real(places: int) -> None:

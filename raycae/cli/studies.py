@@ -141,10 +141,10 @@ def report_study(
 def reopen_study(folder: Place) -> Any:
     from contextlib import closing
 
+    from raycae.study.opening import resume_study
     from raycae.study.plan import load_plan, read_content
-    from raycae.study.study import Study
 
-    return closing(Study.resume(folder, load_plan(read_content(folder))))
+    return closing(resume_study(folder, load_plan(read_content(folder))))
 
 
 def format_or_dash(value: Any, form: str) -> str:

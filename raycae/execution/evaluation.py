@@ -59,7 +59,7 @@ def evaluate_kept_models(
             continue
         the_task = make_task(config.task, config.gammas, config.classes)
         test_mse, _ = compute_errors(network.to(device), the_task, test)
-        study.evaluated(number, test_mse)
+        study.record_test_error(number, test_mse)
         done += 1
     return done
 

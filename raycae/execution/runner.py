@@ -30,6 +30,7 @@ from raycae.storage.retry import retry_policy
 from raycae.study.find import format_study_argument
 from raycae.study.finish import Finish
 from raycae.study.images import load_images
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, read_content
 from raycae.study.study import Study
 from raycae.study.warm_start import Known
@@ -245,7 +246,7 @@ def finish_study(
     named = format_study_argument(study.folder)
     evaluate, write = f"raycae evaluate {named}", f"raycae report {named}"
     unmarked = "The trials that still ran could not be marked as interrupted"
-    finish.attempt(unmarked, evaluate, study.interrupted)
+    finish.attempt(unmarked, evaluate, study.mark_interrupted)
     unwritten = "The tables could not be written"
     finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
@@ -322,7 +323,7 @@ def open_study_for_writing(
             progress.say("fitting linear codes, to know what each latent size has to beat …")
             described["line"] = compute_linear_code_errors(the_space.task, images, plan.strata)
         splits = images.membership.to_parquet()
-        study = Study.create(
+        study = create_study(
             folder, plan, the_space, described, progress.listen, database, known, splits
         )
         print_notes(study, progress)
@@ -341,7 +342,7 @@ def open_study_for_writing(
             f"{plan.data}: these images were of other classes when this study was begun "
             f"(fingerprint {now}, then {labels}); begin another study"
         )
-    study = Study.resume(folder, plan, progress.listen, space=the_space, database=database)
+    study = resume_study(folder, plan, progress.listen, space=the_space, database=database)
     progress.resumed(study.records)
     print_notes(study, progress)
     to_come = max(plan.trials - len(study.records.trials), 0)

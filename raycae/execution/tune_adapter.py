@@ -1,10 +1,9 @@
-"""Ray Tune's interfaces onto a `Study`: who proposes, who stops, who is told of losses.
+"""Ray Tune's interfaces to a `Study`: the searcher, the stopper and the callback.
 
-What a process trains together is one trial of Tune's: an attempt at a trial, or the attempts of a
-cohort, each of which is at a trial of the study like any other. Tune's own retries are not used:
-they know neither attempts nor why a process was lost. Tune pickles what it is given into a snapshot
-of its own; raycae needs none of it (the ledger is enough to go on), so these objects pickle as
-nothing.
+Each trial of Tune is one worker's job: one attempt at a trial of the study, or the attempts that a
+fused group trains together. Tune's own retries are not used, because they know neither attempts nor
+why a worker was lost. Tune pickles these objects into its own snapshot. raycae resumes from the
+ledger and never reads that snapshot, so they pickle as nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import re
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,287 +24,348 @@ from ray.tune.search import Searcher
 from raycae.errors import InputError, StorageError
 from raycae.execution.progress import Progress
 from raycae.model.architecture import build_architecture, fusion_key
-from raycae.study.attempt import Attempt
+from raycae.study.attempt import Attempt, EpochReport, FailureReport, Report, StorageReport
 from raycae.study.records import HUNG, MACHINE, PROCESS
 from raycae.study.study import Study
 
 GRACE_S = 6.0
-"""A search that is to end gives its trials so long to reach the end of their epoch."""
+"""How long trials may take to finish their epoch once the search is stopping, in seconds."""
 IDLE_S = 30.0
-"""A search in which nothing has run for so long says so."""
+"""After how long without a running trial the search says that it waits, in seconds."""
 MACHINE_GONE = re.compile("its node has died|actor's node was|node .* is dead|is unavailable")
-"""What Ray says, in a text for people, of an actor whose machine went, or that it cannot reach. Of
-one whose process died alone it is told by the machine, within a second."""
+"""What Ray's message says where a worker's node was lost or cannot be reached. A worker that died
+alone is reported by its node within a second."""
 MEMORY_GONE = re.compile("node running low on memory")
+"""What Ray's message says where it ended a worker because its node ran out of memory."""
 WORDY = re.compile(" [0-9a-f]{20,}| The task may or may not .*| Some common causes .*")
-"""What says nothing of this loss: ids, and what is always said."""
+"""Parts of Ray's messages that say nothing about this loss: identifiers and fixed sentences."""
 NOTHING = "nothing is known"
+"""The reason of a loss for which Ray gives none."""
 
 
 def treat_ray_errors_as_lost_workers() -> None:
-    """Tune ends a search at a loss that Ray tells of by another kind of error than it knows: where
-    the memory of a machine ran out, not of a process."""
-    known = RayActorManager._actor_task_failed
-    told = (RayTaskError, RayActorError)
+    """Patch Tune so that every Ray error of a worker counts as the loss of that worker.
 
-    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, RayError) and not isinstance(exception, told):
+    Tune ends the whole search where Ray raises a type of error that Tune does not know, such as
+    where a node runs out of memory.
+    """
+    original = RayActorManager._actor_task_failed
+    known = (RayTaskError, RayActorError)
+
+    def handle_failure(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, known):
             exception = RayActorError(error_msg=str(exception))
-        known(manager, tracked_actor_task=tracked_actor_task, exception=exception)
+        original(manager, tracked_actor_task=tracked_actor_task, exception=exception)
 
-    RayActorManager._actor_task_failed = failed
+    RayActorManager._actor_task_failed = handle_failure
 
 
 treat_ray_errors_as_lost_workers()
 
 
 class SearchState:
-    """What Tune's three interfaces know together: the attempts under way, and whether the search
-    is to end, because `over` says so, all trials fail alike, or the storage is gone."""
+    """What Tune's three interfaces share: the running attempts, and whether the search is stopping.
 
-    def __init__(self, study: Study, over: Callable[[], bool], progress: Progress) -> None:
+    A search stops because `should_stop` returns True, because all trials fail for the same reason,
+    or because the storage has failed.
+
+    Args:
+        study: The study, open for writing.
+        should_stop: Returns whether a person or a deadline ends the search.
+        progress: The live view.
+
+    Attributes:
+        fault: The error that ends the search, if there is one.
+        running: The trial of Tune that runs an attempt which a worker has started, by number of
+            the study's trial.
+        hung: Why a worker was killed as hung, by trial number and attempt.
+    """
+
+    def __init__(self, study: Study, should_stop: Callable[[], bool], progress: Progress) -> None:
         self.study = study
         self.fault: StorageError | InputError | None = None
-        self.live: dict[int, Any] = {}
-        """Tune's trial that each attempt is in which a process has taken, by trial number."""
+        self.running: dict[int, Any] = {}
         self.hung: dict[tuple[int, int], str] = {}
-        self._over, self._progress = over, progress
-        self._ends_at: float | None = None
+        self._should_stop, self._progress = should_stop, progress
+        self._stop_at: float | None = None
         self._idle_since = time.monotonic()
 
-    def ending(self) -> bool:
-        if self._ends_at is None and (self.fault or self.study.hopeless or self._over()):
-            self._ends_at = time.monotonic() + GRACE_S
-        return self._ends_at is not None
+    def is_stopping(self) -> bool:
+        """Return whether the search is stopping; the grace period starts when it is first seen."""
+        if self._stop_at is None and (self.fault or self.study.hopeless or self._should_stop()):
+            self._stop_at = time.monotonic() + GRACE_S
+        return self._stop_at is not None
 
-    def ended(self) -> bool:
-        """Whether every attempt has come to the end of its epoch, or its time is up."""
+    def is_finished(self) -> bool:
+        """Return whether every attempt has finished its epoch, or the grace period is over.
+
+        Until the search stops this also kills workers that hang. In the end it kills those that
+        still run.
+        """
         self.fault = self.fault or self.study.fault
-        if not self.ending():
-            self._kill_overdue()
-            self._tell_idle()
+        if not self.is_stopping():
+            self._kill_hung_workers()
+            self._report_idle()
             return False
-        assert self._ends_at is not None
-        if self.live and time.monotonic() < self._ends_at:
+        assert self._stop_at is not None
+        if self.running and time.monotonic() < self._stop_at:
             return False
-        for trial in self.live.values():
-            kill_attempt(trial)
+        for tune_trial in self.running.values():
+            kill_worker(tune_trial)
         return True
 
-    def heard(self, said: dict[str, Any]) -> bool:
-        """What an attempt says after a step. True: it goes on."""
-        number, attempt = said.pop("trial_number"), said.pop("attempt")
-        lasted_s = said.pop("lasted_s", None)
-        for damage in said.pop("damaged"):
-            self._progress.warn(f"trial {number}: {damage}; goes on from what is whole")
-        if "storage" in said:
-            self.fault = StorageError(said["storage"])
-            return False
-        if said.pop("together", False):
-            self.study.failed_together(number, attempt, said["failed"])
-            return False
-        if "failed" in said:
-            self.study.failed(number, attempt, said.pop("failed"), **said)
-            return False
-        return self.study.epoch(number, attempt, said, lasted_s) and not self.ending()
+    def handle_report(self, report: Report) -> bool:
+        """Pass a worker's report on to the study.
 
-    def lost(self, trial: Any) -> None:
-        """An actor is gone, with what it trained."""
-        words = get_error_text(trial)
-        for number, attempt in list_attempts(trial):
-            trained = self.live.get(number) is trial
-            self.forget(number, attempt)
-            if self._ends_at is None:  # or it was killed, and goes on when the search does
-                alone = len(trial.config["issues"]) == 1
-                self._lost(number, attempt, words, trained, alone)
+        Args:
+            report: What the worker reports on one of its attempts.
 
-    def _lost(self, number: int, attempt: int, words: str, trained: bool, alone: bool) -> None:
-        if hung := self.hung.pop((number, attempt), None):
-            self.study.lost(number, attempt, HUNG, hung)
-        elif trained and MEMORY_GONE.search(words):
-            memory = "out of memory: its process was ended for want of the host's"
-            if alone:
-                self.study.failed(number, attempt, memory, out_of_memory=True)
+        Returns:
+            True if the attempt continues.
+        """
+        for damage in report.damaged:
+            self._progress.warn(f"trial {report.number}: {damage}; goes on from what is whole")
+        match report:
+            case EpochReport():
+                return self.study.report_epoch(report) and not self.is_stopping()
+            case FailureReport(is_fused=True):
+                self.study.fail_fused_attempt(report.number, report.attempt, report.reason)
+            case FailureReport():
+                self.study.fail_attempt(report)
+            case StorageReport():
+                self.fault = StorageError(report.reason)
+        return False
+
+    def handle_lost_worker(self, tune_trial: Any) -> None:
+        """Record the loss of a worker for every attempt that it trained."""
+        message = get_error_text(tune_trial)
+        attempts = tune_trial.config["attempts"]
+        for attempt in attempts:
+            has_started = self.running.get(attempt.number) is tune_trial
+            self.forget_attempt(attempt.number, attempt.attempt)
+            if self._stop_at is None:  # else it was killed, and resumes with the search
+                self._record_loss(attempt, message, has_started, is_alone=len(attempts) == 1)
+
+    def _record_loss(
+        self, attempt: Attempt, message: str, has_started: bool, *, is_alone: bool
+    ) -> None:
+        identity = attempt.number, attempt.attempt
+        if hung := self.hung.pop(identity, None):
+            self.study.lose_attempt(*identity, HUNG, hung)
+        elif has_started and MEMORY_GONE.search(message):
+            reason = "out of memory: its process was ended for want of the host's"
+            if is_alone:
+                self.study.fail_attempt(FailureReport(*identity, reason, out_of_memory=True))
             else:
-                self.study.failed_together(number, attempt, memory)
+                self.study.fail_fused_attempt(*identity, reason)
         else:
-            cause = MACHINE if MACHINE_GONE.search(words) else PROCESS
-            last = WORDY.sub("", words.splitlines()[-1].strip())
-            self.study.lost(number, attempt, cause, f"{cause} lost: {last}")
+            cause = MACHINE if MACHINE_GONE.search(message) else PROCESS
+            last_line = WORDY.sub("", message.splitlines()[-1].strip())
+            self.study.lose_attempt(*identity, cause, f"{cause} lost: {last_line}")
 
-    def forget(self, number: int, attempt: int, *, others_go_on: bool = False) -> None:
-        """The attempt is over; a newer one may be under way. Where others of its cohort go on,
-        their process hears of it before it is asked for the next epoch."""
-        trial = self.live.get(number)
-        if trial is None or (number, attempt) not in list_attempts(trial):
+    def forget_attempt(self, number: int, attempt: int, *, others_continue: bool = False) -> None:
+        """Note that an attempt is over; a newer one of its trial may be running.
+
+        Args:
+            number: Number of the trial.
+            attempt: Number of the attempt.
+            others_continue: Whether other attempts of its worker continue. The worker then drops
+                this trial before its next epoch.
+        """
+        tune_trial = self.running.get(number)
+        if tune_trial is None or (number, attempt) not in list_attempts(tune_trial):
             return
-        del self.live[number]
-        if others_go_on and (actor := trial.temporary_state.ray_actor):
-            actor.leave.remote(number)
+        del self.running[number]
+        if others_continue and (actor := tune_trial.temporary_state.ray_actor):
+            actor.drop_trial.remote(number)
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Tune would wrap what is raised inside it, and go on: it is kept for whoever runs Tune."""
+    def catch_faults(self) -> Iterator[None]:
+        """Keep an error in `fault`: Tune would wrap what is raised inside it, and continue."""
         try:
             yield
         except (StorageError, InputError) as fault:
             self.fault = self.fault or fault
 
-    def _tell_idle(self) -> None:
-        """Where machines are gone, or have not come yet, Ray waits in silence."""
+    def _report_idle(self) -> None:
+        """Say that no trial runs: Ray waits in silence for nodes that are gone or starting."""
         now = time.monotonic()
-        if self.live:
+        if self.running:
             self._idle_since = now
         elif now - self._idle_since > IDLE_S:
             idle = now - self._idle_since
             self._progress.wait(f"waiting for a machine: no trial has run for {idle:.0f} s")
 
-    def _kill_overdue(self) -> None:
+    def _kill_hung_workers(self) -> None:
         for number, attempt, reason in self.study.overdue():
-            if number in self.live and (number, attempt) not in self.hung:
-                trial = self.live[number]
-                self.hung |= dict.fromkeys(list_attempts(trial), reason)
-                kill_attempt(trial)
+            if number in self.running and (number, attempt) not in self.hung:
+                tune_trial = self.running[number]
+                self.hung |= dict.fromkeys(list_attempts(tune_trial), reason)
+                kill_worker(tune_trial)
 
 
-def list_attempts(trial: Any) -> list[tuple[int, int]]:
-    """Number and attempt of all that a trial of Tune's trains."""
-    return [(issue["number"], issue["attempt"]) for issue in trial.config["issues"]]
+def list_attempts(tune_trial: Any) -> list[tuple[int, int]]:
+    """List trial number and attempt of everything that a trial of Tune trains."""
+    return [(attempt.number, attempt.attempt) for attempt in tune_trial.config["attempts"]]
 
 
-def kill_attempt(trial: Any) -> None:
-    """End an attempt's process, whatever it does; a stopped one too."""
-    if actor := trial.temporary_state.ray_actor:
+def kill_worker(tune_trial: Any) -> None:
+    """End the worker of a trial of Tune at once, even if it is stopped."""
+    if actor := tune_trial.temporary_state.ray_actor:
         ray.kill(actor)
 
 
-def get_error_text(trial: Any) -> str:
-    """What Ray says of a lost attempt. Tune writes it here, and not yet where `get_error` looks."""
+def get_error_text(tune_trial: Any) -> str:
+    """Return what Ray says of a lost worker; Tune has it in this file before `get_error` has it."""
     try:
-        return Path(trial.error_file).read_text().strip() or NOTHING
+        return Path(tune_trial.error_file).read_text().strip() or NOTHING
     except (OSError, TypeError):
         return NOTHING
 
 
-def get_fusion_group(issue: Attempt) -> Hashable:
-    """Equal for attempts that may train in one cohort. One that goes on, or has to do with less
-    memory, trains alone."""
-    if issue.attempt > 1 or issue.micro_batch:
-        return issue.number
-    return fusion_key(issue.config), issue.seed
+def get_fusion_group(attempt: Attempt) -> Hashable:
+    """Return a key that is equal for attempts that may be fused.
+
+    An attempt that resumes, or has to use less memory, trains alone.
+    """
+    if attempt.attempt > 1 or attempt.micro_batch:
+        return attempt.number
+    return fusion_key(attempt.config), attempt.seed
 
 
-def is_same_network(issues: list[Attempt]) -> bool:
-    first, last = issues[0], issues[-1]
-    fresh = first.attempt == last.attempt == 1
-    return fresh and build_architecture(first.config) == build_architecture(last.config)
+def is_same_network(attempts: list[Attempt]) -> bool:
+    """Return whether the first and the last attempt are new and of the same architecture."""
+    first, last = attempts[0], attempts[-1]
+    is_new = first.attempt == last.attempt == 1
+    return is_new and build_architecture(first.config) == build_architecture(last.config)
 
 
 class NotPickled:
+    """Base of objects that pickle as nothing."""
+
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return (object, ())
 
 
 class StudySearcher(NotPickled, Searcher):
-    """Hands the study's attempts to Tune, for as many processes at a time as `places` says at that
-    time, up to `fuse` of one cohort to each. How they end reaches the study by the other two."""
+    """Gives the study's attempts to Tune, for as many workers at a time as there are slots.
+
+    Args:
+        state: The state of the search.
+        settings: The keys of each worker's config that are the same for all.
+        count_slots: Returns the number of workers that may run at this time.
+        max_fused: Most attempts of one network that a worker gets.
+    """
 
     def __init__(
-        self, run: SearchState, settings: dict[str, Any], places: Callable[[], int], fuse: int = 1
+        self,
+        state: SearchState,
+        settings: dict[str, Any],
+        count_slots: Callable[[], int],
+        max_fused: int = 1,
     ) -> None:
         super().__init__()
-        self._run = run
+        self._state = state
         self._settings = settings
-        self._places = places
-        self._fuse = fuse
-        self._out: set[str] = set()
+        self._count_slots = count_slots
+        self._max_fused = max_fused
+        self._suggested: set[str] = set()
         self._waiting: list[Attempt] = []
-        """Asked for, and not in the cohort of those that were asked for before."""
+        """Attempts that the study has handed out and that did not fit the groups so far."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self._out) >= self._places():
+        """Return the config of the next worker, `FINISHED`, or None if none may start now."""
+        if len(self._suggested) >= self._count_slots():
             return None
-        issues: list[Attempt] = []
-        if not self._run.ending():
-            with self._run.guarded():
-                issues = self._together()
-        if not issues:
-            # One that runs may be lost yet, and is then handed out again.
-            over = self._run.ending() or not self._run.study.running()
-            return Searcher.FINISHED if over else None
-        self._out.add(trial_id)
-        told = [asdict(issue) | {"config": issue.config.to_json()} for issue in issues]
-        return {"issues": told, **self._settings}
+        attempts: list[Attempt] = []
+        if not self._state.is_stopping():
+            with self._state.catch_faults():
+                attempts = self._take_group()
+        if not attempts:
+            # A running trial may still be lost, and is then handed out again.
+            is_over = self._state.is_stopping() or not self._state.study.running()
+            return Searcher.FINISHED if is_over else None
+        self._suggested.add(trial_id)
+        return {"attempts": attempts, **self._settings}
 
-    def _together(self) -> list[Attempt]:
-        """What the next process trains. More is asked for while it is of the same network, so that
-        no proposal is made before it has to be but for that."""
+    def _take_group(self) -> list[Attempt]:
+        """Take the attempts of the next worker.
+
+        While the newest attempt is of the same network the study is asked for one more, so that
+        each proposal is made as late as possible and knows as many results as possible.
+        """
         waiting = self._waiting
-        while not waiting or (len(waiting) < self._fuse and is_same_network(waiting)):
-            issue = self._run.study.ask()
-            if issue is None:
+        while not waiting or (len(waiting) < self._max_fused and is_same_network(waiting)):
+            attempt = self._state.study.ask()
+            if attempt is None:
                 break
-            waiting.append(issue)
+            waiting.append(attempt)
         if not waiting:
             return []
-        kind = get_fusion_group(waiting[0])
-        together = [issue for issue in waiting if get_fusion_group(issue) == kind][: self._fuse]
-        self._waiting = [issue for issue in waiting if issue not in together]
-        return together
+        key = get_fusion_group(waiting[0])
+        group = [attempt for attempt in waiting if get_fusion_group(attempt) == key]
+        group = group[: self._max_fused]
+        self._waiting = [attempt for attempt in waiting if attempt not in group]
+        return group
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self._out.discard(trial_id)
+        """Free the slot. The stopper and the callback have told the study how its trials ended."""
+        self._suggested.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the ledger has it."""
+        """Save nothing: the ledger holds everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Restore nothing."""
 
 
 class StudyStopper(NotPickled, Stopper):
-    """Brings each epoch to the study and takes its verdict back; ends all when the run has ended.
+    """Brings each report to the study and returns its verdict; stops all when the search is over.
 
-    The stopper is what Tune asks first of all, so the ledger has an epoch before Tune acts on it.
+    Tune asks the stopper before anything else, so an epoch is in the ledger before Tune acts on it.
     """
 
-    def __init__(self, run: SearchState) -> None:
-        self._run = run
+    def __init__(self, state: SearchState) -> None:
+        self._state = state
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        leaving = []
-        for said in result["said"]:
-            goes_on = False
-            with self._run.guarded():
-                goes_on = self._run.heard(dict(said))
-            if not goes_on:
-                leaving.append((said["trial_number"], said["attempt"]))
-        over = len(leaving) == len(result["said"])
-        for number, attempt in leaving:
-            self._run.forget(number, attempt, others_go_on=not over)
-        return over
+        stopped: list[Report] = []
+        for report in result["reports"]:
+            continues = False
+            with self._state.catch_faults():
+                continues = self._state.handle_report(report)
+            if not continues:
+                stopped.append(report)
+        is_done = len(stopped) == len(result["reports"])
+        for report in stopped:
+            self._state.forget_attempt(report.number, report.attempt, others_continue=not is_done)
+        return is_done
 
     def stop_all(self) -> bool:
-        ended = False
-        with self._run.guarded():
-            ended = self._run.ended()
-        return ended
+        """Return whether the search is over."""
+        is_finished = False
+        with self._state.catch_faults():
+            is_finished = self._state.is_finished()
+        return is_finished
 
 
 class StudyCallback(NotPickled, Callback):
-    """Tells the study of starts, and of attempts whose process was lost."""
+    """Tells the study which attempts have started and which have lost their worker."""
 
-    def __init__(self, run: SearchState) -> None:
-        self._run = run
+    def __init__(self, state: SearchState) -> None:
+        self._state = state
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        for number, attempt in list_attempts(trial):
-            self._run.live[number] = trial
-            with self._run.guarded():
-                self._run.study.started(number, attempt, len(list_attempts(trial)))
+        """Record the start of every attempt of a worker."""
+        attempts = list_attempts(trial)
+        for number, attempt in attempts:
+            self._state.running[number] = trial
+            with self._state.catch_faults():
+                self._state.study.start_attempt(number, attempt, len(attempts))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        with self._run.guarded():
-            self._run.lost(trial)
+        """Record the loss of a worker."""
+        with self._state.catch_faults():
+            self._state.handle_lost_worker(trial)

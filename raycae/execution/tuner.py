@@ -69,12 +69,12 @@ def train_trials(
     # ever; so it asks for all that the searcher gives: no more than run at a time, so that each
     # proposal knows of every trial that has ended.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MAX_CONCURRENT)
-    run = SearchState(study, over, progress)
+    state = SearchState(study, over, progress)
     with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(run, settings, room.places, most),
+                search_alg=StudySearcher(state, settings, room.places, most),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=name_attempt,
@@ -83,21 +83,22 @@ def train_trials(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
-                stop=StudyStopper(run),
-                callbacks=[StudyCallback(run)],
+                stop=StudyStopper(state),
+                callbacks=[StudyCallback(state)],
                 failure_config=tune.FailureConfig(max_failures=0),  # attempts are the study's
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours
                 progress_reporter=tune.CLIReporter(),  # a notebook's would clear the cell
                 verbose=0,
             ),
         ).fit()
-    if isinstance(run.fault, StorageError):
+    if isinstance(state.fault, StorageError):
         study.broken = True
-    if run.fault:
-        study.interrupted()
-        raise run.fault
+    if state.fault:
+        study.mark_interrupted()
+        raise state.fault
 
 
 def name_attempt(trial: Any) -> str:
-    first = trial.config["issues"][0]
-    return f"{first['number']}-{first['attempt']}"
+    """Name a trial of Tune after its first attempt."""
+    first = trial.config["attempts"][0]
+    return f"{first.number}-{first.attempt}"

@@ -13,8 +13,7 @@ from raycae.errors import InputError
 from raycae.storage import parquet
 from raycae.storage.files import write_atomic
 from raycae.storage.paths import Place
-from raycae.study.plan import Plan, load_plan, load_study_space
-from raycae.study.study import SPLITS
+from raycae.study.plan import SPLITS, Plan, load_plan, load_study_space
 
 COLUMNS = {"split": pa.string(), "name": pa.string(), "checksum": pa.int64()}
 """The columns of `splits.parquet`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -74,6 +75,11 @@ FAN = 64
 however long the study."""
 _NAME = re.compile(r"(\d{8})-(\d{8})(?:-([0-9a-f]{32}))?\.parquet")
 Range = tuple[int, int]
+
+
+def get_time() -> datetime:
+    """Return the time that an event is recorded at, in UTC."""
+    return datetime.now(UTC)
 
 
 class Part(NamedTuple):

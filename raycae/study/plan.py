@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from raycae.space.space import Space
 
 
+SPLITS = "splits.parquet"
+"""The file that says which image belongs to which split: columns split, name, checksum."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a search was asked to do. `trials` is the study's total."""
@@ -58,6 +62,11 @@ class Plan:
     """Settings of the training that each network is tried with, the worse ones stopped early."""
     first_images: int | None = None
     """Images that the first epoch of a trial sees; each further one sees twice as many."""
+
+    @property
+    def frontier_cost(self) -> str | None:
+        """The column that counts beside the error; None if the error alone counts."""
+        return self.cost if self.objective == "frontier" else None
 
 
 def read_content(folder: Place) -> dict[str, Any]:

@@ -1,35 +1,155 @@
-"""Rebuild ledger events from the tables."""
+"""Repair a damaged ledger from the tables, and replay it when a study is opened."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pandas as pd
 
+from raycae.config import Config
+from raycae.errors import InputError
+from raycae.optimization.early_stopping import StoppingRule
+from raycae.optimization.proposer import Proposal, Proposer
+from raycae.optimization.shared_study import SharedStudy
+from raycae.space.space import Space
+from raycae.storage.files import quarantine
+from raycae.storage.paths import Place
+from raycae.study import tables
+from raycae.study.ledger import Event, Ledger, Range, read_events, read_readable
 from raycae.study.records import EPOCH_COLUMNS, RUNNING, Records
 
 
-def rebuild_events(
-    trials: pd.DataFrame, epochs: pd.DataFrame, known: Records
-) -> list[dict[str, Any]]:
-    """What the two tables tell of trials that `known` lacks: events that bring it to where they
-    stand, all but the `params` of `created`. For a ledger that has lost parts; the tables are at
-    most seconds behind it."""
+class LedgerRepair:
+    """Restores what a ledger has lost from the tables, which are at most seconds behind it.
+
+    Trials that the tables do not know either are run again.
+
+    Args:
+        folder: Folder of the study, which this process writes.
+        ledger: Its ledger.
+        study: Name of the study.
+        space: Its search space.
+    """
+
+    def __init__(self, folder: Place, ledger: Ledger, study: str, space: Space) -> None:
+        self._folder = folder
+        self._ledger = ledger
+        self._study = study
+        self._space = space
+        self._notes: list[str] = []
+
+    def run(self) -> list[str]:
+        """Repair the ledger.
+
+        Returns:
+            One sentence for everything that was found damaged, and for what became of it.
+        """
+        gaps, damage = self._ledger.gaps()
+        trials, epochs = self._read_table("trials"), self._read_table("epochs")
+        if trials is not None:
+            trials = trials[trials["study"] == self._study]
+        n_recovered = 0
+        if trials is None or epochs is None:
+            for gap in gaps:
+                self._ledger.fill(gap, [])
+        else:
+            n_recovered = self._recover_events(gaps, trials, epochs)
+        self._notes += damage
+        if damage or n_recovered:
+            self._notes.append(
+                f"{self._folder}: {n_recovered} events that the ledger lacks are known from "
+                "trials.parquet and epochs.parquet"
+            )
+        return self._notes
+
+    def _recover_events(self, gaps: list[Range], trials: pd.DataFrame, epochs: pd.DataFrame) -> int:
+        """Write the events that the tables know and the ledger lacks, and return their number.
+
+        Events that later events of a trial build on go into the gap: its beginning, and the epochs
+        of a trial that has ended, because nothing is accepted after its end. The rest is appended.
+        """
+        folder = self._ledger.folder
+        readable = read_readable(folder)
+        created = [
+            {**event, "params": derive_params(self._space, event["config"])}
+            for event in rebuild_events(trials, epochs, self._fold(readable))
+            if event["event"] == "created"
+        ]
+        n_events = len(created)
+        for i, gap in enumerate(gaps):
+            running = self._fold(created + read_readable(folder, before=gap[0])).running()
+            known = self._fold(created + read_readable(folder))
+            lost = [
+                event
+                for event in rebuild_events(trials, epochs, known)
+                if event["event"] == "epoch"
+                and event["trial_number"] in running
+                and event["trial_number"] not in known.running()
+            ]
+            self._ledger.fill(gap, lost if i else created + lost)
+            n_events += len(lost)
+        if created and not gaps:
+            self._ledger.append(created)
+        known = self._fold(read_events(folder))
+        rest = [
+            event
+            for event in rebuild_events(trials, epochs, known)
+            if event["event"] != "epoch" or event["trial_number"] in known.running()
+        ]
+        if rest:
+            self._ledger.append(rest)
+        return n_events + len(rest)
+
+    def _fold(self, events: list[dict[str, Any]]) -> Records:
+        records = Records(self._study)
+        for event in events:
+            records.apply(event)
+        return records
+
+    def _read_table(self, name: str) -> pd.DataFrame | None:
+        """Read a table of the last process; quarantine one that cannot be read.
+
+        Returns:
+            The table, or None if there is none that can be read.
+        """
+        path = self._folder / f"{name}.parquet"
+        if not path.exists():
+            return None
+        try:
+            read = tables.read_trials if name == "trials" else tables.read_epochs
+            return read(self._folder)
+        except InputError as error:
+            self._notes.append(f"{error}; set aside in {quarantine(path).parent}, made anew")
+            return None
+
+
+def rebuild_events(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> list[Event]:
+    """Rebuild the events of trials and epochs that `known` lacks from the two tables.
+
+    Args:
+        trials: Content of `trials.parquet`.
+        epochs: Content of `epochs.parquet`.
+        known: What the ledger still knows.
+
+    Returns:
+        Events that bring `known` to the state in the tables. `created` lacks its `params`.
+    """
     curves = dict(list(epochs.sort_values("epoch").groupby("trial_number")))
-    found: list[dict[str, Any]] = []
+    events: list[Event] = []
     for row in trials.sort_values("trial_number").to_dict("records"):
         row = {name: None if pd.isna(value) else value for name, value in row.items()}
         number, attempt = int(row["trial_number"]), int(row["attempt"] or 0)
         event = {"trial_number": number, "attempt": attempt, "at": row["started_at"]}
-        have = known.trials.get(number)
-        if have is None:
-            told = ("point", "config", "seed", "change", "parent")
-            made = {name: row[name] for name in told}
-            found.append({**event, "attempt": 0, "event": "created", **made})
-        ended = have is not None and have["state"] != RUNNING
-        if attempt > (have["attempt"] if have else 0) and not ended:
-            found.append({**event, "event": "started"})
-        where = {name: row[name] for name in ("host", "device", "images_per_s", "val_ssim")}
+        known_row = known.trials.get(number)
+        if known_row is None:
+            names = ("point", "config", "seed", "change", "parent")
+            columns = {name: row[name] for name in names}
+            events.append({**event, "attempt": 0, "event": "created", **columns})
+        has_ended = known_row is not None and known_row["state"] != RUNNING
+        if attempt > (known_row["attempt"] if known_row else 0) and not has_ended:
+            events.append({**event, "event": "started"})
+        shared = {name: row[name] for name in ("host", "device", "images_per_s", "val_ssim")}
         lacking = [
             epoch
             for epoch in (curves[number].to_dict("records") if number in curves else ())
@@ -37,11 +157,81 @@ def rebuild_events(
         ]
         for epoch in lacking:
             values = ((name, epoch[name]) for name in EPOCH_COLUMNS)
-            measured = {name: None if pd.isna(value) else value for name, value in values}
-            found.append({**event, "event": "epoch", **where, **measured})
-        if row["state"] != RUNNING and not ended:
-            how = {"state": row["state"], "reason": row["reason"], "at": row["ended_at"]}
-            found.append({**event, "event": "ended", **how})
-        if row["test_mse"] is not None and (lacking or have is None or have["test_mse"] is None):
-            found.append({**event, "event": "evaluated", "test_mse": row["test_mse"]})
-    return found
+            columns = {name: None if pd.isna(value) else value for name, value in values}
+            events.append({**event, "event": "epoch", **shared, **columns})
+        if row["state"] != RUNNING and not has_ended:
+            end = {"state": row["state"], "reason": row["reason"], "at": row["ended_at"]}
+            events.append({**event, "event": "ended", **end})
+        is_lacking = lacking or known_row is None or known_row["test_mse"] is None
+        if row["test_mse"] is not None and is_lacking:
+            events.append({**event, "event": "evaluated", "test_mse": row["test_mse"]})
+    return events
+
+
+def derive_params(space: Space, config: str) -> str:
+    """Derive what the sampler would have had to draw for a configuration.
+
+    Args:
+        space: The search space.
+        config: The configuration as JSON.
+
+    Returns:
+        The sampled parameters as JSON.
+    """
+    return json.dumps(space.params_of(Config.model_validate_json(config)))
+
+
+def replay_ledger(
+    folder: Place,
+    space: Space,
+    records: Records,
+    proposer: Proposer,
+    rule: StoppingRule,
+    shared: SharedStudy | None,
+) -> None:
+    """Bring records, sampler and stopping rule to the state in which the last process left them.
+
+    Args:
+        folder: Folder of the ledger.
+        space: Search space of the study from now on.
+        records: Empty records.
+        proposer: A new proposer.
+        rule: A new stopping rule.
+        shared: The database of all drivers of the study, if there is one.
+    """
+    drawn_from = ""
+    for event in read_events(folder):
+        number = event["trial_number"]
+        is_known = number in records.trials
+        records.apply(event)
+        match event["event"]:
+            case "begun" | "resumed":
+                drawn_from = json.loads(event["study"])["space"]["hash"]
+            case "known":
+                curve = json.loads(event["curve"] or "{}")
+                proposer.learn(
+                    Config.model_validate_json(event["config"]),
+                    event["val_mse"],
+                    {int(epoch): error for epoch, error in curve.items()},
+                )
+                if shared and event["source"]:
+                    shared.known(event["source"])
+            case "created" if not is_known:
+                is_same_space = drawn_from == space.hash
+                params = event["params"] if is_same_space else derive_params(space, event["config"])
+                proposal = Proposal(
+                    Config.model_validate_json(event["config"]),
+                    json.loads(params),
+                    event["seed"],
+                    event["point"],
+                    event["change"],
+                    event["parent"],
+                )
+                proposer.reopen(number, proposal)
+            case "epoch" if is_known:
+                proposer.report(number, event["epoch"], event["val_mse"])
+                known = {**records.trials[number], **event}
+                rule.report(number, event["epoch"], event["val_mse"], known)
+            case "ended" if is_known:
+                row = records.trials[number]
+                proposer.tell(number, row["state"], row["val_mse"], row)

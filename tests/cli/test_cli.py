@@ -25,6 +25,8 @@ from raycae.execution.progress import Progress
 from raycae.execution.ray_session import silence_libraries, starts_own_ray
 from raycae.space.space import Space
 from raycae.study import tables
+from raycae.study.attempt import EpochReport, FailureReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -45,7 +47,7 @@ def trained(tmp_path: Path, tiny_space: Space, plan: Plan) -> Path:
     images = data.load("photos", limit=120)
     facts = {"source": "photos", "fingerprint": images.fingerprint, "n_train": 105, "n_val": 15}
     short = replace(plan, trials=3, epochs=1, limit=120)
-    study = Study.create(tmp_path / "tiny", short, tiny_space, facts)
+    study = create_study(tmp_path / "tiny", short, tiny_space, facts)
     train_all(study, images)
     study.close()
     return tmp_path
@@ -390,12 +392,12 @@ def test_live_view(study: Study) -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=100)
     progress = Progress(trials=6, epochs=3, console=console)
-    study._listener = progress.listen
+    study.journal.listener = progress.listen
     run_trial(study, 0.3, 0.2, 0.1)
     failing = begin(study)
-    study.failed(failing.number, failing.attempt, "diverged")
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged"))
     running = begin(study)
-    study.epoch(running.number, running.attempt, measured(1, 0.5))
+    study.report_epoch(EpochReport(running.number, running.attempt, **measured(1, 0.5)))
     console.print(progress.render())
     shown = text.getvalue()
     plain = Console(file=io.StringIO(), width=100)
@@ -416,11 +418,11 @@ def test_live_view(study: Study) -> None:
 def test_plain_lines_on_a_pipe(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     """Oracle: one line per trial that ended, in its order, and no control characters."""
     progress = Progress(trials=6, epochs=3, console=Console(file=io.StringIO()))
-    study._listener = progress.listen
+    study.journal.listener = progress.listen
     with progress:
         run_trial(study, 0.3, 0.2, 0.1)
         failing = begin(study)
-        study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+        study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("[1/6] trial 0  COMPLETE  val_mse 0.10000  latent 1024  4,911 params")
     assert first.endswith("best so far")

@@ -34,6 +34,7 @@ from raycae.report import picture_sheets
 from raycae.space import loading
 from raycae.study import tables
 from raycae.study.artifacts import get_model_folder
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, load_plan, read_content
 from raycae.study.study import Study
 from raycae.training.device import put_on_device
@@ -110,7 +111,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     facts = {"source": "toy", "fingerprint": images.fingerprint, "n_train": 175, "n_val": 25}
     facts["labels"] = images.labels.fingerprint
-    study = Study.create(folder / "made", plan, loading.parse_space(TOY, name="toy"), facts)
+    study = create_study(folder / "made", plan, loading.parse_space(TOY, name="toy"), facts)
     train_all(study, images)
     study.close()
     return folder
@@ -121,7 +122,7 @@ def study(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A copy of `trained` to stand in, and its study opened."""
     shutil.copytree(trained, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    opened = Study.resume(Path("made").resolve(), load_plan(read_content(Path("made"))))
+    opened = resume_study(Path("made").resolve(), load_plan(read_content(Path("made"))))
     yield opened
     opened.close()
 

@@ -26,7 +26,7 @@ from raycae.data.summary import Reason
 from raycae.errors import InputError
 from raycae.storage.paths import resolve_place
 from raycae.study.images import read_membership
-from raycae.study.study import SPLITS
+from raycae.study.plan import SPLITS
 
 SIZE = 8
 

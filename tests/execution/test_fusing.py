@@ -26,9 +26,10 @@ from raycae.model import weights
 from raycae.model.architecture import build_architecture, fusion_key
 from raycae.space import loading
 from raycae.study import tables
+from raycae.study.attempt import EpochReport, FailureReport, Report
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.records import PROCESS
-from raycae.study.study import Study
 from raycae.training.device import put_on_device
 from raycae.training.trainer import Training
 
@@ -56,7 +57,7 @@ class Actor:
 
     def __init__(self) -> None:
         self.left: list[int] = []
-        self.leave = SimpleNamespace(remote=self.left.append)
+        self.drop_trial = SimpleNamespace(remote=self.left.append)
 
 
 class Driver:
@@ -64,7 +65,7 @@ class Driver:
 
     def __init__(self, folder: Path, *, fuse: int, places: int = 40, **plan: Any) -> None:
         asked = Plan("s", "tiny", "photos", 12, 3, None, 0, "random", "none", **plan)
-        self.study = Study.create(
+        self.study = create_study(
             folder, asked, loading.parse_space(SPACE, name="tiny"), data_facts()
         )
         self.books = Books(self.study, lambda: False, Progress(12, 3))
@@ -81,18 +82,21 @@ class Driver:
 
     def say(self, trial: Any, *numbers: int, **failed: Any) -> bool:
         """An epoch of these trials. True: the process is done."""
-        said = []
-        for issue in trial.config["issues"]:
-            if issue["number"] in numbers:
-                who = {"trial_number": issue["number"], "attempt": issue["attempt"], "damaged": []}
-                epochs = len(self.study.records.epochs[issue["number"]])
-                told = failed or measured(epochs + 1, 0.1)
-                said.append({**who, **told, "lasted_s": 1.0})
-        return self.stopper("", {"said": said})
+        reports: list[Report] = []
+        for attempt in trial.config["attempts"]:
+            if attempt.number in numbers:
+                identity = attempt.number, attempt.attempt
+                epochs = len(self.study.records.epochs[attempt.number])
+                reports.append(
+                    FailureReport(*identity, **failed)
+                    if failed
+                    else EpochReport(*identity, elapsed_s=1.0, **measured(epochs + 1, 0.1))
+                )
+        return self.stopper("", {"reports": reports})
 
 
 def numbers_of(trial: Any) -> list[int]:
-    return [issue["number"] for issue in trial.config["issues"]]
+    return [attempt.number for attempt in trial.config["attempts"]]
 
 
 def test_who_trains_together(tmp_path: Path) -> None:
@@ -102,11 +106,10 @@ def test_who_trains_together(tmp_path: Path) -> None:
     driver = Driver(tmp_path / "s", fuse=3, settings=4)
     handed_out: list[int] = []
     while len(handed_out) < 12:
-        issues = driver.start().config["issues"]
-        configs = [Config.model_validate_json(issue["config"]) for issue in issues]
-        assert len({fusion_key(config) for config in configs}) == 1
-        assert 1 <= len(issues) <= 3
-        handed_out += [issue["number"] for issue in issues]
+        attempts = driver.start().config["attempts"]
+        assert len({fusion_key(attempt.config) for attempt in attempts}) == 1
+        assert 1 <= len(attempts) <= 3
+        handed_out += [attempt.number for attempt in attempts]
         assert len(driver.study.records.trials) <= len(handed_out) + 4
     assert sorted(handed_out) == list(range(12))
     rows = driver.study.records.trials.values()
@@ -137,9 +140,9 @@ def test_one_leaves_and_the_others_go_on(tmp_path: Path) -> None:
     driver.stopper(
         "",
         {
-            "said": [
-                {"trial_number": first, "attempt": 1, "damaged": [], "failed": "diverged: it is"},
-                {"trial_number": others[0], "attempt": 1, "damaged": [], **measured(3, 0.1)},
+            "reports": [
+                FailureReport(first, 1, "diverged: it is"),
+                EpochReport(others[0], 1, **measured(3, 0.1)),
             ][: 1 + (len(others) == 0)]
         },
     )
@@ -159,12 +162,11 @@ def test_a_lost_process_loses_all_that_it_trained(tmp_path: Path) -> None:
     first, *others = numbers_of(trial)
     for _ in range(2):
         driver.say(trial, first, *others)
-    told = {"trial_number": first, "attempt": 1, "damaged": [], **measured(3, 0.1)}
     both = [
-        told,
-        *({"trial_number": n, "attempt": 1, "damaged": []} | measured(2, 0.1) for n in others),
+        EpochReport(first, 1, **measured(3, 0.1)),
+        *(EpochReport(n, 1, **measured(2, 0.1)) for n in others),
     ]
-    assert not driver.stopper("", {"said": both})
+    assert not driver.stopper("", {"reports": both})
     assert trial.temporary_state.ray_actor.left == [first]
     driver.callback.on_trial_error(0, [], trial)
     rows = driver.study.records.trials
@@ -173,10 +175,10 @@ def test_a_lost_process_loses_all_that_it_trained(tmp_path: Path) -> None:
     assert all(rows[n]["reason"].startswith(f"{PROCESS} lost") for n in others)
     again: list[int] = []
     while set(again) < set(others):
-        issues = driver.start().config["issues"]
-        if issues[0]["attempt"] == 2:
-            assert len(issues) == 1
-            again.append(issues[0]["number"])
+        attempts = driver.start().config["attempts"]
+        if attempts[0].attempt == 2:
+            assert len(attempts) == 1
+            again.append(attempts[0].number)
     assert sorted(again) == sorted(others)
     driver.study.close()
 
@@ -189,7 +191,7 @@ def test_a_fault_of_a_cohort_is_not_its_members(tmp_path: Path, out_of_memory: b
     driver = Driver(tmp_path / "s", fuse=12, settings=12)
     trial = driver.start()
     numbers = numbers_of(trial)
-    fault = {"failed": "RuntimeError: no kernel", "together": True, "out_of_memory": out_of_memory}
+    fault = {"reason": "RuntimeError: no kernel", "is_fused": True, "out_of_memory": out_of_memory}
     assert driver.say(trial, *numbers, **fault)
     assert driver.study.hopeless is None
     driver.callback.on_trial_error(0, [], trial)
@@ -199,10 +201,10 @@ def test_a_fault_of_a_cohort_is_not_its_members(tmp_path: Path, out_of_memory: b
     }
     again = []
     while len(again) < len(numbers):
-        issues = driver.start().config["issues"]
-        if issues[0]["attempt"] > 1:
-            assert len(issues) == 1
-            again.append(issues[0]["number"])
+        attempts = driver.start().config["attempts"]
+        if attempts[0].attempt > 1:
+            assert len(attempts) == 1
+            again.append(attempts[0].number)
     assert sorted(again) == sorted(numbers)
     driver.study.close()
 

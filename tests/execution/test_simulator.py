@@ -27,9 +27,10 @@ from raycae.optimization.proposer import Proposal, Proposer
 from raycae.optimization.samplers import SAMPLERS
 from raycae.space import loading
 from raycae.space.space import Space
+from raycae.study.attempt import EpochReport, FailureReport
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
-from raycae.study.study import Study
 
 EPOCHS = 3
 
@@ -68,14 +69,18 @@ def begin_study(folder: Path, the_space: Space, trials: int = 40) -> None:
     """A study whose errors fall from epoch to epoch, and the less the farther the learning rate
     is from 0.003; trial 1 diverges in its second epoch."""
     plan = Plan(folder.name, "tiny", "photos", trials, EPOCHS, None, 0, "random", "none")
-    study = Study.create(folder, plan, the_space, data_facts())
+    study = create_study(folder, plan, the_space, data_facts())
     for _ in range(trials):
         issue = begin(study)
         for epoch in range(1, EPOCHS + 1):
             if issue.number == 1 and epoch == 2:
-                study.failed(1, 1, "diverged: training loss is nan in epoch 2")
+                study.fail_attempt(FailureReport(1, 1, "diverged: training loss is nan in epoch 2"))
                 break
-            study.epoch(issue.number, issue.attempt, measured(epoch, made_up(issue.config, epoch)))
+            study.report_epoch(
+                EpochReport(
+                    issue.number, issue.attempt, **measured(epoch, made_up(issue.config, epoch))
+                )
+            )
     study.close()
 
 

@@ -48,10 +48,10 @@ ray.init(
 
 WRONG_CLOCK = """
 import datetime, pathlib, time
-from raycae.study import study
+from raycae.study import ledger
 clock, right = pathlib.Path({!r}), time.time
 time.time = lambda: right() + float(clock.read_text() or 0)
-study.get_time = lambda: datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
+ledger.get_time = lambda: datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
 """
 
 

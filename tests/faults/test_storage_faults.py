@@ -25,9 +25,10 @@ from searches import Running, command, epochs_so_far, events_of, run, trials_of,
 from raycae.space.space import Space
 from raycae.storage.files import checksum, write_atomic
 from raycae.storage.paths import resolve_place
+from raycae.study.attempt import EpochReport
 from raycae.study.ledger import read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, read_content
-from raycae.study.study import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -512,13 +513,15 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     half and study.json is gone: named, set aside, mended from the tables; the same trials as
     before, the one that ran goes on, the total is reached, and the second time nothing is said."""
     folder = resolve_place(store.uri("damage")) / "tiny"
-    study = Study.create(folder, plan, tiny_space, data_facts())
+    study = create_study(folder, plan, tiny_space, data_facts())
     run_trial(study, 0.3, 0.2, 0.1)
     run_trial(study, 0.2, 0.15, 0.12)
     running = begin(study)
     for epoch in (1, 2):
         files = write_epoch(study, running, epoch)
-        study.epoch(running.number, running.attempt, {**measured(epoch, 0.1 / epoch), **files})
+        study.report_epoch(
+            EpochReport(running.number, running.attempt, **measured(epoch, 0.1 / epoch), **files)
+        )
     study.records.write(folder)
     before = study.records.trials_table().drop_columns(["started_at", "ended_at", "losses"])
     die(study)
@@ -529,7 +532,7 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     (folder / "study.json").unlink()
 
     assert read_content(folder)["plan"]["trials"] == 6
-    study = Study.resume(folder, plan)
+    study = resume_study(folder, plan)
     notes = "\n".join(study.notes)
     assert re.search(r"study\.json\?.*: missing; made anew", notes)
     assert name in notes
@@ -540,18 +543,18 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     issue = study.ask()
     assert issue is not None
     assert (issue.number, issue.checkpoints[0][0]) == (2, 2)
-    study.started(issue.number, issue.attempt)
-    study.epoch(issue.number, issue.attempt, measured(3, 0.1))
+    study.start_attempt(issue.number, issue.attempt)
+    study.report_epoch(EpochReport(issue.number, issue.attempt, **measured(3, 0.1)))
     while study.ask():
         number = study.running()[-1]
-        study.started(number, 1)
+        study.start_attempt(number, 1)
         for epoch in (1, 2, 3):
-            study.epoch(number, 1, measured(epoch, 0.5))
+            study.report_epoch(EpochReport(number, 1, **measured(epoch, 0.5)))
     study.close()
     assert (
         folder / "models" / "2" / "model.safetensors"
     ).read_bytes() == b"safetensors of 2 after 2"
     require_complete(folder, 6, 3)
-    again = Study.resume(folder, plan)
+    again = resume_study(folder, plan)
     assert again.notes == []
     again.close()

@@ -21,8 +21,9 @@ from raycae.optimization.proposer import Proposal, Proposer
 from raycae.optimization.samplers import choose_sampler
 from raycae.space import loading
 from raycae.space.space import Space
+from raycae.study.attempt import EpochReport
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
-from raycae.study.study import Study
 
 SERIES = """
 # Does it climb?
@@ -302,22 +303,22 @@ def test_a_restart_goes_on_as_if_there_had_been_none(tmp_path: Path, plan: Plan)
         paths = tmp_path / f"{the_space.name}-whole", tmp_path / f"{the_space.name}-broken"
         told = []
         for path in paths:
-            study = Study.create(path, plan, the_space, data_facts())
+            study = create_study(path, plan, the_space, data_facts())
             flying = []
             while True:
                 while len(flying) < 2 and (issue := study.ask()):
-                    study.started(issue.number, issue.attempt)
+                    study.start_attempt(issue.number, issue.attempt)
                     flying.append(issue.number)
                 if not flying:
                     break
                 if path == paths[1] and len(study.records.trials) % 3 == 0:
                     die(study)
-                    study = Study.resume(path, plan)
+                    study = resume_study(path, plan)
                     assert [begin(study).number for _ in flying] == flying
                 number = flying.pop(number_of(flying))
                 error = 1 / (1 + number * 7919 % 101)
                 attempt = study.records.trials[number]["attempt"]
-                study.epoch(number, attempt, measured(1, error))
+                study.report_epoch(EpochReport(number, attempt, **measured(1, error)))
             names = ("change", "parent", "config", "point")
             told.append([[row[name] for name in names] for row in study.records.trials.values()])
             study.close()
@@ -329,10 +330,10 @@ def test_a_lost_beginning_is_known_from_the_table(tmp_path: Path, plan: Plan) ->
     """Oracle: the part that tells of trial 1's beginning is gone; the table has its change and
     parent, so the series goes on where it stood, on top of it."""
     plan = replace(plan, sampler="greedy", trials=10, epochs=1)
-    study = Study.create(tmp_path / "s", plan, series(), data_facts())
+    study = create_study(tmp_path / "s", plan, series(), data_facts())
     for error in (0.5, 0.4):
         issue = begin(study)
-        study.epoch(issue.number, issue.attempt, measured(1, error))
+        study.report_epoch(EpochReport(issue.number, issue.attempt, **measured(1, error)))
     study.close()
     (part,) = [
         path
@@ -340,7 +341,7 @@ def test_a_lost_beginning_is_known_from_the_table(tmp_path: Path, plan: Plan) ->
         if ("created", 1) in {(e["event"], e["trial_number"]) for e in parquet(path)}
     ]
     part.unlink()
-    resumed = Study.resume(study.folder, plan)
+    resumed = resume_study(study.folder, plan)
     row = resumed.records.trials[1]
     assert (row["change"], row["parent"]) == ("wide", 0)
     row = resumed.records.trials[begin(resumed).number]

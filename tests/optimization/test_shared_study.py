@@ -32,7 +32,9 @@ from raycae.optimization.shared_study import SharedStudy, require_database
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.storage import retry
+from raycae.study.attempt import FailureReport
 from raycae.study.ledger import read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -73,7 +75,7 @@ def plan_for(sampler: str, trials: int = 100) -> Plan:
 
 
 def begin(folder: Path, the_space: Space, url: str, sampler: str = "random") -> Study:
-    return Study.create(folder, plan_for(sampler), the_space, data_facts(), database=url)
+    return create_study(folder, plan_for(sampler), the_space, data_facts(), database=url)
 
 
 def url_of(kind: str, folder: Path) -> str:
@@ -115,7 +117,7 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
     run_trial(one, 0.3, 0.2)
     failing = one.ask()
     assert failing is not None
-    one.failed(failing.number, failing.attempt, "diverged: for the test")
+    one.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: for the test"))
     two.ask()
     two.ask()
     seen = two.proposer._window()
@@ -125,7 +127,7 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
     known = [event for event in read_events(two.folder / "ledger") if event["event"] == "known"]
     assert [json.loads(event["curve"]) for event in known] == [{"1": 0.3, "2": 0.2}]
     die(two)
-    again = Study.resume(two.folder, two.plan, database=url)
+    again = resume_study(two.folder, two.plan, database=url)
     assert any("searched by 1 other too: 2 trials" in note for note in again.notes)
     assert [t.values for t in again.proposer._window()] == [t.values for t in seen]
     again.ask()
@@ -138,7 +140,7 @@ def test_what_a_stopped_trial_says(tmp_path: Path, small: Space) -> None:
     """Oracle: a trial that another driver's rule stopped counts with the epochs that it ran."""
     url = url_of("sqlite", tmp_path)
     halving = replace(plan_for("tpe"), scheduler="asha", factor=2)
-    one = Study.create(tmp_path / "one", halving, small, data_facts(), database=url)
+    one = create_study(tmp_path / "one", halving, small, data_facts(), database=url)
     two = begin(tmp_path / "two", small, url, "tpe")
     for error in (0.5, 0.1, 0.6, 0.7):
         run_trial(one, error, error)
@@ -161,7 +163,7 @@ def test_a_claim_that_no_ledger_knows(tmp_path: Path, small: Space) -> None:
         study.ask()
     one.proposer.propose(1)  # and nobody writes it down
     die(one)
-    one = Study.resume(one.folder, one.plan, database=url)
+    one = resume_study(one.folder, one.plan, database=url)
     while one.ask() or two.ask():
         pass
     counted = tried(one, two)
@@ -179,7 +181,7 @@ def test_other_seeds_where_repeats_are_wanted(tmp_path: Path, small: Space) -> N
     url = url_of("journal", tmp_path)
     plan = replace(plan_for("random"), repeats="seed")
     one, two = (
-        Study.create(tmp_path / name, plan, small, data_facts(), database=url)
+        create_study(tmp_path / name, plan, small, data_facts(), database=url)
         for name in ("one", "two")
     )
     for _ in range(20):
@@ -201,14 +203,14 @@ def test_what_cannot_be_shared(
     one.ask()
     facts = {**data_facts(), "fingerprint": "1" * 16}
     with pytest.raises(InputError, match=r"small in it is of something else \(images 0+, here 1+"):
-        Study.create(tmp_path / "two", plan_for("random"), small, facts, database=url)
+        create_study(tmp_path / "two", plan_for("random"), small, facts, database=url)
     with pytest.raises(InputError, match="--sampler greedy: another search does small"):
         begin(tmp_path / "three", small, url, "greedy")
     monkeypatch.setattr(shared_study, "PAUSE_S", 0.01)  # nobody is about to say what theirs is
     optuna.create_study(study_name="theirs", storage=url)
     theirs = replace(plan_for("random"), study="theirs")
     with pytest.raises(InputError, match="theirs in it was not written by this version of raycae"):
-        Study.create(tmp_path / "four", theirs, small, data_facts(), database=url)
+        create_study(tmp_path / "four", theirs, small, data_facts(), database=url)
     assert len(optuna.load_study(study_name="small", storage=url).trials) == 1
     one.close()
 
@@ -238,7 +240,7 @@ def test_frontiers_are_shared(cost: str, tmp_path: Path) -> None:
         facts |= {"line": [0.1, 0.05]}
     url = url_of("sqlite", tmp_path)
     one, two = (
-        Study.create(tmp_path / name, plan, small, facts, database=url) for name in ("one", "two")
+        create_study(tmp_path / name, plan, small, facts, database=url) for name in ("one", "two")
     )
     for _ in range(3):
         run_trial(one, 0.3, 0.2)
@@ -249,7 +251,7 @@ def test_frontiers_are_shared(cost: str, tmp_path: Path) -> None:
     assert optuna.load_study(study_name="small", storage=url).best_trials
     for study in (one, two):
         die(study)
-        Study.resume(study.folder, plan, database=url).close()
+        resume_study(study.folder, plan, database=url).close()
 
 
 DRIVER = """
@@ -258,20 +260,22 @@ from pathlib import Path
 from conftest import data_facts, measured
 from test_shared_study import SMALL, plan_for
 from raycae.space import loading
-from raycae.study.study import Study
+from raycae.study.attempt import EpochReport
+from raycae.study.opening import create_study
 
 
 folder, url = sys.argv[1:]
-study = Study.create(
+study = create_study(
     Path(folder), plan_for("tpe"), loading.parse_space(SMALL, name="small"), data_facts(),
     database=url
 )
 print("begun", flush=True)
 sys.stdin.readline()
 while issue := study.ask():
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     for epoch in (1, 2):
-        study.epoch(issue.number, issue.attempt, measured(epoch, 0.1 + issue.number / 1000))
+        error = 0.1 + issue.number / 1000
+        study.report_epoch(EpochReport(issue.number, issue.attempt, **measured(epoch, error)))
 study.close()
 """
 
@@ -373,7 +377,7 @@ def test_one_comes_while_the_first_says_what_the_study_is(
     made = begun()
     made.set_user_attr("images", "2" * 16)
     with pytest.raises(InputError, match=r"of something else \(images 2+, here 1+\)"):
-        Study.create(tmp_path / "four", plan_for("random"), small, other, database=url)
+        create_study(tmp_path / "four", plan_for("random"), small, other, database=url)
 
 
 def test_a_study_whose_only_driver_comes_with_other_facts(tmp_path: Path) -> None:
@@ -399,7 +403,7 @@ def test_a_database_that_is_away(
     said: list[str] = []
     monkeypatch.setattr(retry.retry_policy, "say", said.append)
     plan = replace(plan_for("random"), study="away")
-    study = Study.create(tmp_path / "away", plan, small, data_facts(), database=server.url)
+    study = create_study(tmp_path / "away", plan, small, data_facts(), database=server.url)
     run_trial(study, 0.2, 0.1)
     server.stop()
     trial = threading.Thread(target=run_trial, args=(study, 0.3, 0.2))
@@ -422,6 +426,6 @@ def test_a_database_that_is_away(
     die(study)
     assert study.records.counts()["COMPLETE"] == 2
     monkeypatch.setattr(retry.retry_policy, "limit_s", 60)
-    again = Study.resume(tmp_path / "away", plan, database=server.url)
+    again = resume_study(tmp_path / "away", plan, database=server.url)
     assert again.ask() is not None
     again.close()

@@ -30,7 +30,9 @@ from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study import ledger as study_ledger
 from raycae.study import tables
+from raycae.study.attempt import FailureReport
 from raycae.study.ledger import Follower, Ledger, Part, list_whole_parts
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan, read_study
 from raycae.study.records import PROCESS
 from raycae.study.study import Study
@@ -86,10 +88,10 @@ def test_following_a_study(study: Study) -> None:
     copy.follow()
     failing = begin(study)
     copy.follow()
-    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     copy.follow()
     lost = begin(study)
-    study.lost(lost.number, lost.attempt, PROCESS, "process lost: killed")
+    study.lose_attempt(lost.number, lost.attempt, PROCESS, "process lost: killed")
     copy.follow()
     assert copy.study.trials[lost.number].user_attrs["reason"] == "process lost: killed"
     begin(study)
@@ -115,10 +117,10 @@ def figure_parts(copy: OptunaMirror) -> dict[str, str]:
 def test_the_first_trial_fails(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: there is no figure before any trial has an error, and one then."""
     other = dataclasses.replace(plan, objective="frontier", cost="n_params")
-    study = Study.create(tmp_path / "tiny", other, tiny_space, data_facts())
+    study = create_study(tmp_path / "tiny", other, tiny_space, data_facts())
     copy = OptunaMirror(study.folder)
     failing = begin(study)
-    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     copy.follow()
     assert not figure_parts(copy)
     run_trial(study, 0.3, 0.2, 0.1)

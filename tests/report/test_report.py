@@ -356,7 +356,7 @@ def test_without_a_complete_trial_there_is_a_page_that_says_so(
 
 
 def test_a_study_cut_off_before_its_first_trial_has_a_page(tmp_path: Path) -> None:
-    """Oracle: `Study.create` writes `study.json` before there is any table."""
+    """Oracle: `create_study` writes `study.json` before there is any table."""
     folder = made_study(tmp_path / "s", [])
     for table in ("trials", "epochs"):
         (folder / f"{table}.parquet").unlink()

@@ -28,9 +28,10 @@ from raycae.report.reproduction.page import (
 )
 from raycae.space import loading
 from raycae.space.loading import REPORT
+from raycae.study.attempt import EpochReport, FailureReport
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, load_plan, read_content, read_study
 from raycae.study.records import Records
-from raycae.study.study import Study
 from raycae.study.tables import read_epochs, read_trials
 
 ONLY = ["ex2-base", "ex2-stride", "ex3-base"]
@@ -55,17 +56,23 @@ def made(folder: Path, name: str, errors: dict[tuple[str, int], float], epochs: 
         n_seeds=n_seeds,
     )
     facts = {"source": "photos", "fingerprint": "0" * 16, "n_train": 100, "n_val": 20}
-    study = Study.create(folder / name, plan, the_space, facts)
+    study = create_study(folder / name, plan, the_space, facts)
     while issue := study.ask():
-        study.started(issue.number, issue.attempt)
+        study.start_attempt(issue.number, issue.attempt)
         row = study.records.trials[issue.number]
         if (row["point"], row["seed"]) not in errors:
-            study.failed(issue.number, issue.attempt, "diverged: training loss is nan")
+            study.fail_attempt(
+                FailureReport(issue.number, issue.attempt, "diverged: training loss is nan")
+            )
             continue
         final = errors[row["point"], row["seed"]]
         for epoch in range(1, epochs + 1):
             said = measured(epoch, final * (1 + epochs - epoch))
-            study.epoch(issue.number, issue.attempt, {**said, "test_mse": 1.01 * said["val_mse"]})
+            study.report_epoch(
+                EpochReport(
+                    issue.number, issue.attempt, **{**said, "test_mse": 1.01 * said["val_mse"]}
+                )
+            )
     study.close()
 
 
@@ -296,7 +303,7 @@ def test_a_dead_process_leaves_work(tmp_path: Path) -> None:
     assert not has_work(folder, plan)
     tables = {path: path.read_bytes() for path in folder.glob("*.parquet")}
     more = replace(plan, points=["ex2-base", "ex2-stride"], trials=2)
-    study = Study.resume(folder, more)
+    study = resume_study(folder, more)
     begin(study)
     die(study)
     for path, content in tables.items():
@@ -326,7 +333,7 @@ def test_other_experiments_are_refused(run: Run, reproduced: Path) -> None:
     )
     plan = load_plan(read_content(reproduced / "ex2-report"))
     other = loading.parse_space(text, name="ex2-report")
-    Study.resume(reproduced / "ex2-report", plan, space=other).close()
+    resume_study(reproduced / "ex2-report", plan, space=other).close()
     code, _, err = run("reproduce", "--results", reproduced.parent, "--data", "photos")
     assert code == 2
     assert "was begun with other experiments" in err

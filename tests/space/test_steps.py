@@ -29,8 +29,8 @@ from raycae.space import loading
 from raycae.space.parameters import FloatParameter, IntParameter
 from raycae.space.space import Space
 from raycae.study import warm_start
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
-from raycae.study.study import Study
 
 UNEVEN = """
 task: reconstruct
@@ -285,7 +285,7 @@ def test_earlier_trials_are_known_on_the_grid(tmp_path: Path, plan: Plan) -> Non
         name="free",
     )
     points = replace(plan, study="before", sampler="points", trials=2)
-    study = Study.create(tmp_path / "before", points, free, data_facts())
+    study = create_study(tmp_path / "before", points, free, data_facts())
     for _ in range(2):
         run_trial(study, 0.5, 0.4, 0.3)
     study.close()

@@ -19,8 +19,9 @@ from raycae.optimization.shared_study import require_database
 from raycae.space.space import Space
 from raycae.study import ledger as study_ledger
 from raycae.study.artifacts import get_checkpoint_folder, get_model_folder
-from raycae.study.attempt import Attempt
+from raycae.study.attempt import Attempt, EpochReport, FailureReport
 from raycae.study.ledger import FAN, read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, read_content
 from raycae.study.study import Study
 from raycae.study.tables import read_trials
@@ -61,17 +62,19 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     study_ledger.FAN, fan = 8, FAN
     plan = Plan("tiny", "tiny", "photos", 8, 3, None, 0, "tpe", "asha")
     folder = tmp_path_factory.mktemp("used") / "tiny"
-    study = Study.create(folder, plan, loading.parse_space(TINY_SPACE, name="tiny"), data_facts())
+    study = create_study(folder, plan, loading.parse_space(TINY_SPACE, name="tiny"), data_facts())
     run_trial(study, 0.3, 0.2, 0.1)
     run_trial(study, 0.2, 0.15, 0.12)
     run_trial(study, 0.4)
     failing = begin(study)
-    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     running = begin(study)
     for epoch in (1, 2):
         files = write_epoch(study, running, epoch)
-        study.epoch(running.number, running.attempt, {**measured(epoch, 0.1 / epoch), **files})
-    study.evaluated(0, 0.11)
+        study.report_epoch(
+            EpochReport(running.number, running.attempt, **measured(epoch, 0.1 / epoch), **files)
+        )
+    study.record_test_error(0, 0.11)
     study.close()
     yield folder
     study_ledger.FAN = fan
@@ -84,7 +87,7 @@ def killed(used: Path, tmp_path: Path) -> Path:
 
 def resume(folder: Path) -> Study:
     content = read_content(folder)
-    return Study.resume(folder, Plan(**content["plan"]))
+    return resume_study(folder, Plan(**content["plan"]))
 
 
 def parts(folder: Path) -> list[str]:
@@ -100,10 +103,12 @@ def known(study: Study) -> pd.DataFrame:
 def finish(study: Study, issue: Attempt | None = None) -> None:
     """Run what there is to run, `issue` first."""
     while issue := issue or study.ask():
-        study.started(issue.number, issue.attempt)
+        study.start_attempt(issue.number, issue.attempt)
         first = 1 + max(study.records.epochs[issue.number], default=0)
         for epoch in range(first, 4):
-            if not study.epoch(issue.number, issue.attempt, measured(epoch, 0.5 / epoch)):
+            if not study.report_epoch(
+                EpochReport(issue.number, issue.attempt, **measured(epoch, 0.5 / epoch))
+            ):
                 break
         issue = None
 
@@ -159,15 +164,15 @@ def test_every_part_by_itself(
     that runs or has ended, the tables knew it, and the second time nothing is said."""
     monkeypatch.setattr(study_ledger, "FAN", 64)
     folder = tmp_path / "whole"
-    study = Study.create(folder, replace(plan, trials=8), tiny_space, data_facts())
+    study = create_study(folder, replace(plan, trials=8), tiny_space, data_facts())
     run_trial(study, 0.3, 0.1, 0.2)
     run_trial(study, 0.2, 0.3, 0.1)
     failing = begin(study)
-    study.epoch(failing.number, failing.attempt, measured(1, 0.5))
-    study.failed(failing.number, failing.attempt, "diverged: loss is nan")
+    study.report_epoch(EpochReport(failing.number, failing.attempt, **measured(1, 0.5)))
+    study.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: loss is nan"))
     running = begin(study)
-    study.epoch(running.number, running.attempt, measured(1, 0.4))
-    study.evaluated(0, 0.11)
+    study.report_epoch(EpochReport(running.number, running.attempt, **measured(1, 0.4)))
+    study.record_test_error(0, 0.11)
     study.close()
     expected, epochs = known(study), study.records.epochs_table()
     assert len(parts(folder)) > 15
@@ -226,7 +231,7 @@ def test_study_json(killed: Path, kind: str) -> None:
     """Oracle: the file as it was; the ledger's first event holds it."""
     before = study_json(killed)
     left = damage(killed / "study.json", kind)
-    study = Study.resume(killed, Plan(**before["plan"]))
+    study = resume_study(killed, Plan(**before["plan"]))
     assert study_json(killed) == before
     assert "study.json" in "".join(study.notes)
     if left is not None:
@@ -270,11 +275,11 @@ def test_the_study_database(killed: Path, kind: str) -> None:
 
     url = f"sqlite:///{killed / 'optuna.db'}"
     plan = Plan(**read_content(killed)["plan"])
-    first = Study.resume(killed, plan, database=url)
+    first = resume_study(killed, plan, database=url)
     expected = [(t.state, t.params, t.intermediate_values) for t in first.proposer.study.trials]
     die(first)
     left = damage(killed / "optuna.db", kind)
-    study = Study.resume(killed, plan, database=url)
+    study = resume_study(killed, plan, database=url)
     seen = optuna.load_study(study_name="tiny", storage=url).trials
     assert [(t.state, t.params, t.intermediate_values) for t in seen] == expected
     assert len(seen) == 5
@@ -293,9 +298,9 @@ def test_a_kept_model(killed: Path, kind: str) -> None:
     study = resume(killed)
     issue = study.ask()
     assert issue is not None
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     damage(get_checkpoint_folder(killed, 4) / "2-1.safetensors", kind)
-    study.epoch(4, issue.attempt, measured(3, 0.2))
+    study.report_epoch(EpochReport(4, issue.attempt, **measured(3, 0.2)))
     assert study.records.trials[4]["state"] == "COMPLETE"
     assert study.records.trials[4]["best_epoch"] == 2
     assert any("this model is lost" in note for note in study.notes)
@@ -309,10 +314,10 @@ def test_a_model_laid_down_late(killed: Path) -> None:
     study = resume(killed)
     issue = study.ask()
     assert issue is not None
-    study.started(issue.number, issue.attempt)
+    study.start_attempt(issue.number, issue.attempt)
     keep = get_checkpoint_folder(killed, 4)
     shutil.copytree(keep, killed / "as-it-was")
-    study.epoch(4, issue.attempt, measured(3, 0.2))
+    study.report_epoch(EpochReport(4, issue.attempt, **measured(3, 0.2)))
     assert (get_model_folder(killed, 4) / "model.safetensors").exists()
     die(study)
     shutil.rmtree(get_model_folder(killed, 4))
@@ -384,7 +389,7 @@ def test_another_space_goes_on(killed: Path, tiny_space: Space) -> None:
         text.replace("  base: {}", "  base: {}\n  wide: {channels: 20}"), name="wider"
     )
     plan = Plan(**read_content(killed)["plan"])
-    study = Study.resume(killed, plan, space=wider)
+    study = resume_study(killed, plan, space=wider)
     told = study.proposer.study.trials
     assert [t.state.name for t in told] == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL", "RUNNING"]
     assert all("channels_1" in t.params for t in told)
@@ -405,7 +410,7 @@ def test_another_space_goes_on(killed: Path, tiny_space: Space) -> None:
 def test_a_plan_that_grew_is_in_the_ledger(killed: Path) -> None:
     """Oracle: --trials +4, then `study.json` is lost: the total is still twelve."""
     plan = Plan(**read_content(killed)["plan"])
-    die(Study.resume(killed, replace(plan, trials=12)))
+    die(resume_study(killed, replace(plan, trials=12)))
     (killed / "study.json").unlink()
     assert read_content(killed)["plan"]["trials"] == 12
 
@@ -413,7 +418,7 @@ def test_a_plan_that_grew_is_in_the_ledger(killed: Path) -> None:
 def test_a_plan_that_grew_and_whose_event_is_damaged(killed: Path) -> None:
     """Oracle: --trials +4, then a bit of just that part flips: `study.json` knows."""
     plan = Plan(**read_content(killed)["plan"])
-    die(Study.resume(killed, replace(plan, trials=12)))
+    die(resume_study(killed, replace(plan, trials=12)))
     damage(killed / "ledger" / parts(killed)[-1], "one bit")
     study = resume(killed)
     assert study.plan.trials == 12
@@ -426,7 +431,7 @@ def test_a_plan_that_grew_and_whose_event_is_damaged(killed: Path) -> None:
 def test_foreign_tables_teach_nothing(killed: Path, tmp_path: Path, tiny_space: Space) -> None:
     """Oracle: the five trials that there were, though tables of another study lie in the folder."""
     plan = replace(Plan(**read_content(killed)["plan"]), study="other")
-    other = Study.create(tmp_path / "other", plan, tiny_space, data_facts())
+    other = create_study(tmp_path / "other", plan, tiny_space, data_facts())
     for _ in range(7):
         run_trial(other, 0.1, 0.1, 0.1)
     other.close()

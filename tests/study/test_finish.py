@@ -22,6 +22,7 @@ from raycae.space import loading
 from raycae.storage.paths import Place
 from raycae.study import tables
 from raycae.study.finish import Finish
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 
@@ -50,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = Plan("tiny", "tiny", source, 2, 1, None, 0, "random", "none")
     images = data.load(source, image_size=8)
     facts = {"source": source, "fingerprint": images.fingerprint, "n_train": 32, "n_val": 4}
-    made = Study.create(folder / "tiny", plan, loading.parse_space(SMALL, name="tiny"), facts)
+    made = create_study(folder / "tiny", plan, loading.parse_space(SMALL, name="tiny"), facts)
     train_all(made, images)
     made.close()
     return folder / "tiny"

@@ -14,10 +14,10 @@ from conftest import begin, data_facts, die, measured, run_trial, write_epoch
 from raycae.execution.progress import Progress
 from raycae.space import loading
 from raycae.space.space import Space
-from raycae.study import study as study_study
 from raycae.study.artifacts import get_checkpoint_folder
-from raycae.study.attempt import Attempt
+from raycae.study.attempt import Attempt, EpochReport, FailureReport
 from raycae.study.ledger import FAN, read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
 from raycae.study.records import HUNG, MACHINE, PROCESS
 from raycae.study.study import Study
@@ -29,14 +29,14 @@ def test_a_lost_process_is_begun_again_behind_its_last_epoch(study: Study) -> No
     first = begin(study)
     for epoch in (1, 2):
         files = write_epoch(study, first, epoch)
-        study.epoch(0, 1, {**measured(epoch, 0.2), **files})
-    study.lost(0, 1, PROCESS, "process lost: killed")
+        study.report_epoch(EpochReport(0, 1, **measured(epoch, 0.2), **files))
+    study.lose_attempt(0, 1, PROCESS, "process lost: killed")
     again = begin(study)
     assert (again.number, again.attempt, again.config) == (0, 2, first.config)
     assert [(epoch, attempt) for epoch, attempt, _ in again.checkpoints] == [(2, 1), (1, 1)]
     row = study.records.trials[0]
     assert (row["losses"], row["state"], row["attempt"]) == (1, "RUNNING", 2)
-    assert not study.epoch(0, 2, measured(3, 0.1))
+    assert not study.report_epoch(EpochReport(0, 2, **measured(3, 0.1)))
     assert (row["state"], row["losses"], row["reason"]) == ("COMPLETE", 1, None)
     assert begin(study).number == 1
 
@@ -47,7 +47,7 @@ def test_the_third_loss_is_a_failure(study: Study, cause: str) -> None:
     for attempt in (1, 2, 3):
         issue = begin(study)
         assert (issue.number, issue.attempt) == (0, attempt)
-        study.lost(0, attempt, cause, f"process lost: for the {attempt}. time")
+        study.lose_attempt(0, attempt, cause, f"process lost: for the {attempt}. time")
     row = study.records.trials[0]
     assert (row["state"], row["losses"]) == ("FAIL", 3)
     assert row["reason"] == "lost 3 times; the last time: process lost: for the 3. time"
@@ -59,12 +59,12 @@ def test_machines_that_vanish_do_not_count(study: Study) -> None:
     """Oracle: ten machines are lost; the trial goes on, with both of its own retries left."""
     for _ in range(10):
         issue = begin(study)
-        study.lost(issue.number, issue.attempt, MACHINE, "its node has died")
+        study.lose_attempt(issue.number, issue.attempt, MACHINE, "its node has died")
     issue = begin(study)
     row = study.records.trials[0]
     assert (issue.number, issue.attempt, row["losses"]) == (0, 11, 0)
-    study.lost(0, 11, PROCESS, "killed")
-    study.lost(begin(study).number, 12, PROCESS, "killed")
+    study.lose_attempt(0, 11, PROCESS, "killed")
+    study.lose_attempt(begin(study).number, 12, PROCESS, "killed")
     assert row["state"] == "RUNNING"
 
 
@@ -72,12 +72,12 @@ def test_what_an_older_attempt_says_is_refused(study: Study) -> None:
     """Oracle: the trial's own words of attempt 2. The machine of attempt 1 comes back after a
     network cut: its epoch, its failure, its loss change nothing, and it is told to stop."""
     first = begin(study)
-    study.lost(0, 1, MACHINE, "its node has died")
+    study.lose_attempt(0, 1, MACHINE, "its node has died")
     second = begin(study)
-    assert study.epoch(0, second.attempt, measured(1, 0.2))
-    assert not study.epoch(0, first.attempt, measured(1, 0.001))
-    study.failed(0, first.attempt, "diverged")
-    study.lost(0, first.attempt, PROCESS, "killed")
+    assert study.report_epoch(EpochReport(0, second.attempt, **measured(1, 0.2)))
+    assert not study.report_epoch(EpochReport(0, first.attempt, **measured(1, 0.001)))
+    study.fail_attempt(FailureReport(0, first.attempt, "diverged"))
+    study.lose_attempt(0, first.attempt, PROCESS, "killed")
     row = study.records.trials[0]
     assert (row["state"], row["val_mse"], row["losses"]) == ("RUNNING", 0.2, 0)
     assert len([e for e in read_events(study.folder / "ledger") if e["event"] == "lost"]) == 1
@@ -89,7 +89,7 @@ def test_lost_before_it_began(study: Study) -> None:
         issue = study.ask()
         assert issue is not None
         assert issue.number == 0
-        study.lost(0, issue.attempt, PROCESS, "died in its constructor")
+        study.lose_attempt(0, issue.attempt, PROCESS, "died in its constructor")
     assert study.records.trials[0]["state"] == "FAIL"
 
 
@@ -97,11 +97,11 @@ def test_losses_are_in_the_ledger(study: Study) -> None:
     """Oracle: two losses before the driver's own end and one after it make three."""
     for _ in range(2):
         issue = begin(study)
-        study.lost(0, issue.attempt, PROCESS, "killed")
+        study.lose_attempt(0, issue.attempt, PROCESS, "killed")
     die(study)
-    resumed = Study.resume(study.folder, study.plan)
+    resumed = resume_study(study.folder, study.plan)
     issue = begin(resumed)
-    resumed.lost(0, issue.attempt, PROCESS, "killed")
+    resumed.lose_attempt(0, issue.attempt, PROCESS, "killed")
     assert resumed.records.trials[0]["state"] == "FAIL"
     die(resumed)
 
@@ -112,7 +112,9 @@ def memory_runs_out(study: Study) -> list[tuple[int | None, str]]:
     while study.records.trials.get(0, {"state": "RUNNING"})["state"] == "RUNNING":
         issue = begin(study)
         assert issue.number == 0
-        study.failed(0, issue.attempt, "out of memory: too large", out_of_memory=True)
+        study.fail_attempt(
+            FailureReport(0, issue.attempt, "out of memory: too large", out_of_memory=True)
+        )
         seen.append((issue.micro_batch, study.records.trials[0]["state"]))
     return seen
 
@@ -134,7 +136,7 @@ def test_out_of_memory(study: Study) -> None:
 def test_out_of_memory_with_batch_norm(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: pieces of a minibatch would be normalised by themselves: FAIL at once."""
     text = tiny_space.text.replace("fixed: {", "fixed: {norm: batch, ")
-    study = Study.create(tmp_path / "s", plan, loading.parse_space(text, name="bn"), data_facts())
+    study = create_study(tmp_path / "s", plan, loading.parse_space(text, name="bn"), data_facts())
     assert memory_runs_out(study) == [(None, "FAIL")]
     study.close()
 
@@ -145,7 +147,7 @@ def test_a_trial_that_gives_no_sign_of_life(study: Study, monkeypatch: pytest.Mo
     clock = Clock(monkeypatch)
     first = begin(study)
     assert clock.passes(study, 3595) == []
-    study.epoch(0, first.attempt, {**measured(1, 0.2), "epoch_time_s": 2.0})
+    study.report_epoch(EpochReport(0, first.attempt, **{**measured(1, 0.2), "epoch_time_s": 2.0}))
     second = begin(study)
     assert clock.passes(study, 75) == []
     assert clock.passes(study, 10) == [(0, 1, "hung: no epoch in 80 s")]
@@ -153,7 +155,7 @@ def test_a_trial_that_gives_no_sign_of_life(study: Study, monkeypatch: pytest.Mo
     limit = 360 + 20 * flops[1] / flops[0]
     assert [number for number, *_ in clock.passes(study, limit - 90)] == [0]
     assert clock.passes(study, 10)[1] == (1, second.attempt, f"hung: no epoch in {limit:.0f} s")
-    study.lost(0, 1, HUNG, "hung: no epoch in 80 s")
+    study.lose_attempt(0, 1, HUNG, "hung: no epoch in 80 s")
     assert [number for number, *_ in study.overdue()] == [1]
 
 
@@ -180,7 +182,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.monotonic()
-        monkeypatch.setattr(study_study.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def passes(self, study: Study, seconds: float) -> list[tuple[int, int, str]]:
         """A search looks every few seconds. Who is overdue in the end."""
@@ -193,14 +195,14 @@ class Clock:
 
 def fail(study: Study, reason: str) -> None:
     issue = begin(study)
-    study.failed(issue.number, issue.attempt, reason)
+    study.fail_attempt(FailureReport(issue.number, issue.attempt, reason))
 
 
 def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: five in a row for one reason (numbers aside) are a cause; a success between, or
     another reason, begins the count anew; twenty for divergence. A resumed search counts from
     nothing."""
-    study = Study.create(tmp_path / "s", replace(plan, trials=99), tiny_space, data_facts())
+    study = create_study(tmp_path / "s", replace(plan, trials=99), tiny_space, data_facts())
     for n in range(4):
         fail(study, f"OSError: cannot open device {n}")
     assert study.hopeless is None
@@ -214,7 +216,7 @@ def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) 
     fail(study, "OSError: cannot open device 7")
     assert study.hopeless == "5 trials in a row failed alike: OSError: cannot open device 7"
     die(study)
-    resumed = Study.resume(study.folder, study.plan)
+    resumed = resume_study(study.folder, study.plan)
     assert resumed.hopeless is None
     for n in range(19):
         fail(resumed, f"diverged: training loss is nan in epoch {n}")
@@ -226,7 +228,7 @@ def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) 
 
 def test_all_of_few_trials_fail_alike(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: a study of two trials cannot have five failures."""
-    study = Study.create(tmp_path / "s", replace(plan, trials=2), tiny_space, data_facts())
+    study = create_study(tmp_path / "s", replace(plan, trials=2), tiny_space, data_facts())
     fail(study, "OSError: cannot open device 1")
     assert study.hopeless is None
     fail(study, "OSError: cannot open device 2")
@@ -239,9 +241,9 @@ def test_a_loss_is_said(
 ) -> None:
     """Oracle: one line that names the trial, what was lost and where it goes on."""
     listener = Progress(plan.trials, plan.epochs).listen
-    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts(), listener)
+    study = create_study(tmp_path / "s", plan, tiny_space, data_facts(), listener)
     issue = begin(study)
-    study.lost(issue.number, issue.attempt, MACHINE, "machine lost: its node has died")
+    study.lose_attempt(issue.number, issue.attempt, MACHINE, "machine lost: its node has died")
     assert capsys.readouterr().err == ("trial 0: machine lost: its node has died; epochs kept: 0\n")
     die(study)
 
@@ -252,13 +254,15 @@ def test_two_checkpoints_and_the_best_model_stay(study: Study) -> None:
     study.plan = replace(study.plan, epochs=9)
     issue = begin(study)
     for epoch, error in ((1, 0.3), (2, 0.1), (3, 0.2)):
-        study.epoch(0, 1, {**measured(epoch, error), **_files(study, issue, epoch, epoch < 3)})
+        study.report_epoch(
+            EpochReport(0, 1, **measured(epoch, error), **_files(study, issue, epoch, epoch < 3))
+        )
     folder = get_checkpoint_folder(study.folder, 0)
     assert names(folder) == ["2-1.pt", "2-1.safetensors", "3-1.pt"]
-    study.lost(0, 1, MACHINE, "gone")
+    study.lose_attempt(0, 1, MACHINE, "gone")
     again = begin(study)
     write_epoch(study, issue, 4)  # the machine was only cut off
-    study.epoch(0, 2, {**measured(4, 0.05), **_files(study, again, 4, True)})
+    study.report_epoch(EpochReport(0, 2, **measured(4, 0.05), **_files(study, again, 4, True)))
     expected = ["3-1.pt", "4-1.pt", "4-1.safetensors", "4-2.pt", "4-2.safetensors"]
     assert names(folder) == expected
 
@@ -283,7 +287,7 @@ def test_thousands_of_trials(tmp_path: Path, tiny_space: Space, plan: Plan, n: i
     `FAN` files; Python's memory grows by less than 20 kB a trial; every trial is there after a
     restart."""
     plan = replace(plan, trials=n, scheduler="asha")
-    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts())
+    study = create_study(tmp_path / "s", plan, tiny_space, data_facts())
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(n):
@@ -294,7 +298,7 @@ def test_thousands_of_trials(tmp_path: Path, tiny_space: Space, plan: Plan, n: i
     assert len(names(study.folder / "ledger")) <= 3 * FAN
     assert grown < 20_000 * n
     study.close()
-    resumed = Study.resume(study.folder, plan)
+    resumed = resume_study(study.folder, plan)
     assert resumed.records.counts() == study.records.counts()
     assert sorted(resumed.records.trials) == list(range(n))
     die(resumed)

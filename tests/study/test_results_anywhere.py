@@ -25,8 +25,8 @@ from raycae.space.space import Space
 from raycae.storage import paths
 from raycae.storage.files import fetch_tree
 from raycae.storage.paths import resolve_place
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
-from raycae.study.study import Study
 
 ANALYSIS = Path(__file__).resolve().parents[2] / "analysis"
 SECRET = "a-secret-key-that-is-nowhere-else"
@@ -65,7 +65,7 @@ def test_every_reader_takes_a_uri(
     short = replace(plan, trials=2, epochs=1, limit=120)
     uri = store.uri("studies/tiny")
     splits = images.membership.to_parquet()
-    study = Study.create(resolve_place(uri), short, tiny_space, facts, splits=splits)
+    study = create_study(resolve_place(uri), short, tiny_space, facts, splits=splits)
     train_all(study, images)
     study.close()
     told = []

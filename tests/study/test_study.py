@@ -20,7 +20,9 @@ from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study import find, tables
 from raycae.study.artifacts import get_checkpoint_folder
+from raycae.study.attempt import EpochReport, FailureReport
 from raycae.study.ledger import read_events
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan, load_plan, read_content, read_study
 from raycae.study.records import (
     EPOCH_COLUMNS,
@@ -35,14 +37,16 @@ from raycae.study.study import Study
 def restart(study: Study, **changes: object) -> Study:
     """What a new process finds: the old one is gone without a word."""
     die(study)
-    return Study.resume(study.folder, replace(study.plan, **changes))  # type: ignore[arg-type]
+    return resume_study(study.folder, replace(study.plan, **changes))  # type: ignore[arg-type]
 
 
 def test_every_trial_is_accounted_for(study: Study) -> None:
     """Oracle: what was done below, trial by trial."""
     assert run_trial(study, 0.3, 0.2, 0.1) == 0
     one = run_trial(study, 0.5)
-    study.failed(one, 1, "diverged: training loss is nan in epoch 2", "Traceback …", host="h")
+    study.fail_attempt(
+        FailureReport(one, 1, "diverged: training loss is nan in epoch 2", "Traceback …", host="h")
+    )
     run_trial(study, 0.4, 0.35, 0.36)
     begin(study)
     rows = study.records.trials
@@ -65,7 +69,7 @@ def test_as_many_trials_as_asked(study: Study) -> None:
 def test_stopped_by_the_rule(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: ASHA by hand, factor 3: the third of three errors at epoch 1 is not the best."""
     plan = replace(plan, scheduler="asha")
-    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts())
+    study = create_study(tmp_path / "s", plan, tiny_space, data_facts())
     run_trial(study, 0.1, 0.1, 0.1)
     run_trial(study, 0.2, 0.2, 0.2)
     stopped = run_trial(study, 0.3, 0.0, 0.0)
@@ -82,8 +86,8 @@ def test_a_restart_stands_where_the_last_process_stood(
     """Oracle: a study that was never interrupted, trial for trial the same: proposals, verdicts,
     tables. The one that was loses its process after every trial."""
     plan = replace(plan, scheduler="asha", sampler="tpe", trials=20)
-    whole = Study.create(tmp_path / "whole", plan, tiny_space, data_facts())
-    broken = Study.create(tmp_path / "broken", plan, tiny_space, data_facts())
+    whole = create_study(tmp_path / "whole", plan, tiny_space, data_facts())
+    broken = create_study(tmp_path / "broken", plan, tiny_space, data_facts())
     for n in range(20):
         errors = [0.1 + (n * 7 % 20) / 100 - epoch / 100 for epoch in range(3)]
         run_trial(whole, *errors)
@@ -113,15 +117,15 @@ def test_a_restart_of_other_objectives(tmp_path: Path, plan: Plan, asked: dict[s
     plan = replace(plan, scheduler="asha", trials=12, **asked)
     facts = {**data_facts(), "line": [0.3, 0.2, 0.1]}
     ex2 = loading.load_space("ex2")
-    whole = Study.create(tmp_path / "whole", plan, ex2, facts)
-    broken = Study.create(tmp_path / "broken", plan, ex2, facts)
+    whole = create_study(tmp_path / "whole", plan, ex2, facts)
+    broken = create_study(tmp_path / "broken", plan, ex2, facts)
     for n in range(12):
         for study in (whole, broken):
             issue = begin(study)
             for epoch in range(1, 4):
                 said = measured(epoch, 0.1 + (n * 7 % 12) / 100 - epoch / 100)
                 said["epoch_time_s"] = 1.0 + (n * 5 % 12) + epoch / 7
-                if not study.epoch(issue.number, issue.attempt, said):
+                if not study.report_epoch(EpochReport(issue.number, issue.attempt, **said)):
                     break
         broken = restart(broken)
     drop = ["study", "started_at", "ended_at"]
@@ -136,12 +140,12 @@ def test_the_frontier_of_another_cost(tmp_path: Path, plan: Plan, tiny_space: Sp
     """Oracle: by hand: of two trials of one latent size and equal epochs the one with more error is
     on the frontier of the time of an epoch, for it is the faster one; the third is neither."""
     plan = replace(plan, objective="frontier", cost="epoch_time_s")
-    study = Study.create(tmp_path / "s", plan, tiny_space, data_facts())
+    study = create_study(tmp_path / "s", plan, tiny_space, data_facts())
     for error, seconds in ((0.1, 3.0), (0.2, 1.0), (0.3, 2.0)):
         issue = begin(study)
         for epoch in range(1, 4):
             said = {**measured(epoch, error), "epoch_time_s": seconds}
-            study.epoch(issue.number, issue.attempt, said)
+            study.report_epoch(EpochReport(issue.number, issue.attempt, **said))
     table = study.records.trials_table().to_pandas()
     assert table["on_frontier"].tolist() == [True, True, False]
     assert table["epoch_time_s"].tolist() == [3.0, 1.0, 2.0]
@@ -152,12 +156,12 @@ def test_an_epoch_that_takes_too_long(tmp_path: Path, plan: Plan, tiny_space: Sp
     """Oracle: by hand: at most two seconds; the trial whose second epoch takes three is stopped
     there, and says why; a last epoch is not held against a trial that is through."""
     limited = loading.limit_space(tiny_space, ["epoch_time_s=2"])
-    study = Study.create(tmp_path / "s", plan, limited, data_facts())
+    study = create_study(tmp_path / "s", plan, limited, data_facts())
     for times in ([1.0, 3.0], [1.0, 2.0, 9.0]):
         issue = begin(study)
         for epoch, seconds in enumerate(times, 1):
             said = {**measured(epoch, 0.1), "epoch_time_s": seconds}
-            goes_on = study.epoch(issue.number, issue.attempt, said)
+            goes_on = study.report_epoch(EpochReport(issue.number, issue.attempt, **said))
         assert not goes_on
     rows = study.records.trials
     assert (rows[0]["state"], rows[0]["reason"]) == ("PRUNED", "epoch_time_s 3 is above 2")
@@ -179,8 +183,8 @@ def test_what_was_running_goes_on(study: Study) -> None:
     and the total stays what was asked for."""
     run_trial(study, 0.1, 0.1, 0.1)
     left = begin(study)
-    study.epoch(left.number, left.attempt, measured(1, 0.5))
-    study.interrupted()
+    study.report_epoch(EpochReport(left.number, left.attempt, **measured(1, 0.5)))
+    study.mark_interrupted()
     assert study.records.trials[left.number]["reason"] == "interrupted"
     resumed = restart(study)
     again = resumed.ask()
@@ -188,9 +192,9 @@ def test_what_was_running_goes_on(study: Study) -> None:
     assert (again.number, again.config, again.seed) == (left.number, left.config, left.seed)
     assert again.attempt == 2
     assert again.checkpoints == ((1, 1, ""),)
-    resumed.started(again.number, again.attempt)
-    assert resumed.epoch(again.number, again.attempt, measured(2, 0.4))
-    assert not resumed.epoch(again.number, again.attempt, measured(3, 0.3))
+    resumed.start_attempt(again.number, again.attempt)
+    assert resumed.report_epoch(EpochReport(again.number, again.attempt, **measured(2, 0.4)))
+    assert not resumed.report_epoch(EpochReport(again.number, again.attempt, **measured(3, 0.3)))
     row = resumed.records.trials[left.number]
     assert (row["state"], row["reason"], row["attempt"]) == ("COMPLETE", None, 2)
     assert row["epochs_run"] == 3
@@ -205,17 +209,17 @@ def test_an_epoch_and_its_verdict_are_one_part(study: Study) -> None:
     trials, each accounted for once."""
     run_trial(study, 0.3, 0.2, 0.1)
     number = run_trial(study, 0.3)
-    study.failed(number, 1, "diverged")
+    study.fail_attempt(FailureReport(number, 1, "diverged"))
     run_trial(study, 0.2, 0.2, 0.2)
     die(study)
     parts = sorted((study.folder / "ledger").iterdir(), reverse=True)
     for part in parts:
         part.unlink()
-        resumed = Study.resume(study.folder, study.plan)
+        resumed = resume_study(study.folder, study.plan)
         for row in resumed.records.trials.values():
             assert row["state"] != "RUNNING" or (row["epochs_run"] or 0) < 3
         die(resumed)
-    resumed = Study.resume(study.folder, study.plan)
+    resumed = resume_study(study.folder, study.plan)
     assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(6)] == list(range(6))
     die(resumed)
 
@@ -235,7 +239,7 @@ def test_a_trial_that_ended_stays_ended(study: Study) -> None:
     """Oracle: the process of a trial may die after its last word; the state is what was recorded
     first."""
     number = run_trial(study, 0.1, 0.1, 0.1)
-    study.lost(number, 1, "process", "process lost: killed")
+    study.lose_attempt(number, 1, "process", "process lost: killed")
     assert study.records.trials[number]["state"] == "COMPLETE"
 
 
@@ -243,7 +247,7 @@ def test_events_of_an_older_attempt_are_refused(study: Study) -> None:
     """Oracle: a machine that comes back after a network cut reports for attempt 1, while attempt 2
     runs elsewhere."""
     issue = begin(study)
-    study.started(issue.number, issue.attempt + 1)
+    study.start_attempt(issue.number, issue.attempt + 1)
     late = {"event": "epoch", "trial_number": 0, "attempt": 1, **measured(1, 0.001)}
     study.records.apply(late)
     assert study.records.trials[0]["val_mse"] is None
@@ -274,7 +278,7 @@ def test_tables_are_the_ledgers(study: Study) -> None:
     """Oracle: folding the events of the ledger anew gives the tables on disk."""
     run_trial(study, 0.3, 0.2, 0.1)
     issue = begin(study)
-    study.failed(issue.number, issue.attempt, "x")
+    study.fail_attempt(FailureReport(issue.number, issue.attempt, "x"))
     study.close()
     anew = Records("tiny", n_images=100)
     for event in read_events(study.folder / "ledger"):
@@ -325,17 +329,19 @@ def test_kept_models(rows: list[tuple[int, float | None, str, str | None]]) -> N
 def test_models_not_worth_keeping_go(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
     """Oracle: of 14 trials with latent 1024 the best ten keep their models; a running trial keeps
     its files; an ended one has none."""
-    study = Study.create(tmp_path / "s", replace(plan, trials=20), tiny_space, data_facts())
+    study = create_study(tmp_path / "s", replace(plan, trials=20), tiny_space, data_facts())
     running = begin(study)
     checkpoints = study.folder / "checkpoints"
     write_epoch(study, running, 1)
     for n in range(1, 15):
         issue = study.ask()
         assert issue is not None
-        study.started(issue.number, issue.attempt)
+        study.start_attempt(issue.number, issue.attempt)
         for epoch in (1, 2, 3):
             files = write_epoch(study, issue, epoch)
-            study.epoch(issue.number, issue.attempt, {**measured(epoch, n / 100), **files})
+            study.report_epoch(
+                EpochReport(issue.number, issue.attempt, **measured(epoch, n / 100), **files)
+            )
     left = {int(p.name) for p in (study.folder / "models").iterdir()}
     assert left == set(range(1, 11))
     assert [p.name for p in checkpoints.iterdir()] == [str(running.number)]
@@ -347,20 +353,20 @@ def test_a_study_is_not_overwritten(study: Study, tiny_space: Space, plan: Plan)
     run_trial(study, 0.1, 0.1, 0.1)
     before = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()}
     with pytest.raises(InputError, match="--resume, or give this one another name with --study"):
-        Study.create(study.folder, plan, tiny_space, data_facts())
+        create_study(study.folder, plan, tiny_space, data_facts())
     assert {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()} == before
 
 
 def test_one_search_a_folder(study: Study) -> None:
     """Oracle: the second is refused while the first is open."""
     with pytest.raises(InputError, match="another process is searching here"):
-        Study.resume(study.folder, study.plan)
+        resume_study(study.folder, study.plan)
 
 
 def test_a_refused_resume_changes_nothing(study: Study) -> None:
     """Oracle: `study.json` still says six trials after somebody else asked for 24 in vain."""
     with pytest.raises(InputError, match="another process is searching here"):
-        Study.resume(study.folder, replace(study.plan, trials=24))
+        resume_study(study.folder, replace(study.plan, trials=24))
     assert study_json(study.folder)["plan"]["trials"] == 6
 
 
@@ -374,7 +380,7 @@ def test_the_ledger_alone_is_enough(study: Study) -> None:
         (study.folder / name).unlink()
     content = read_content(study.folder)
     assert content == before
-    resumed = Study.resume(study.folder, study.plan)
+    resumed = resume_study(study.folder, study.plan)
     assert [run_trial(resumed, 0.1, 0.1, 0.1) for _ in range(5)] == [1, 2, 3, 4, 5]
     resumed.close()
     assert study_json(study.folder) == before
@@ -386,15 +392,15 @@ def test_an_epoch_said_again_is_not_judged_again(
 ) -> None:
     """Oracle: trial 0 passed the rung when it was first there; better ones came after it. Saying
     its epoch again, as a resumed trial does, does not stop it."""
-    study = Study.create(tmp_path / "s", replace(plan, scheduler="asha"), tiny_space, data_facts())
+    study = create_study(tmp_path / "s", replace(plan, scheduler="asha"), tiny_space, data_facts())
     first = begin(study)
-    assert study.epoch(first.number, first.attempt, measured(1, 0.5))
+    assert study.report_epoch(EpochReport(first.number, first.attempt, **measured(1, 0.5)))
     for _ in range(3):
         run_trial(study, 0.1, 0.1, 0.1)
     resumed = restart(study)
     again = begin(resumed)
     assert (again.number, again.attempt) == (first.number, 2)
-    assert resumed.epoch(again.number, again.attempt, measured(1, 0.5))
+    assert resumed.report_epoch(EpochReport(again.number, again.attempt, **measured(1, 0.5)))
     assert resumed.records.trials[first.number]["state"] == "RUNNING"
     die(resumed)
 
@@ -414,7 +420,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path, tiny_space: Space, plan: 
     """Oracle: a file where the folder should be; the message names it and the option."""
     (tmp_path / "results").write_text("not a folder")
     with pytest.raises(InputError, match=r"results cannot be written there: .*--results"):
-        Study.create(tmp_path / "results" / "tiny", plan, tiny_space, data_facts())
+        create_study(tmp_path / "results" / "tiny", plan, tiny_space, data_facts())
 
 
 def test_study_json_says_where_results_come_from(study: Study, tiny_space: Space) -> None:
@@ -445,7 +451,7 @@ def test_a_process_that_died_before_the_first_part(
     folder = tmp_path / "tiny"
     (folder / "ledger").mkdir(parents=True)
     (folder / "lease.json").write_text("{}")
-    study = Study.create(folder, plan, tiny_space, data_facts())
+    study = create_study(folder, plan, tiny_space, data_facts())
     assert begin(study).number == 0
     study.close()
 

@@ -19,7 +19,7 @@ from raycae.report import picture_sheets
 from raycae.study import tables
 from raycae.study.images import read_membership
 from raycae.study.ledger import Ledger, read_events
-from raycae.study.study import SPLITS
+from raycae.study.plan import SPLITS
 
 pytestmark = pytest.mark.usefixtures("without_ray")
 

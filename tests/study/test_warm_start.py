@@ -13,22 +13,23 @@ from raycae.errors import InputError
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study import warm_start
+from raycae.study.attempt import FailureReport
+from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
-from raycae.study.study import Study
 
 
 @pytest.fixture
 def before(tmp_path: Path, tiny_space: Space, plan: Plan) -> Path:
     """A study of six trials, the last one FAIL; its folder."""
-    study = Study.create(
+    study = create_study(
         tmp_path / "before", replace(plan, study="before"), tiny_space, data_facts()
     )
     for number in range(5):
         run_trial(study, *(0.5 - number / 20,) * 3)
     issue = study.ask()
     assert issue
-    study.started(issue.number, issue.attempt)
-    study.failed(issue.number, issue.attempt, "diverged: training loss is nan")
+    study.start_attempt(issue.number, issue.attempt)
+    study.fail_attempt(FailureReport(issue.number, issue.attempt, "diverged: training loss is nan"))
     study.close()
     return tmp_path
 
@@ -66,13 +67,13 @@ def test_the_sampler_sees_them_first(before: Path, tiny_space: Space, plan: Plan
     so again when the study is resumed from its ledger alone."""
     known, _ = warm_start.load_known(["before"], str(before), tiny_space)
     tpe = replace(plan, study="after", sampler="tpe")
-    study = Study.create(before / "after", tpe, tiny_space, data_facts(), known=known)
+    study = create_study(before / "after", tpe, tiny_space, data_facts(), known=known)
     assert sorted(t.value for t in study.proposer._window()) == sorted(e for _, e in known)
     run_trial(study, 0.6, 0.6, 0.6)
     study.close()
     for name in ("trials.parquet", "epochs.parquet", "study.json"):
         (before / "after" / name).unlink()
-    resumed = Study.resume(before / "after", tpe)
+    resumed = resume_study(before / "after", tpe)
     assert sorted(t.value for t in resumed.proposer._window()) == sorted(
         [*(e for _, e in known), 0.6]
     )

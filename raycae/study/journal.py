@@ -1,0 +1,95 @@
+"""Write the events of a study: first to the ledger, then to everything that follows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from raycae.errors import StorageError
+from raycae.storage.paths import Place
+from raycae.study import ledger
+from raycae.study.lease import Lease
+from raycae.study.ledger import Event, Ledger
+from raycae.study.records import Records
+
+TABLES_EVERY_S = 3.0
+"""While a search runs, the tables are written at most this often, in seconds. The ledger is always
+complete."""
+TABLES_SHARE = 0.05
+"""Writing the tables takes at most this share of a search's time, however long they are."""
+Listener = Callable[[Event, Records], None]
+"""Receives every event, and the records after it."""
+
+
+class Journal:
+    """Keeps ledger, records, listener and tables of a study in step.
+
+    Args:
+        folder: Folder of the study.
+        ledger: Its ledger.
+        records: Its records.
+        lease: The lease of the folder.
+        listener: Receives every event.
+    """
+
+    def __init__(
+        self,
+        folder: Place,
+        ledger: Ledger,
+        records: Records,
+        lease: Lease,
+        listener: Listener | None,
+    ) -> None:
+        self.listener = listener
+        self._folder = folder
+        self._ledger = ledger
+        self._records = records
+        self._lease = lease
+        self._tables_at = -TABLES_EVERY_S
+        self._tables_took_s = 0.0
+
+    def make_event(self, number: int | None, kind: str, **columns: Any) -> dict[str, Any]:
+        """Make an event that happens now.
+
+        Args:
+            number: Number of the trial, or None for an event of the study.
+            kind: Kind of the event; see `ledger.SCHEMA`.
+            columns: The other columns of the event.
+
+        Returns:
+            The event, of the newest attempt at the trial.
+        """
+        attempt = None
+        if number is not None:
+            row = self._records.trials.get(number)
+            attempt = row["attempt"] if row else 0
+        return {
+            "event": kind,
+            "at": ledger.get_time(),
+            "trial_number": number,
+            "attempt": attempt,
+            **columns,
+        }
+
+    def record(self, *events: Event) -> None:
+        """Write events as one part of the ledger, then update records, listener and tables.
+
+        Raises:
+            StorageError: Another process has taken the study over, or the storage has failed.
+        """
+        if self._lease.lost:
+            raise StorageError(
+                f"{self._folder}: another process has taken this study over, for this one had not "
+                "been heard of; nothing more is written here"
+            )
+        self._ledger.append(events)
+        for event in events:
+            self._records.apply(event)
+            if self.listener:
+                self.listener(event, self._records)
+        now = time.monotonic()
+        if now - self._tables_at >= max(TABLES_EVERY_S, self._tables_took_s / TABLES_SHARE):
+            self._records.write(self._folder)
+            self._tables_at = time.monotonic()
+            self._tables_took_s = self._tables_at - now
