@@ -294,6 +294,38 @@ def list_public_functions() -> list[tuple[str, bool]]:
     return found
 
 
+def find_unknown_names() -> list[str]:
+    """List names of code that the documentation for developers mentions and the code lacks.
+
+    Returns:
+        `path:line name` for each name in backquotes with an underscore, a dot or a capital letter
+        inside that occurs in no module, test, space or configuration file.
+    """
+    folders = ("raycae", "tests", "analysis", "search_spaces", "cluster")
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
+    files += [ROOT / name for name in ("pyproject.toml", "Makefile", "constraints.txt")]
+    paths = {path.relative_to(ROOT).as_posix() for path in files}
+    suffixes = {".py", ".yaml", ".toml", ".j2", ".json", ""}
+    texts = [
+        path.read_text("utf-8") for path in files if path.suffix in suffixes and path.is_file()
+    ]
+    words = {word for text in texts for word in re.findall(r"\w+", text)}
+    words |= {Path(path).stem for path in paths} | {"get_cluster_config"}
+    unknown = []
+    for page in [*GROUPS["docs"](), *GROUPS["CONTRIBUTING.md"]()]:
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            for quoted in re.findall(r"`([\w./:]+)`", line):
+                if re.search(r"/[a-z_]+\.(?:py|yaml|j2|json)$", quoted):
+                    is_known = any(path.endswith(quoted) for path in paths)
+                else:
+                    code = re.sub(r"\.py\b", "", quoted)
+                    names = re.findall(r"\w+_\w+|\w+(?=\.)|(?<=\.)\w+|[A-Z]\w+", code)
+                    is_known = all(name in words for name in names)
+                if not is_known:
+                    unknown.append(f"{page.relative_to(ROOT).as_posix()}:{number} {quoted}")
+    return unknown
+
+
 def print_measures() -> None:
     """Print the measures of this checkout."""
     for name, paths in GROUPS.items():
@@ -311,6 +343,7 @@ def print_measures() -> None:
     )
     print(f"modules: 90th percentile {measure_module_p90():.0f} lines")
     print(*find_large_parts(), sep="\n")
+    print("names in the documentation that the code lacks:", *find_unknown_names(), sep="\n")
 
 
 def _read_python(text: str) -> Iterator[tuple[int, str]]:
