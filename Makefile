@@ -1,6 +1,6 @@
-# Two commands on a new machine with Python 3.11 or newer:
-#   make search   sets everything up and searches on embedded photographs
-#   make test     sets everything up and runs lint, types and tests
+# Two commands for a new machine with Python 3.11 or newer:
+#   make search   sets everything up and searches on photographs that ship with scikit-image
+#   make test     sets everything up and runs lint, type checks and tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -11,7 +11,7 @@ STUDY ?= quickstart-$(shell date +%Y%m%d-%H%M%S)
 search: $(VENV)/raycae
 	$(BIN)/raycae search --space quickstart --study $(STUDY)
 
-# Two at a time: half of the tests wait for processes.
+# Two tests run in parallel, because half of them wait for processes.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -20,8 +20,8 @@ lint: $(VENV)/raycae-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# torch and torchvision are resolved together; constraints.txt holds the versions that the tests
-# last passed with.
+# torch and torchvision are resolved together. constraints.txt has the versions that the tests last
+# passed with.
 $(VENV)/raycae: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
