@@ -19,6 +19,7 @@ import optuna
 
 from raycae.optimization import history
 from raycae.optimization.proposer import Proposer
+from raycae.optimization.samplers import SAMPLERS
 from raycae.space import loading
 
 
@@ -28,13 +29,14 @@ def main(name: str = "ex2") -> None:
         f"{platform.machine()}"
     )
     proposer = Proposer(loading.load_space(name), "random")
+    samplers = {name: SAMPLERS[name](proposer.setup) for name in ("random", "tpe")}
     number = 0
     costs = []
     for size in (100, 1000, 10_000):
-        proposer.sampler = "random"
+        proposer.sampler = samplers["random"]
         while number < size:
             number = one(proposer, number)
-        proposer.sampler = "tpe"
+        proposer.sampler = samplers["tpe"]
         seconds = []
         for _ in range(10):
             begun = time.process_time()

@@ -18,14 +18,9 @@ from raycae.config import TRAINING_KEYS
 from raycae.errors import InputError
 from raycae.execution.ray_session import find_ray, require_ray_head, starts_own_ray
 from raycae.optimization.early_stopping import FACTOR, SCHEDULERS
+from raycae.optimization.feasibility import find_reachable_strata, require_possible
 from raycae.optimization.frontier import COSTS, USUAL_STRATA
-from raycae.optimization.samplers import (
-    REPEATS,
-    SAMPLERS,
-    choose_sampler,
-    find_reachable_strata,
-    require_possible,
-)
+from raycae.optimization.samplers import REPEATS, SAMPLERS, choose_sampler
 from raycae.optimization.shared_study import JOURNAL, SQLITE
 from raycae.provenance import get_versions
 from raycae.space import loading

@@ -1,7 +1,7 @@
-"""Early stopping as a plain rule: given (trial, epoch, error), should the trial go on?
+"""Early stopping as a plain rule: given (trial, epoch, error), should the trial continue?
 
-The module knows neither Ray nor training, so the bridge to Tune, fused training and simulations
-all use the same rules. Every rule is deterministic: the same reports in the same order give the
+This module uses neither Ray nor torch, so the Tune adapter, fused training and simulations share
+its rules. Every rule is deterministic: the same reports in the same order give the
 same verdicts, so replaying a ledger restores its state.
 """
 
@@ -13,48 +13,56 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 from raycae.errors import InputError
 
 Known = Mapping[str, Any]
+"""Columns of a trial by name."""
 NOTHING: Known = {}
+"""An empty default for columns that are only read."""
 FACTOR = 4
-"""The default reduction factor: about one trial in four goes on from a rung."""
+"""Default reduction factor: about one trial in four continues from a rung."""
 BASE = "base"
-"""The named point that a study's trials are compared with."""
+"""Name of the point that the report compares the trials of a study with."""
 
 
 class StoppingRule(Protocol):
-    """Decides after each epoch whether a trial goes on."""
+    """Decides after each epoch whether a trial continues."""
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
-        """Record the error of a trial and decide whether it goes on.
+        """Record the error of a trial and decide whether it continues.
 
         Args:
             trial_number: Number of the trial in its study.
-            epoch: Number of the epoch that ended, from 1.
-            value: Validation error after that epoch; less is better.
+            epoch: Epoch that ended, from 1.
+            value: Validation error after that epoch; lower is better.
             known: Other columns of the trial, for rules that compare them.
 
         Returns:
-            True if the trial goes on, False if it is stopped.
+            True if the trial continues, False if it is stopped.
         """
 
 
 class NoStopping:
-    """Every trial runs to its end."""
+    """Lets every trial run to its end."""
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
         return True
 
 
 class AtRungs(ABC):
-    """Base of the rules that judge a trial once at each rung and stand by the verdict.
+    """Base of the rules that judge a trial once at each rung.
 
     Rungs are at `grace` x `factor`^k epochs, below `epochs`. A trial that reports a rung again,
     after a restart, counts once and gets the same verdict.
+
+    Args:
+        epochs: Epochs of a trial that is not stopped.
+        grace: The first rung.
+        factor: The reduction factor.
     """
 
     def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
@@ -77,17 +85,18 @@ class AtRungs(ABC):
 class ASHA(AtRungs):
     """Asynchronous successive halving, stopping type (Li et al., MLSys 2020).
 
-    A trial that reaches a rung goes on if it is among the best `n // factor` of the `n` trials
+    A trial that reaches a rung continues if it is among the best `n // factor` of the `n` trials
     that have reached the rung so far, itself included: the top 1 / `factor` of algorithm 2 of the
-    paper. Ties go on together. A trial is judged when it arrives, as in Ray's `ASHAScheduler` and
-    syne-tune's ASHA with `type="stopping"`. The promotion type would pause it and look again later.
+    paper. Ties continue together. A trial is judged when it arrives, as in Ray's `ASHAScheduler`
+    and syne-tune's ASHA with `type="stopping"`. The promotion type would pause it and look again
+    later.
 
-    With fewer than `factor` trials at a rung, `n // factor` is 0 and the paper lets none go on.
-    Here the best so far always goes on, as in Optuna's `SuccessiveHalvingPruner` and syne-tune:
+    With fewer than `factor` trials at a rung, `n // factor` is 0 and the paper lets none continue.
+    Here the best so far always continues, as in Optuna's `SuccessiveHalvingPruner` and syne-tune:
     a rule that stops cannot wait for further trials, and stopping the best would lose it.
 
-    The number of trials that go on is not limited. With a sampler that improves, most new trials
-    are better than most earlier ones and go on, so such a search spends more epochs per trial.
+    The number of trials that continue is not limited. With a sampler that improves, most new trials
+    are better than most earlier ones and continue. So such a search spends more epochs per trial.
     """
 
     def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
@@ -105,9 +114,10 @@ class ParetoASHA(AtRungs):
     """ASHA on two objectives, the error and a `cost`.
 
     A trial's rank is the number of trials at the rung that are better in one objective and not
-    worse in the other (Fonseca & Fleming, ICGA 1993). It goes on if fewer than `n // factor` of the
-    `n` trials at the rung have a lower rank. So a trial on the Pareto front is never stopped. The
-    first `factor` - 1 trials at a rung go on: so few do not show what is worth its cost.
+    worse in the other (Fonseca & Fleming, ICGA 1993). It continues if fewer than `n // factor` of
+    the `n` trials at the rung have a lower rank. So a trial on the Pareto front is never stopped.
+    The first `factor` - 1 trials at a rung continue, because so few do not show what is worth its
+    cost.
     """
 
     def __init__(self, epochs: int, *, cost: str, grace: int = 1, factor: int = FACTOR) -> None:
@@ -131,7 +141,7 @@ class ParetoASHA(AtRungs):
 
 
 class KeepOnlyBest(AtRungs):
-    """A trial goes on from a rung only if it is the best that has reached it so far."""
+    """Lets a trial continue from a rung only if it is the best that has reached it so far."""
 
     def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
         super().__init__(epochs, grace=grace, factor=factor)
@@ -143,11 +153,11 @@ class KeepOnlyBest(AtRungs):
 
 
 class PerGroup:
-    """A separate rule for each group of trials: trials are compared only within their group.
+    """Applies one rule per group, so that trials are compared only within their group.
 
     Args:
         make: Makes the rule of a new group.
-        group: Says from a trial's columns which group it is in.
+        group: Returns the group of a trial from its columns.
     """
 
     def __init__(
@@ -161,7 +171,7 @@ class PerGroup:
 
 
 class AllOf:
-    """A trial goes on only if both rules let it."""
+    """Lets a trial continue only if both rules do."""
 
     def __init__(self, first: StoppingRule, second: StoppingRule) -> None:
         self._rules = (first, second)
@@ -172,7 +182,7 @@ class AllOf:
 
 
 class ExemptBasePoint:
-    """The trial of the point `BASE` always runs to its end; the report compares with it.
+    """Never stops the trial of the point `BASE`, because the report compares with it.
 
     Its errors count at every rung like those of any other trial.
     """
@@ -181,23 +191,23 @@ class ExemptBasePoint:
         self._rule = rule
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
-        goes_on = self._rule.report(trial_number, epoch, value, known)
-        return goes_on or known.get("point") == BASE
+        should_continue = self._rule.report(trial_number, epoch, value, known)
+        return should_continue or known.get("point") == BASE
 
 
 class Hyperband:
-    """Several ASHAs side by side that begin to stop at different epochs (Li et al., JMLR 2018).
+    """Runs several ASHAs that begin to stop at different epochs (Li et al., JMLR 2018).
 
-    How early the first epochs tell the last is not known before the search. With rungs r_1 < … <
+    Before a search it is not known how early the last epoch can be predicted. With rungs r_1 < … <
     r_m there are m + 1 brackets: s = m stops at all of them, s = m - 1 from r_2 on, and so on; the
     trials of s = 0 all run to their end. Trials are compared only within their bracket.
 
     Every bracket spends an equal share of the epochs. A trial of a bracket with rungs q_1 < … < q_k
     spends in expectation E = q_1 + (q_2 - q_1) / F + … + (epochs - q_k) / F^k epochs, F the
-    `factor`, for one in F goes on from each rung. So the share of the trials that a bracket gets
-    is proportional to 1 / E. The paper's table 1 counts every rung's epochs from the first one,
-    as if survivors were trained again; here they continue, so the shares differ from
-    F^s / (s + 1) by a few percentage points.
+    `factor`, because one in F continues from each rung. So the share of the trials that a bracket
+    gets is proportional to 1 / E. The paper's table 1 counts every rung's epochs from the first
+    one, as if survivors were trained again; here they continue, so the shares differ from F^s / (s
+    + 1) by a few percentage points.
 
     Trials arrive one by one, so the trial number decides on the bracket: the fractional part of
     number x golden ratio is a low-discrepancy sequence, and any run of numbers has about the
@@ -221,29 +231,86 @@ class Hyperband:
         starts = [*compute_rungs(epochs, grace, factor), epochs]
         self.brackets = [halving(epochs, grace=start, factor=factor) for start in starts]
         shares = [
-            1 / _expected_epochs(epochs, compute_rungs(epochs, start, factor), factor)
+            1 / _compute_expected_epochs(epochs, compute_rungs(epochs, start, factor), factor)
             for start in starts
         ]
         self.shares = [share / sum(shares) for share in shares]
         """Per bracket the share of the trials; they sum to 1."""
         self._ends = list(itertools.accumulate(self.shares))
 
-    def bracket(self, trial_number: int) -> int:
-        """Return the index in `brackets` of the bracket that a trial is in."""
-        place = trial_number * (math.sqrt(5) - 1) / 2 % 1
-        return next((n for n, end in enumerate(self._ends) if place < end), len(self._ends) - 1)
+    def find_bracket(self, trial_number: int) -> int:
+        """Return the index in `brackets` of the bracket that a trial is in.
+
+        Args:
+            trial_number: Number of the trial in its study.
+        """
+        position = trial_number * (math.sqrt(5) - 1) / 2 % 1
+        return next((n for n, end in enumerate(self._ends) if position < end), len(self._ends) - 1)
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
-        bracket = self.brackets[self.bracket(trial_number)]
+        bracket = self.brackets[self.find_bracket(trial_number)]
         return bracket.report(trial_number, epoch, value, known)
 
 
-def list_rungs(name: str, epochs: int, *, grace: int, factor: int) -> list[int]:
-    """Return the epochs after which the rule called `name` may stop a trial, ascending."""
-    return [] if name == "none" else compute_rungs(epochs, grace, factor)
+@dataclass(frozen=True)
+class RuleOptions:
+    """What a rule is made from; each takes what it needs.
+
+    Attributes:
+        epochs: Epochs of a trial that is not stopped.
+        grace: No trial is stopped before this epoch.
+        factor: About one trial in `factor` continues from a rung.
+        cost: Column that trials are compared by besides the error, if any.
+        family: Column that the trials of one family share, if only the best of each continues.
+    """
+
+    epochs: int
+    grace: int = 1
+    factor: int = FACTOR
+    cost: str | None = None
+    family: str | None = None
 
 
-SCHEDULERS = ("asha", "hyperband", "none")
+def make_halving(options: RuleOptions) -> StoppingRule:
+    """Make ASHA for one or two objectives; with a family, only its best trial continues.
+
+    Args:
+        options: What the rule is made from.
+    """
+    pace = {"grace": options.grace, "factor": options.factor}
+    halving: StoppingRule = (
+        ParetoASHA(options.epochs, cost=options.cost, **pace)
+        if options.cost
+        else ASHA(options.epochs, **pace)
+    )
+    if options.family is None:
+        return halving
+    family = options.family
+    siblings = PerGroup(lambda: KeepOnlyBest(options.epochs, **pace), lambda known: known[family])
+    return AllOf(halving, siblings)
+
+
+def make_hyperband(options: RuleOptions) -> StoppingRule:
+    """Make Hyperband, whose brackets are rules of `make_halving`.
+
+    Args:
+        options: What the rule is made from.
+    """
+
+    def make_bracket(epochs: int, *, grace: int, factor: int) -> StoppingRule:
+        return make_halving(replace(options, epochs=epochs, grace=grace, factor=factor))
+
+    return Hyperband(
+        options.epochs, grace=options.grace, factor=options.factor, halving=make_bracket
+    )
+
+
+SCHEDULERS: dict[str, Callable[[RuleOptions], StoppingRule] | None] = {
+    "asha": make_halving,
+    "hyperband": make_hyperband,
+    "none": None,
+}
+"""What makes a rule, by the names that `--scheduler` takes; None: no trial is stopped."""
 
 
 def make_rule(
@@ -262,51 +329,58 @@ def make_rule(
         name: One of `SCHEDULERS`.
         epochs: Epochs of a trial that is not stopped.
         grace: No trial is stopped before this epoch.
-        factor: About one trial in `factor` goes on from a rung.
-        cost: A column to compare trials by beside the error. Not used with `stratum`.
-        stratum: Says which stratum a trial is in. Trials are compared only within theirs.
-        family: A column that the trials of one family share. Of these only the best so far goes
-            on from a rung. With `hyperband` families are compared within a bracket, at its rungs.
+        factor: About one trial in `factor` continues from a rung.
+        cost: A column to compare trials by besides the error. Not used with `stratum`.
+        stratum: Returns the stratum of a trial from its columns. Trials are compared only within
+            their stratum.
+        family: A column that the trials of one family share. Of these only the best so far
+            continues from a rung. With `hyperband` families are compared within a bracket, at its
+            rungs.
 
     Raises:
-        InputError: If there is no rule of that name.
+        InputError: There is no rule of that name.
     """
     if name not in SCHEDULERS:
         raise InputError(f"--scheduler {name}: not known; allowed: {', '.join(SCHEDULERS)}")
-    if name == "none":
+    make = SCHEDULERS[name]
+    if make is None:
         return NoStopping()
-    halving: Callable[..., StoppingRule] = ASHA
-    if cost and not stratum:
-        halving = partial(ParetoASHA, cost=cost)
-    if family is not None:
-        halving = partial(_with_families, halving, family)
-    if name == "hyperband":
-        halving = partial(Hyperband, halving=halving)
-    make = partial(halving, epochs, grace=grace, factor=factor)
-    return ExemptBasePoint(PerGroup(make, stratum) if stratum else make())
+    options = RuleOptions(epochs, grace, factor, None if stratum else cost, family)
+    rule = PerGroup(partial(make, options), stratum) if stratum else make(options)
+    return ExemptBasePoint(rule)
 
 
-def _with_families(
-    halving: Callable[..., StoppingRule], family: str, epochs: int, *, grace: int, factor: int
-) -> StoppingRule:
-    """Add to one halving rule that only the best of each family goes on."""
-    pace = {"grace": grace, "factor": factor}
-    siblings = PerGroup(lambda: KeepOnlyBest(epochs, **pace), lambda known: known[family])
-    return AllOf(halving(epochs, **pace), siblings)
+def list_rungs(name: str, epochs: int, *, grace: int, factor: int) -> list[int]:
+    """Return the epochs after which the rule called `name` may stop a trial, ascending.
+
+    Args:
+        name: One of `SCHEDULERS`.
+        epochs: Epochs of a trial that is not stopped.
+        grace: The first rung.
+        factor: The reduction factor.
+    """
+    return compute_rungs(epochs, grace, factor) if SCHEDULERS[name] else []
 
 
 def compute_rungs(epochs: int, grace: int, factor: int) -> list[int]:
+    """Compute the rungs `grace` x `factor`^k that lie below `epochs`, ascending.
+
+    Args:
+        epochs: Epochs of a trial that is not stopped.
+        grace: The first rung.
+        factor: The reduction factor.
+    """
     rungs = [grace]
     while rungs[-1] * factor < epochs:
         rungs.append(rungs[-1] * factor)
     return [rung for rung in rungs if rung < epochs]
 
 
-def _expected_epochs(epochs: int, rungs: Sequence[int], factor: int) -> float:
-    """Compute the mean epochs of a trial if one in `factor` goes on from each of `list_rungs`."""
+def _compute_expected_epochs(epochs: int, rungs: Sequence[int], factor: int) -> float:
+    """Compute the mean epochs of a trial if one in `factor` continues from each of `rungs`."""
     spans = itertools.pairwise([0, *rungs, epochs])
     return sum((end - start) / factor**n for n, (start, end) in enumerate(spans))
 
 
-def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] <= other[0] and one[1] <= other[1]
+def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    return first != second and first[0] <= second[0] and first[1] <= second[1]

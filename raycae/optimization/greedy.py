@@ -1,19 +1,17 @@
-"""The report's own method: single changes against the best so far.
+"""The greedy method of the source report: single changes to the best trial so far.
 
-A change that lowers the validation error stays in for the next one, a change that raises it goes.
-`GreedyLadder` is that rule, for the sampler and for the report's table alike. `GreedySeries`
-proposes: the changes that a space lists as its `series`, or on any space one parameter at a time,
-its neighbours first. Where there are several places it runs changes side by side that touch
-different settings.
+A change that lowers the validation error is kept for the next one; a change that raises it is
+dropped. `GreedyLadder` is this rule, for the sampler and for the report's table. The changes are
+those that a space lists as its `series`, or, for any space, one parameter at a time.
 
-Plain Python; all of it is a function of what was begun and how it ended, in that order.
+Plain Python. Everything is a function of which trials began and how they ended, in that order.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -25,40 +23,50 @@ if TYPE_CHECKING:
     from raycae.space.space import Space
 
 START, KEPT, AGAIN, DROPPED = "start", "kept", "again", "dropped"
+"""Verdicts of `GreedyLadder.judge`."""
 
 
 @dataclass
 class GreedyLadder:
-    """Who is the best so far, told of trials in the order in which they end."""
+    """Judges changes in the order in which their trials end."""
 
     best: int | None = None
+    """Number of the best trial so far."""
     errors: dict[int | None, float] = field(default_factory=dict)
-    """Of trials that ran to their end; infinite for those that were stopped or failed: an error
-    after fewer epochs says nothing here."""
+    """Error of every trial that ended; infinite for those that were stopped or failed, because an
+    error after fewer epochs is not comparable."""
 
     def judge(self, number: int, parent: int | None, state: str, error: float | None) -> str:
-        """What becomes of the change that trial `number` made to trial `parent`.
+        """Judge the change that a trial made to its parent.
 
-        Kept: it is better than the best so far, and was made to it. Again: it made its parent
-        better, but while it ran another change to that parent was kept; so it has to be tried on
-        top of that one. Dropped: all others. The first trial of all is what the series starts
-        from, however it ends.
+        Args:
+            number: Number of the trial that ended.
+            parent: Number of the trial that it changed; None for the start of the series.
+            state: COMPLETE, PRUNED or FAIL.
+            error: Validation error of a COMPLETE trial.
+
+        Returns:
+            START: The first trial that ended, in whatever state.
+            KEPT: It is better than the best trial so far, which is its parent.
+            AGAIN: It is better than its parent, but another change to that parent was kept
+                meanwhile. So this change has to be tried on top of the other one.
+            DROPPED: Anything else.
         """
-        own = error if state == "COMPLETE" and error is not None else math.inf
-        self.errors[number] = own
+        error = error if state == "COMPLETE" and error is not None else math.inf
+        self.errors[number] = error
         if self.best is None:
             self.best = number
             return START
-        if parent == self.best and own < self.errors[self.best]:
+        if parent == self.best and error < self.errors[self.best]:
             self.best = number
             return KEPT
-        if parent != self.best and own < self.errors.get(parent, -math.inf):
+        if parent != self.best and error < self.errors.get(parent, -math.inf):
             return AGAIN
         return DROPPED
 
 
 class GreedyStep(NamedTuple):
-    """A configuration to try: trial `parent`'s with `change` made to it; the start has neither."""
+    """A configuration to try: that of trial `parent` with one change; the start has neither."""
 
     config: Config
     change: str | None = None
@@ -67,191 +75,171 @@ class GreedyStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """In words, and the settings or parameters that it sets."""
+    """A change to a configuration: its name, and the settings or parameters that it sets."""
 
-    words: str
-    sets: Mapping[str, Any]
-
-
-class GreedySeries:
-    """Proposes by trial number; `begin` and `tell` bring it to where a ledger stands. Of two
-    configurations whose `identity` is the same one is enough."""
-
-    def __init__(self, space: Space, start: Config, identity: Callable[[Config], Hashable]) -> None:
-        self._space = space
-        self._start = start
-        self._identity = identity
-        listed = list_series(space)
-        self._way: ChangeSource = (
-            ListedChanges(space, listed) if listed else NeighbourChanges(space)
-        )
-        self._ladder = GreedyLadder()
-        self._tried: set[Hashable] = set()
-        self._running: dict[int, GreedyStep] = {}
-        self._passed: set[str] = set()
-        """Changes to the best so far that need not be looked at again."""
-
-    def propose(self, number: int) -> GreedyStep | None:
-        """None while everything else depends on what still runs, and once nothing is left."""
-        if not self._tried:
-            return self._begin(number, GreedyStep(self._start))
-        best = self._ladder.best
-        if best is None:
-            return None  # the start runs
-        busy = {name for step in self._running.values() for name in self._way.sets(step)}
-        for change in self._way.changes(best):
-            if change.words in self._passed or busy & change.sets.keys():
-                continue
-            self._passed.add(change.words)
-            config = self._way.apply(best, change)
-            if config is None or self._space.check(config) is not None:
-                continue
-            if self._identity(config) not in self._tried:
-                return self._begin(number, GreedyStep(config, change.words, best))
-        return None
-
-    def begin(self, number: int, step: GreedyStep) -> None:
-        """Trial `number` runs, as the ledger has it."""
-        self._begin(number, step)
-
-    def tell(self, number: int, state: str, error: float | None) -> None:
-        step = self._running.pop(number)
-        verdict = self._ladder.judge(number, step.parent, state, error)
-        if verdict == KEPT:
-            self._passed.clear()
-        self._way.ended(step, verdict)
-
-    def _begin(self, number: int, step: GreedyStep) -> GreedyStep:
-        self._tried.add(self._identity(step.config))
-        self._running[number] = step
-        self._way.begun(number, step)
-        return step
+    name: str
+    settings: Mapping[str, Any]
 
 
 class ChangeSource(Protocol):
-    """Which changes there are."""
+    """The changes that a greedy series may make."""
 
-    def changes(self, best: int) -> Iterator[Change]:
-        """Those to trial `best`, in the order in which to try them."""
+    def list_changes(self, best: int) -> Iterator[Change]:
+        """Yield the changes to trial `best`, in the order in which to try them."""
 
     def apply(self, best: int, change: Change) -> Config | None:
-        """None where it leads to nothing that could be built."""
+        """Return trial `best` with a change; None if the result is not a valid configuration."""
 
-    def sets(self, step: GreedyStep) -> set[str]:
-        """What the step's change sets."""
+    def list_settings(self, step: GreedyStep) -> set[str]:
+        """Return the names of the settings that the change of a step sets."""
 
-    def begun(self, number: int, step: GreedyStep) -> None: ...
+    def begin(self, number: int, step: GreedyStep) -> None:
+        """Note that trial `number` runs a step."""
 
-    def ended(self, step: GreedyStep, verdict: str) -> None: ...
+    def end(self, step: GreedyStep, verdict: str) -> None:
+        """Note the verdict on a step."""
 
 
 class ListedChanges:
-    """The changes that a space lists, made to settings as they are written: what mirrors the
-    encoder then follows it."""
+    """The changes that a space lists as its `series`.
+
+    They are made to the settings as they are written, so that decoder settings which mirror the
+    encoder follow it.
+
+    Args:
+        space: The search space.
+        series: Settings of each change, by its name.
+    """
 
     def __init__(self, space: Space, series: Mapping[str, Mapping[str, Any]]) -> None:
         self._series = series
         self._fixed = space.fixed
         self._start = get_first_point(space)
         self._written: dict[int, Mapping[str, Any]] = {}
+        """The settings of each trial as they are written."""
         self._done: set[str] = set()
 
-    def changes(self, best: int) -> Iterator[Change]:
+    def list_changes(self, best: int) -> Iterator[Change]:
         for name, settings in self._series.items():
             if name not in self._done:
                 yield Change(name, settings)
 
     def apply(self, best: int, change: Change) -> Config | None:
         try:
-            return resolve({**self._fixed, **self._written[best], **change.sets})
+            return resolve({**self._fixed, **self._written[best], **change.settings})
         except InputError:
-            return None  # as many numbers as there were stages, on top of another depth
+            return None  # E.g. one entry per stage for another depth.
 
-    def sets(self, step: GreedyStep) -> set[str]:
+    def list_settings(self, step: GreedyStep) -> set[str]:
         return set(self._series.get(step.change or "", ()))
 
-    def begun(self, number: int, step: GreedyStep) -> None:
-        change, before = self._series.get(step.change or ""), self._written.get(step.parent or 0)
+    def begin(self, number: int, step: GreedyStep) -> None:
+        change = self._series.get(step.change or "")
+        parent_settings = self._written.get(step.parent or 0)
         if step.change is None:
             self._written[number] = self._start
-        elif change is not None and before is not None:
-            self._written[number] = {**before, **change}
-        else:  # begun with another space
+        elif change is not None and parent_settings is not None:
+            self._written[number] = {**parent_settings, **change}
+        else:  # The trial began with another version of the space.
             self._written[number] = step.config.model_dump()
         self._done.add(step.change or "")
 
-    def ended(self, step: GreedyStep, verdict: str) -> None:
+    def end(self, step: GreedyStep, verdict: str) -> None:
         if verdict == AGAIN:
             self._done.discard(step.change or "")
 
 
 class NeighbourChanges:
-    """One parameter at a time, in the file's order: first the nearest values of every one, then
-    those that are farther away. After a change that was kept the next parameter's turn has come."""
+    """One parameter at a time, in the order of the file, nearest values first.
+
+    After a change that was kept, the next parameter comes first.
+
+    Args:
+        space: The search space.
+    """
 
     def __init__(self, space: Space) -> None:
         self._space = space
         self._configs: dict[int, Config] = {}
         self._again: list[Change] = []
-        self._last = ""
+        """Changes to try on top of a change that was kept meanwhile."""
+        self._last_kept = ""
+        """The parameter that the last kept change set."""
 
-    def changes(self, best: int) -> Iterator[Change]:
+    def list_changes(self, best: int) -> Iterator[Change]:
         held = hold_settings(self._space, self._configs[best])
         for change in self._again:
-            (column,) = change.sets
+            (column,) = change.settings
             if column in held:
-                yield make_change(column, held[column], change.sets[column])
+                yield make_change(column, held[column], change.settings[column])
         columns = list(self._space.parameters)
-        after = columns.index(self._last) + 1 if self._last in columns else 0
-        turns = [column for column in columns[after:] + columns[:after] if column in held]
-        for far in itertools.count(1):
-            found = False
-            for column in turns:
-                for value in self._space.parameters[column].neighbours(held[column], far):
-                    found = True
+        first = columns.index(self._last_kept) + 1 if self._last_kept in columns else 0
+        ordered = [column for column in columns[first:] + columns[:first] if column in held]
+        for distance in itertools.count(1):
+            has_found = False
+            for column in ordered:
+                for value in self._space.parameters[column].neighbours(held[column], distance):
+                    has_found = True
                     yield make_change(column, held[column], value)
-            if not found:
+            if not has_found:
                 return
 
     def apply(self, best: int, change: Change) -> Config | None:
         config = self._configs[best]
+        held = {**hold_settings(self._space, config), **change.settings}
         try:
-            return draw_held(
-                self._space, {**hold_settings(self._space, config), **change.sets}, config.depth
-            )
+            return draw_held(self._space, held, config.depth)
         except InputError:
             return None
 
-    def sets(self, step: GreedyStep) -> set[str]:
+    def list_settings(self, step: GreedyStep) -> set[str]:
         return {step.change.partition(" ")[0]} if step.change else set()
 
-    def begun(self, number: int, step: GreedyStep) -> None:
+    def begin(self, number: int, step: GreedyStep) -> None:
         self._configs[number] = step.config
-        self._again = [c for c in self._again if not c.sets.keys() & self.sets(step)]
+        changed = self.list_settings(step)
+        self._again = [change for change in self._again if not change.settings.keys() & changed]
 
-    def ended(self, step: GreedyStep, verdict: str) -> None:
+    def end(self, step: GreedyStep, verdict: str) -> None:
         held = hold_settings(self._space, step.config)
-        for column in self.sets(step) & held.keys():  # none where it was begun with another space
+        # Empty if the trial began with another version of the space.
+        for column in self.list_settings(step) & held.keys():
             if verdict == KEPT:
-                self._last = column
+                self._last_kept = column
             elif verdict == AGAIN:
                 self._again.append(Change("", {column: held[column]}))
 
 
 def draw_held(space: Space, held: Mapping[str, Any], depth: int | None = None) -> Config:
-    """The configuration whose open settings are `held`, by the names of their columns.
+    """Build the configuration with the given values of its parameters.
 
-    A new stage is as the stage before it; what nobody has decided so far lies in its middle. Of
-    the first point stays what the space does not search. Raises `InputError`.
+    A parameter without a value takes that of the stage before it, else its middle. Settings that
+    the space does not search are those of the first named point.
+
+    Args:
+        space: The search space.
+        held: Values by column, e.g. `lr` or `channels_2`.
+        depth: Number of stages, if the space does not search it.
+
+    Raises:
+        InputError: The settings contradict each other.
     """
-    rest = {k: v for k, v in get_first_point(space).items() if k not in space.file.params}
+    point = get_first_point(space)
+    rest = {name: value for name, value in point.items() if name not in space.file.params}
     if depth is not None and "depth" not in space.file.params:
         rest["depth"] = depth
     return space.draw(HeldAnswers(space, held), rest)
 
 
 class HeldAnswers:
-    """Suggests what is held."""
+    """Answers the questions of `Space.draw` with given values, neighbouring stages and middles.
+
+    `optuna.trial.FixedTrial` only knows given values, and new stages have none.
+
+    Args:
+        space: The search space.
+        held: Values by column.
+    """
 
     def __init__(self, space: Space, held: Mapping[str, Any]) -> None:
         self._space, self._held = space, held
@@ -259,27 +247,35 @@ class HeldAnswers:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> Any:
-        return self._answer(name)
+        return self._get_value(name)
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> Any:
-        return self._answer(name)
+        return self._get_value(name)
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-        return self._answer(name)
+        return self._get_value(name)
 
-    def _answer(self, name: str) -> Any:
+    def _get_value(self, name: str) -> Any:
         if name in self._held:
             return self._held[name]
         stem, _, stage = name.rpartition("_")
         if stage.isdigit() and stage != "1":
-            return self._answer(f"{stem}_{int(stage) - 1}")
+            return self._get_value(f"{stem}_{int(stage) - 1}")
         return self._space.parameters[name].middle
 
 
 def hold_settings(space: Space, config: Config) -> dict[str, Any]:
-    """What `config` has for every open setting that has a say in it, inside the space or not."""
+    """Return the value of every searched parameter that is active in a configuration.
+
+    Args:
+        space: The search space.
+        config: A configuration, which may lie outside of the space.
+
+    Returns:
+        Values by column.
+    """
     return {
         column: parameter.label(value) if parameter.contains(value) else value
         for column, parameter, value in space.in_force(config)
@@ -287,8 +283,13 @@ def hold_settings(space: Space, config: Config) -> dict[str, Any]:
 
 
 def list_series(space: Space) -> dict[str, dict[str, Any]]:
-    """The listed changes. Where there is nothing to search but points, each of those is a change
-    to the first one."""
+    """Return the changes that a space lists, settings by name.
+
+    In a space that lists none and searches nothing, every named point is a change to the first.
+
+    Args:
+        space: The search space.
+    """
     listed = space.file.series
     if not listed and not space.file.params:
         listed = dict(list(space.file.points.items())[1:])
@@ -296,12 +297,22 @@ def list_series(space: Space) -> dict[str, dict[str, Any]]:
 
 
 def get_first_point(space: Space) -> dict[str, Any]:
+    """Return the settings of the first named point as they are written; empty without points."""
     return next((list_given(point) for point in space.file.points.values()), {})
 
 
 def make_change(column: str, before: Any, after: Value) -> Change:
-    return Change(f"{column} {format_change(before)} → {format_change(after)}", {column: after})
+    """Make the change of one parameter, e.g. `lr 0.001 → 0.003`.
+
+    Args:
+        column: Name of the parameter.
+        before: Its value before the change.
+        after: Its value after the change.
+    """
+    name = f"{column} {format_change(before)} → {format_change(after)}"
+    return Change(name, {column: after})
 
 
 def format_change(value: Any) -> str:
+    """Format a value for the name of a change, floats with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Enumerate every combination of a search space."""
+"""Every combination of a search space, and the sampler that suggests them in order."""
 
 from __future__ import annotations
 
@@ -8,15 +8,49 @@ from collections.abc import Iterator
 from typing import Any
 
 from raycae.config import Config
+from raycae.optimization.history import History
+from raycae.optimization.sampler import Candidate, Proposal, Sampler, SamplerSetup
 from raycae.space.parameters import Value
 from raycae.space.space import Space
 
+MAX_GRID_REFUSALS = 100_000
+"""Number of combinations in a row that may break the constraints; a grid is walked in order and
+may have long stretches that are refused."""
+
+
+class GridSampler(Sampler):
+    """Suggests every combination of the space once, the last parameter changing fastest."""
+
+    max_refusals = MAX_GRID_REFUSALS
+
+    def __init__(self, setup: SamplerSetup) -> None:
+        super().__init__(setup)
+        self._grid = list_grid(setup.space)
+        self._last: dict[str, Value] | None = None
+
+    def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        for params, config in self._grid:
+            self._last = params
+            yield Candidate(config, params)
+
+    def begin(self, number: int, proposal: Proposal) -> None:
+        # A trial of the ledger: continue after its combination.
+        if proposal.point is None and proposal.params != self._last:
+            self._last = next((p for p, _ in self._grid if p == proposal.params), None)
+
 
 def list_grid(space: Space) -> Iterator[tuple[dict[str, Value], Config]]:
-    """Every combination of a space, the last parameter changing fastest, conditions heeded.
+    """List every combination of a space, the last parameter changing fastest.
 
-    Ranges without a step are walked at a few places: whole numbers on a log scale by doubling,
-    reals at their low, (geometric) middle and high.
+    Conditions (`when`) are respected. Ranges without a step have a few values: integers on a log
+    scale are doubled, floats are at the low end, the middle (geometric on a log scale) and the
+    high end.
+
+    Args:
+        space: The search space.
+
+    Yields:
+        The parameter values and the resolved configuration.
     """
     path: list[int] = []
     while True:
@@ -32,22 +66,28 @@ def list_grid(space: Space) -> Iterator[tuple[dict[str, Value], Config]]:
 
 
 class GridWalker:
-    """Suggests, at each question, the choice that `path` says, and the first beyond its end."""
+    """Answers the questions of `Space.draw` by a path through the tree of choices.
+
+    Args:
+        path: Index of the choice at each question; questions beyond its end get the first choice.
+    """
 
     def __init__(self, path: list[int]) -> None:
         self.path = path.copy()
         self.sizes: list[int] = []
+        """Number of choices at each question."""
         self.params: dict[str, Value] = {}
+        """The values chosen, by parameter."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         if step:
-            places = [low + i * step for i in range(round((high - low) / step) + 1)]
+            values = [low + i * step for i in range(round((high - low) / step) + 1)]
         else:
             middle = math.sqrt(low * high) if log else (low + high) / 2
-            places = [low, middle, high] if low < high else [low]
-        return float(self._choose(name, places))
+            values = [low, middle, high] if low < high else [low]
+        return float(self._choose(name, values))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
@@ -60,10 +100,10 @@ class GridWalker:
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
         return self._choose(name, choices)
 
-    def _choose(self, name: str, places: list[Any]) -> Any:
-        at = len(self.sizes)
-        if at == len(self.path):
+    def _choose(self, name: str, values: list[Any]) -> Any:
+        question = len(self.sizes)
+        if question == len(self.path):
             self.path.append(0)
-        self.sizes.append(len(places))
-        self.params[name] = places[self.path[at]]
+        self.sizes.append(len(values))
+        self.params[name] = values[self.path[question]]
         return self.params[name]

@@ -1,44 +1,270 @@
-"""What the sampler sees of earlier trials."""
+"""What the samplers know of earlier trials: settings, learning curves, errors and costs."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import statistics
-from collections.abc import Mapping
+from bisect import insort
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, Config
+from raycae.model.architecture import build_architecture
+from raycae.optimization.frontier import find_frontier
+
 LEAST_ERROR = 1e-12
-"""Of logarithms; below is rounding."""
+"""Smallest error (MSE) of which a logarithm is taken; anything below is rounding."""
 NOTHING: Mapping[Any, Any] = {}
+"""An empty default for mappings that are only read."""
 WINDOW = 200
-"""So many trials at most are laid before the sampler: the best ones and those that run, a quarter
-each, and the newest. What it takes to propose would grow with the study."""
+"""Largest number of trials that a sampler sees; without a limit, proposals would become slower as
+a study grows. A quarter each is for the best and the running trials, the rest for the newest."""
+
+
+class History:
+    """The trials that samplers learn from, by trial number.
+
+    Numbers below 0 are trials of other studies or drivers. Failed trials are left out.
+
+    Args:
+        cost: Column that is minimised besides the error, one of `frontier.COSTS`, if any.
+    """
+
+    def __init__(self, cost: str | None = None) -> None:
+        self.cost = cost
+        self.ended: dict[int, FrozenTrial] = {}
+        """Trials that ended with an error, in the order in which they ended."""
+        self.latent_sizes: dict[int, int] = {}
+        """Latent size of every trial, running or ended."""
+        self._running: dict[int, FrozenTrial] = {}
+        self._curves: dict[int, dict[int, float]] = defaultdict(dict)
+        """Validation error after each epoch of the running trials."""
+        self._ranking: list[tuple[float, int]] = []
+        """(error, trial number) of the trials that ran to their end, best first."""
+        self._scored: list[dict[str, Any]] = []
+        """Error and cost of the trials that ran to their end; empty without a cost."""
+        self._runs: Counter[tuple[Any, ...]] = Counter()
+        """Number of trials by training identity."""
+
+    def count_runs(self, config: Config) -> int:
+        """Count the proposals that trained the same network in the same way.
+
+        Args:
+            config: A resolved configuration.
+
+        Returns:
+            The number of trials of this driver, running or ended in any way.
+        """
+        return self._runs[make_training_identity(config)]
+
+    def begin(
+        self,
+        number: int,
+        config: Config,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> None:
+        """Add a running trial.
+
+        Args:
+            number: Trial number.
+            config: Its configuration.
+            params: The values of its parameters, as Optuna stores them.
+            distributions: The distributions that these values come from.
+        """
+        self._runs[make_training_identity(config)] += 1
+        self.latent_sizes[number] = build_architecture(config).latent_size
+        self._running[number] = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=dict(params), distributions=dict(distributions)
+        )
+
+    def report(self, number: int, epoch: int, error: float) -> bool:
+        """Add the error after an epoch of a running trial, unless that epoch is already known.
+
+        Args:
+            number: Trial number.
+            epoch: Epoch, from 1.
+            error: Validation error (MSE) after that epoch.
+
+        Returns:
+            True if the epoch was new.
+        """
+        is_new = epoch not in self._curves[number]
+        if is_new:
+            self._curves[number][epoch] = error
+        return is_new
+
+    def end(
+        self, number: int, state: str, error: float | None, known: Mapping[str, Any] = NOTHING
+    ) -> None:
+        """End a running trial.
+
+        Args:
+            number: Trial number.
+            state: COMPLETE, PRUNED or FAIL.
+            error: Error of a COMPLETE trial; None for the others.
+            known: Columns of the trial, of which the cost is read.
+        """
+        trial = self._running.pop(number)
+        if state != "FAIL":
+            self.ended[number] = self._freeze(
+                number, trial, TrialState[state], self._compute_values(error, known)
+            )
+        if error is not None:
+            self._rank(number, error, known)
+        self._curves.pop(number, None)
+
+    def learn(
+        self,
+        config: Config,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        error: float | None,
+        curve: Mapping[int, float] = NOTHING,
+    ) -> None:
+        """Add a trial of another study or driver, under a number below 0.
+
+        A trial whose cost has to be measured is left out: another machine has other times.
+
+        Args:
+            config: Its configuration.
+            params: The values of its parameters.
+            distributions: The distributions that these values come from.
+            error: Its error; None if it was stopped early.
+            curve: Validation error by epoch, for a trial that was stopped early.
+        """
+        architecture = build_architecture(config)
+        known = {name: getattr(architecture, name) for name in ("latent_size", "n_params", "flops")}
+        if self.cost and self.cost not in known:
+            return
+        number = -1 - len(self.ended)
+        self.latent_sizes[number] = architecture.latent_size
+        self.ended[number] = optuna.trial.create_trial(
+            state=TrialState.PRUNED if error is None else TrialState.COMPLETE,
+            values=self._compute_values(error, known),
+            params=dict(params),
+            distributions=dict(distributions),
+            intermediate_values=dict(curve),
+        )
+        if error is not None:
+            self._rank(number, error, known)
+
+    def select_recent(
+        self, is_eligible: Callable[[int], bool] = lambda latent_size: True
+    ) -> dict[int, FrozenTrial]:
+        """Select at most `WINDOW` trials for a sampler: the best, the running and the newest ones.
+
+        Trials that did not run to their end have an extrapolated error, unless there is a cost.
+
+        Args:
+            is_eligible: Whether a trial of a latent size may count among the best.
+
+        Returns:
+            Trials by number, ascending.
+        """
+        reported = [n for n in self._running if self._curves[n]] if not self.cost else []
+        running = reported[-WINDOW // 4 :]
+        best = {number: self.ended[number] for number in self.list_best(is_eligible)}
+        newest = ((n, trial) for n, trial in reversed(self.ended.items()) if n not in best)
+        n_left = WINDOW - len(running) - len(best)
+        selected = best | dict(itertools.islice(newest, n_left))
+        selected |= {n: self._freeze(n, self._running[n], TrialState.RUNNING) for n in running}
+        if not self.cost:
+            selected = extrapolate_unfinished(selected)
+        return dict(sorted(selected.items()))
+
+    def list_best(self, is_eligible: Callable[[int], bool]) -> list[int]:
+        """List the best trials that ran to their end, at most a quarter of the window.
+
+        Args:
+            is_eligible: Whether a trial of a latent size counts.
+
+        Returns:
+            Trial numbers, best first; with a cost, those on the Pareto front.
+        """
+        if self.cost:
+            is_on_front = find_frontier(self._scored, self.cost)
+            ranked = [number for number in is_on_front if is_on_front[number]]
+        else:
+            ranked = [number for _, number in self._ranking]
+        eligible = (number for number in ranked if is_eligible(self.latent_sizes[number]))
+        return list(itertools.islice(eligible, WINDOW // 4))
+
+    def _compute_values(self, error: float | None, known: Mapping[str, Any]) -> list[float] | None:
+        """Compute what a sampler minimises; two objectives are compared by their logarithms."""
+        if error is None:
+            return None
+        if not self.cost:
+            return [error]
+        return [math.log(max(error, LEAST_ERROR)), math.log(known[self.cost])]
+
+    def _rank(self, number: int, error: float, known: Mapping[str, Any]) -> None:
+        insort(self._ranking, (error, number))
+        if self.cost:
+            row = {"trial_number": number, "state": "COMPLETE", "val_mse": error}
+            self._scored.append({**row, self.cost: known[self.cost]})
+
+    def _freeze(
+        self,
+        number: int,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: list[float] | None = None,
+    ) -> FrozenTrial:
+        """Return a running trial with its learning curve, in the given state."""
+        return optuna.trial.create_trial(
+            state=state,
+            values=values,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values={} if self.cost else dict(self._curves[number]),
+        )
+
+
+class SharedFrozenTrial(FrozenTrial):
+    """A finished trial that Optuna may keep without a deep copy.
+
+    Optuna copies every trial it is given, which took a third of the time of a proposal.
+    """
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        vars(self).update(vars(trial))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrozenTrial:
+        return SharedFrozenTrial(self)
 
 
 def extrapolate_unfinished(trials: dict[int, FrozenTrial]) -> dict[int, FrozenTrial]:
-    """What has an epoch but no end yet, or was stopped, as if it had run as far as the farthest:
-    with its least error times the typical factors by which those that went on fell from there.
+    """Extrapolate trials that are running or were stopped to the longest learning curve.
 
-    Optuna takes any stopped trial for worse than any that ran to its end, and the first of these
-    ran so far for want of company; and one that runs for as bad as the worst, though it may run
-    because it is good (analysis/FINDINGS.md).
+    The estimate is the trial's lowest error times the median factors by which the trials that ran
+    longer improved. Optuna itself ranks every stopped trial below every complete one, and every
+    running trial as the worst, although it may run because it is good (analysis/FINDINGS.md).
+
+    Args:
+        trials: Trials by number, with one objective.
+
+    Returns:
+        The same trials, those without an end as COMPLETE ones with the estimated error.
     """
-    curves = {number: accumulate_least(trial) for number, trial in trials.items()}
+    curves = {number: compute_running_minimum(trial) for number, trial in trials.items()}
     longest = max(map(len, curves.values()), default=0)
-    to_come = [0.0] * (longest + 1)
-    """What the logarithm of the error still gains, by epochs run."""
+    # By number of epochs: the expected change of log(error) up to the longest curve.
+    expected_change = [0.0] * (longest + 1)
     for epochs in range(longest - 1, 0, -1):
-        falls = [
+        changes = [
             curve[epochs] - curve[epochs - 1] for curve in curves.values() if epochs < len(curve)
         ]
-        to_come[epochs] = to_come[epochs + 1] + statistics.median(falls)
+        expected_change[epochs] = expected_change[epochs + 1] + statistics.median(changes)
     return {
         number: optuna.trial.create_trial(
-            value=math.exp(curves[number][-1] + to_come[len(curves[number])]),
+            value=math.exp(curves[number][-1] + expected_change[len(curves[number])]),
             params=trial.params,
             distributions=trial.distributions,
         )
@@ -48,18 +274,27 @@ def extrapolate_unfinished(trials: dict[int, FrozenTrial]) -> dict[int, FrozenTr
     }
 
 
-class SharedFrozenTrial(FrozenTrial):
-    """A trial whose settings and curve nobody changes any more. Optuna copies what it is given; to
-    do that in depth was a third of a proposal."""
+def compute_running_minimum(trial: FrozenTrial) -> list[float]:
+    """Compute the logarithm of the lowest error so far, after each reported epoch.
 
-    def __init__(self, trial: FrozenTrial) -> None:
-        vars(self).update(vars(trial))
+    Args:
+        trial: A trial with the error after each epoch as its intermediate values.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrozenTrial:
-        return SharedFrozenTrial(self)
-
-
-def accumulate_least(trial: FrozenTrial) -> list[float]:
-    """The logarithm of the least error after each epoch."""
+    Returns:
+        One natural logarithm for each epoch, in order of the epochs.
+    """
     errors = (error for _, error in sorted(trial.intermediate_values.items()))
     return [math.log(max(error, LEAST_ERROR)) for error in itertools.accumulate(errors, min)]
+
+
+def make_training_identity(config: Config) -> tuple[Any, ...]:
+    """Return what a training depends on; equal if the network and its training are the same.
+
+    Args:
+        config: A resolved configuration.
+
+    Returns:
+        The hash of the architecture and the settings that it does not contain.
+    """
+    names = (*UNSEEN_KEYS, *TRAINING_KEYS)
+    return build_architecture(config).hash, *(getattr(config, name) for name in names)

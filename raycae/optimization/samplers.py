@@ -1,122 +1,268 @@
-"""The samplers, and what each of them needs from a space."""
+"""The samplers: named points, random draws, TPE, TPE within latent-size bins; and their table."""
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
-from raycae.config import Config
-from raycae.errors import InputError
-from raycae.model.architecture import build_architecture
-from raycae.optimization.frontier import Strata
-from raycae.optimization.grid import list_grid
+from raycae.config import TRAINING_KEYS, Config
+from raycae.model.architecture import Infeasible, build_architecture
+from raycae.optimization.greedy_sampler import GreedySampler
+from raycae.optimization.grid import GridSampler
+from raycae.optimization.history import History, SharedFrozenTrial
+from raycae.optimization.sampler import TRIES, Candidate, Proposal, Sampler, SamplerSetup
+from raycae.space.parameters import Value
 from raycae.space.space import Space
 
-TRIES = 1000
-"""So many proposals in a row may be infeasible before a space counts as impossible."""
-GRID_TRIES = 100_000
-"""The same for a grid, which is walked in order and may have long stretches that are refused."""
 PATIENCE = 50
-"""So many of the sampler's own proposals are refused before random ones are drawn instead."""
+"""Number of draws for one trial that use the sampler's model; later draws are random."""
 
 
-def make_tpe_sampler(seed: int) -> BaseSampler:
-    # group: conditional parameters are modelled jointly, not dropped to independent sampling. No
-    # constant liar: a trial that runs is seen by its epochs, and what was proposed is not again.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, group=True)
+class PointsSampler(Sampler):
+    """Suggests the named points of the space, all with one seed before the next seed."""
+
+    starts_with_points = False
+
+    def __init__(self, setup: SamplerSetup) -> None:
+        super().__init__(setup)
+        seeds = range(setup.seed, setup.seed + setup.n_seeds)
+        # A dict is an ordered set here.
+        self._remaining = dict.fromkeys((name, seed) for seed in seeds for name in setup.points)
+
+    def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        while self._remaining:
+            name, seed = next(iter(self._remaining))
+            config = self.space.points[name]
+            yield Candidate(config, self.space.params_of(config), seed, name)
+            self._remaining.pop((name, seed))  # Another driver was first.
+
+    def begin(self, number: int, proposal: Proposal) -> None:
+        if proposal.point is not None:
+            self._remaining.pop((proposal.point, proposal.seed), None)
 
 
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": make_tpe_sampler,
-    "strata": make_tpe_sampler,
-    "random": lambda seed: RandomSampler(seed),
-    # Of these proposals are laid down; nothing is left to draw.
-    "grid": lambda seed: RandomSampler(seed),
-    "points": lambda seed: RandomSampler(seed),
-    "greedy": lambda seed: RandomSampler(seed),
+class DrawingSampler(Sampler):
+    """Base of the samplers that draw from one of Optuna's.
+
+    Every draw has an Optuna sampler of its own, whose seed follows from the seed of the search,
+    the trial number and the number of the draw. So a proposal does not depend on earlier draws.
+    """
+
+    def __init__(self, setup: SamplerSetup) -> None:
+        super().__init__(setup)
+        self._unfinished = UnfinishedNetworks(setup.settings)
+
+    @abstractmethod
+    def make_optuna_sampler(self, seed: int) -> BaseSampler:
+        """Make the Optuna sampler of one draw.
+
+        Args:
+            seed: Its random seed.
+        """
+
+    def select_trials(self, history: History) -> list[FrozenTrial]:
+        """Select the trials that the Optuna sampler sees; none unless overridden."""
+        return []
+
+    def is_fallback(self, config: Config) -> bool:
+        """Return whether a configuration is only second choice; never, unless overridden."""
+        return False
+
+    def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        while network := self._unfinished.first():
+            yield from self._draw(number, history, network)
+            self._unfinished.drop_first()  # All its settings have been tried.
+        yield from self._draw(number, history, {})
+
+    def begin(self, number: int, proposal: Proposal) -> None:
+        self._unfinished.begin(proposal)
+
+    def _draw(
+        self, number: int, history: History, network: Mapping[str, Value]
+    ) -> Iterator[Candidate]:
+        """Yield `TRIES` draws; the parameters in `network` are given, the others are drawn."""
+        study = optuna.create_study(directions=get_directions(history.cost))
+        study.add_trials(map(SharedFrozenTrial, self.select_trials(history)))
+        for attempt in range(TRIES):
+            sequence = np.random.SeedSequence([self.setup.seed, number, attempt])
+            seed = int(sequence.generate_state(1)[0])
+            study.sampler = (
+                self.make_optuna_sampler(seed)
+                if attempt < PATIENCE
+                else optuna.samplers.RandomSampler(seed)
+            )
+            if network:
+                study.enqueue_trial(dict(network))
+            trial = study.ask()
+            config = self.space.draw(trial)
+            # Without the rounding errors of Optuna's arithmetic.
+            params = {n: self.space.parameters[n].label(v) for n, v in trial.params.items()}
+            yield Candidate(config, params, is_fallback=not network and self.is_fallback(config))
+            # Optuna's samplers neither wait for a failed trial nor learn from it.
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+class RandomSampler(DrawingSampler):
+    """Draws every parameter independently and uniformly, or uniformly on its log scale."""
+
+    def make_optuna_sampler(self, seed: int) -> BaseSampler:
+        return optuna.samplers.RandomSampler(seed)
+
+
+class TPESampler(DrawingSampler):
+    """Optuna's multivariate tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011)."""
+
+    def make_optuna_sampler(self, seed: int) -> BaseSampler:
+        # `group` models conditional parameters jointly. There is no constant liar: a running trial
+        # is seen by its epochs, and no configuration is proposed twice.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+
+    def select_trials(self, history: History) -> list[FrozenTrial]:
+        return list(history.select_recent().values())
+
+
+class StrataSampler(TPESampler):
+    """TPE that asks for a trial of the latent-size bin which needs one most.
+
+    TPE sees the trials of all bins. Those outside the wanted bin break a constraint, by more the
+    farther away they are. Draws outside the bin are fallbacks.
+    """
+
+    def __init__(self, setup: SamplerSetup) -> None:
+        super().__init__(setup)
+        self._strata = setup.strata
+        self._wanted: int | None = None
+        self._latent_sizes: dict[int, int] = {}
+
+    def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        self._wanted = self._strata.weakest() if self._strata else None
+        yield from super().sample(number, history)
+
+    def select_trials(self, history: History) -> list[FrozenTrial]:
+        strata, wanted = self._strata, self._wanted
+        if strata is None or wanted is None:
+            return super().select_trials(history)
+        selected = history.select_recent(lambda latent_size: strata.of(latent_size) == wanted)
+        return [
+            with_stratum_constraint(trial, strata.outside(history.latent_sizes[number], wanted))
+            for number, trial in selected.items()
+        ]
+
+    def is_fallback(self, config: Config) -> bool:
+        if self._strata is None:
+            return False
+        try:
+            latent_size = build_architecture(config).latent_size
+        except Infeasible:
+            return False  # The proposer refuses it.
+        return self._strata.of(latent_size) != self._wanted
+
+    def begin(self, number: int, proposal: Proposal) -> None:
+        super().begin(number, proposal)
+        if self._strata:
+            self._latent_sizes[number] = build_architecture(proposal.config).latent_size
+            self._strata.begin(self._latent_sizes[number])
+
+    def end(self, number: int, state: str, error: float | None) -> None:
+        if self._strata:
+            latent_size = self._latent_sizes.pop(number)
+            self._strata.end(latent_size, None if state == "FAIL" else error)
+
+
+class UnfinishedNetworks:
+    """Networks that were proposed with fewer training settings than wanted (`--settings`).
+
+    Args:
+        settings: Number of training settings that each network is tried with.
+    """
+
+    def __init__(self, settings: int) -> None:
+        self._settings = settings
+        self._seen: set[str] = set()
+        self._missing: dict[str, tuple[int, dict[str, Value]]] = {}
+        """By architecture hash: how many settings are missing, and the network's parameters."""
+
+    def first(self) -> dict[str, Value] | None:
+        """Return the parameters of the network that comes next, if there is one."""
+        return next((params for _, params in self._missing.values()), None)
+
+    def drop_first(self) -> None:
+        """Give up the network that comes next."""
+        self._missing.pop(next(iter(self._missing)))
+
+    def begin(self, proposal: Proposal) -> None:
+        """Count a proposal; its network comes next from now on, while settings are missing."""
+        if self._settings == 1:
+            return
+        network = build_architecture(proposal.config).hash
+        if network not in self._seen:
+            self._seen.add(network)
+            params = {n: v for n, v in proposal.params.items() if n not in TRAINING_KEYS}
+            self._missing[network] = (self._settings, params)
+        if network in self._missing:
+            n_missing, params = self._missing.pop(network)
+            if n_missing > 1:
+                self._missing = {network: (n_missing - 1, params), **self._missing}
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "tpe": TPESampler,
+    "strata": StrataSampler,
+    "random": RandomSampler,
+    "grid": GridSampler,
+    "points": PointsSampler,
+    "greedy": GreedySampler,
 }
+"""The samplers by the names that `--sampler` takes."""
 REPEATS = ("refuse", "seed")
-
-
-def get_directions(cost: str | None) -> list[StudyDirection]:
-    """The error is to be small, and the cost where one counts."""
-    return [StudyDirection.MINIMIZE] * (2 if cost else 1)
+"""Allowed values of `--repeats`."""
 
 
 def choose_sampler(space: Space, cost: str | None = None) -> str:
-    """Who proposes if nobody says; `cost`: what counts beside the error."""
+    """Choose the sampler of a search that names none.
+
+    Args:
+        space: The search space.
+        cost: Column that is minimised besides the error, if any.
+
+    Returns:
+        The name of a sampler.
+    """
     if space.parameters:
         return "strata" if cost == "latent_size" else "tpe"
     return "greedy" if space.file.series else "points"
 
 
-def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> None:
-    """Refuse a search that could not begin or would run out of configurations.
+def get_directions(cost: str | None) -> list[StudyDirection]:
+    """Return Optuna's directions: minimise the error, and the cost if there is one.
 
-    Raises:
-        InputError: The sampler needs more than the named points (`greedy`: its start), and no
-            random configuration meets the constraints; or there is nothing to try.
+    Args:
+        cost: Column that is minimised besides the error, if any.
     """
-    if sampler == "points" and not space.points:
-        raise InputError(f"--sampler points: {space.name} names no points")
-    if (1 if sampler == "greedy" else trials) > len(space.points):
-        draw_possible(space, seed)
-        if sampler == "grid":
-            require_early_in_grid(space)
+    return [StudyDirection.MINIMIZE] * (2 if cost else 1)
 
 
-def find_reachable_strata(space: Space, bounds: Sequence[int], seed: int = 0) -> list[int]:
-    """Of the strata up to each of `bounds`, those that a named point or one of `5 * TRIES` random
-    configurations lies in."""
-    strata = Strata(bounds, [0.0] * len(bounds))
-    study = optuna.create_study(sampler=RandomSampler(seed))
-    drawn_at_random = (space.draw(study.ask()) for _ in range(5 * TRIES))
-    found: set[int | None] = set()
-    for config in itertools.chain(space.points.values(), drawn_at_random):
-        if space.check(config) is None:
-            found.add(strata.of(build_architecture(config).latent_size))
-        if len(found - {None}) == len(bounds):
-            break
-    return [bound for place, bound in enumerate(bounds) if place in found]
+def with_stratum_constraint(trial: FrozenTrial, violation: float) -> FrozenTrial:
+    """Return a trial with the constraint that its latent size is in the wanted bin.
 
-
-def draw_possible(space: Space, seed: int) -> Config:
-    """A random configuration that meets the constraints. Raises `InputError`."""
-    study = optuna.create_study(sampler=RandomSampler(seed))
-    refused = []
-    for _ in range(TRIES):
-        config = space.draw(study.ask())
-        refusal = space.check(config)
-        if refusal is None:
-            return config
-        refused.append(refusal)
-    raise InputError(explain_impossible(space, refused))
-
-
-def explain_impossible(space: Space, refused: list[str]) -> str:
-    common = Counter(reason.split()[0] for reason in refused).most_common(1)[0][0]
-    met = sorted({reason for reason in refused if reason.startswith(common)})
-    examples = "; ".join(dict.fromkeys((met[0], met[-1])))
-    return (
-        f"{space.name}: constraints: none of {len(refused):,} proposals meets them "
-        f"(e.g. {examples}); widen the constraint or the parameters"
+    Args:
+        trial: A trial with one objective.
+        violation: How far its latent size is outside the bin, in doublings; 0 means inside.
+    """
+    return optuna.trial.create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        constraints={"stratum": violation},
     )
-
-
-def require_early_in_grid(space: Space) -> None:
-    """Raise `InputError` if the grid's first `GRID_TRIES` combinations are all refused: the search
-    would give up there."""
-    refused = []
-    for _, config in itertools.islice(list_grid(space), GRID_TRIES):
-        if (refusal := space.check(config)) is None:
-            return
-        refused.append(refusal)
-    raise InputError(explain_impossible(space, refused))

@@ -126,7 +126,9 @@ def test_a_repeated_report_counts_once() -> None:
 def test_a_verdict_stands(judge: StoppingRule) -> None:
     """Oracle: a trial that went on from a rung goes on when it reports the rung again, after many
     better trials; so does one that was stopped stay stopped."""
-    numbers = [n for n in range(60) if not isinstance(judge, Hyperband) or not judge.bracket(n)]
+    numbers = [
+        n for n in range(60) if not isinstance(judge, Hyperband) or not judge.find_bracket(n)
+    ]
     told = [(n, 1, 1.0 - n / 100, {"n_params": 1}) for n in numbers]
     told.append((1000, 1, 9.0, {"n_params": 9}))
     verdicts = [judge.report(*report) for report in told]
@@ -164,7 +166,7 @@ def test_brackets_of_hyperband(epochs: int) -> None:
     resources = [[r for _, r in rounds] for rounds in table.values()]
     assert [[*bracket.rungs, epochs] for bracket in hyperband.brackets] == resources
     firsts = [rounds[0][0] for rounds in table.values()]
-    counts = Counter(hyperband.bracket(number) for number in range(10_000))
+    counts = Counter(hyperband.find_bracket(number) for number in range(10_000))
     for n, first in enumerate(firsts):
         assert counts[n] / 10_000 == pytest.approx(first / sum(firsts), abs=0.03)
 
@@ -174,9 +176,9 @@ def test_shares_of_hyperband() -> None:
     1 + 2/3 + 6/9 + 18/27 = 3, 3 + 6/3 + 18/9 = 7, 9 + 18/3 = 15 and 27 epochs. Equal shares of the
     epochs give the brackets 1/3 : 1/7 : 1/15 : 1/27 = 315 : 135 : 63 : 35 of 548 trials."""
     hyperband = Hyperband(27, factor=3)
-    counts = Counter(hyperband.bracket(number) for number in range(5480))
+    counts = Counter(hyperband.find_bracket(number) for number in range(5480))
     assert [counts[n] for n in range(4)] == pytest.approx([3150, 1350, 630, 350], abs=6)
-    some = Counter(hyperband.bracket(number) for number in range(700, 755))
+    some = Counter(hyperband.find_bracket(number) for number in range(700, 755))
     assert [some[n] for n in range(4)] == pytest.approx([31.6, 13.5, 6.3, 3.5], abs=1.6)
 
 
@@ -193,7 +195,7 @@ def test_brackets_spend_equal_epochs(epochs: int, grace: int, factor: int) -> No
     for number in range(6000):
         error = float(draw.uniform())
         for epoch in range(1, epochs + 1):
-            spent[hyperband.bracket(number)] += 1
+            spent[hyperband.find_bracket(number)] += 1
             if epoch < epochs and not hyperband.report(number, epoch, error):
                 break
     shares = np.array(spent) / sum(spent)
@@ -214,7 +216,7 @@ def test_hyperband_compares_within_a_bracket() -> None:
     of the first are compared at epoch 1 among themselves; those of the last run to their end."""
     hyperband = Hyperband(27, factor=3)
     of_bracket = [
-        [number for number in range(200) if hyperband.bracket(number) == n] for n in range(4)
+        [number for number in range(200) if hyperband.find_bracket(number) == n] for n in range(4)
     ]
     assert all(hyperband.report(number, 1, 1e3) for number in of_bracket[2][:9])
     verdicts = [hyperband.report(n, 1, float(i)) for i, n in enumerate(of_bracket[0][:6])]
@@ -229,7 +231,7 @@ def test_families_in_brackets() -> None:
     judge = make_rule("hyperband", 27, factor=3, family="arch_hash")
     brackets = Hyperband(27, factor=3)
     first, last = (
-        [number for number in range(200) if brackets.bracket(number) == n][:4] for n in (0, 3)
+        [number for number in range(200) if brackets.find_bracket(number) == n][:4] for n in (0, 3)
     )
     sibling = {"arch_hash": "a"}
     assert [judge.report(n, 1, e, sibling) for n, e in zip(first, (5, 6, 4, 5), strict=True)] == [

@@ -13,12 +13,13 @@ from optuna.trial import TrialState
 from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, resolve
 from raycae.errors import InputError
 from raycae.model.architecture import build_architecture
-from raycae.optimization import proposer as optimization_proposer
-from raycae.optimization import samplers
+from raycae.optimization import history
+from raycae.optimization.feasibility import find_reachable_strata, require_possible
 from raycae.optimization.frontier import Strata
 from raycae.optimization.grid import list_grid
-from raycae.optimization.proposer import Proposal, Proposer, make_training_identity
-from raycae.optimization.samplers import SAMPLERS, require_possible
+from raycae.optimization.history import make_training_identity
+from raycae.optimization.proposer import Proposal, Proposer
+from raycae.optimization.samplers import SAMPLERS
 from raycae.space import loading
 from raycae.space.space import Space
 
@@ -256,7 +257,7 @@ def test_a_network_without_more_settings() -> None:
 def test_what_can_be_reached() -> None:
     """Oracle: the tiniest latent of ex2 has two channels of 2 x 2; no network has 3 numbers or
     fewer, some have at most 64."""
-    assert samplers.find_reachable_strata(loading.load_space("ex2"), [3, 64, 2048]) == [64, 2048]
+    assert find_reachable_strata(loading.load_space("ex2"), [3, 64, 2048]) == [64, 2048]
 
 
 def test_stopped_trial_is_pruned_with_its_curve(tiny_space: Space) -> None:
@@ -314,7 +315,7 @@ def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.Monkey
     """Oracle: by hand, with a window of 8: of twelve that ended the two with the least errors, of
     three that run and said something the newest two, and the newest of the others; none that
     failed, none that has not come to its first epoch."""
-    monkeypatch.setattr(optimization_proposer, "WINDOW", 8)
+    monkeypatch.setattr(history, "WINDOW", 8)
     proposer = Proposer(tiny_space)
     errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55]
     for number in range(16):
@@ -323,7 +324,7 @@ def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.Monkey
             proposer.report(number, 1, 0.99)
     for number, error in enumerate(errors):
         proposer.tell(number, "FAIL" if number == 11 else "COMPLETE", error)
-    seen = proposer._window()
+    seen = list(proposer.history.select_recent().values())
     assert [trial.value for trial in seen] == [
         *(0.1, 0.2),  # the best, as trials 1 and 3
         *(0.4, 0.3, 0.35, 0.45),
@@ -348,9 +349,11 @@ def test_stopped_trials_are_seen_at_their_end(tiny_space: Space) -> None:
         proposer.tell(number, state, min(curves[number]))
     second = math.sqrt(2 / 3 * 1 / 2)  # between two the median lies in the middle, of logarithms
     first = 1 / 2  # of 1/2, 1/2 and 1
-    seen = [trial.value for trial in proposer._window()]
+    seen = [trial.value for trial in proposer.history.select_recent().values()]
     assert seen == pytest.approx([0.3, 0.2, 0.1 * first * second, 0.6 * second])
-    assert {trial.state for trial in proposer._window()} == {TrialState.COMPLETE}
+    assert {trial.state for trial in proposer.history.select_recent().values()} == {
+        TrialState.COMPLETE
+    }
 
 
 def test_impossible_constraint_is_refused(tiny_space: Space) -> None:

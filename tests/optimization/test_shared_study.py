@@ -120,7 +120,7 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
     one.fail_attempt(FailureReport(failing.number, failing.attempt, "diverged: for the test"))
     two.ask()
     two.ask()
-    seen = two.proposer._window()
+    seen = list(two.proposer.history.select_recent().values())
     (learnt,) = [trial for trial in seen if trial.state.name == "COMPLETE"]
     assert learnt.values == [0.2]
     assert learnt.intermediate_values == {1: 0.3, 2: 0.2}
@@ -129,7 +129,8 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
     die(two)
     again = resume_study(two.folder, two.plan, database=url)
     assert any("searched by 1 other too: 2 trials" in note for note in again.notes)
-    assert [t.values for t in again.proposer._window()] == [t.values for t in seen]
+    recent = again.proposer.history.select_recent().values()
+    assert [t.values for t in recent] == [t.values for t in seen]
     again.ask()
     assert [e["event"] for e in read_events(two.folder / "ledger")].count("known") == 1
     for study in (one, again):
@@ -147,7 +148,7 @@ def test_what_a_stopped_trial_says(tmp_path: Path, small: Space) -> None:
     stopped = one.records.counts()["PRUNED"]
     assert stopped >= 1
     two.ask()
-    told = [t for t in two.proposer._ended.values() if t.state.name == "PRUNED"]
+    told = [t for t in two.proposer.history.ended.values() if t.state.name == "PRUNED"]
     assert len(told) == stopped
     assert all(set(trial.intermediate_values) == {1} for trial in told)
     for study in (one, two):
@@ -245,7 +246,7 @@ def test_frontiers_are_shared(cost: str, tmp_path: Path) -> None:
     for _ in range(3):
         run_trial(one, 0.3, 0.2)
         run_trial(two, 0.3, 0.1)
-    heard = [number for number in two.proposer._ended if number < 0]
+    heard = [number for number in two.proposer.history.ended if number < 0]
     assert len(heard) == (0 if cost == "epoch_time_s" else 3)
     assert set(tried(one, two).values()) == {1}
     assert optuna.load_study(study_name="small", storage=url).best_trials

@@ -299,7 +299,8 @@ def test_earlier_trials_are_known_on_the_grid(tmp_path: Path, plan: Plan) -> Non
         assert "1 outside this space" in notes[0]
         proposer = Proposer(mine)
         proposer.learn(*known[0])
-        assert [trial.params for trial in proposer._window()] == [{"lr": 0.3}]
+        recent = proposer.history.select_recent().values()
+        assert [trial.params for trial in recent] == [{"lr": 0.3}]
 
 
 def test_values_off_the_grid_stay() -> None:

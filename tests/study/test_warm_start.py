@@ -68,13 +68,15 @@ def test_the_sampler_sees_them_first(before: Path, tiny_space: Space, plan: Plan
     known, _ = warm_start.load_known(["before"], str(before), tiny_space)
     tpe = replace(plan, study="after", sampler="tpe")
     study = create_study(before / "after", tpe, tiny_space, data_facts(), known=known)
-    assert sorted(t.value for t in study.proposer._window()) == sorted(e for _, e in known)
+    assert sorted(t.value for t in study.proposer.history.select_recent().values()) == sorted(
+        e for _, e in known
+    )
     run_trial(study, 0.6, 0.6, 0.6)
     study.close()
     for name in ("trials.parquet", "epochs.parquet", "study.json"):
         (before / "after" / name).unlink()
     resumed = resume_study(before / "after", tpe)
-    assert sorted(t.value for t in resumed.proposer._window()) == sorted(
+    assert sorted(t.value for t in resumed.proposer.history.select_recent().values()) == sorted(
         [*(e for _, e in known), 0.6]
     )
     assert resumed.records.n_ended() == 1

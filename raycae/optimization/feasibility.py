@@ -1,0 +1,122 @@
+"""Checks that a search space has configurations which meet its constraints."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+
+import optuna
+
+from raycae.config import Config
+from raycae.errors import InputError
+from raycae.model.architecture import build_architecture
+from raycae.optimization.frontier import Strata
+from raycae.optimization.grid import MAX_GRID_REFUSALS, list_grid
+from raycae.optimization.sampler import TRIES
+from raycae.space.space import Space
+
+
+def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> None:
+    """Refuse a search that could not begin or would run out of configurations.
+
+    Args:
+        space: The search space.
+        sampler: Name of the sampler.
+        trials: Number of trials.
+        seed: Random seed of the configurations that are drawn for this check.
+
+    Raises:
+        InputError: There is nothing to try, or more is needed than the named points (`greedy`: a
+            configuration to start from) and no random configuration meets the constraints.
+    """
+    if sampler == "points" and not space.points:
+        raise InputError(f"--sampler points: {space.name} names no points")
+    if (1 if sampler == "greedy" else trials) > len(space.points):
+        draw_possible(space, seed)
+        if sampler == "grid":
+            require_early_in_grid(space)
+
+
+def find_reachable_strata(space: Space, bounds: Sequence[int], seed: int = 0) -> list[int]:
+    """Find the latent-size bins that contain a named point or a random configuration.
+
+    Args:
+        space: The search space.
+        bounds: Upper bounds of the bins, ascending.
+        seed: Random seed of the configurations, of which `5 * TRIES` are drawn at most.
+
+    Returns:
+        The upper bounds of the bins that were reached, ascending.
+    """
+    strata = Strata(bounds, [0.0] * len(bounds))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    drawn = (space.draw(study.ask()) for _ in range(5 * TRIES))
+    found: set[int | None] = set()
+    for config in itertools.chain(space.points.values(), drawn):
+        if space.check(config) is None:
+            found.add(strata.of(build_architecture(config).latent_size))
+        if len(found - {None}) == len(bounds):
+            break
+    return [bound for index, bound in enumerate(bounds) if index in found]
+
+
+def draw_possible(space: Space, seed: int) -> Config:
+    """Draw a random configuration that meets the constraints.
+
+    Args:
+        space: The search space.
+        seed: Random seed.
+
+    Returns:
+        The first of at most `TRIES` configurations that meets the constraints.
+
+    Raises:
+        InputError: None of them does.
+    """
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    refused = []
+    for _ in range(TRIES):
+        config = space.draw(study.ask())
+        refusal = space.check(config)
+        if refusal is None:
+            return config
+        refused.append(refusal)
+    raise InputError(explain_impossible(space, refused))
+
+
+def explain_impossible(space: Space, refused: Sequence[str]) -> str:
+    """Format the error for a space whose constraints no configuration met.
+
+    Args:
+        space: The search space.
+        refused: The reasons why configurations were refused.
+
+    Returns:
+        The message, with two examples of the most common reason.
+    """
+    common = Counter(reason.split()[0] for reason in refused).most_common(1)[0][0]
+    reasons = sorted({reason for reason in refused if reason.startswith(common)})
+    examples = "; ".join(dict.fromkeys((reasons[0], reasons[-1])))
+    return (
+        f"{space.name}: constraints: none of {len(refused):,} proposals meets them "
+        f"(e.g. {examples}); widen the constraint or the parameters"
+    )
+
+
+def require_early_in_grid(space: Space) -> None:
+    """Require that the beginning of a grid has a combination that meets the constraints.
+
+    Args:
+        space: The search space.
+
+    Raises:
+        InputError: The first `MAX_GRID_REFUSALS` combinations all break a constraint, so the
+            search would stop there.
+    """
+    refused = []
+    for _, config in itertools.islice(list_grid(space), MAX_GRID_REFUSALS):
+        if (refusal := space.check(config)) is None:
+            return
+        refused.append(refusal)
+    raise InputError(explain_impossible(space, refused))
