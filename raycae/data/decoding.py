@@ -62,11 +62,6 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
         InputError: The image is damaged, too large or of a format that is not decoded.
     """
     try:
-        if size and _is_plain_jpeg(data, size):
-            # Pillow takes over where torchvision's decoder refuses (Pillow then says what is
-            # wrong), was built without libjpeg, or is gone: it is deprecated since 0.29.
-            with suppress(ImportError, RuntimeError):
-                return _decode_plain_jpeg(data), False
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8: much faster for photographs, and enough left
             # for the resize to smooth. Other formats ignore this.
@@ -144,40 +139,6 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
 
 
-def _is_plain_jpeg(data: bytes, size: int) -> bool:
-    """Whether this is a JPEG of just the size wanted, grey or of three channels, without EXIF and
-    without a colour profile.
-
-    Such images are what ready-made data sets hold by the ten thousand. They need none of the steps
-    in `to_rgb`, and their size is known before memory is asked for.
-    """
-    if data[:2] != b"\xff\xd8":
-        return False
-    at, is_wanted = 2, False
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xDA:  # start of scan: the pixels
-            return is_wanted
-        if marker in (0xC0, 0xC1, 0xC2):  # start of frame: length, depth, height, width, channels
-            height = int.from_bytes(data[at + 5 : at + 7], "big")
-            width = int.from_bytes(data[at + 7 : at + 9], "big")
-            is_wanted = height == width == size and data[at + 9] in (1, 3)
-        if marker in (0xE1, 0xE2, 0xEE):  # EXIF (a rotation), colour profile, Adobe (a transform)
-            return False
-        at += 2 + length
-    return False
-
-
-def _decode_plain_jpeg(data: bytes) -> Pixels:
-    """Three times as fast as Pillow on small images, with the same pixels."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    pixels: Pixels = decode_jpeg(encoded, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-    return pixels
-
-
 def run_in_threads(fill: Callable[[int], None], count: int) -> None:
     """Call ``fill`` with 0 to count - 1 on a few threads; the first error ends it."""
 
@@ -197,7 +158,6 @@ def warnings_as_errors() -> Iterator[None]:
     """Pillow only warns of the smaller decompression bombs."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)  # torchvision
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,11 +73,19 @@ def place_tiles(length: int, side: int) -> list[int]:
 
 
 def pad_mirrored(x: Tensor, axis: int, multiple: int) -> Tensor:
-    """`x` continued along `axis` by its mirror image, to the next multiple.
+    """Extend an image at its end by its mirror image, up to the next multiple of a size.
 
-    By indices, for torch mirrors no picture beyond its own size.
+    Args:
+        x: Images, float (N, C, H, W).
+        axis: The axis to extend: 2 for the height, 3 for the width.
+        multiple: The new size is the next multiple of this, in pixels.
+
+    Returns:
+        The extended images; `x` itself where its size is a multiple already.
     """
     size = x.shape[axis]
-    period = max(1, 2 * (size - 1))
-    index = torch.arange(math.ceil(size / multiple) * multiple) % period
-    return x.index_select(axis, index.minimum(period - index)) if len(index) > size else x
+    if missing := -size % multiple:
+        # Indices are mirrored, because torch pads by less than the size of the image only.
+        index = np.pad(np.arange(size), (0, missing), mode="reflect")
+        return x.index_select(axis, torch.from_numpy(index))
+    return x

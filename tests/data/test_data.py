@@ -484,27 +484,14 @@ def test_an_exif_rotation_is_applied(format: str, size: int) -> None:
     assert turned[20:].max() < 55
 
 
-def test_the_fast_jpeg_path_gives_the_pixels_of_pillow() -> None:
+def test_jpegs_of_the_wanted_size_keep_the_pixels_of_pillow() -> None:
     """Pillow on the same bytes: noise in grey and in colour, with and without subsampling."""
     noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (32, 32, 3), np.uint8)
     for image in (Image.fromarray(noise), Image.fromarray(noise[..., 0])):
         for options in ({"subsampling": 0}, {"subsampling": 2}, {"progressive": True}):
             jpeg = encoded(image, "JPEG", **options)
-            assert decoding._is_plain_jpeg(jpeg, 32)
             expected = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
             assert np.array_equal(decoded(jpeg), expected)
-
-
-def test_images_load_without_torchvisions_deprecated_decoder(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The pixels with it, after taking it away as a later torchvision will."""
-    import torchvision.io
-
-    jpeg = encoded(Image.effect_noise((32, 32), 80).convert("RGB"), "JPEG")
-    with_it = decoded(jpeg)
-    monkeypatch.delattr(torchvision.io, "decode_jpeg")
-    assert np.array_equal(decoded(jpeg), with_it)
 
 
 # --- Parquet --------------------------------------------------------------------------------------
