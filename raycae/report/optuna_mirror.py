@@ -182,7 +182,7 @@ def make_event_source(folder: Place) -> Callable[[], Iterable[Event]]:
         return Follower(folder / "ledger").news
     trials, epochs = tables.read_trials(folder), tables.read_epochs(folder)
     events = [
-        {"params": None} | event for event in recovery.rebuild_events(trials, epochs, Records())
+        {"params": None, **event} for event in recovery.rebuild_events(trials, epochs, Records())
     ]
     told = [events]
     return lambda: told.pop() if told else []

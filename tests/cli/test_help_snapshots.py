@@ -20,8 +20,8 @@ from syrupy.assertion import SnapshotAssertion
 from raycae.cli import main
 from raycae.execution import runner
 from raycae.space.space import Space
+from raycae.study.opening import create_study
 from raycae.study.plan import Plan
-from raycae.study.study import Study
 
 COMMANDS = [str(command.name) for command in main.app.registered_commands]
 
@@ -147,7 +147,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(folder: Path, tiny_space: Space, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change to `folder`; a command that gets as far as Ray fails."""
     if not (folder / "results").exists():
-        Study.create(folder / "results" / "mine", plan, tiny_space, data_facts()).close()
+        create_study(folder / "results" / "mine", plan, tiny_space, data_facts()).close()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("RAYCAE_CACHE", str(folder / "cache"))
 
