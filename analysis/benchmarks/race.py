@@ -1,7 +1,7 @@
 """Race over recorded curves: how many epochs each method needs to come near the best.
 
 Every method searches the same space over the same recorded curves, surrogate and noise
-(`raycae.recorded`) with four simulated workers. A method's result after n epochs is the noise-free
+(`execution.recorded_curves`) with four simulated workers. A method's result after n epochs is the noise-free
 error of the trial it holds for its best, after the epochs that this trial has had. Epochs of
 diverged trials count. Configurations refused by a constraint cost no epochs, for any method. Random
 search without early stopping has ten times the budget of the others.

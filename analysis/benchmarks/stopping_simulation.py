@@ -1,4 +1,4 @@
-"""What early stopping loses and what it spends: simulations of `raycae.stopping`.
+"""What early stopping loses and what it spends: simulations of `optimization.early_stopping`.
 
 Three parts. The first two take seconds, the third about an hour on two cores.
 

@@ -138,6 +138,6 @@ def describe_usage(ready: Codec, form: str, name: str) -> str:
     if form == "safetensors":
         io = (
             "Weights only; `raycae` in the file's header holds the settings below, from which "
-            "`raycae.architecture` and `raycae.model` build the network."
+            "`raycae.model` builds the network."
         )
     return f"{io}\n\n```python\n{code}\n```"

@@ -1,4 +1,4 @@
-"""Tests of raycae.tasks. Each docstring says what the result is held against."""
+"""Tests of raycae.model.tasks. Each docstring says what the result is held against."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of raycae.baselines. Each docstring says what the result is held against."""
+"""Tests of raycae.training.baselines. Each docstring says what the result is held against."""
 
 import io
 from itertools import pairwise

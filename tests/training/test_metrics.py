@@ -1,4 +1,4 @@
-"""Tests of raycae.metrics. Each docstring says what the result is held against."""
+"""Tests of raycae.training.metrics. Each docstring says what the result is held against."""
 
 import math
 from collections.abc import Callable
