@@ -14,8 +14,8 @@ average claim; pages with at least one false verdict, raw and after Benjamini-Ho
 Second table, `normal`, pages where half of the experiments (drawn for each page) differ by 0.2:
 the false share of the verdicts, pages with a false one, and the share of true differences found.
 
-Intervals: `student`, what `report.reproduction.claims` does; `welch`, unpaired; `smyth`, moderated by all
-claims of a measure (Smyth 2004); `capped`, the same weighing no more than one claim, as raycae had
+Intervals: `student`, what `report.reproduction.claims` does; `welch`, unpaired; `smyth`, moderated
+by all claims of a measure (Smyth 2004); `capped`, the same weighing no more than one claim, as raycae had
 it before; `widened`, Student's with the larger of its own and the capped spread.
 """
 

@@ -1,10 +1,10 @@
 """Race over recorded curves: how many epochs each method needs to come near the best.
 
 Every method searches the same space over the same recorded curves, surrogate and noise
-(`execution.recorded_curves`) with four simulated workers. A method's result after n epochs is the noise-free
-error of the trial it holds for its best, after the epochs that this trial has had. Epochs of
-diverged trials count. Configurations refused by a constraint cost no epochs, for any method. Random
-search without early stopping has ten times the budget of the others.
+(`execution.recorded_curves`) with four simulated workers. A method's result after n epochs is the
+noise-free error of the trial it holds for its best, after the epochs that this trial has had.
+Epochs of diverged trials count. Configurations refused by a constraint cost no epochs, for any
+method. Random search without early stopping has ten times the budget of the others.
 
 "Near" is the error that the best of as many random configurations reaches as the table has.
 Regret is 0 at the least error that the surrogate predicts for a configuration of the table, and 1
