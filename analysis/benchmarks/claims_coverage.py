@@ -15,8 +15,8 @@ Second table, `normal`, pages where half of the experiments (drawn for each page
 the false share of the verdicts, pages with a false one, and the share of true differences found.
 
 Intervals: `student`, what `report.reproduction.claims` does; `welch`, unpaired; `smyth`, moderated
-by all claims of a measure (Smyth 2004); `capped`, the same weighing no more than one claim, as raycae had
-it before; `widened`, Student's with the larger of its own and the capped spread.
+by all claims of a measure (Smyth 2004); `capped`, the same weighing no more than one claim, as
+raycae had it before; `widened`, Student's with the larger of its own and the capped spread.
 """
 
 from __future__ import annotations
