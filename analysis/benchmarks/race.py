@@ -360,7 +360,7 @@ def write_page(runs: pd.DataFrame, made: dict[str, Any]) -> None:
                 **mark,
             }
         )
-    folders = [Path(__file__).parent, Path(raycae.__file__).parent]
+    folders = [Path(__file__).parent, Path(raycae.__file__).parent / "report" / "templates"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders), autoescape=True, undefined=jinja2.StrictUndefined
     )
