@@ -1,12 +1,12 @@
-"""What a trial costs beside its training: raycae and Ray Tune, each with trials that train nothing.
+"""Measure the overhead of a trial: raycae and Ray Tune, each with trials that train nothing.
 
     python analysis/benchmarks/around_trials.py [--few 100] [--many 3000] [--repeats 3]
 
-One local Ray with two places. FEW trials of each way by turns, REPEATS times, then MANY of those
-that keep their actors; medians of a run from its beginning to its end, with the start of its
-processes, and of the driver's own CPU a trial. Then trials of one second each: which share of that
-second the driver's books, the live view and a trial's files take, and how long a place is without a
-trial between two of them.
+It uses one local Ray with two trial slots. First, all variants run FEW trials in turn, REPEATS
+times. Then the variants that reuse actors run MANY trials. It prints medians of the time of a whole
+run, including the start of its processes, and of the driver's CPU time per trial. Finally it runs
+trials of one second each. It prints which share of that second the study, the live view and a
+trial's files take, and how long a slot is idle between two trials.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ params:
   lr: {type: float, low: 1.0e-4, high: 1.0e-1, log: true}
   weight_decay: {type: float, low: 1.0e-8, high: 1.0e-2, log: true}
 """
-"""Eight settings of one network make one cohort."""
+"""Eight settings of one network make one fused group."""
 PLACES = 2
 SECOND = 1.0
 N_OF_A_SECOND = 60
 
 
 class Nothing(tune.Trainable):
-    """What Tune does by itself for a trial."""
+    """Trainable without any work: the overhead of Tune itself."""
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         return True
@@ -78,7 +78,7 @@ class Nothing(tune.Trainable):
 
 
 class Idle(AutoencoderTrainable):
-    """An actor of raycae's whose trials do nothing for so long, and write no files."""
+    """Actor of raycae whose trials sleep for a fixed time and write no files."""
 
     lasts_s = 0.0
 
@@ -159,7 +159,7 @@ def main() -> None:
         "Tune, actors kept": functools.partial(stock, reuse=True),
         "raycae, random": functools.partial(ours, images),
         "raycae, TPE": functools.partial(ours, images, sampler="tpe"),
-        "raycae, cohorts of 8": functools.partial(ours, images, fuse=8),
+        "raycae, fused groups of 8": functools.partial(ours, images, fuse=8),
     }
     ray.init(num_cpus=PLACES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     rows: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
@@ -181,7 +181,7 @@ def main() -> None:
 
 
 def timed(way: Callable[[int], object], trials: int) -> tuple[float, float]:
-    """Seconds of the wall's clock and of this process's CPU."""
+    """Return the seconds of wall time and of this process's CPU time."""
     wall, cpu = time.perf_counter(), time.process_time()
     way(trials)
     return time.perf_counter() - wall, time.process_time() - cpu
@@ -192,20 +192,20 @@ def shares(images: data.Images) -> None:
     with watched(spent, Ledger, "append"), watched(spent, Records, "write"):
         study = ours(images, N_OF_A_SECOND, of=Waiting)
     ended = sorted(row["ended_at"].timestamp() for row in study.records.trials.values())
-    # The first ones wait for their processes.
+    # The first trials wait for their processes to start.
     each = PLACES * (ended[-1] - ended[N_OF_A_SECOND // 3]) / (N_OF_A_SECOND * 2 // 3 - 1)
     print(f"a place is without a trial for {1000 * (each - SECOND):.0f} ms between two of a second")
     for name, seconds in spent.items():
         print(f"{name}: {seconds / N_OF_A_SECOND / SECOND:.2%} of a trial's second")
     print(f"live view, redrawn 4 times a second: {4 * of_a_view(study.records):.2%} of a second")
     begun, files = of_a_trial(images)
-    print(f"a trial's weights and checkpoint, with digests: {files / SECOND:.2%} of its second")
+    print(f"a trial's weights and checkpoint, with checksums: {files / SECOND:.2%} of its second")
     print(f"a trial's network and optimizer are made in {1000 * begun:.1f} ms")
 
 
 @contextmanager
 def watched(spent: dict[str, float], of: type, name: str) -> Iterator[None]:
-    """What calls of the method take goes into `spent`."""
+    """Add the duration of each call of the method to `spent`."""
     method = getattr(of, name)
 
     def call(*given: Any, **named: Any) -> Any:
@@ -223,7 +223,7 @@ def watched(spent: dict[str, float], of: type, name: str) -> Iterator[None]:
 
 
 def of_a_view(of: Records) -> float:
-    """Seconds to draw the live view of these trials once."""
+    """Return the seconds for drawing the live view of these trials once."""
     paper = Console(file=io.StringIO(), force_terminal=True, width=100)
     progress = Progress(100, 1, console=paper)
     progress.records = of
@@ -233,7 +233,7 @@ def of_a_view(of: Records) -> float:
 
 
 def of_a_trial(images: data.Images) -> tuple[float, float]:
-    """Seconds until a trial of the base model can begin, and until its files are written."""
+    """Return the seconds until a base-model trial can begin, and until its files are written."""
     configure_torch(1)
     train, val = (put_on_device(part, torch.device("cpu")) for part in (images.train, images.val))
     begun, files = [], []

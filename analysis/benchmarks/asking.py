@@ -1,8 +1,8 @@
-"""What one proposal of TPE costs in a study of 100, 1,000 and 10,000 trials.
+"""Measure the cost of one TPE proposal in a study of 100, 1,000 and 10,000 trials.
 
-Trials are laid down at random with made-up errors; then ten proposals are timed, in seconds of this
-process's own work, which other processes on the machine do not change much. The last line is the
-ratio of 10,000 trials to 100.
+The study is filled with random trials and synthetic errors. Then ten proposals are timed, in
+seconds of this process's CPU time, which other processes on the machine hardly change. The last
+line is the ratio of 10,000 trials to 100.
 
     python analysis/benchmarks/asking.py [SPACE]
 """

@@ -14,9 +14,10 @@ average claim; pages with at least one false verdict, raw and after Benjamini-Ho
 Second table, `normal`, pages where half of the experiments (drawn for each page) differ by 0.2:
 the false share of the verdicts, pages with a false one, and the share of true differences found.
 
-Intervals: `student`, what `report.reproduction.claims` does; `welch`, unpaired; `smyth`, moderated
-by all claims of a measure (Smyth 2004); `capped`, the same weighing no more than one claim, as
-raycae had it before; `widened`, Student's with the larger of its own and the capped spread.
+Intervals: `student`, as in `raycae.report.reproduction.statistics`; `welch`, unpaired; `smyth`,
+moderated by all claims of a measure (Smyth 2004); `capped`, the same weighing no more than one
+claim, as raycae had it before; `widened`, Student's with the larger of the claim's spread and the
+capped spread.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def simulate(
     """Draw the log figures of `lower` and `higher`, each (pages, claims, seeds), without effects.
 
     Claims about training, validation and test errors see the same noise; times and rises of the
-    error have noise of their own.
+    error have separate noise.
     """
     spreads = np.array([base_spread if name in BASES else SPREAD for name in NAMES])[:, None]
     shape = (pages, len(NAMES), n_seeds)

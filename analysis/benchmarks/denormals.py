@@ -1,11 +1,11 @@
-"""What numbers below 1e-38 cost: one starved trial with and without `configure_torch`.
+"""Measure the cost of numbers below 1e-38: one trial with and without `configure_torch`.
 
     python analysis/benchmarks/denormals.py [--data SOURCE] [--images 4000]
 
-A deep pixel-shuffle network under RMSprop with strong weight decay, as a search proposed it: its
-output sticks at the mean colour and its weights decay towards zero. Each side runs two epochs in a
-process of its own, one core; the seconds, the errors and the ratio of the second epochs are
-printed.
+The network is a deep pixel-shuffle network under RMSprop with strong weight decay, as proposed by a
+real search. Its output stays at the mean colour and its weights decay towards zero. Each side runs
+two epochs in a separate process on one core. The script prints the seconds, the errors and the
+ratio of the second epochs.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""The report's greedy series against TPE, on exercise 3: the same number of trials and epochs.
+"""Compare the report's greedy series with TPE on exercise 3: same number of trials and epochs.
 
-Three ways, from the base model on: the series of changes in `ex3-greedy`, the greedy sampler on the
-space `ex3` (one parameter at a time), and TPE on the space `ex3`. No early stopping: every trial
-gets all its epochs. One line per trial: the least validation error so far, mean and standard
-deviation over seeds (of split, weights and proposals). The last line is the mean over seeds of the
-series' error over TPE's. Trials run one after the other on one thread; two processes share the
-work; with PLACES a sampler is asked for so many trials before it hears of the first one.
+Three methods start from the base model: the series of changes in `ex3-greedy`, the greedy sampler
+on the space `ex3` (one parameter at a time), and TPE on the space `ex3`. There is no early
+stopping, so every trial runs all its epochs. Each line is one trial: the lowest validation error so
+far, mean and standard deviation over seeds (of split, weights and proposals). The last line is the
+mean over seeds of the series' error divided by TPE's. Trials run one after the other on one thread;
+two processes share the work. With PLACES, a sampler makes that many proposals before it gets the
+first result.
 
     python analysis/benchmarks/greedy_against_tpe.py DATA [LIMIT EPOCHS SEEDS TRIALS PLACES]
 """
@@ -78,8 +79,10 @@ def nth(curves: list[list[float]], n: int) -> list[float]:
 def search(
     way: str, seed: int, source: str, limit: int, epochs: int, trials: int, places: int
 ) -> tuple[list[float], float]:
-    """The least error so far after each trial that ended, and the seconds for all. A series that
-    has come to its end keeps its error."""
+    """Return the lowest error so far after each finished trial, and the seconds for all.
+
+    A finished series keeps its error.
+    """
     configure_torch(1)
     name, sampler = WAYS[way]
     images = data.load(source, image_size=32, limit=limit, seed=seed)
@@ -103,7 +106,7 @@ def search(
 
 
 def train(study: Study, issue: Attempt, images: data.Images) -> None:
-    """One trial to its end, as `trainable` runs it."""
+    """Run one trial to its end, as `trainable` does."""
     cpu = torch.device("cpu")
     study.start_attempt(issue.number, issue.attempt)
     pictures = [put_on_device(part, cpu) for part in (images.train, images.val)]

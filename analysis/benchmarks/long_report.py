@@ -1,4 +1,4 @@
-"""What the report of a long study costs: seconds to render, and megabytes of the page.
+"""Measure the cost of a long study's report: seconds to render, and megabytes of the page.
 
 The study's tables are synthetic (`tests/support/synthetic_study.py`); reading, computing and
 drawing are real.

@@ -1,8 +1,8 @@
-"""What thousands of trials in one study cost the process that keeps its books.
+"""Measure what thousands of trials in one study cost the driver.
 
-Training is simulated and takes no time; proposing, judging, the ledger with its fsyncs, the tables
-are real. One line per tenth of the study: trials a second, resident memory, files of the ledger,
-and the last line is the ratio of the last tenth's pace to the first one's.
+Training is simulated and takes no time. Proposals, early stopping, the ledger with its fsyncs, and
+the tables are real. Each tenth of the study prints one line: trials per second, resident memory,
+ledger files. The last line is the ratio of the last tenth's pace to that of the first.
 
     python analysis/benchmarks/many_trials.py [TRIALS] [SAMPLER]
 """
@@ -54,7 +54,7 @@ def main(trials: int = 5000, sampler: str = "random") -> None:
 
 
 def run(study: Study, number: int) -> None:
-    """One trial with errors made up from its number."""
+    """Run one trial with synthetic errors that depend on its number."""
     issue = study.ask()
     assert issue is not None
     study.start_attempt(issue.number, issue.attempt)

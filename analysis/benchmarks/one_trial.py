@@ -1,11 +1,11 @@
-"""One trial on one core: raycae against a `DataLoader` with per-image `ToTensor`.
+"""Compare one trial on one core: raycae and a `DataLoader` with per-image `ToTensor`.
 
     python analysis/benchmarks/one_trial.py [--data SOURCE] [--images 8000] [--repeats 5]
 
-The base model of the source report, batch 16 (and 128 beside it), Adam 0.001, one epoch of
-training without validation. The loader gets its best number of workers (0, 1 or 2, tried in this
-run). Both run interleaved on the one core that this process pins itself to; the medians and the
-ratio are printed last.
+It trains the base model of the source report, batch 16 (and also 128), Adam 0.001, for one epoch
+without validation. The loader gets its best number of workers (0, 1 or 2, measured in this run).
+Both run interleaved on one core, to which this process pins itself. The medians and the ratio are
+printed last.
 """
 
 from __future__ import annotations

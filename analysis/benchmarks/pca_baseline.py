@@ -6,8 +6,8 @@
 DATA is a source of images as `raycae search --data` takes it. PCA of whole images is fitted on
 10,000 training images, evenly spread, and on all of them; the errors on the validation images are
 printed at the usual latent sizes. Then `baselines` computes its whole table, as a search does, and
-its time is printed. `--beside` keeps one core busy with another process meanwhile. Seconds of CPU
-say more than seconds of the clock on a machine that others use.
+its time is printed. `--beside` keeps one core busy with another process at the same time. Seconds
+of CPU say more than seconds of the clock on a machine that others use.
 
 `--study` compares a recorded study, whose images DATA has, with PCA instead: its least error at
 each of these sizes, as a multiple of PCA fitted on 10,000 of its training images, on all of those,

@@ -7,16 +7,16 @@ Epochs of diverged trials count. Configurations refused by a constraint cost no 
 method. Random search without early stopping has ten times the budget of the others.
 
 "Near" is the error that the best of as many random configurations reaches as the table has.
-Regret is 0 at the least error that the surrogate predicts for a configuration of the table, and 1
+Regret is 0 at the lowest error that the surrogate predicts for a configuration of the table, and 1
 at the median of random configurations, on a logarithmic scale.
 
 What the race can't show: raycae's defaults were chosen on this table (with seeds 1 to 24; seeds 31
 to 60 were looked at later). Seeds 61 to 90 are new seeds, not new data.
 
 Runs are saved in `analysis/recorded/race/runs.parquet`, how they were made in `made.json`, and the
-page in `race.html` beside them. With Playwright and Chromium the page is also photographed for
-`analysis/pictures/race.png`. Runs of methods that are not raced this time are kept. A task whose
-surrogate is below `recorded.TRUSTED` is left out.
+page in `race.html` in the same folder. With Playwright and Chromium the page is also photographed
+for `analysis/pictures/race.png`. Runs of methods that are not raced this time are kept. A task
+whose surrogate is below `TRUSTED` is left out.
 
     python analysis/benchmarks/race.py [SEEDS [METHOD;METHOD]]
 
@@ -86,7 +86,7 @@ Contender = Callable[[Recorded, int], tuple[Searcher, StoppingRule]]
 
 
 def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
-    """Return a maker of raycae's own searcher and early stopping."""
+    """Return a factory for raycae's searcher and early stopping."""
 
     def make(world: Recorded, seed: int) -> tuple[Searcher, StoppingRule]:
         return Proposer(world.space, sampler, seed), make_rule(scheduler, world.epochs, **options)
@@ -95,7 +95,7 @@ def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
 
 
 def make_capped(sampler: str) -> Contender:
-    """Return a maker of raycae's own searcher with its early stopping until 2026-11-29."""
+    """Return a factory for raycae's searcher with its early stopping until 2026-11-29."""
 
     def make(world: Recorded, seed: int) -> tuple[Searcher, StoppingRule]:
         return Proposer(world.space, sampler, seed), ExemptBasePoint(Capped(world.epochs))
@@ -104,7 +104,7 @@ def make_capped(sampler: str) -> Contender:
 
 
 def make_rival(kind: Any) -> Contender:
-    """Return a maker of a rival, which both proposes and stops early."""
+    """Return a factory for a rival, which both proposes and stops early."""
 
     def make(world: Recorded, seed: int) -> tuple[Searcher, StoppingRule]:
         rival = kind(world.space, seed, world.epochs)

@@ -2,12 +2,12 @@
 
     python analysis/benchmarks/record_curves.py DATA RESULTS [TRIALS]
 
-Below RESULTS it runs, or goes on with, the studies `curves-ex2` and `curves-ex3`: TRIALS (150)
+In RESULTS it runs, or resumes, the studies `curves-ex2` and `curves-ex3`: TRIALS (150)
 configurations each, drawn at random below 10 million FLOPs an image, nine epochs on 2,778 images of
 DATA (2,431 for training), none stopped early. Then `curves-ex2-seeds` and `curves-ex3-seeds`:
-twelve of those, evenly from the best to the worst, with three seeds each, which is what says how
-much a seed moves a curve. At the end it prints what it cost. The shipped tables in
-`analysis/recorded/curves` are from it.
+twelve of those, evenly from the best to the worst, with three seeds each, to show how much a seed
+changes a curve. At the end it prints the cost. This script recorded the shipped tables in
+`analysis/recorded/curves`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(data: str, folder: str, trials: int) -> None:
 
 
 def repeat(study: Path, data: str) -> None:
-    """Some of the study's configurations with several seeds, as named points of a space."""
+    """Return a space whose named points are some of the study's configurations."""
     folder = resolve_place(study.with_name(f"{study.name}-seeds"))
     table = tables.read_trials(resolve_place(study))
     ranked = table[table["state"] == "COMPLETE"].sort_values("val_mse")

@@ -1,12 +1,12 @@
-"""How often the report singles something out where nothing matters, and where something does.
+"""Measure how often the report highlights a finding, in noise and where there is a real effect.
 
-Every page is a made-up study (`tests/noise.py`): its errors are noise, the same for every
+Every page is a synthetic study (`tests/support/noise.py`): its errors are noise, the same for every
 configuration. For each sentence that can name a winner among many: on how many of PAGES pages it
 names one. `any` is a page with at least one such sentence. By design each sentence does so on at
 most 0.05 / 6 of such pages, and a page with at most 0.05. Studies have 40, 60 or 100 configurations
 in turn; the noise is normal, heavy-tailed, skewed or rounded in turn; a quarter of the trials or so
-is stopped early and a tenth fails. The sampler is random, or Optuna's TPE, which is told the noise
-and crowds where it was lucky.
+is stopped early and a tenth fails. The sampler is random, or Optuna's TPE, which learns from
+the noise and proposes more configurations near lucky ones.
 
 The last rows have one strong effect (the error is halved by one value), and show the power: on how
 many pages the sentences speak.
@@ -36,7 +36,7 @@ EFFECTS: dict[str, dict[tuple[str, Any], float]] = {
 
 
 def count(pages: int, kind: str, sampler: str, seeds: int, power: bool) -> Counter[str]:
-    """Count the pages on which each sentence singles something out."""
+    """Count the pages on which each sentence highlights something."""
     found: Counter[str] = Counter()
     for seed in range(pages):
         page = made_page(

@@ -1,15 +1,15 @@
 """Searchers from other packages, driven by their own methods over recorded curves.
 
-Each class is a `simulate.Searcher` with one more method, `judge(number, epoch, error)`, which
-returns True if the trial should continue. Settings are the defaults of each package unless a
-docstring says otherwise. All rivals search the same space as raycae and start with its first named
-point. Where that point lies outside of the space, they start as near as they can propose: the base
-model of `ex2` has no weight decay, theirs has 1e-5 (regret 0.67 instead of 0.63 after its last
-epoch; both are far above what the race calls near).
+Each class is a `Searcher` (`execution.simulator`) with one more method, `judge(number, epoch,
+error)`, which returns True if the trial should continue. Settings are the defaults of each package
+unless a docstring says otherwise. All rivals search the same space as raycae and start with its
+first named point. If that point is outside of the space, they start as near as they can propose:
+the base model of `ex2` has no weight decay, theirs has 1e-5 (regret 0.67 instead of 0.63 after its
+last epoch; both are far above what the race calls near).
 
 Constraints: raycae's own sampler rejects a configuration that breaks a constraint before it becomes
 a trial. No rival can be given such a constraint (they are computed from the network), so a rival
-proposes the configuration, is told that the trial failed, and is asked again. This costs no epochs.
+proposes the configuration, receives a failed trial, and proposes again. This costs no epochs.
 A failed trial counts neither as a start-up trial nor as an observation of a model
 (tests/optimization/test_rivals.py): Optuna, Ray Tune and syne-tune report it as failed, SMAC
 skips it.
@@ -175,7 +175,7 @@ class RayOptunaSearch:
 class OptunaHyperband:
     """Optuna's `TPESampler()` with `HyperbandPruner` over the epochs.
 
-    A refused configuration is told as FAIL, the state of a trial whose objective raised.
+    A refused configuration is reported as FAIL, the state of a trial whose objective raised.
     """
 
     def __init__(self, space: Space, seed: int, epochs: int) -> None:

@@ -1,14 +1,14 @@
-"""How many places one driver feeds.
+"""Measure how many trial slots one driver can serve.
 
     python analysis/benchmarks/scale.py                  # the table
-    python analysis/benchmarks/scale.py real [PLACES]    # the cost of a trial with Ray, 16 places
+    python analysis/benchmarks/scale.py real [PLACES]    # the cost of a trial with Ray, 16 slots
 
-The table: the process that keeps a study's books (`tune_adapter`, `study`, `proposer`, `ledger`,
-all real, with its fsyncs) before 64 machines of 8 places that are simulated. Epochs last as long as
-drawn; one driver serves the events one after the other, each for as long as it really took. So what
-a place waits for its next trial is what it would wait before this driver. Ray's own work is not in
-it; `real` says what that costs: the same driver with a real Ray, as many worker processes as are
-asked for, and trials of next to no training. Each line is one study: TPE, ASHA, three epochs.
+For the table, the driver is real (`tune_adapter`, `study`, `proposer`, `ledger`, with all fsyncs).
+It serves 64 simulated machines with 8 slots each. Epochs have a drawn length. The driver handles
+one event after the other, and each takes as long as it really took. So the time that a slot waits
+for its next trial is the time it would wait for this driver. The table leaves out the work of Ray.
+`real` measures it: the same driver with a real Ray, PLACES worker processes, and trials with almost
+no training. Each line is one study: TPE, ASHA, three epochs.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def cpu_of_a_search(trials: int) -> float:
 
 
 def watch_workers(done: threading.Event) -> None:
-    """Say how much memory of their own the trials' processes had, when most of them were there."""
+    """Say how much private memory the trials' processes had, when most of them were there."""
     most: list[float] = []
     while not done.wait(2.0):
         own = []
@@ -184,7 +184,7 @@ def watch_workers(done: threading.Event) -> None:
                 if "Trainable" in " ".join(process.cmdline()):
                     own.append(process.memory_full_info().uss / 1e6)
         most = max(most, own, key=len)
-    print(f"{len(most)} worker processes, {np.median(most):.0f} MB each of their own")
+    print(f"{len(most)} worker processes, {np.median(most):.0f} MB of private memory each")
 
 
 def versions() -> str:

@@ -1,19 +1,19 @@
-"""What early stopping loses and what it spends: simulations of `optimization.early_stopping`.
+"""What early stopping loses and what it spends: simulations of early stopping.
 
 Three parts. The first two take seconds, the third about an hour on two cores.
 
-1. Made-up trials of 9 epochs whose error does not change from epoch to epoch, so a rule that stops
-   one of the best loses it for good. Two samplers: one that improves steadily, as a search that
-   learns does, and one that draws at random. Per rule: the share of the best twentieth that is
-   stopped at the first rung and at any rung, and the epochs spent.
+1. Synthetic trials of 9 epochs whose error does not change from epoch to epoch, so a rule that
+   stops one of the best trials loses it for good. Two samplers: one that improves steadily, as a
+   search that learns does, and one that draws at random. Per rule: the share of the best
+   twentieth that is stopped at the first rung and at any rung, and the epochs spent.
 2. The brackets of Hyperband: the share of the trials and of the epochs that each one gets.
 3. Searches over the recorded curves (analysis/recorded/curves), random and TPE, four simulated
    workers: epochs of the first 100 trials, and after 450 epochs the trials begun and the regret,
    which is 0 at the best configuration of the table and 1 at the median of random ones, by
    logarithms of the error without noise.
 
-`capped` is the rule that raycae called ASHA until 2026-11-29: the best so far goes on, and of n
-trials at a rung others only while fewer than n // factor have gone on.
+`capped` is the rule that raycae called ASHA until 2026-11-29: the best trial so far continues. Of n
+trials at a rung, others continue only while fewer than n // factor have done so.
 
     python analysis/benchmarks/stopping_simulation.py [made-up | recorded] [SEEDS] [SPACE]
 """
@@ -51,7 +51,7 @@ NOISE = 0.25
 
 
 class Capped(AtRungs):
-    """What raycae called ASHA until 2026-11-29."""
+    """The rule that raycae called ASHA until 2026-11-29."""
 
     def __init__(self, epochs: int, *, grace: int = 1, factor: int = FACTOR) -> None:
         super().__init__(epochs, grace=grace, factor=factor)
@@ -130,7 +130,7 @@ def print_brackets() -> None:
         errors = np.random.default_rng(0).uniform(size=20_000)
         trials, spent = Counter[int](), Counter[int]()
         for number, error in enumerate(errors):
-            bracket = hyperband.find_bracket(number)
+            bracket = hyperband.bracket(number)
             trials[bracket] += 1
             for epoch in range(1, epochs + 1):
                 spent[bracket] += 1

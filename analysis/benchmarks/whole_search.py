@@ -1,12 +1,12 @@
-"""A whole search: raycae against Ray's `OptunaSearch` with a function trainable and a `DataLoader`.
+"""Compare whole searches: raycae, and Ray's `OptunaSearch` with a function trainable.
 
     python analysis/benchmarks/whole_search.py [--data SOURCE] [--images 2000] [--trials 20]
 
-Twenty one-epoch trials of the base model's family (channels, latent channels, learning rate; batch
-16), each side in a process of its own, from its start to its end. The stock side is written as the
-tutorials do; it gets its images decoded, from a file. raycae's side is the command itself, with
-everything it does besides: ledger, models, test errors, linear codes, report. Sides alternate;
-medians and the ratio are printed last.
+Each side runs twenty one-epoch trials of the base model's family (channels, latent channels,
+learning rate; batch 16) in a separate process, timed from its start to its end. The stock side
+follows the tutorials; it reads decoded images from a file. raycae's side is the command itself,
+with all its other work: ledger, models, test errors, PCA, report. The sides alternate. The medians
+and the ratio are printed last.
 """
 
 from __future__ import annotations

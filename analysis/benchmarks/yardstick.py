@@ -1,14 +1,14 @@
-"""Images times models a second: one trial and many, against how others train them.
+"""Compare training throughput, in images times models per second, of one trial and of fused trials.
 
     python analysis/benchmarks/yardstick.py [FOLDER] [--images 256] [--repeats 5] [--members 8]
 
-Three networks (points of the spaces ex1, ex2-report and ex3-report) at batches 16, 128 and on a
-GPU 512. All ways see the same minibatches of real images: those of FOLDER, else the photographs
-inside scikit-image, and reckon in float32 with all its digits. Before anything is timed each way
-trains an epoch, and its loss has to be that of `Training`. Then all run interleaved; medians, and
-ratios within a repetition, are printed last, each beside its share of what a large matrix product
-and a copy reach in the same run. On a CPU one thread works and the clock is the time it had on its
-core, so that other work hardly shows; on a GPU the clock is the wall's. Needs neither Ray nor
+It trains three networks (points of the spaces ex1, ex2-report and ex3-report) with batches of 16,
+128 and, on a GPU, 512. All methods get the same minibatches of real images, from FOLDER or else
+from the photographs in scikit-image, and compute in full float32. Before timing, each method trains
+one epoch, and its loss must equal that of `Training`. Then all methods run interleaved. Medians,
+and ratios within a repetition, are printed last, each with its share of the throughput that a large
+matrix product and a copy reach in the same run. On a CPU, one thread works and its CPU time counts,
+so other work has little effect. On a GPU, wall time counts. The script needs neither Ray nor
 Optuna.
 """
 
@@ -90,7 +90,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Bench:
-    """One network at one batch size on these images."""
+    """One network with one batch size on these images."""
 
     def __init__(self, config: Config, images: np.ndarray, device: torch.device) -> None:
         self.config, self.images, self.device = config, images, device
@@ -157,7 +157,7 @@ class Bench:
         return epoch
 
     def fused(self, m: int) -> Epoch:
-        """(d) raycae, a cohort; of one, it is one trial."""
+        """(d) raycae, a fused group; with one member, a single trial."""
         cohort = FusedTrainings([self.training(seed) for seed in range(m)])
 
         def epoch(number: int) -> float:
@@ -225,7 +225,7 @@ class Bench:
 
 
 class Processes:
-    """(g) Several trials in a process each, on one device."""
+    """(g) Several trials on one device, each in its own process."""
 
     def __init__(self, bench: Bench) -> None:
         context = multiprocessing.get_context("spawn")
@@ -267,8 +267,12 @@ def clock(device: torch.device) -> float:
 
 
 def limits(device: torch.device) -> dict[str, float]:
-    """What this device reaches: FLOP/s of a large matrix product, bytes/s of a copy (read and
-    written), seconds of a launch that does nothing much."""
+    """Measure the limits of this device.
+
+    Returns:
+        FLOP/s of a large matrix product, bytes/s of a copy (read and written), and the seconds of a
+        launch that does almost nothing.
+    """
     side = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device) for _ in range(2))
     from_, to = (torch.empty(64 * 2**20, device=device) for _ in range(2))
@@ -291,7 +295,7 @@ def limits(device: torch.device) -> dict[str, float]:
 def measured(
     bench: Bench, members: list[int], repeats: int
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Images times models a second of each way, and its ratios to (b), by repetition."""
+    """Measure images times models per second of each method, and ratios to (b), by repetition."""
     cuda = bench.device.type == "cuda"
     ways: dict[str, tuple[int, Epoch]] = {"b eager": (1, bench.eager())}
     for workers in (0, 4) if cuda else (0,):
@@ -300,9 +304,9 @@ def measured(
         except ImportError as missing:
             print(f"a: {missing}")
     ways["c raycae, one"] = (1, bench.alone())
-    ways["d raycae, cohort of 1"] = (1, bench.fused(1))
+    ways["d raycae, fused 1"] = (1, bench.fused(1))
     for m in members:
-        ways[f"d raycae, cohort of {m}"] = (m, bench.fused(m))
+        ways[f"d raycae, fused {m}"] = (m, bench.fused(m))
         ways[f"e vmap {m}"] = (m, bench.vmapped(m))
         ways[f"f HFTA {m}"] = (m, bench.grouped(m))
     several = Processes(bench)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PHRASES = {
     # Private words. The field has a standard term for each of them.
     r"whoever|whomever": "a user, a process, anyone",
-    r"nobody|somebody": "no process, no user, another process",
+    r"(?<!~)nobody|somebody": "no process, no user, another process",
     r"(?:in|into|of|the|a) company": "fused group",
     r"cohorts?": "fused group",
     r"(?:\d|free|every|each|trial) places?": "trial slot",
@@ -47,8 +47,10 @@ PHRASES = {
     r"(?:the|a|its|their|each|every) frontiers?": "Pareto front",
     # Sentence material of a translation.
     r"so many|so much|(?<!as\s)so long(?! as)": "the number, the duration",
-    r"(?-i:what) (?:is|was)": "the noun for it",
-    r"of (?:its|their|your|one's) own": "its own, separate, custom",
+    r"(?-i:what) (?:is|was)(?! (?:allowed|known|left out|missing|needed|new|repaired|wrong)\b)": (
+        "the noun for it"
+    ),
+    r"of (?:its|their|your|one's) own(?! size)": "its own, separate, custom",
     r"stands?(?! for)": "is",
     r"(?:lies|lie|lay|lying)": "is, is stored",
     r"(?:is|are|was|were|be|been) told": "receives, is notified",
