@@ -65,7 +65,14 @@ class AutoencoderTrainable(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take over new attempts. Networks are built in the first step, where errors are caught."""
+        """Take over new attempts. Networks are built in the first step, where errors are caught.
+
+        Args:
+            new_config: See the class.
+
+        Returns:
+            True: the worker is reused.
+        """
         self.settings = new_config
         self.study = resolve_place(new_config["folder"])
         self.attempts: dict[int, Attempt] = {
@@ -78,7 +85,11 @@ class AutoencoderTrainable(tune.Trainable):
         return True
 
     def drop_trial(self, number: int) -> None:
-        """Stop training trial `number`, while others of its group continue."""
+        """Stop training a trial, while others of its group continue.
+
+        Args:
+            number: Number of the trial.
+        """
         del self.attempts[number]
         self.trainings.pop(number, None)
         self.groups = {
@@ -267,13 +278,24 @@ def get_device_name(device: torch.device) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that memory ran out."""
+    """Return whether an error says that memory ran out.
+
+    Args:
+        error: An error that ended an attempt.
+    """
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or bool(NO_MEMORY.search(get_first_line(error)))
 
 
 def format_reason(error: Exception) -> str:
-    """Say in one line why an attempt failed; errors of one kind begin alike."""
+    """Format why an attempt failed.
+
+    Args:
+        error: The error that ended it.
+
+    Returns:
+        One line. Errors of one kind begin alike.
+    """
     first_line = get_first_line(error)
     if isinstance(error, Diverged):
         return f"diverged: {first_line}"
@@ -284,4 +306,4 @@ def format_reason(error: Exception) -> str:
 
 def get_first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
-    return (str(error).splitlines() or ["no more is known"])[0]
+    return (str(error).splitlines() or ["no message"])[0]

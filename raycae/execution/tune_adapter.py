@@ -39,7 +39,7 @@ MEMORY_GONE = re.compile("node running low on memory")
 """What Ray's message says where it ended a worker because its node ran out of memory."""
 WORDY = re.compile(" [0-9a-f]{20,}| The task may or may not .*| Some common causes .*")
 """Parts of Ray's messages that say nothing about this loss: identifiers and fixed sentences."""
-NOTHING = "nothing is known"
+NOTHING = "Ray gives no reason"
 """The reason of a loss for which Ray gives none."""
 
 
@@ -124,7 +124,7 @@ class SearchState:
             True if the attempt continues.
         """
         for damage in report.damaged:
-            self._progress.warn(f"trial {report.number}: {damage}; goes on from what is whole")
+            self._progress.warn(f"trial {report.number}: {damage}; resuming from what is intact")
         match report:
             case EpochReport():
                 return self.study.report_epoch(report) and not self.is_stopping()
@@ -137,7 +137,11 @@ class SearchState:
         return False
 
     def handle_lost_worker(self, tune_trial: Any) -> None:
-        """Record the loss of a worker for every attempt that it trained."""
+        """Record the loss of a worker for every attempt that it trained.
+
+        Args:
+            tune_trial: The trial of Tune that it ran.
+        """
         message = get_error_text(tune_trial)
         attempts = tune_trial.config["attempts"]
         for attempt in attempts:
@@ -153,7 +157,7 @@ class SearchState:
         if hung := self.hung.pop(identity, None):
             self.study.lose_attempt(*identity, HUNG, hung)
         elif has_started and MEMORY_GONE.search(message):
-            reason = "out of memory: its process was ended for want of the host's"
+            reason = "out of memory: its process was ended because its node ran low on memory"
             if is_alone:
                 self.study.fail_attempt(FailureReport(*identity, reason, out_of_memory=True))
             else:
@@ -194,10 +198,10 @@ class SearchState:
             self._idle_since = now
         elif now - self._idle_since > IDLE_S:
             idle = now - self._idle_since
-            self._progress.wait(f"waiting for a machine: no trial has run for {idle:.0f} s")
+            self._progress.wait(f"Waiting for a node: no trial has run for {idle:.0f} s")
 
     def _kill_hung_workers(self) -> None:
-        for number, attempt, reason in self.study.overdue():
+        for number, attempt, reason in self.study.find_hung_attempts():
             if number in self.running and (number, attempt) not in self.hung:
                 tune_trial = self.running[number]
                 self.hung |= dict.fromkeys(list_attempts(tune_trial), reason)
@@ -227,6 +231,9 @@ def get_fusion_group(attempt: Attempt) -> Hashable:
     """Return a key that is equal for attempts that may be fused.
 
     An attempt that resumes, or has to use less memory, trains alone.
+
+    Args:
+        attempt: The attempt.
     """
     if attempt.attempt > 1 or attempt.micro_batch:
         return attempt.number
@@ -234,7 +241,11 @@ def get_fusion_group(attempt: Attempt) -> Hashable:
 
 
 def is_same_network(attempts: list[Attempt]) -> bool:
-    """Return whether the first and the last attempt are new and of the same architecture."""
+    """Return whether the first and the last attempt are new and of the same architecture.
+
+    Args:
+        attempts: At least one attempt.
+    """
     first, last = attempts[0], attempts[-1]
     is_new = first.attempt == last.attempt == 1
     return is_new and build_architecture(first.config) == build_architecture(last.config)
@@ -274,7 +285,14 @@ class StudySearcher(NotPickled, Searcher):
         """Attempts that the study has handed out and that did not fit the groups so far."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the config of the next worker, `FINISHED`, or None if none may start now."""
+        """Give the next worker its attempts.
+
+        Args:
+            trial_id: Tune's name of its trial.
+
+        Returns:
+            The worker's config, `FINISHED`, or None if none may start now.
+        """
         if len(self._suggested) >= self._count_slots():
             return None
         attempts: list[Attempt] = []

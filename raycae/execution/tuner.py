@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from raycae.execution.progress import Progress
+    from raycae.execution.tune_adapter import SearchState, StudySearcher
 
 MAX_CONCURRENT = 1_000_000
+"""More pending trials than a search ever has. The searcher limits how many there are."""
 
 
 def train_trials(
@@ -29,17 +31,25 @@ def train_trials(
     over: Callable[[], bool],
     progress: Progress,
 ) -> None:
-    """All trials, on Ray. Raises `StorageError` where results can no longer be written."""
+    """Train all trials of a study on Ray.
+
+    Args:
+        study: The study, open for writing.
+        images: Its images.
+        test: Test images, uint8 (N, H, W, 3), if their error is recorded for every epoch.
+        room: How many trials may run at a time, and what each of them needs.
+        fuse: Most trials in a fused group; None for as many as pay off.
+        over: Returns whether a person or a deadline ends the search.
+        progress: The live view.
+
+    Raises:
+        StorageError: Results can no longer be written.
+        InputError: The database of a shared study can no longer be used.
+    """
     from ray import tune
-    from ray.tune.execution import class_cache
 
     from raycae.execution.trainable import AutoencoderTrainable
-    from raycae.execution.tune_adapter import (
-        SearchState,
-        StudyCallback,
-        StudySearcher,
-        StudyStopper,
-    )
+    from raycae.execution.tune_adapter import SearchState, StudySearcher
 
     settings = {
         "epochs": study.plan.epochs,
@@ -48,9 +58,9 @@ def train_trials(
         "folder": str(study.folder),
         "fuse": fuse,
     }
-    # On a CPU it pays for some networks, at some moments (analysis/FINDINGS.md), and a search there
-    # is repeatable to the bit, which what is decided by a clock is not.
-    most = fuse or (study.plan.settings if room.gpus else 1)
+    # On a CPU fusing pays off only for some networks and at some times (analysis/FINDINGS.md).
+    # Besides, a search there is repeatable bit by bit; a decision that depends on the clock is not.
+    max_fused = fuse or (study.plan.settings if room.gpus else 1)
     trainable = tune.with_resources(
         tune.with_parameters(
             AutoencoderTrainable,
@@ -61,20 +71,41 @@ def train_trials(
         ),
         {"cpu": room.cpus, "gpu": room.gpus},
     )
-    # Tune would send the keys of an object store with each trial, and Ray writes to its log what is
-    # sent; each node has keys of its own.
+    state = SearchState(study, over, progress)
+    run_tune(trainable, state, StudySearcher(state, settings, room.places, max_fused))
+    if isinstance(state.fault, StorageError):
+        study.broken = True
+    if state.fault:
+        study.mark_interrupted()
+        raise state.fault
+
+
+def run_tune(trainable: Any, state: SearchState, searcher: StudySearcher) -> None:
+    """Run Ray Tune until the search is over.
+
+    Args:
+        trainable: The trainable, with its resources and images.
+        state: The state of the search.
+        searcher: Gives the attempts.
+    """
+    from ray import tune
+    from ray.tune.execution import class_cache
+
+    from raycae.execution.tune_adapter import StudyCallback, StudyStopper
+
+    # Tune would send the keys of an object store with each trial, and Ray logs what is sent. Each
+    # node has its own keys.
     sent = class_cache.ENV_VARS_TO_PROPAGATE
     sent -= {name for name in sent if name.startswith("AWS_")}
-    # Tune would ask for one actor at a time and hand trials that end quickly to the first one for
-    # ever; so it asks for all that the searcher gives: no more than run at a time, so that each
-    # proposal knows of every trial that has ended.
+    # By default Tune starts one actor at a time and gives all short trials to the first one. So it
+    # may start as many as the searcher allows. The searcher allows only as many as can run, so that
+    # each proposal knows every trial that has ended.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MAX_CONCURRENT)
-    state = SearchState(study, over, progress)
     with tempfile.TemporaryDirectory(prefix="raycae-tune-") as scratch:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(state, settings, room.places, most),
+                search_alg=searcher,
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=name_attempt,
@@ -85,17 +116,12 @@ def train_trials(
                 storage_path=scratch,
                 stop=StudyStopper(state),
                 callbacks=[StudyCallback(state)],
-                failure_config=tune.FailureConfig(max_failures=0),  # attempts are the study's
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours
-                progress_reporter=tune.CLIReporter(),  # a notebook's would clear the cell
+                failure_config=tune.FailureConfig(max_failures=0),  # The study counts attempts.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                progress_reporter=tune.CLIReporter(),  # A notebook's one would clear the cell.
                 verbose=0,
             ),
         ).fit()
-    if isinstance(state.fault, StorageError):
-        study.broken = True
-    if state.fault:
-        study.mark_interrupted()
-        raise state.fault
 
 
 def name_attempt(trial: Any) -> str:

@@ -18,7 +18,12 @@ BestModel = tuple[int, int, str]
 
 
 def get_model_folder(study: Place, number: int) -> Place:
-    """Return the folder of the best epoch's model of a kept trial."""
+    """Return the folder of the best epoch's model of a kept trial.
+
+    Args:
+        study: Folder of the study.
+        number: Number of the trial.
+    """
     return study / "models" / str(number)
 
 
@@ -27,6 +32,10 @@ def get_checkpoint_folder(study: Place, number: int) -> Place:
 
     For an epoch and the attempt that ran it there is `EPOCH-ATTEMPT.pt`, and, if the epoch was the
     best so far, `EPOCH-ATTEMPT.safetensors`. No attempt writes a file of another one.
+
+    Args:
+        study: Folder of the study.
+        number: Number of the trial.
     """
     return study / "checkpoints" / str(number)
 
@@ -63,7 +72,14 @@ class ArtifactStore:
         """The trials that have a folder in `models`."""
 
     def get_best_model(self, number: int) -> BestModel | None:
-        """Return epoch, attempt and checksum of the best epoch's model, if one was written."""
+        """Find the best epoch's model of a running trial.
+
+        Args:
+            number: Number of the trial.
+
+        Returns:
+            Its epoch, attempt and checksum, or None if none was written.
+        """
         best = self._records.epochs[number].get(self._records.trials[number]["best_epoch"])
         return (best["epoch"], best["attempt"], best["model"]) if best and best["model"] else None
 
@@ -88,6 +104,9 @@ class ArtifactStore:
         """Store the model of a trial that has ended if it is kept, and delete its checkpoints.
 
         Models that fall out of the selection, because this one is better, are deleted.
+
+        Args:
+            number: Number of the trial.
         """
         kept = self._records.kept
         if number in kept:

@@ -16,7 +16,14 @@ from raycae.study.tables import read_trials
 
 
 def find_best_trial(trials: pd.DataFrame) -> int | None:
-    """The number of the COMPLETE trial with the least validation error, or None."""
+    """Find the COMPLETE trial with the lowest validation error.
+
+    Args:
+        trials: Content of `trials.parquet`.
+
+    Returns:
+        Its number, or None if no trial is COMPLETE.
+    """
     ended = trials[(trials["state"] == COMPLETE) & trials["val_mse"].notna()]
     if ended.empty:
         return None
@@ -25,11 +32,21 @@ def find_best_trial(trials: pd.DataFrame) -> int | None:
 
 @refusal_is_input_error()
 def find_study(path: str | Path, results: str | Path = "results") -> Place:
-    """The folder of a study given as a path, a URI, or a name under `results` (a folder or a URI).
-    Raises `InputError`."""
+    """Find the folder of a study.
+
+    Args:
+        path: Path or URI of the study, or its name under `results`.
+        results: Folder or URI of all studies.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: There is no such study. The message lists those that there are.
+    """
     known: list[str] = []
     under = resolve_place(results)
-    with suppress(OSError):  # a name that is too long
+    with suppress(OSError):  # The name may be too long for a file system.
         for folder in list_candidates(str(path), under):
             if (folder / "study.json").is_file():
                 return folder
@@ -53,8 +70,19 @@ def format_study_argument(folder: Place) -> str:
 
 @refusal_is_input_error()
 def find_model(path: str | Path, results: str | Path = "results") -> Place:
-    """The folder of a model given by itself (`STUDY/models/TRIAL`), or the best kept one of a study
-    given as in `find_study`. Raises `InputError`."""
+    """Find the folder of a model.
+
+    Args:
+        path: Path or URI of the model (`STUDY/models/TRIAL`), or a study as in `find_study`, for
+            the best model that it has kept.
+        results: Folder or URI of all studies.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: There is no such study or model.
+    """
     with suppress(OSError):
         for folder in list_candidates(str(path), resolve_place(results)):
             if (folder / "config.json").is_file() or (folder / "model.safetensors").is_file():
@@ -71,23 +99,35 @@ def find_model(path: str | Path, results: str | Path = "results") -> Place:
     trials = trials[trials["trial_number"].isin(kept) & trials["val_mse"].notna()]
     if trials.empty:
         raise InputError(f"{path}: this study has kept no model (yet); models lie in models/TRIAL")
-    # As `find_best_trial` has it; a stopped trial's only where no other one is left.
+    # The same order as in find_best_trial, with stopped trials after all others.
     trials = trials.assign(stopped=trials["state"] != COMPLETE)
     best = trials.sort_values(["stopped", "val_mse", "trial_number"])["trial_number"].iloc[0]
     return folder / "models" / str(best)
 
 
 def list_trials_with_model(study: Place) -> list[int]:
-    """The trials whose models lie in the study's folder."""
+    """List the trials that have a model in the folder of a study."""
     with suppress(FileNotFoundError):
         return sorted(int(p.name) for p in (study / "models").iterdir() if p.name.isdigit())
     return []
 
 
 def list_candidates(path: str, under: Place) -> list[Place]:
+    """List the folders that a path or a name may stand for.
+
+    Args:
+        path: A path, a URI or a name.
+        under: Folder of all studies.
+
+    Returns:
+        The folder at that path, and the one of that name under `under`.
+
+    Raises:
+        InputError: A URI is not valid.
+    """
     try:
         return [resolve_place(path), under / path]
     except InputError:
         if "://" in path:
             raise
-        return []  # ~nobody: a name that no file system takes is no study's
+        return []  # For example "~nobody", which no file system accepts.

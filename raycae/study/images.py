@@ -41,7 +41,7 @@ def load_images(
     """Load all images of a study and check that they are those it began with.
 
     A table of names that is lost or damaged is written again if the source still gives the same
-    one. A study of a version without that table is cut by its seed again, as that version did.
+    one. The images of an older study without that table are split by its seed, as that version did.
 
     Args:
         folder: The study.
@@ -57,13 +57,13 @@ def load_images(
     plan, size = load_plan(content), load_study_space(content).image_size
     checksum = content["data"].get("splits")
     if checksum is None:
-        return _cut_again(plan, size, classes, keep_copies=True), []
+        return _load_by_seed(plan, size, classes, keep_copies=True), []
     membership, fault = read_membership(folder, checksum)
     if membership is not None:
         images = data.load(plan.data, image_size=size, classes=classes, membership=membership)
         return images, []
     path = folder / SPLITS
-    images = _cut_again(plan, size, classes)
+    images = _load_by_seed(plan, size, classes)
     if images.membership.checksum != checksum:
         raise InputError(
             f"{path}: {fault}, and the images of {plan.data} are no longer those this study began "
@@ -125,8 +125,8 @@ def read_membership(folder: Place, checksum: str) -> tuple[data.Membership | Non
     return (membership, "") if membership.checksum == checksum else (None, "damaged")
 
 
-def _cut_again(plan: Plan, size: int, classes: int, *, keep_copies: bool = False) -> data.Images:
-    """Load the images of a study as when it began, without its table of names."""
+def _load_by_seed(plan: Plan, size: int, classes: int, *, keep_copies: bool = False) -> data.Images:
+    """Load the images of a study and split them by its seed, without its table of names."""
     return data.load(
         plan.data,
         image_size=size,

@@ -80,8 +80,8 @@ class Journal:
         """
         if self._lease.lost:
             raise StorageError(
-                f"{self._folder}: another process has taken this study over, for this one had not "
-                "been heard of; nothing more is written here"
+                f"{self._folder}: another process has taken this study over, because this one did "
+                "not renew its lease. This process writes nothing more."
             )
         self._ledger.append(events)
         for event in events:

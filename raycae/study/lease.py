@@ -1,9 +1,10 @@
-"""The right to write a study: one process holds it, and a dead one does not hold it for ever.
+"""The lease of a study: only one process writes it, and a dead process does not block it for ever.
 
-On a file system the kernel's lock decides between processes of one machine. Beside it, and alone
-on an object store, stands a file that the holder renews: whoever finds it from another machine
-watches it for a while, on his own clock, and takes the study over where nothing moves. A holder
-that was not able to renew it for a while looks whether it is still his before it writes again.
+On a file system the kernel's lock decides between processes of one machine. A lease file that its
+holder renews decides between machines, and alone on an object store. A process on another machine
+that finds such a file watches it for a while on its own clock. If the file does not change, it
+takes the study over. A holder that could not renew its lease for a while checks that it still holds
+it before it writes again.
 """
 
 from __future__ import annotations
@@ -29,87 +30,117 @@ from raycae.storage.retry import with_retries
 if sys.platform != "win32":
     import fcntl
 BEAT_S = 5.0
-"""How often a holder renews its lease."""
+"""A holder renews its lease this often, in seconds."""
 WATCH_S = 3 * BEAT_S
-"""A lease of another machine that has not been renewed for so long is a dead one's."""
+"""A lease of another machine that is not renewed for this many seconds is of a dead process."""
 SETTLE_S = 2.0
-"""After writing a lease into an object store so long passes before it counts: of two that write
-at once, the later one stands."""
+"""A lease in an object store counts this many seconds after it was written. Of two processes that
+write at the same time, the later one has it."""
 NAME = "lease.json"
+"""Name of the lease file in the folder of a study."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Error numbers of file systems that have no locks."""
 
 
 class Lease:
-    """Held from `take` to `release`, or until `lost` says that another process took it over."""
+    """The right to write a study, from `take` to `release` or until `lost` is True.
+
+    Args:
+        folder: Folder of the study.
+
+    Attributes:
+        fault: Why the storage cannot take the lease, if it cannot. It would take nothing else.
+
+    Raises:
+        InputError: Another process on this machine holds the kernel's lock.
+    """
 
     def __init__(self, folder: Place) -> None:
         self._folder = folder
         self._path = folder / NAME
         self._content = {"token": uuid.uuid4().hex, "folder": str(folder), **describe_self()}
-        self._beats = 0
-        self._renewed_at = self._beating_since = time.monotonic()
-        self._beating = threading.Lock()
+        self._n_renewals = 0
+        self._renewed_at = self._attempted_at = time.monotonic()
+        self._renewing = threading.Lock()
         self._released = threading.Event()
         self._lost = False
         self._lock = lock_file(folder) if isinstance(folder, Path) else None
         self.fault: StorageError | None = None
-        """Why the storage cannot take the lease. It would not take anything else."""
 
     @classmethod
     def take(cls, folder: Place) -> Lease:
-        """Raises `InputError` naming the holder where another process writes this study."""
+        """Take the lease of a study.
+
+        Args:
+            folder: Folder of the study.
+
+        Returns:
+            The lease, which a thread renews from now on.
+
+        Raises:
+            InputError: Another process writes this study; the message names it.
+        """
         lease = cls(folder)
         try:
             looked_at = lease._wait_for_holder()
             lease._renew()
             if lease._lock is None:
-                # A write so long after the last look may have come after another one's settling:
-                # that one has to hear of it.
-                late = time.monotonic() - looked_at > SETTLE_S / 2
-                time.sleep(SETTLE_S + (BEAT_S if late else 0.0))
-                if (holder := lease._holder()) and holder["token"] != lease._content["token"]:
-                    raise read_held(folder, holder)
+                # If the write came late after the last check, another process may have checked its
+                # own lease before this write. It then needs one renewal to notice.
+                is_late = time.monotonic() - looked_at > SETTLE_S / 2
+                time.sleep(SETTLE_S + (BEAT_S if is_late else 0.0))
+                if (holder := lease._read_holder()) and holder["token"] != lease._content["token"]:
+                    raise make_held_error(folder, holder)
         except BaseException:
             lease._unlock()
             raise
-        threading.Thread(target=lease._keep, daemon=True).start()
+        threading.Thread(target=lease._renew_regularly, daemon=True).start()
         return lease
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken the study over; then nothing may be written."""
+        """Whether another process has taken the study over; then nothing more may be written."""
         if time.monotonic() - self._renewed_at > WATCH_S / 2:
-            self._beat()
+            self._renew_if_held()
         return self._lost
 
     @property
     def waiting_s(self) -> float:
-        """For how long the storage has not answered the holder; about 0 where it does."""
-        return time.monotonic() - self._beating_since if self._beating.locked() else 0.0
+        """Seconds for which the storage has not answered; about 0 while it answers."""
+        return time.monotonic() - self._attempted_at if self._renewing.locked() else 0.0
 
     def release(self) -> None:
-        """Where the storage is gone nothing is waited for: the lease runs out by itself, and the
-        lock with the process."""
+        """Give the lease up.
+
+        If the storage is gone, nothing is waited for. The lease then expires by itself, and the
+        lock is released with the process.
+        """
         self._released.set()
         if retry.retry_policy.spent:
             threading.Thread(target=self._unlock, daemon=True).start()
             return
-        # A beat under way would write the lease anew behind this.
-        beats_no_more = self._beating.acquire(timeout=BEAT_S)
+        # A renewal that is running would write the lease again after this.
+        has_stopped = self._renewing.acquire(timeout=BEAT_S)
         with suppress(OSError, StorageError):
-            holder = None if self._lost else self._holder()
+            holder = None if self._lost else self._read_holder()
             if holder and holder["token"] == self._content["token"]:
                 self._path.unlink(missing_ok=True)
-        if beats_no_more:
-            self._beating.release()
+        if has_stopped:
+            self._renewing.release()
         self._unlock()
 
     def _wait_for_holder(self) -> float:
-        """Until nobody holds it. Returns when that was seen, or a little before, on the monotonic
-        clock."""
+        """Wait until nobody holds the lease.
+
+        Returns:
+            When that was seen or a little before, in seconds on the monotonic clock.
+
+        Raises:
+            InputError: Another process holds the lease.
+        """
         looked_at = time.monotonic()
-        found = self._holder()
-        if found is None or (gone := is_gone(found)):
+        found = self._read_holder()
+        if found is None or (gone := has_ended(found)):
             return looked_at
         if gone is None:
             print(
@@ -121,21 +152,23 @@ class Lease:
             while time.monotonic() < until:
                 time.sleep(min(1.0, WATCH_S / 10))
                 looked_at = time.monotonic()
-                if (now := self._holder()) is None:
+                if (now := self._read_holder()) is None:
                     return looked_at
                 if now != found:
-                    raise read_held(self._folder, now)
+                    raise make_held_error(self._folder, now)
             print(f"{self._folder}: it does not; taking over", flush=True)
             return looked_at
-        raise read_held(self._folder, found)
+        raise make_held_error(self._folder, found)
 
-    def _holder(self) -> dict[str, Any] | None:
+    def _read_holder(self) -> dict[str, Any] | None:
         return read_holder(self._folder)
 
-    def _is_anothers(self) -> bool:
-        """Also where another one took it over, after so long, and has let it go since. A folder
-        that is empty, or not there, is one whose mount has gone."""
-        if holder := self._holder():
+    def _is_taken_over(self) -> bool:
+        """Return whether another process has taken the lease, even if it has since released it.
+
+        An empty or missing folder is that of a mount that has gone.
+        """
+        if holder := self._read_holder():
             return bool(holder["token"] != self._content["token"])
         if time.monotonic() - self._renewed_at < WATCH_S:
             return False
@@ -145,23 +178,23 @@ class Lease:
             return False
 
     def _renew(self) -> None:
-        self._beats += 1
-        content = {**self._content, "beat": self._beats}
+        self._n_renewals += 1
+        content = {**self._content, "beat": self._n_renewals}
         write_atomic(self._path, json.dumps(content, indent=1).encode())
         self._renewed_at = time.monotonic()
 
-    def _keep(self) -> None:
+    def _renew_regularly(self) -> None:
         while not self._released.wait(BEAT_S) and not self._lost:
-            self._beat()
+            self._renew_if_held()
 
-    def _beat(self) -> None:
+    def _renew_if_held(self) -> None:
         since = time.monotonic()
-        with self._beating:
+        with self._renewing:
             if self._lost or self._renewed_at > since:
-                return  # another thread has just done it
-            self._beating_since = since
+                return  # Another thread has just done it.
+            self._attempted_at = since
             try:
-                if self._is_anothers():
+                if self._is_taken_over():
                     self._lost = True
                 elif not self._released.is_set():
                     self._renew()
@@ -177,8 +210,15 @@ class Lease:
 
 
 def read_holder(folder: Place) -> dict[str, Any] | None:
-    """Who holds the lease of this folder. One that was copied with its folder, or cannot be read,
-    is nobody's."""
+    """Read who holds the lease of a folder.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        The content of the lease file. None if nobody holds it: there is no file, it cannot be read,
+        or it was copied together with another folder.
+    """
     try:
         content = json.loads((folder / NAME).read_bytes())
         names = ("token", "folder", "host", "boot", "pid", "started", "beat")
@@ -189,18 +229,28 @@ def read_holder(folder: Place) -> dict[str, Any] | None:
     return found if found["folder"] == str(folder) else None
 
 
-def wait_for_holder_file(folder: Path) -> dict[str, Any] | None:
-    """Who holds the lease of a folder that is locked. He writes it just after he locks."""
+def wait_for_lease_file(folder: Path) -> dict[str, Any] | None:
+    """Read who holds the lease of a locked folder; the holder writes it just after it locks."""
     for _ in range(10):
-        if (holder := read_holder(folder)) and not is_gone(holder):
+        if (holder := read_holder(folder)) and not has_ended(holder):
             return holder
         time.sleep(0.1)
     return None
 
 
 def lock_file(folder: Path) -> int | None:
-    """A descriptor that holds the lock as long as it is open. None where there are no such locks:
-    the lease decides alone."""
+    """Take the kernel's lock on a folder.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        A file descriptor that holds the lock as long as it is open. None where there are no such
+        locks, so that the lease file alone decides.
+
+    Raises:
+        InputError: Another process holds the lock, or the folder cannot be written.
+    """
     if sys.platform == "win32":
         return None
 
@@ -208,7 +258,7 @@ def lock_file(folder: Path) -> int | None:
         try:
             descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            return error  # not to be tried again
+            return error  # with_retries does not repeat what is returned.
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -218,13 +268,14 @@ def lock_file(folder: Path) -> int | None:
 
     found = with_retries(f"locking {folder}", lock)
     if isinstance(found, BlockingIOError):
-        raise read_held(folder, wait_for_holder_file(folder))
+        raise make_held_error(folder, wait_for_lease_file(folder))
     if isinstance(found, OSError):
         raise InputError(f"{folder}: cannot be written: {found.strerror}")
     return found
 
 
-def read_held(folder: Place, holder: dict[str, Any] | None) -> InputError:
+def make_held_error(folder: Place, holder: dict[str, Any] | None) -> InputError:
+    """Make the error for a study that another process writes."""
     who = f" ({format_holder(holder)})" if holder else ""
     return InputError(
         f"{folder}: another process is searching here{who}; wait for it, or choose another --study"
@@ -232,11 +283,12 @@ def read_held(folder: Place, holder: dict[str, Any] | None) -> InputError:
 
 
 def format_holder(holder: dict[str, Any]) -> str:
+    """Name the process that holds a lease."""
     return f"process {holder['pid']} on {holder['host']}"
 
 
-def is_gone(holder: dict[str, Any]) -> bool | None:
-    """Whether the holder's process has ended; None where that cannot be known from here."""
+def has_ended(holder: dict[str, Any]) -> bool | None:
+    """Return whether a holder's process has ended, or None if that cannot be known from here."""
     here = describe_self()
     if here["boot"] is None or (holder["host"], holder["boot"]) != (here["host"], here["boot"]):
         return None
@@ -244,6 +296,7 @@ def is_gone(holder: dict[str, Any]) -> bool | None:
 
 
 def describe_self() -> dict[str, Any]:
+    """Describe this process so that no other one has the same description."""
     pid = os.getpid()
     return {
         "host": platform.node(),
@@ -254,7 +307,7 @@ def describe_self() -> dict[str, Any]:
 
 
 def get_boot_id() -> str | None:
-    """What a process id is unique in: a start of the machine, and a container."""
+    """Return what a process id is unique within: a boot of the machine, and a container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -263,8 +316,7 @@ def get_boot_id() -> str | None:
 
 
 def get_start_time(pid: int) -> int | None:
-    """When a process began, in the kernel's ticks; a number is given to another process some
-    day."""
+    """Return when a process started, in the kernel's ticks; process ids are used again."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

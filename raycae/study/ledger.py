@@ -1,11 +1,11 @@
 """The ledger: what happened in a study, event by event, in append-only Parquet parts.
 
-A part is written whole and never changed. Its name is the range of sequence numbers that it
-covers and the digest of what is in it, `00000007-00000007-DIGEST.parquet` for one and
-`00000000-00000063-DIGEST.parquet` for a part into which 64 were merged: a single flipped bit is
-found, also where Parquet's own page checksums do not look. A reader passes over what a wider part
-covers, so merging can be cut off at any point. One process writes (a study is leased), any number
-read.
+A part is written atomically and never changed. Its name is the range of sequence numbers that it
+covers and the checksum of its content: `00000007-00000007-CHECKSUM.parquet` for one, and
+`00000000-00000063-CHECKSUM.parquet` for a part into which 64 were merged. So a single flipped bit
+is found, also where Parquet's own page checksums do not look. Readers skip what a wider part
+covers, so merging can be interrupted at any point. One process writes (a study is leased), and any
+number may read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         ("trial_number", pa.int64()),
         ("attempt", pa.int64()),
         # begun, resumed
-        ("study", pa.string()),  # what study.json says from now on, JSON
+        ("study", pa.string()),  # content of study.json from now on, JSON
         # created; known has the configuration and val_mse of a trial of an earlier study
         ("point", pa.string()),
         ("params", pa.string()),  # sampled, JSON
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("change", pa.string()),  # of a greedy series, made to trial `parent`
         ("parent", pa.int64()),
-        # known of another driver of a shared study: who ran it, and the error by epoch, JSON
+        # known of another driver of a shared study: the driver, and the error by epoch, JSON
         ("source", pa.string()),
         ("curve", pa.string()),
         # epoch, ended
@@ -55,9 +55,9 @@ SCHEMA = pa.schema(
         ("epoch_time_s", pa.float64()),
         ("images_per_s", pa.float64()),
         ("n_images", pa.int64()),
-        ("checkpoint", pa.string()),  # digest of what it takes to go on from here
-        ("model", pa.string()),  # digest of the model, where this epoch is the best so far
-        # lost: one of records.CAUSES, and the images that go through the network at a time from now
+        ("checkpoint", pa.string()),  # checksum of the checkpoint of this epoch
+        ("model", pa.string()),  # checksum of the model, if this epoch is the best so far
+        # lost: one of records.CAUSES, and the micro-batch from now on
         ("cause", pa.string()),
         ("micro_batch", pa.int64()),
         # lost, ended
@@ -69,12 +69,14 @@ SCHEMA = pa.schema(
         ("test_mse", pa.float64()),
     ]
 )
+"""The columns of an event. Each kind of event fills some of them."""
 Event = Mapping[str, Any]
 FAN = 64
-"""So many parts of one width are merged into one: a folder holds a few times this many files,
-however long the study."""
+"""This many parts of one width are merged into one. So a folder holds at most a few times as many
+files."""
 _NAME = re.compile(r"(\d{8})-(\d{8})(?:-([0-9a-f]{32}))?\.parquet")
 Range = tuple[int, int]
+"""First and last sequence number."""
 
 
 def get_time() -> datetime:
@@ -83,7 +85,13 @@ def get_time() -> datetime:
 
 
 class Part(NamedTuple):
-    """A part's file; `first` and `last` are the sequence numbers that it covers."""
+    """A file of the ledger.
+
+    Attributes:
+        first: First sequence number that it covers.
+        last: Last sequence number that it covers.
+        name: Name of the file.
+    """
 
     first: int
     last: int
@@ -91,7 +99,11 @@ class Part(NamedTuple):
 
 
 class Ledger:
-    """The parts in `folder`, which is made if it is missing; for the one process that writes."""
+    """The ledger in a folder, for the one process that writes it.
+
+    Args:
+        folder: Folder of the parts; made if it is missing.
+    """
 
     def __init__(self, folder: Place) -> None:
         self.folder = folder
@@ -99,22 +111,28 @@ class Ledger:
         self._parts = list_parts(folder)
 
     def append(self, events: Iterable[Event]) -> None:
-        """One new part that holds `events` in their order; on disk when this returns."""
+        """Write events as one new part, which is on disk when this returns.
+
+        Args:
+            events: The events, oldest first.
+        """
         number = self._parts[-1].last + 1 if self._parts else 0
-        self._parts.append(self._write((number, number), encode_event(events)))
+        self._parts.append(self._write((number, number), encode_events(events)))
         while self._merge():
             pass
 
     def read(self) -> list[dict[str, Any]]:
-        """All events, oldest first. Raises `InputError` naming a part that cannot be read."""
+        """Read all events, oldest first; see `read_events`."""
         return read_events(self.folder)
 
-    def gaps(self) -> tuple[list[Range], list[str]]:
-        """The ranges that no readable part covers, and what is wrong, in words.
+    def find_gaps(self) -> tuple[list[Range], list[str]]:
+        """Find what is missing. Damaged parts are quarantined, never deleted.
 
-        A damaged part is set aside, never deleted. A last part that is gone leaves no gap.
+        Returns:
+            The ranges that no readable part covers, and one sentence for each fault. A missing last
+            part leaves no gap.
         """
-        words = []
+        notes = []
         damaged: list[Part] = []
         readable: set[Part] = set()
         while unread := [part for part in list_parts(self.folder) if part not in readable]:
@@ -123,26 +141,35 @@ class Ledger:
                 read_part(path)
                 readable.add(unread[0])
             except InputError as error:
-                # What a merge had not deleted yet may lie under it.
+                # A merge may not have deleted the parts that it covers yet.
                 damaged.append(unread[0])
-                words.append(f"{error}; set aside in {quarantine(path).parent}")
+                notes.append(f"{error}; quarantined in {quarantine(path).parent}")
         self._parts = list_parts(self.folder)
         starts = [0, *(part.last + 1 for part in self._parts)]
         gaps = [(a, part.first - 1) for a, part in zip(starts, self._parts, strict=False)]
         gaps = [(a, b) for a, b in gaps if a <= b]
-        words += [
+        notes += [
             f"{self.folder}: part {a:08d} of the ledger is missing"
             for a, b in gaps
             if not any(part.first <= a and b <= part.last for part in damaged)
         ]
-        return gaps, words
+        return gaps, notes
 
-    def fill(self, gap: Range, events: Iterable[Event]) -> None:
-        """Put `events` in the place of parts that are lost."""
-        self._parts = sorted([*self._parts, self._write(gap, encode_event(events))])
+    def fill_gap(self, gap: Range, events: Iterable[Event]) -> None:
+        """Write events in place of lost parts.
+
+        Args:
+            gap: The range of the lost parts.
+            events: The events, oldest first.
+        """
+        self._parts = sorted([*self._parts, self._write(gap, encode_events(events))])
 
     def _merge(self) -> bool:
-        """Merge the last parts into one where there are `FAN` of the same width."""
+        """Merge the last `FAN` parts into one if they have the same width.
+
+        Returns:
+            True if they were merged.
+        """
         tail = self._parts[-FAN:]
         widths = {part.last - part.first for part in tail}
         if len(tail) < FAN or len(widths) > 1:
@@ -163,60 +190,82 @@ class Ledger:
 
 
 def read_events(folder: Place) -> list[dict[str, Any]]:
-    """All events of the ledger in `folder`, oldest first; also while another process writes it.
-    Raises `InputError` naming a part that is damaged or missing."""
+    """Read all events of a ledger, even while another process writes it.
+
+    Args:
+        folder: Folder of the parts.
+
+    Returns:
+        The events, oldest first.
+
+    Raises:
+        InputError: A part is damaged or missing; the message names it.
+    """
     while True:
         try:
             parts = [read_part(folder / part.name) for part in list_whole_parts(folder)]
         except FileNotFoundError:
-            continue  # merged away between listing and reading: the wider part is there now
+            continue  # Parts were merged after they were listed; the wider part is there now.
         return [event for part in parts for event in part.to_pylist()]
 
 
 class Follower:
-    """What is new in the ledger in `folder`, which another process writes."""
+    """Follows a ledger that another process writes.
+
+    Args:
+        folder: Folder of the parts.
+    """
 
     def __init__(self, folder: Place) -> None:
         self._folder = folder
-        self._told: dict[Part, int] = {}
-        """How many events each part has; all of them were told."""
+        self._n_seen: dict[Part, int] = {}
+        """How many events each part has; all of them were returned."""
 
     def news(self) -> list[dict[str, Any]]:
-        """The events since it was last asked, oldest first. Raises `InputError` naming a part that
-        is damaged or missing."""
+        """Return the events since the last call, oldest first.
+
+        Raises:
+            InputError: A part is damaged or missing; the message names it.
+        """
         while True:
             parts = list_whole_parts(self._folder)
             try:
                 fresh = {
                     part: read_part(self._folder / part.name).to_pylist()
                     for part in parts
-                    if part not in self._told
+                    if part not in self._n_seen
                 }
                 break
             except FileNotFoundError:
-                continue  # as in `read_events`
-        news = [event for part, events in fresh.items() for event in events[self._before(part) :]]
-        self._told = {
-            part: len(fresh[part]) if part in fresh else self._told[part] for part in parts
+                continue  # See read_events.
+        news = [
+            event for part, events in fresh.items() for event in events[self._count_seen(part) :]
+        ]
+        self._n_seen = {
+            part: len(fresh[part]) if part in fresh else self._n_seen[part] for part in parts
         }
         return news
 
-    def _before(self, merged: Part) -> int:
-        """How many of a part's events were told when they lay in narrower ones."""
+    def _count_seen(self, merged: Part) -> int:
+        """Count the events of a merged part that were returned from narrower parts."""
         return sum(
             n
-            for part, n in self._told.items()
+            for part, n in self._n_seen.items()
             if merged.first <= part.first and part.last <= merged.last
         )
 
 
 def has_parts(folder: Place) -> bool:
-    """Whether any part lies in `folder`."""
+    """Return whether a folder holds any part of a ledger."""
     return folder.exists() and bool(list_parts(folder))
 
 
 def is_whole(folder: Place) -> bool:
-    """Whether every part can be read and none is missing, as far as one can see."""
+    """Return whether every part can be read and none is known to be missing.
+
+    Args:
+        folder: Folder of the parts.
+    """
     try:
         read_events(folder)
     except InputError:
@@ -225,8 +274,15 @@ def is_whole(folder: Place) -> bool:
 
 
 def read_readable(folder: Place, before: int | None = None) -> list[dict[str, Any]]:
-    """The events of the parts that can be read, oldest first, up to sequence number `before`; the
-    rest may be missing."""
+    """Read the events of all parts that can be read.
+
+    Args:
+        folder: Folder of the parts.
+        before: Sequence number at which to stop; None for all parts.
+
+    Returns:
+        The events, oldest first. Events of damaged or missing parts are left out.
+    """
     events: list[dict[str, Any]] = []
     for part in list_parts(folder):
         if before is not None and part.first >= before:
@@ -239,10 +295,18 @@ def read_readable(folder: Place, before: int | None = None) -> list[dict[str, An
 
 
 def list_whole_parts(folder: Place) -> list[Part]:
-    """The parts to read, which have to follow each other without a gap.
+    """List the parts to read, which follow each other without a gap.
 
-    Raises `InputError` naming the first missing one. A gap may also be a listing taken while
-    parts were merged, so it is looked at again before it counts.
+    A folder that is listed during a merge may seem to have a gap, so it is listed again.
+
+    Args:
+        folder: Folder of the parts.
+
+    Returns:
+        The parts, in order.
+
+    Raises:
+        InputError: A part is missing; the message names the first one.
     """
     for _ in range(3):
         parts = list_parts(folder)
@@ -254,7 +318,14 @@ def list_whole_parts(folder: Place) -> list[Part]:
 
 
 def list_parts(folder: Place) -> list[Part]:
-    """The parts that no wider part covers, in order."""
+    """List the parts that no wider part covers.
+
+    Args:
+        folder: Folder of the parts.
+
+    Returns:
+        The parts, in order. There may be gaps between them.
+    """
     names = [match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     found = sorted((int(m[1]), -int(m[2]), m[0]) for m in names)
     kept: list[Part] = []
@@ -264,24 +335,36 @@ def list_parts(folder: Place) -> list[Part]:
     return kept
 
 
-def encode_event(events: Iterable[Event]) -> bytes:
+def encode_events(events: Iterable[Event]) -> bytes:
+    """Encode events as the content of a part."""
     return encode_part(pa.Table.from_pylist(list(events), schema=SCHEMA))
 
 
 def encode_part(table: pa.Table) -> bytes:
+    """Encode a table of events as the content of a part."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, write_page_checksum=True, store_schema=False)
     return buffer.getvalue()
 
 
 def read_part(path: Place) -> pa.Table:
-    """Columns that an older version did not write are null. Raises `InputError` naming a part that
-    is damaged, `FileNotFoundError` for one that is gone."""
+    """Read one part of a ledger.
+
+    Args:
+        path: File of the part.
+
+    Returns:
+        One row per event. Columns that an older version did not write are null.
+
+    Raises:
+        InputError: The part is damaged; the message names it.
+        FileNotFoundError: The part is gone.
+    """
     name = _NAME.fullmatch(path.name)
     try:
         content = path.read_bytes()
         if name and name[3] and name[3] != checksum(content):
-            raise ValueError("its content is not what its name says")
+            raise ValueError("its content does not match the checksum in its name")
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         table["event"], table["trial_number"]
         return pa.table(

@@ -25,12 +25,36 @@ if TYPE_CHECKING:
 
 
 SPLITS = "splits.parquet"
-"""The file that says which image belongs to which split: columns split, name, checksum."""
+"""Name of the file that says which image belongs to which split."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search was asked to do. `trials` is the study's total."""
+    """What a search was asked to do.
+
+    Attributes:
+        study: Name of the study.
+        space: Name of the search space.
+        data: The image source.
+        trials: Number of trials of the study, over all its searches.
+        epochs: Most epochs of a trial.
+        limit: Most images that are used; None for all.
+        seed: Random seed for splits, weights and sampling.
+        sampler: Name of the sampler.
+        scheduler: Name of the early-stopping rule.
+        points: The named points to try; None for all of the space's.
+        n_seeds: With how many seeds each of them is tried, from `seed` on.
+        test_curves: Whether every epoch is measured on the test images, for the tables only.
+        repeats: What happens to a repeated configuration: `refuse`, or `seed` for a new seed.
+        grace: No trial is stopped before this epoch.
+        factor: At each rung, about one trial in this many continues.
+        objective: `val_mse`, or `frontier` for the Pareto front of error and `cost`.
+        cost: The column that counts beside the error.
+        strata: Upper bounds of the latent-size bins of the sampler `strata`.
+        settings: With how many training settings each network is tried, the worse ones stopped
+            early.
+        first_images: Images of a trial's first epoch; each further epoch sees twice as many.
+    """
 
     study: str
     space: str
@@ -42,26 +66,16 @@ class Plan:
     sampler: str
     scheduler: str
     points: list[str] | None = None
-    """The named points to try; None: all of the space's."""
     n_seeds: int = 1
-    """Each of them with so many seeds, from `seed` on."""
     test_curves: bool = False
-    """Every epoch is measured on the test images too, for the tables alone."""
     repeats: str = "refuse"
-    """What becomes of a proposal that was run already: `refuse`, or `seed`, another seed."""
     grace: int = 1
-    """No trial is stopped before this epoch, …"""
     factor: int = 3
-    """and of those that come to a rung one in so many goes on."""
     objective: str = "val_mse"
-    """The least error, or the `frontier` of error against `cost`, …"""
     cost: str = "latent_size"
     strata: list[int] | None = None
-    """cut at these latent sizes, for the sampler `strata`."""
     settings: int = 1
-    """Settings of the training that each network is tried with, the worse ones stopped early."""
     first_images: int | None = None
-    """Images that the first epoch of a trial sees; each further one sees twice as many."""
 
     @property
     def frontier_cost(self) -> str | None:
@@ -70,7 +84,17 @@ class Plan:
 
 
 def read_content(folder: Place) -> dict[str, Any]:
-    """What `study.json` says; where it is gone or damaged, what the ledger says it said."""
+    """Read `study.json`, or its copy in the ledger if the file is missing or damaged.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        The content of `study.json`.
+
+    Raises:
+        InputError: Neither of them can be read.
+    """
     try:
         return read_study(folder)
     except InputError:
@@ -80,27 +104,48 @@ def read_content(folder: Place) -> dict[str, Any]:
 
 
 def recover_content(folder: Place) -> tuple[dict[str, Any], list[str]]:
-    """The same for the process that writes the study: what a whole ledger says counts, and a
-    `study.json` that is damaged, or says otherwise, is set aside; the notes say so."""
+    """Read the content of `study.json` for the process that writes the study.
+
+    A complete ledger is believed rather than the file. A file that is damaged or differs from the
+    ledger is quarantined.
+
+    Args:
+        folder: Folder of the study, leased by this process.
+
+    Returns:
+        The content of `study.json`, and one sentence for each fault.
+
+    Raises:
+        InputError: Neither file nor ledger can be read.
+    """
     path = folder / "study.json"
-    told = read_content_from_ledger(folder)
+    recorded = read_content_from_ledger(folder)
     try:
         written = read_study(folder)
     except InputError as error:
-        if told is None:
+        if recorded is None:
             raise
         if not path.exists():
-            return told, [f"{path}: missing; made anew from the ledger"]
-        return told, [f"{error}; set aside in {quarantine(path).parent}, made anew from the ledger"]
-    if told is None or told == written or not ledger.is_whole(folder / "ledger"):
+            return recorded, [f"{path}: missing; restored from the ledger"]
+        note = f"{error}; quarantined in {quarantine(path).parent}, restored from the ledger"
+        return recorded, [note]
+    if recorded is None or recorded == written or not ledger.is_whole(folder / "ledger"):
         return written, []
-    return told, [
-        f"{path}: not what the ledger says of this study; "
-        f"set aside in {quarantine(path).parent}, made anew"
+    return recorded, [
+        f"{path}: differs from the ledger of this study; "
+        f"quarantined in {quarantine(path).parent}, restored from the ledger"
     ]
 
 
 def read_content_from_ledger(folder: Place) -> dict[str, Any] | None:
+    """Read the newest content of `study.json` from the ledger.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        The content, or None if the ledger holds none that can be read.
+    """
     if not (folder / "ledger").is_dir():
         return None
     content = None
@@ -111,14 +156,27 @@ def read_content_from_ledger(folder: Place) -> dict[str, Any] | None:
 
 
 def count_begun(folder: Place) -> int:
-    """How many trials the ledger of the study in `folder` knows."""
+    """Count the trials in the ledger of a study.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        The number of trials that were begun, whatever became of them.
+    """
     events = ledger.read_readable(folder / "ledger") if (folder / "ledger").is_dir() else []
     return len({event["trial_number"] for event in events} - {None})
 
 
 def list_begun_points(folder: Place) -> tuple[list[tuple[str | None, int]], bool]:
-    """Named point and seed of each trial that the ledger of the study in `folder` knows, and
-    whether one of them has not ended."""
+    """List the trials in the ledger of a study by named point and seed.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        Named point and seed of each trial, and whether a trial has not ended.
+    """
     begun: dict[int, tuple[str | None, int]] = {}
     ended = set()
     for event in ledger.read_readable(folder / "ledger"):
@@ -130,36 +188,70 @@ def list_begun_points(folder: Place) -> tuple[list[tuple[str | None, int]], bool
 
 
 def load_plan(content: Mapping[str, Any]) -> Plan:
-    """The plan in the content of a `study.json`. Raises `InputError`."""
+    """Load the plan from the content of a `study.json`.
+
+    Args:
+        content: The content.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: A field is missing, unknown or contradicts another one.
+    """
     try:
         plan = Plan(**content["plan"])
     except TypeError as error:
         raise InputError(f"study.json: plan: {error}") from None
     if plan.strata and len(content["data"].get("line") or ()) != len(plan.strata):
-        raise InputError("study.json: data: line has to say an error for each of the plan's strata")
+        raise InputError("study.json: data: line needs one error for each of the plan's strata")
     return plan
 
 
 def load_study_space(content: Mapping[str, Any]) -> Space:
-    """The space in the content of a `study.json`. Raises `InputError`."""
+    """Load the search space from the content of a `study.json`.
+
+    Args:
+        content: The content.
+
+    Returns:
+        The space.
+
+    Raises:
+        InputError: The space is missing or is not valid.
+    """
     try:
         name, text = content["space"]["name"], content["space"]["text"]
     except (TypeError, KeyError) as error:
         raise InputError(f"study.json: space: lacks {error}") from None
-    from raycae.space.loading import parse_space  # Optuna: readers of tables do not need it
+    from raycae.space.loading import parse_space  # It imports Optuna, which readers do not need.
 
     return parse_space(text, name=name)
 
 
 @refusal_is_input_error()
 def holds_study(folder: Place) -> bool:
-    """Whether a study was begun in `folder`; a process may have died just before."""
+    """Return whether a study was begun in a folder, even if `study.json` was not written yet.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        InputError: The folder cannot be read.
+    """
     return (folder / "study.json").exists() or ledger.has_parts(folder / "ledger")
 
 
 @refusal_is_input_error()
 def require_free_place(folder: Place) -> None:
-    """Raise `InputError` where a study lies in `folder` already, or none could be written."""
+    """Check that a new study can be written to a folder.
+
+    Args:
+        folder: Folder of the new study.
+
+    Raises:
+        InputError: The folder holds a study already, or cannot be written.
+    """
     if holds_study(folder):
         raise InputError(
             f"{folder}: there is a study already; go on with it with --resume, "
@@ -174,26 +266,43 @@ def require_free_place(folder: Place) -> None:
 
 
 def describe_content(space: Space) -> dict[str, str]:
+    """Describe a search space, as `study.json` records it."""
     return {"name": space.name, "hash": space.hash, "text": space.text}
 
 
 def write_content(folder: Place, content: Mapping[str, Any]) -> None:
+    """Write `study.json`.
+
+    Args:
+        folder: Folder of the study.
+        content: The content.
+    """
     write_atomic(folder / "study.json", json.dumps(content, indent=1).encode())
 
 
 def explain_unwritable(folder: Place, reason: str | None) -> InputError:
+    """Make the error for a folder that cannot be written.
+
+    Args:
+        folder: Folder of the study.
+        reason: What the system says.
+
+    Returns:
+        The error, with the way out.
+    """
     return InputError(
         f"{folder}: results cannot be written there: {reason}; choose another folder with --results"
     )
 
 
 MOST_BYTES = 1 << 24
-"""Of `study.json`; they are a few thousand."""
+"""Largest size of a `study.json` that is read; a normal one has a few thousand bytes."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""A number of something, as a 64-bit integer holds it."""
 
 
 class _Part(BaseModel):
-    """A part of `study.json` as it is read; there may be more in it."""
+    """Base of the parts of `study.json`. Further fields are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -264,11 +373,20 @@ class _StudyFile(_Part):
 
 
 def read_study(folder: Place) -> dict[str, Any]:
-    """What was searched, with what, by which command: the content of `study.json`. Raises
-    `InputError` where it lacks anything, or has it otherwise."""
+    """Read and check `study.json`: what was searched, with what, by which command.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        InputError: The file cannot be read, or a field is missing or has another type.
+    """
     path = folder / "study.json"
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # Opening a pipe would wait.
             raise InputError(f"{path}: there is no such file")
         with parquet.open_table(path) as file:
             text = file.read(MOST_BYTES + 1)
@@ -286,6 +404,12 @@ def read_study(folder: Place) -> dict[str, Any]:
 
 
 def read_plan_facts(study: Mapping[str, Any]) -> dict[str, Any]:
-    """What the search was asked to do: `plan` in the content of a `study.json`; what was not there
-    to be asked when it was written is as it was then."""
+    """Read the plan from the content of a `study.json` of any version.
+
+    Args:
+        study: The content.
+
+    Returns:
+        The fields of the plan. Those that did not exist in that version have their defaults.
+    """
     return _Plan.model_validate(study["plan"]).model_dump()

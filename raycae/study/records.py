@@ -21,12 +21,14 @@ from raycae.study.ledger import Event
 
 COMPLETE, PRUNED, FAIL, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"
 STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
+"""The states of a trial; the first three are final."""
 INTERRUPTED = "interrupted"
+"""The reason of a trial that was running when its search ended."""
 CAUSES = PROCESS, HUNG, MACHINE, MEMORY, COHORT = "process", "hung", "machine", "memory", "cohort"
-"""Why an attempt was lost: its process died, gave no sign of life, its machine went, or the model
-did not fit into memory, or what it trained in could not go on, which says little of it."""
+"""Why an attempt was lost: its process died, its process hung, its node was lost, memory was not
+enough, or its fused group failed."""
 COUNTED = (PROCESS, HUNG)
-"""The losses that may be the trial's own fault."""
+"""The causes of losses that count towards the failure of a trial."""
 TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "study": pa.string(),
     "trial_number": pa.int64(),
@@ -35,7 +37,7 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "point": pa.string(),
     "change": pa.string(),
     "parent": pa.int64(),
-    # here stand the params_* of the space
+    # The params_* columns of the space come here.
     "latent_size": pa.int64(),
     "latent_channels": pa.int64(),
     "latent_height": pa.int64(),
@@ -66,6 +68,7 @@ TRIAL_COLUMNS: dict[str, pa.DataType] = {
     "ended_at": pa.timestamp("us", tz="UTC"),
     "config": pa.string(),
 }
+"""The columns of `trials.parquet`."""
 EPOCH_COLUMNS: dict[str, pa.DataType] = {
     "trial_number": pa.int64(),
     "epoch": pa.int64(),
@@ -76,10 +79,12 @@ EPOCH_COLUMNS: dict[str, pa.DataType] = {
     "test_mse": pa.float64(),
     "n_images": pa.int64(),
 }
+"""The columns of `epochs.parquet`."""
 _PER_EPOCH = (
     *("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s"),
     *("test_mse", "n_images", "attempt", "checkpoint", "model"),
 )
+"""What is kept of each epoch beside its number."""
 _FACTS = (
     "latent_size",
     "latent_channels",
@@ -90,21 +95,44 @@ _FACTS = (
     "flops",
     "arch_hash",
 )
+"""The columns that the architecture determines."""
 
 
 def get_architecture_columns(config: Config) -> dict[str, Any]:
-    """What is known of a configuration before it is trained, by the names of the columns."""
-    net = build_architecture(config)
-    channels, height, width = net.latent_shape
-    # Gammas repeat the one luma: colourisation starts from one number a pixel.
-    numbers = config.image_size**2 * (3 if config.task == "reconstruct" else 1)
-    values = (net.latent_size, channels, height, width, numbers / net.latent_size)
-    return dict(zip(_FACTS, (*values, net.n_params, net.flops, net.hash), strict=True))
+    """Compute the columns of a configuration that are known before it is trained.
+
+    Args:
+        config: Configuration of a trial.
+
+    Returns:
+        The values by column: sizes of the latent, compression ratio, parameters, FLOPs, hash.
+    """
+    architecture = build_architecture(config)
+    channels, height, width = architecture.latent_shape
+    # All gammas repeat the same luma, so colourization starts from one value per pixel.
+    n_values = config.image_size**2 * (3 if config.task == "reconstruct" else 1)
+    latent_size = architecture.latent_size
+    sizes = (latent_size, channels, height, width, n_values / latent_size)
+    costs = (architecture.n_params, architecture.flops, architecture.hash)
+    return dict(zip(_FACTS, (*sizes, *costs), strict=True))
 
 
 class Records:
-    """How a study stands: the events so far, folded. What is asked after every event costs the
-    same at the ten thousandth trial as at the first."""
+    """The state of a study: its events so far, folded into rows.
+
+    What is needed after every event takes constant time, however many trials there are.
+
+    Args:
+        study: Name of the study.
+        n_images: Number of training images.
+        cost: Column that counts beside the error on the Pareto front.
+
+    Attributes:
+        trials: One row per trial, by its number; the columns are those of `TRIAL_COLUMNS`.
+        epochs: One row per epoch, by trial number and epoch.
+        kept: The trials whose models are kept; see `select_kept_models`.
+        orphans: Number of events of trials whose beginning is lost; they are ignored.
+    """
 
     def __init__(
         self, study: str = "", n_images: int | None = None, cost: str = "latent_size"
@@ -112,24 +140,26 @@ class Records:
         self.study = study
         self.n_images = n_images
         self.cost = cost
-        """The column that stands against the error on the frontier."""
         self.trials: dict[int, dict[str, Any]] = {}
         self.epochs: dict[int, dict[int, dict[str, Any]]] = {}
         self.kept: set[int] = set()
-        """The trials whose models stay, as `select_kept_models` has it."""
         self.orphans = 0
-        """Events of trials whose beginning is lost; nothing can be made of them."""
         self._counts: Counter[str] = Counter()
         self._running: dict[int, None] = {}
         self._best: dict[str, Any] | None = None
 
     def apply(self, event: Event) -> None:
-        """Fold one event in. Events of an older attempt than the trial's newest are refused:
-        a machine that comes back after a network cut still reports. So are events of a trial that
-        has ended, but for its evaluation."""
+        """Fold one event in.
+
+        Events of an older attempt are refused, because a node that was cut off may still report.
+        So are events of a trial that has ended, except for its test error.
+
+        Args:
+            event: The event.
+        """
         number, kind = event["trial_number"], event["event"]
         if number is None:
-            return  # of the study, not of a trial
+            return  # An event of the study.
         row = self.trials.get(number)
         if row is None:
             if kind != "created":
@@ -148,28 +178,32 @@ class Records:
         ):
             return
         row["attempt"] = max(row["attempt"], event.get("attempt") or 0)
-        getattr(self, f"_{kind}")(row, event)
+        getattr(self, f"_apply_{kind}")(row, event)
 
     def counts(self) -> Counter[str]:
+        """Count the trials by state."""
         return Counter(self._counts)
 
     def running(self) -> list[int]:
-        """The trials that have not ended, in the order in which they began."""
+        """List the trials that have not ended, in the order in which they began."""
         return list(self._running)
 
     def n_ended(self) -> int:
+        """Count the trials that have ended."""
         return len(self.trials) - len(self._running)
 
     def best(self) -> dict[str, Any] | None:
-        """The row with the least validation error among trials that ended well, or None."""
+        """Return the row of the COMPLETE trial with the lowest validation error, or None."""
         return self._best
 
     def frontier(self) -> list[dict[str, Any]]:
-        """The rows of the frontier, the cheapest first."""
-        on = find_frontier(self.trials.values(), self.cost)
-        return sorted((self.trials[n] for n in on if on[n]), key=lambda row: row[self.cost])
+        """List the rows of the Pareto front, the lowest cost first."""
+        is_on_front = find_frontier(self.trials.values(), self.cost)
+        rows = (self.trials[number] for number, is_on in is_on_front.items() if is_on)
+        return sorted(rows, key=lambda row: row[self.cost])
 
     def trials_table(self) -> pa.Table:
+        """Return the content of `trials.parquet`."""
         rows = [self.trials[number] for number in sorted(self.trials)]
         frontier = find_frontier(rows, self.cost)
         rows = [row | {"on_frontier": frontier.get(row["trial_number"])} for row in rows]
@@ -184,6 +218,7 @@ class Records:
         return pa.table(columns)
 
     def epochs_table(self) -> pa.Table:
+        """Return the content of `epochs.parquet`."""
         rows = [
             {"trial_number": number, **self.epochs[number][epoch]}
             for number in sorted(self.epochs)
@@ -192,27 +227,31 @@ class Records:
         return pa.Table.from_pylist(rows, schema=pa.schema(list(EPOCH_COLUMNS.items())))
 
     def write(self, folder: Place) -> None:
-        """Both tables into the study's folder, each replaced whole."""
+        """Write both tables, each atomically.
+
+        Args:
+            folder: Folder of the study.
+        """
         for name, table in (("epochs", self.epochs_table()), ("trials", self.trials_table())):
             buffer = io.BytesIO()
             pq.write_table(table, buffer, write_page_checksum=True)
             write_atomic(folder / f"{name}.parquet", buffer.getvalue())
 
-    def _created(self, row: dict[str, Any], event: Event) -> None:
+    def _apply_created(self, row: dict[str, Any], event: Event) -> None:
         row |= {name: event[name] for name in ("point", "params", "config", "seed")}
         row |= {name: event.get(name) for name in ("change", "parent")}
         row |= get_architecture_columns(Config.model_validate_json(event["config"]))
 
-    def _started(self, row: dict[str, Any], event: Event) -> None:
+    def _apply_started(self, row: dict[str, Any], event: Event) -> None:
         row["reason"] = None
         row["started_at"] = row["started_at"] or event["at"]
 
-    def _epoch(self, row: dict[str, Any], event: Event) -> None:
+    def _apply_epoch(self, row: dict[str, Any], event: Event) -> None:
         curve = self.epochs[row["trial_number"]]
         curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
         best = min(curve.values(), key=lambda e: (e["val_mse"], e["epoch"]))
         row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
-        row["test_mse"] = best["test_mse"]  # None: it comes with the evaluation
+        row["test_mse"] = best["test_mse"]  # None if it is measured after the search.
         row["best_epoch"] = best["epoch"]
         row["epochs_run"] = len(curve)
         row["val_ssim"] = event.get("val_ssim")
@@ -221,19 +260,19 @@ class Records:
         row["images_per_s"] = event.get("images_per_s")
         row |= {name: event[name] for name in ("host", "device") if event.get(name)}
 
-    def _lost(self, row: dict[str, Any], event: Event) -> None:
+    def _apply_lost(self, row: dict[str, Any], event: Event) -> None:
         row["reason"] = event["reason"]
         row["losses"] += event["cause"] in COUNTED
         row["micro_batch"] = event.get("micro_batch") or row["micro_batch"]
 
-    def _ended(self, row: dict[str, Any], event: Event) -> None:
+    def _apply_ended(self, row: dict[str, Any], event: Event) -> None:
         number = row["trial_number"]
         row |= {"state": event["state"], "reason": event.get("reason"), "ended_at": event["at"]}
         row |= {name: event[name] for name in ("host", "device") if event.get(name)}
         del self._running[number]
         self._counts[RUNNING] -= 1
         self._counts[row["state"]] += 1
-        # A trial that has fallen out never comes back: others only join.
+        # A model that has fallen out never comes back, so only this trial has to be compared.
         self.kept = select_kept_models(self.trials[n] for n in self.kept | {number})
         order = (row["val_mse"], number)
         if row["state"] == COMPLETE and (
@@ -241,26 +280,43 @@ class Records:
         ):
             self._best = row
 
-    def _interrupted(self, row: dict[str, Any], event: Event) -> None:
+    def _apply_interrupted(self, row: dict[str, Any], event: Event) -> None:
         row["reason"] = INTERRUPTED
 
-    def _evaluated(self, row: dict[str, Any], event: Event) -> None:
+    def _apply_evaluated(self, row: dict[str, Any], event: Event) -> None:
         row["test_mse"] = event["test_mse"]
 
 
 def select_kept_models(trials: Iterable[Mapping[str, Any]], best: int = 10) -> set[int]:
-    """The trials whose models stay: the best of each latent size and of each named point, and the
-    best ten of all. Stopped trials count too; a frontier at a rare latent size may rest on one."""
+    """Select the trials whose models are kept.
+
+    These are the best one of each latent size, the best one of each named point, and the best ones
+    of all. Stopped trials count too: the Pareto front may rest on one at a rare latent size.
+
+    Args:
+        trials: Rows of trials.
+        best: How many of the best trials of all are kept.
+
+    Returns:
+        The numbers of the trials.
+    """
     scored = [t for t in trials if t["state"] in (COMPLETE, PRUNED) and t["val_mse"] is not None]
     ranked = sorted(scored, key=lambda t: (t["val_mse"], t["trial_number"]))
-    of_size = {t["latent_size"]: t["trial_number"] for t in reversed(ranked)}
-    of_point = {t["point"]: t["trial_number"] for t in reversed(ranked) if t["point"]}
+    by_size = {t["latent_size"]: t["trial_number"] for t in reversed(ranked)}
+    by_point = {t["point"]: t["trial_number"] for t in reversed(ranked) if t["point"]}
     first = (t["trial_number"] for t in ranked[:best])
-    return {*first, *of_size.values(), *of_point.values()}
+    return {*first, *by_size.values(), *by_point.values()}
 
 
 def make_column(values: list[Any]) -> pa.Array:
-    """A nullable column of the narrowest type that holds all values; mixed ones become text."""
+    """Make a nullable column of the narrowest type that holds all values.
+
+    Args:
+        values: The values; None where there is none.
+
+    Returns:
+        The column. Values of mixed types become text.
+    """
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and float in kinds:
         return pa.array(values, pa.float64())
@@ -270,6 +326,6 @@ def make_column(values: list[Any]) -> pa.Array:
 
 
 def sort_naturally(name: str) -> tuple[str, int]:
-    """`channels_2` before `channels_10`."""
+    """Return a key that sorts `channels_2` before `channels_10`."""
     stem, _, number = name.rpartition("_")
     return (stem, int(number)) if number.isdigit() else (name, 0)

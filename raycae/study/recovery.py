@@ -16,7 +16,7 @@ from raycae.space.space import Space
 from raycae.storage.files import quarantine
 from raycae.storage.paths import Place
 from raycae.study import tables
-from raycae.study.ledger import Event, Ledger, Range, read_events, read_readable
+from raycae.study.ledger import Ledger, Range, read_events, read_readable
 from raycae.study.records import EPOCH_COLUMNS, RUNNING, Records
 
 
@@ -45,20 +45,20 @@ class LedgerRepair:
         Returns:
             One sentence for everything that was found damaged, and for what became of it.
         """
-        gaps, damage = self._ledger.gaps()
+        gaps, damage = self._ledger.find_gaps()
         trials, epochs = self._read_table("trials"), self._read_table("epochs")
         if trials is not None:
             trials = trials[trials["study"] == self._study]
         n_recovered = 0
         if trials is None or epochs is None:
             for gap in gaps:
-                self._ledger.fill(gap, [])
+                self._ledger.fill_gap(gap, [])
         else:
             n_recovered = self._recover_events(gaps, trials, epochs)
         self._notes += damage
         if damage or n_recovered:
             self._notes.append(
-                f"{self._folder}: {n_recovered} events that the ledger lacks are known from "
+                f"{self._folder}: {n_recovered} events that the ledger lacks were restored from "
                 "trials.parquet and epochs.parquet"
             )
         return self._notes
@@ -87,7 +87,7 @@ class LedgerRepair:
                 and event["trial_number"] in running
                 and event["trial_number"] not in known.running()
             ]
-            self._ledger.fill(gap, lost if i else created + lost)
+            self._ledger.fill_gap(gap, lost if i else created + lost)
             n_events += len(lost)
         if created and not gaps:
             self._ledger.append(created)
@@ -120,11 +120,15 @@ class LedgerRepair:
             read = tables.read_trials if name == "trials" else tables.read_epochs
             return read(self._folder)
         except InputError as error:
-            self._notes.append(f"{error}; set aside in {quarantine(path).parent}, made anew")
+            self._notes.append(
+                f"{error}; quarantined in {quarantine(path).parent}, rebuilt from the ledger"
+            )
             return None
 
 
-def rebuild_events(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -> list[Event]:
+def rebuild_events(
+    trials: pd.DataFrame, epochs: pd.DataFrame, known: Records
+) -> list[dict[str, Any]]:
     """Rebuild the events of trials and epochs that `known` lacks from the two tables.
 
     Args:
@@ -136,7 +140,7 @@ def rebuild_events(trials: pd.DataFrame, epochs: pd.DataFrame, known: Records) -
         Events that bring `known` to the state in the tables. `created` lacks its `params`.
     """
     curves = dict(list(epochs.sort_values("epoch").groupby("trial_number")))
-    events: list[Event] = []
+    events: list[dict[str, Any]] = []
     for row in trials.sort_values("trial_number").to_dict("records"):
         row = {name: None if pd.isna(value) else value for name, value in row.items()}
         number, attempt = int(row["trial_number"]), int(row["attempt"] or 0)

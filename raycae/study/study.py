@@ -88,7 +88,7 @@ class Study:
         if self.records.orphans and self.notes:  # not again where the damage was reported before
             self.notes.append(
                 f"{self.folder}: {self.records.orphans} events of trials whose beginning is lost "
-                "are left out; those trials begin again"
+                "are ignored; those trials start again"
             )
         if shared:
             self.notes += describe_shared_study(shared, plan.study)
@@ -221,8 +221,8 @@ class Study:
         if losses >= MAX_LOSSES:
             self._fail_trial(number, f"lost {losses} times; the last time: {reason}")
 
-    def overdue(self) -> list[tuple[int, int, str]]:
-        """List trial number, attempt and reason of every attempt that hangs."""
+    def find_hung_attempts(self) -> list[tuple[int, int, str]]:
+        """Find attempts that hang; return trial number, attempt and reason of each."""
         return [
             (number, self.records.trials[number]["attempt"], f"hung: no epoch in {limit_s:.0f} s")
             for number, limit_s in self._watchdog.find_overdue(self._lease.waiting_s)

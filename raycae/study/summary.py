@@ -1,4 +1,4 @@
-"""Trials and studies in one line of text."""
+"""Describe trials and studies in one line of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
 
 def format_trial(row: Mapping[str, Any]) -> str:
-    """A trial in one line."""
+    """Describe a trial in one line.
+
+    Args:
+        row: Its row in the records.
+
+    Returns:
+        Number, errors, latent size and number of parameters.
+    """
     text = (
         f"trial {row['trial_number']}: val_mse {row['val_mse']:.5f} ({row['val_psnr_db']:.2f} dB), "
         f"latent {row['latent_size']}, {row['n_params']:,} parameters"
@@ -18,7 +25,15 @@ def format_trial(row: Mapping[str, Any]) -> str:
 
 
 def format_frontier(rows: Sequence[Mapping[str, Any]], cost: str) -> str:
-    """How many trials the frontier has, its cheapest and its best."""
+    """Describe the Pareto front in one line.
+
+    Args:
+        rows: Rows of the trials on it, the lowest cost first.
+        cost: Column that counts beside the error.
+
+    Returns:
+        The number of trials, the cheapest one and the one with the lowest error.
+    """
     if not rows:
         return "frontier nothing yet"
     ends = dict.fromkeys(f"{row[cost]:,.6g}: {row['val_mse']:.5f}" for row in (rows[0], rows[-1]))
@@ -26,6 +41,6 @@ def format_frontier(rows: Sequence[Mapping[str, Any]], cost: str) -> str:
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
-    """`20 COMPLETE, 3 PRUNED, 1 FAIL`"""
+    """Describe how many trials are in each state, as in `20 COMPLETE, 3 PRUNED, 1 FAIL`."""
     order = (COMPLETE, PRUNED, FAIL, RUNNING)
     return ", ".join(f"{counts[s]} {s}" for s in order if counts.get(s)) or "no trials"

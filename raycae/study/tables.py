@@ -1,8 +1,7 @@
 """The two tables of a study, `trials.parquet` and `epochs.parquet`, and how to read them.
 
-Both are derived from the ledger: `Records` folds its events, one by one, into one row a trial and
-one row an epoch. Whoever wants to know how a study stands (the live view, the sampler after a
-restart, the tables) asks a `Records`.
+Both are derived from the ledger: `Records` folds its events into one row per trial and one row per
+epoch.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from raycae.storage.paths import Place
 from raycae.study.records import EPOCH_COLUMNS, STATES, TRIAL_COLUMNS
 
 MOST_ERROR = 3.5e38
-"""Networks compute in float32."""
+"""The largest error that is accepted; networks compute in float32."""
 BASELINE_COLUMNS: dict[str, pa.DataType] = {
     "data_fingerprint": pa.string(),
     "baseline": pa.string(),
@@ -26,35 +25,47 @@ BASELINE_COLUMNS: dict[str, pa.DataType] = {
     "val_mse": pa.float64(),
     "test_mse": pa.float64(),
 }
+"""The columns of `baselines.parquet`."""
 ALL, SAME, BEST, WORST = SHOWS = "all", "same", "best", "worst"
-"""What a row of `pictures.parquet` is of: the mean over all test images; or one of the images that
-are the same for every trial, of those with the least error, with the largest."""
+"""What a row of `pictures.parquet` shows: the mean over all test images, or one image. It is
+the same for all trials, or one of the trial's images with the lowest or the highest error."""
 MEASURES = (
     *("mse", "psnr_db", "ssim", "delta_e", "chroma_error", "hue_error"),
     *("colourfulness", "original_colourfulness"),
 )
-"""Of a trial's pictures, see `metrics`; `mse` is the task's loss."""
+"""What is measured of a trial's pictures; see `metrics`. `mse` is the loss of the task."""
 PICTURE_COLUMNS: dict[str, pa.DataType] = {
     "trial_number": pa.int64(),
     "shows": pa.string(),
-    "image": pa.int64(),  # its place among the test images
+    "image": pa.int64(),  # index among the test images
     **dict.fromkeys(MEASURES, pa.float64()),
 }
+"""The columns of `pictures.parquet`."""
 AMPLIFIED = 4
-"""So many times the difference of output and original is drawn, around grey."""
+"""Differences between output and original are drawn this many times larger, around grey."""
 _CREATED = (
     *("trial_number", "state", "config", "n_params"),
     *("latent_size", "latent_channels", "latent_height", "latent_width"),
 )
-"""What a row has from its first event on."""
+"""Columns that every row of `trials.parquet` fills."""
 LATER = ("change", "parent", "on_frontier", "epoch_time_s")
+"""Columns of `trials.parquet` that the first studies did not have."""
 LATER_OF_EPOCHS = ("n_images",)
-"""Columns that the first studies did not have."""
+"""Columns of `epochs.parquet` that the first studies did not have."""
 
 
 def read_trials(folder: Place) -> pd.DataFrame:
-    """One row a trial, its newest state. Raises `InputError` where there is no such table, or its
-    rows are no trials."""
+    """Read and check `trials.parquet`.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        One row per trial, in its newest state.
+
+    Raises:
+        InputError: There is no such table, or its values are not allowed.
+    """
     path = folder / "trials.parquet"
     trials = parquet.read_table(
         path, TRIAL_COLUMNS, filled=_CREATED, key=["trial_number"], later=LATER
@@ -79,8 +90,17 @@ def read_trials(folder: Place) -> pd.DataFrame:
 
 
 def read_epochs(folder: Place) -> pd.DataFrame:
-    """One row an epoch. Raises `InputError` where there is no such table, or its rows are no
-    epochs."""
+    """Read and check `epochs.parquet`.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        One row per epoch.
+
+    Raises:
+        InputError: There is no such table, or its values are not allowed.
+    """
     path, key = folder / "epochs.parquet", ["trial_number", "epoch"]
     epochs = parquet.read_table(path, EPOCH_COLUMNS, filled=key, key=key, later=LATER_OF_EPOCHS)
     check_errors(path, epochs)
@@ -88,9 +108,18 @@ def read_epochs(folder: Place) -> pd.DataFrame:
 
 
 def read_baselines(folder: Place, fingerprint: str | None = None) -> pd.DataFrame | None:
-    """One row a baseline and its size, those measured on the images of `fingerprint` alone if it is
-    given; None where no baselines were measured. Raises `InputError` where there is something
-    else."""
+    """Read and check `baselines.parquet`.
+
+    Args:
+        folder: Folder of the study.
+        fingerprint: Fingerprint of the images whose baselines are wanted; None for all.
+
+    Returns:
+        One row per baseline and latent size, or None if no baselines were measured.
+
+    Raises:
+        InputError: The table cannot be read, or its values are not allowed.
+    """
     path = folder / "baselines.parquet"
     if not path.exists():
         return None
@@ -102,21 +131,40 @@ def read_baselines(folder: Place, fingerprint: str | None = None) -> pd.DataFram
 
 
 def read_pictures(folder: Place) -> pd.DataFrame | None:
-    """One row a picture that was painted, and one for the mean of each trial over all test images;
-    None where none were. Raises `InputError` where there is something else."""
+    """Read and check `pictures.parquet`.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        One row per picture, and one per trial for the mean over all test images. None if there are
+        no pictures.
+
+    Raises:
+        InputError: The table cannot be read, or its values are not allowed.
+    """
     path = folder / "pictures.parquet"
     if not path.exists():
         return None
     key = ["trial_number", "shows", "image"]
     filled = ["trial_number", "shows", *MEASURES]
-    told = parquet.read_table(path, PICTURE_COLUMNS, filled=filled, key=key)
-    if (bad := told.loc[~told["shows"].isin(SHOWS), "shows"]).size:
+    pictures = parquet.read_table(path, PICTURE_COLUMNS, filled=filled, key=key)
+    if (bad := pictures.loc[~pictures["shows"].isin(SHOWS), "shows"]).size:
         allowed = ", ".join(SHOWS)
         raise InputError(f"{path}: shows: {bad.iloc[0]!r} is not allowed; allowed: {allowed}")
-    return told
+    return pictures
 
 
 def check_errors(path: Place, table: pd.DataFrame) -> None:
+    """Check the range of the validation errors in a table.
+
+    Args:
+        path: File of the table, for the message.
+        table: Its content.
+
+    Raises:
+        InputError: An error is negative or too large.
+    """
     errors = table["val_mse"].dropna()
     if (bad := errors[(errors < 0) | (errors > MOST_ERROR)]).size:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Trials of earlier studies, for the sampler of a new one to begin with."""
+"""Take trials of earlier studies over, for the sampler of a new study."""
 
 from __future__ import annotations
 
@@ -21,35 +21,53 @@ Known = tuple[Config, float]
 def load_known(
     names: list[str], results_folder: str, space: Space
 ) -> tuple[list[Known], list[str]]:
-    """What the studies called `names` know of `space`, and in words what was taken from each.
+    """Load the trials of earlier studies that a search space could have proposed.
 
-    Their tables are enough. A trial is taken where it ran to its end and the space could have
-    proposed it. Its error is taken as it stands, whatever the images and the budget, which the
-    words name. Raises `InputError` where a study is of another task or image size, or nothing of
-    any of them fits.
+    A trial is taken if it is COMPLETE. Its error is taken as it is, whatever the images and the
+    budget were; the notes name them. Only the tables of the studies are read.
+
+    Args:
+        names: The studies, as in `find_study`.
+        results_folder: Folder or URI of all studies.
+        space: The search space of the new study.
+
+    Returns:
+        The trials, and one sentence for each study on what was taken from it.
+
+    Raises:
+        InputError: A study has another task or image size, or no trial of any study fits.
     """
-    found: list[Known] = []
+    known: list[Known] = []
     notes = []
     for name in names:
         folder = find.find_study(name, results_folder)
         content = read_study(folder)
-        plan, theirs = load_plan(content), load_study_space(content)
-        if (theirs.task, theirs.image_size) != (space.task, space.image_size):
+        plan, other = load_plan(content), load_study_space(content)
+        if (other.task, other.image_size) != (space.task, space.image_size):
             raise InputError(
-                f"--from {name}: {theirs.task} at {theirs.image_size} pixels says nothing of "
+                f"--from {name}: {other.task} at {other.image_size} pixels cannot be used for "
                 f"{space.task} at {space.image_size}"
             )
         taken, left_out = take_trials(folder, space)
-        found += taken
+        known += taken
         budget = f"{Path(plan.data).name}, {plan.epochs} epochs"
-        others = "".join(f"; {n} {why}" for why, n in left_out.most_common())
-        notes.append(f"from {name} ({budget}): {len(taken)} trials known{others}")
-    if not found:
+        rest = "".join(f"; {n} {reason}" for reason, n in left_out.most_common())
+        notes.append(f"from {name} ({budget}): {len(taken)} trials known{rest}")
+    if not known:
         raise InputError(f"--from {','.join(names)}: nothing to learn from; {'; '.join(notes)}")
-    return found, notes
+    return known, notes
 
 
 def take_trials(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]:
+    """Take the trials of one study that a search space could have proposed.
+
+    Args:
+        folder: Folder of the study.
+        space: The search space.
+
+    Returns:
+        The trials, and how many were left out by reason.
+    """
     taken: list[Known] = []
     left_out: Counter[str] = Counter()
     trials = tables.read_trials(folder)
@@ -67,9 +85,17 @@ def take_trials(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]
 
 
 def is_in_space(space: Space, config: Config) -> bool:
-    """Whether a sampler could have drawn it."""
+    """Return whether a sampler could draw a configuration from a search space.
+
+    Args:
+        space: The search space.
+        config: The configuration.
+
+    Returns:
+        True if drawing its parameters again gives the same, feasible configuration.
+    """
     try:
-        again = space.draw(HeldAnswers(space, space.params_of(config)))
+        redrawn = space.draw(HeldAnswers(space, space.params_of(config)))
     except InputError:
         return False
-    return again == config and space.check(config) is None
+    return redrawn == config and space.check(config) is None

@@ -66,7 +66,11 @@ class Watchdog:
         self._slowest_s_per_flop = max(self._slowest_s_per_flop, seconds / (flops or 1))
 
     def unwatch(self, number: int) -> None:
-        """Stop watching a trial whose attempt is over."""
+        """Stop watching a trial whose attempt is over.
+
+        Args:
+            number: Number of the trial.
+        """
         self._last_seen.pop(number, None)
 
     def find_overdue(self, storage_wait_s: float) -> list[tuple[int, float]]:

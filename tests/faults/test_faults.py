@@ -370,7 +370,7 @@ def test_a_damaged_checkpoint(
     done = run([*command(space_file, tmp_path, "--resume")], small_ray)
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()
-    assert f"{paths[0]}: damaged; goes on from what is whole" in said[0]
+    assert f"{paths[0]}: damaged; resuming from what is intact" in said[0]
     assert len(said) == (2 if damaged == "both" else 1)
     (row,) = trials_of(folder).to_dict("records")
     assert (row["state"], row["epochs_run"], row["losses"]) == ("COMPLETE", 12, 0)

@@ -534,7 +534,7 @@ def test_damage_in_a_store(store: ObjectStore, tiny_space: Space, plan: Plan) ->
     assert read_content(folder)["plan"]["trials"] == 6
     study = resume_study(folder, plan)
     notes = "\n".join(study.notes)
-    assert re.search(r"study\.json\?.*: missing; made anew", notes)
+    assert re.search(r"study\.json\?.*: missing; restored", notes)
     assert name in notes
     (aside,) = (folder / "ledger" / "damaged").iterdir()
     assert aside.read_bytes() == half

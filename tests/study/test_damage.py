@@ -143,7 +143,7 @@ def test_a_part_of_the_ledger(killed: Path, kind: str, which: int) -> None:
         assert aside.read_bytes() == left
     elif which != -1:
         assert f"part {name[:8]} of the ledger is missing" in notes
-    assert "are known from trials.parquet" in notes or which == -1
+    assert "were restored from trials.parquet" in notes or which == -1
     die(study)
 
     again = resume(killed)

@@ -156,7 +156,7 @@ def test_a_trial_that_gives_no_sign_of_life(study: Study, monkeypatch: pytest.Mo
     assert [number for number, *_ in clock.passes(study, limit - 90)] == [0]
     assert clock.passes(study, 10)[1] == (1, second.attempt, f"hung: no epoch in {limit:.0f} s")
     study.lose_attempt(0, 1, HUNG, "hung: no epoch in 80 s")
-    assert [number for number, *_ in study.overdue()] == [1]
+    assert [number for number, *_ in study.find_hung_attempts()] == [1]
 
 
 def test_waiting_for_the_storage_is_nobodys_silence(
@@ -174,7 +174,7 @@ def test_waiting_for_the_storage_is_nobodys_silence(
 
     monkeypatch.setattr(study.ledger, "append", slow)
     begin(study)
-    assert study.overdue() == []
+    assert study.find_hung_attempts() == []
 
 
 class Clock:
@@ -189,8 +189,8 @@ class Clock:
         until = self.now + seconds
         while self.now < until:
             self.now = min(self.now + 5, until)
-            study.overdue()
-        return study.overdue()
+            study.find_hung_attempts()
+        return study.find_hung_attempts()
 
 
 def fail(study: Study, reason: str) -> None:

@@ -87,8 +87,8 @@ def test_a_foreign_study_is_refused(before: Path, run: Run) -> None:
     """Oracle: another task, another image size, nothing inside: one message before anything is
     begun."""
     for changes, message in (
-        ({"task": "colourise"}, "reconstruct at 32 pixels says nothing of colourise at 32"),
-        ({"fixed": {"batch_size": 32, "image_size": 16}}, "says nothing of reconstruct at 16"),
+        ({"task": "colourise"}, "reconstruct at 32 pixels cannot be used for colourise at 32"),
+        ({"fixed": {"batch_size": 32, "image_size": 16}}, "cannot be used for reconstruct at 16"),
         ({"fixed": {"batch_size": 64}}, "nothing to learn from; from before (photos, 3 epochs): 0"),
     ):
         with pytest.raises(InputError, match="--from before: ") as caught:
