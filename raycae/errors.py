@@ -1,4 +1,4 @@
-"""The exceptions that are a message to a person, not a fault of raycae."""
+"""Exceptions whose message is shown to the user without a traceback."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from raycae.formatting import make_printable
 
 LONGEST = 2000
-"""Characters of a message; of a longer one, which quotes half a file, the middle is left out."""
+"""Maximum length of a message in characters; the middle of a longer one is left out."""
 
 
 class _Message(Exception):
-    """One line that any terminal can take, whatever it quotes."""
+    """An exception with a one-line message of printable characters."""
 
     def __init__(self, message: str) -> None:
         line = make_printable(" ".join(part.strip() for part in message.splitlines()))
@@ -25,29 +25,32 @@ class _Message(Exception):
 class InputError(_Message):
     """Wrong use or wrong input.
 
-    The message stands alone: it names the thing, the value and what is allowed.
+    The message is complete by itself: it names the input, its value and what is allowed.
     """
 
 
 class StorageError(_Message):
-    """Results cannot be written or read now: a full disk, a store that does not answer.
+    """Results cannot be written or read now, because a disk is full or a store does not answer.
 
-    What has been written is whole; once the storage is back, `--resume` goes on.
+    All files written so far are complete; `--resume` continues once the storage works again.
     """
 
 
 class SearchAborted(_Message):
-    """The trials of a search fail one after the other for one reason, so it was ended."""
+    """The search was ended, because its trials fail one after another for one reason."""
 
 
 class Unfinished(_Message):
-    """All trials are recorded, but a step after them failed: test errors, pictures, report."""
+    """All trials are recorded, but a later step failed: test errors, pictures or report."""
 
 
 @contextmanager
 def exit_with_message() -> Iterator[None]:
-    """End the process with exit code 2 on an `InputError` inside, and with 1 on the other messages
-    of this module: one line on standard error, no traceback. Other exceptions keep theirs."""
+    """Print the message of an exception of this module and exit.
+
+    The exit code is 2 for an `InputError` and 1 for the other exceptions of this module. Other
+    exceptions pass through with their traceback.
+    """
     try:
         yield
     except _Message as error:

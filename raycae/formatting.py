@@ -6,13 +6,26 @@ import math
 
 
 def make_printable(text: str) -> str:
-    """`text` with control characters, line ends and the like as Python writes them: a name from a
-    file may hold what would steer a terminal."""
+    """Escape control characters, so that text from a file cannot steer a terminal.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text with every unprintable character as an escape sequence of Python.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def format_duration(seconds: float) -> str:
-    """`2 h 05 min`, `3 min 07 s`, `9 s`"""
+    """Write a duration as `2 h 05 min`, `3 min 07 s` or `9 s`.
+
+    Args:
+        seconds: The duration in seconds, at least 0.
+
+    Returns:
+        The duration, rounded to seconds, or to minutes from one hour on.
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -21,19 +34,40 @@ def format_duration(seconds: float) -> str:
 
 
 def format_error(mse: float) -> str:
-    """Write a mean squared error: five decimals, three digits below 0.001, and `0` for zero."""
+    """Write a mean squared error: five decimals, three digits below 0.001, and `0` for zero.
+
+    Args:
+        mse: The mean squared error, at least 0.
+
+    Returns:
+        The number as text.
+    """
     if mse == 0:
         return "0"
     return f"{mse:.5f}" if mse >= 0.001 else f"{mse:#.3g}"
 
 
 def format_factor(value: float) -> str:
-    """`0.62 times`, `1.8 times`, `140 times`."""
+    """Write a factor as `0.62 times`, `1.8 times` or `140 times`.
+
+    Args:
+        value: The factor, at least 0.
+
+    Returns:
+        The factor with two significant digits and the word "times".
+    """
     return f"{format_ratio(value)} times"
 
 
 def format_ratio(value: float) -> str:
-    """Two digits that count, never an exponent: `0.0062`, `0.62`, `1.8`, `140`."""
+    """Write a ratio with two significant digits and no exponent: `0.0062`, `0.62`, `1.8`, `140`.
+
+    Args:
+        value: The ratio, at least 0.
+
+    Returns:
+        The number as text; integers from 9.95 on.
+    """
     if value >= 9.95:
         digits = 0
     elif 0 < value < 1:
@@ -44,10 +78,25 @@ def format_ratio(value: float) -> str:
 
 
 def join_words(parts: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`"""
+    """Join words as `a`, `a and b` or `a, b and c`.
+
+    Args:
+        parts: The words, at least one.
+
+    Returns:
+        The words as one text.
+    """
     return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def format_count(n: int, thing: str) -> str:
-    """`1 trial`, `2,000 trials`"""
+    """Write a count with its noun: `1 trial`, `2,000 trials`.
+
+    Args:
+        n: The count.
+        thing: The noun in the singular; its plural ends with `s`.
+
+    Returns:
+        The count as text.
+    """
     return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"

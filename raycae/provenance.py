@@ -1,4 +1,4 @@
-"""Where results come from: versions, commit, hardware, command."""
+"""Collect where results come from: versions, commit, hardware and command."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("raycae", "ray", "torch", "torchvision", "optuna", "numpy", "pandas", "pyarrow")
+"""Packages whose versions are recorded."""
 
 
 def collect_provenance() -> dict[str, Any]:
-    """What `study.json` says about this process and machine. Nothing heavy is imported for it."""
+    """Collect what `study.json` records about this process and machine, without heavy imports.
+
+    Returns:
+        The keys `command`, `versions`, `commit` and `hardware`.
+    """
     return {
         "command": get_command(),
         "versions": get_versions(),
@@ -27,17 +32,25 @@ def collect_provenance() -> dict[str, Any]:
 
 
 def get_command() -> str:
-    """As it could be typed again, but for what stands before a URL's @: it may be a password."""
+    """Return the command of this process, ready to be typed again.
+
+    Returns:
+        The command as a shell line. The user part of URLs is removed, because it may hold a
+        password.
+    """
     words = [re.sub("//[^/@]*@", "//…@", word) for word in sys.argv[1:]]
     program = Path(sys.argv[0]).name
-    if program == "ipykernel_launcher.py":  # what stands behind it says nothing of the search
+    if program == "ipykernel_launcher.py":  # Its arguments do not describe the search.
         return "raycae.run_search, in a notebook"
     return shlex.join(["raycae" if program == "__main__.py" else program, *words])
 
 
 def get_commit() -> str | None:
-    """The commit of the checkout that runs, `-dirty` behind it where files differ; None from an
-    installed wheel."""
+    """Return the commit of the running checkout.
+
+    Returns:
+        The commit, with the suffix `-dirty` if files differ; None for an installed wheel.
+    """
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None
@@ -45,13 +58,14 @@ def get_commit() -> str | None:
 
 
 def count_cpus() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def describe_hardware() -> dict[str, Any]:
+    """Describe the host: name, system, CPU, cores, memory in bytes and GPUs."""
     return {
         "host": platform.node(),
         "system": platform.platform(terse=True),
@@ -65,7 +79,7 @@ def describe_hardware() -> dict[str, Any]:
 
 
 def get_versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -76,6 +90,7 @@ def get_versions() -> dict[str, str]:
 
 
 def get_cpu_name() -> str:
+    """Return the model name of the CPU."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -85,6 +100,7 @@ def get_cpu_name() -> str:
 
 
 def get_memory_bytes() -> int | None:
+    """Return the memory of this machine in bytes, or None where it is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -92,6 +108,15 @@ def get_memory_bytes() -> int | None:
 
 
 def run_program(*command: str) -> str | None:
+    """Run a program and return what it prints.
+
+    Args:
+        command: The program and its arguments.
+
+    Returns:
+        The standard output without surrounding space; None if it is empty or the program is not
+        installed.
+    """
     if shutil.which(command[0]) is None:
         return None
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)

@@ -86,7 +86,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         rgb: Tensor = self.transform(Image.fromarray(self.images[index]))
         if self.task.name == "reconstruct":
             return rgb, rgb
-        return self.task.shown(rgb[None])[0], rgb_to_ycbcr(rgb[None])[0, 1:]
+        return self.task.prepare_input(rgb[None])[0], rgb_to_ycbcr(rgb[None])[0, 1:]
 
 
 class Bench:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +19,7 @@ from raycae.inference.export import (
     write_pt2,
     write_safetensors,
 )
-from raycae.storage.files import write_atomic
+from raycae.storage.files import require_new_file, require_writable_folder, write_atomic
 from raycae.storage.paths import Place
 from raycae.study import find
 
@@ -52,7 +51,9 @@ def export_model(
     folder = find.find_model(model, results_folder)
     file = output or Path(f"{get_model_name(folder)}.{form}")
     page = file.with_name(f"{file.name}.md")
-    check_export(file, page)
+    require_new_file(file)
+    require_new_file(page)
+    require_writable_folder(file.parent)
     if form == "onnx":
         require_onnx()
 
@@ -64,7 +65,7 @@ def export_model(
     ](ready)
     batches = iterate_photographs(ready)
     difference = max(
-        float((painted(rgb, labels) - ready.painter(rgb, labels)).abs().max().detach())
+        float((painted(rgb, labels) - ready.rgb_network(rgb, labels)).abs().max().detach())
         for rgb, labels in batches
     )
     if not difference <= TOLERANCE:  # not a number, too
@@ -87,20 +88,6 @@ def get_model_name(folder: Place) -> str:
     """`ex3-12` of a trial's model in a study, else the folder's name."""
     within = folder.parent.name == "models"
     return f"{folder.parent.parent.name}-{folder.name}" if within else folder.name
-
-
-def check_export(*files: Path) -> None:
-    for file in files:
-        try:
-            if file.exists():
-                raise InputError(
-                    f"{file}: exists already; nothing is overwritten, choose another -o"
-                )
-            writable = file.parent.is_dir() and os.access(file.parent, os.W_OK)
-        except OSError as error:
-            raise InputError(f"-o {file}: {error.strerror}") from None
-        if not writable:
-            raise InputError(f"-o {file}: {file.parent} is no folder that may be written")
 
 
 def require_onnx() -> None:

@@ -17,7 +17,7 @@ from raycae import data
 from raycae.cli.options import ModelArgument, ResultsOption
 from raycae.errors import InputError
 from raycae.formatting import make_printable
-from raycae.storage.files import write_atomic
+from raycae.storage.files import require_new_file, require_writable_folder, write_atomic
 from raycae.study import find
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def predict_images(
     codes = []
     for image in images:
         pixels = data.picture(image)
-        painted = ready.paint(pixels, label)
+        painted = ready.run(pixels, label)
         if latents:
             codes.append(ready.encode(pixels, label))
         output.mkdir(parents=True, exist_ok=True)
@@ -95,16 +95,9 @@ def choose_targets(images: Iterable[Path], output: Path, latents: bool) -> dict[
         raise InputError(
             f"{path}: {times} files would have this name; give them to folders of their own"
         )
-    try:
-        if there := [path for path in written if path.exists()]:
-            raise InputError(
-                f"{there[0]}: exists already; nothing is overwritten, choose another -o"
-            )
-        nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
-    except OSError as error:
-        raise InputError(f"-o {output}: {error.strerror}") from None
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(f"-o {output}: {nearest} is no folder that may be written")
+    for target in written:
+        require_new_file(target)
+    require_writable_folder(output, may_be_new=True)
     return targets
 
 
@@ -152,7 +145,8 @@ def draw_prediction_sheet(names: Iterable[str], rows: list[list[Image.Image]]) -
 def encode_latents(images: list[Path], codes: list[np.ndarray]) -> bytes:
     """A row an image: `file`, `shape` (channels, height, width), `latent`, flat in that order."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from raycae.storage.parquet import encode_table
 
     table = pa.table(
         {
@@ -161,9 +155,7 @@ def encode_latents(images: list[Path], codes: list[np.ndarray]) -> bytes:
             "latent": pa.array([code.ravel() for code in codes], pa.list_(pa.float32())),
         }
     )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
+    return encode_table(table)
 
 
 def encode_png(picture: Image.Image) -> bytes:

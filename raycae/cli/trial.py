@@ -85,7 +85,7 @@ def run_trial(
             f"{measured['epoch_time_s']:.1f} s  {measured['images_per_s']:,.0f} images/s",
             flush=True,
         )
-    network = training.measured
+    network = training.evaluation_model
     network.load_state_dict(training.best_weights)
     test = put_on_device(images.test, device, images.labels.test)
     test_mse, test_psnr_db = compute_errors(network.eval(), training.task, test)

@@ -15,29 +15,29 @@ folder. A folder may end with a suffix: ``DATA?splits=no``, ``DATA?splits=yes``,
 Which images are the data set:
 
 - **Splits.** ``train``/``training``, ``val``/``valid``/``validation``/``dev`` and
-  ``test``/``testing``/``eval`` are splits only if a training split and at least one other are
-  there, at the top or one level down in every folder, and all images are in them. That holds for
-  folders and for Parquet files called like that. In other layouts these are ordinary folders, and
-  everything is one set. A layout that can be read both ways is refused; ``?splits=yes`` and
-  ``?splits=no`` choose. `raycae.data.layout` has the rule in full.
-- **Files.** Links to folders are followed, no folder is read twice. Hidden, system and thumbnail
+  ``test``/``testing``/``eval`` are splits only if a training split and at least one other exist, at
+  the top or one level down in every folder, and contain all images. That holds for folders and for
+  Parquet files with such names. In other layouts these are ordinary folders, and everything is one
+  set. An ambiguous layout is refused; ``?splits=yes`` and ``?splits=no`` choose. The complete rule
+  is in `raycae.data.layout`.
+- **Files.** Links to folders are followed; no folder is read twice. Hidden, system and thumbnail
   folders, raycae's own studies, and image formats that are not decoded are left out and counted. A
   damaged image is an error.
-- **Parquet.** Where Parquet files with images are, they are the data set, and image files beside
-  them are counted. The column ``image`` or ``img`` is taken, else the only one there is. Missing
+- **Parquet.** If there are Parquet files with images, they are the data set, and image files beside
+  them are counted. The column ``image`` or ``img`` is used, else the only candidate. Missing
   shards, empty splits and rows without bytes are refused.
 - **Colour.** Embedded colour profiles are converted to sRGB.
-- **Copies.** An image that several splits hold, equal in every pixel after decoding, stays in one:
+- **Copies.** An image that is in several splits, equal in every pixel after decoding, stays in one:
   test before validation before training, so that test errors stay comparable with published ones.
 
-Every source ends as three disjoint splits (see `split_indices`), which `load` decodes, the test
-images to check them and to find their copies. What belongs to which split can be stored and loaded
-again by name (see `membership`). Nothing is left out without a count: `DataSummary` has the
-numbers, in ``Images.summary`` and from `summarize`.
+Every source becomes three disjoint splits (see `split_indices`). `load` decodes all of them, the
+test images to check them and to find their copies. The splits can be stored and loaded again by
+name (see `membership`). Everything that is left out is counted: `DataSummary` has the numbers, in
+``Images.summary`` and from `summarize`.
 
-CIFAR-10 says which class each image is of, and so do Parquet files with a column ``label`` of whole
-numbers, as Hugging Face writes them. `load_labels` reads that, of the test images too, so that
-nobody learns after a search that they cannot be evaluated.
+CIFAR-10 has a class for each image, and so have Parquet files with a column ``label`` of integers,
+as Hugging Face writes them. `load_labels` reads the classes of all splits before a search, so that
+missing labels of test images show early.
 """
 
 from raycae.data.cifar10 import cache_folder

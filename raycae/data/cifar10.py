@@ -20,16 +20,21 @@ from raycae.data.decoding import blank_images, fit_square, run_in_threads
 from raycae.data.types import Indices, Pixels
 from raycae.errors import InputError
 
-_NETWORK_TIMEOUT = 30.0  # seconds without an answer, or without another byte
+_NETWORK_TIMEOUT = 30.0
+"""Seconds that a download waits for an answer, or for the next bytes."""
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``RAYCAE_CACHE``, or ``~/.cache/raycae``. It may not exist yet."""
+    """Return the folder for downloads: ``RAYCAE_CACHE``, or ``~/.cache/raycae``.
+
+    Returns:
+        The folder, which may not exist yet.
+    """
     return Path(os.environ.get("RAYCAE_CACHE") or "~/.cache/raycae").expanduser()
 
 
 class Cifar10:
-    """One half of CIFAR-10, its training or its test images."""
+    """The training or the test images of CIFAR-10, an `ImagePool`."""
 
     def __init__(self, train: bool) -> None:
         self._train = train
@@ -37,16 +42,26 @@ class Cifar10:
 
     @cached_property
     def _half(self) -> Any:
-        return _cifar10(self._train)
+        return _open_half(self._train)
 
     def __len__(self) -> int:
         return len(self._half)
 
     def names(self) -> list[str]:
+        """Return a name for every image, such as ``train/00000``."""
         half = "train" if self._train else "test"
         return [f"{half}/{index:05}" for index in range(len(self))]
 
     def take(self, indices: Indices, size: int) -> Pixels:
+        """Return images, resized to a size.
+
+        Args:
+            indices: The images, int64 (N,).
+            size: Side of the returned images in pixels.
+
+        Returns:
+            The images, uint8 (N, size, size, 3).
+        """
         chosen: Pixels = self._half.data[indices]
         if size == chosen.shape[1]:
             return chosen
@@ -59,26 +74,36 @@ class Cifar10:
         return out
 
     def labels(self) -> Indices:
+        """Return the class of every image, int64 (N,), 0 to 9."""
         return np.array(self._half.targets, np.int64)
 
 
-def _cifar10(train: bool) -> Any:
-    """The training or the test half, from the cache, after a download where it is not there.
+def _open_half(train: bool) -> Any:
+    """Open one half of CIFAR-10, after a download if it is not in the cache.
 
     Any number of processes may start together: one downloads, the others wait for it.
+
+    Args:
+        train: Open the training images, else the test images.
+
+    Returns:
+        The half as a data set of torchvision.
+
+    Raises:
+        InputError: It is not in the cache and cannot be downloaded.
     """
     from filelock import FileLock
 
     root = cache_folder()
     try:
-        return _cifar10_half(root, train)  # needs no lock, so a read-only cache will do
+        return _read_half(root, train)  # without the lock, because the cache may be read-only
     except RuntimeError:
-        pass  # not there, or damaged
+        pass  # It is missing or damaged.
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / "cifar10.lock"):
-            _complete_cifar10(root)
-            return _cifar10_half(root, train)
+            _unpack_archive(root)
+            return _read_half(root, train)
     except (OSError, HTTPException, RuntimeError) as error:
         from torchvision.datasets import CIFAR10
 
@@ -89,18 +114,28 @@ def _cifar10(train: bool) -> Any:
         ) from error
 
 
-def _cifar10_half(root: Path, train: bool) -> Any:
-    """One half as torchvision's data set, with ``data`` uint8 (N, 32, 32, 3) and ``targets``;
-    RuntimeError where one of its files is missing or damaged."""
+def _read_half(root: Path, train: bool) -> Any:
+    """Open one half of CIFAR-10 from a folder.
+
+    Args:
+        root: The cache folder.
+        train: Open the training images, else the test images.
+
+    Returns:
+        torchvision's data set, with ``data`` uint8 (N, 32, 32, 3) and ``targets``.
+
+    Raises:
+        RuntimeError: One of its files is missing or damaged.
+    """
     from torchvision.datasets import CIFAR10
 
-    # torchvision checks the files of both halves; without its list, the other one stays unopened.
+    # torchvision checks the files of both halves. An empty list keeps it from opening the other.
     half = type("Cifar10Half", (CIFAR10,), {"test_list" if train else "train_list": []})
     return half(root, train=train)
 
 
-def _complete_cifar10(root: Path) -> None:
-    """Have every file of CIFAR-10 whole in ``root``, from the archive, downloaded if need be."""
+def _unpack_archive(root: Path) -> None:
+    """Unpack every file of CIFAR-10 into ``root``; download the archive if it is missing."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -111,11 +146,11 @@ def _complete_cifar10(root: Path) -> None:
         (CIFAR10.meta["filename"], CIFAR10.meta["md5"]),
     ]
     if all(check_integrity(folder / name, md5) for name, md5 in wanted):
-        return  # another process was faster
+        return  # Another process was faster.
     archive = root / CIFAR10.filename
     if not check_integrity(archive, CIFAR10.tgz_md5):
         _download(CIFAR10.url, archive, CIFAR10.tgz_md5)
-    # File by file, each in one step: a process that reads without the lock sees whole files only.
+    # Each file is replaced atomically, because other processes read without the lock.
     with tempfile.TemporaryDirectory(dir=root) as fresh, tarfile.open(archive) as tar:
         tar.extractall(fresh, filter="data")
         folder.mkdir(exist_ok=True)
@@ -124,10 +159,19 @@ def _complete_cifar10(root: Path) -> None:
 
 
 def _download(url: str, target: Path, md5: str) -> None:
-    """Fetch ``url`` to ``target``, which appears only when it is whole.
+    """Download a file; it gets its name only after its checksum was verified.
 
-    Not torchvision's own download: that one waits for ever on a silent host, asks for the file
-    twice, and leaves half a file under the final name.
+    torchvision's own download has no timeout, requests the file twice and leaves an incomplete file
+    under the final name.
+
+    Args:
+        url: The address of the file.
+        target: The path to write.
+        md5: The expected MD5 of the file, hexadecimal.
+
+    Raises:
+        OSError: The server does not answer, or the file cannot be written.
+        RuntimeError: The file is incomplete or another one.
     """
     from torchvision.datasets.utils import check_integrity
 
@@ -141,7 +185,7 @@ def _download(url: str, target: Path, md5: str) -> None:
         ):
             shutil.copyfileobj(reply, file, 1 << 20)
         if not check_integrity(partial, md5):
-            raise RuntimeError(f"{url} sent a file that is cut short or not CIFAR-10 (wrong MD5)")
+            raise RuntimeError(f"the file from {url} is cut short or not CIFAR-10 (wrong MD5)")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

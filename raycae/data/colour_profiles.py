@@ -1,9 +1,9 @@
-"""Convert images with an embedded ICC profile to sRGB, and say sRGB in files that are written.
+"""Convert images with an ICC profile to sRGB, and embed sRGB in files that are written.
 
-The rendering intent is perceptual, the one that the ICC means for photographs. For the profiles of
-cameras and screens, which are a matrix and curves, it gives the same colours as the relative
-colorimetric intent; for printers' tables it keeps differences between colours that sRGB lacks,
-where relative colorimetric would make them equal.
+The rendering intent is perceptual, which the ICC recommends for photographs. For the profiles of
+cameras and screens (a matrix and curves) it gives the same colours as the relative colorimetric
+intent. For printers' tables it preserves differences between colours outside sRGB, which the
+relative colorimetric intent would merge.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SAME = 2
-"""Levels of 255. A profile that changes no colour by more is sRGB, rounded differently."""
+"""Levels of 255 up to which a profile counts as sRGB.
+
+Profiles of sRGB differ by this much through rounding alone.
+"""
 
 _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac")
-"""Kinds of profiles that describe the colours of an image."""
+"""Classes of profiles that describe the colours of an image."""
 
 
 class UnreadableProfileError(Exception):
-    """The bytes are no profile, or one for another kind of image."""
+    """The profile is damaged, or made for another kind of image."""
 
 
 def apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
@@ -48,7 +51,7 @@ def apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
     if transform is None:
         return image.convert("RGB")
     converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # None only where it is done in place
+    assert converted is not None  # It is None only for a conversion in place.
     return converted
 
 
@@ -73,7 +76,7 @@ def _make_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
             "RGB",
             ImageCms.Intent.PERCEPTUAL,
         )
-        probe = _probe(mode)
+        probe = _make_probe(mode)
         converted = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:
         raise UnreadableProfileError(str(error)) from error
@@ -81,8 +84,8 @@ def _make_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
     return None if same else transform
 
 
-def _probe(mode: str) -> Image.Image:
-    """Return an image of colours from all over the mode's range."""
+def _make_probe(mode: str) -> Image.Image:
+    """Return an image of colours that cover the range of a mode."""
     levels = np.arange(0, 256, 15, dtype=np.uint8)
     if mode == "RGB":
         grid = np.stack(np.meshgrid(levels, levels, levels), -1)

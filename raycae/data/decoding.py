@@ -31,19 +31,25 @@ SUFFIXES_OF = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 } | ({"AVIF": (".avif", ".avifs")} if HAS_AVIF else {})
+"""Formats that are decoded, and the suffixes of their files."""
 FORMATS = tuple(sorted(SUFFIXES_OF))
-"""What is decoded, whatever a file is called. Pillow knows more, and would have PostScript run."""
+"""Formats that are decoded, whatever the suffix of a file.
+
+Pillow can decode more formats, but it runs PostScript for some of them.
+"""
 IMAGE_SUFFIXES = tuple(sorted(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes))
+"""Suffixes of the image files that are read from a folder."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""What a file begins with that Git LFS has not downloaded yet."""
+"""The first bytes of a file that Git LFS has not downloaded yet."""
 
-_CHUNK = 256  # images a thread decodes before it asks for more
+_CHUNK = 256
+"""Number of images that a thread decodes per task."""
 
+LARGE = 1 << 24
+"""Pixels or bytes from which images are decoded one at a time: each may take a gigabyte."""
 
-LARGE = 1 << 24  # pixels; above, images are decoded one at a time, for each may take a gigabyte
-
-
-_one_large = threading.RLock()
+_large_image_lock = threading.RLock()
+"""Held while a large image is decoded."""
 
 
 def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
@@ -63,18 +69,18 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8: much faster for photographs, and enough left
-            # for the resize to smooth. Other formats ignore this.
+            # Decoding a JPEG at 1/2, 1/4 or 1/8 is much faster for photographs and leaves enough
+            # pixels for the resize to smooth. Other formats ignore this.
             if size:
                 image.draft(None, (2 * size, 2 * size))
-            with alone_if(image.width * image.height > LARGE):
+            with lock_large_image(image.width * image.height > LARGE):
                 rgb, has_bad_profile = _to_srgb(image)
                 return np.asarray(fit_square(rgb, size) if size else rgb), has_bad_profile
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
             f"image {name}: refused, more than {Image.MAX_IMAGE_PIXELS:,} pixels"
         ) from error
-    except UnidentifiedImageError as error:  # its own text would name a buffer in memory
+    except UnidentifiedImageError as error:  # whose text names a buffer in memory
         if data.startswith(LFS_POINTER):
             raise InputError(
                 f"image {name}: is a Git LFS pointer, not the image; run git lfs pull"
@@ -82,20 +88,33 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
         raise InputError(
             f"image {name}: damaged, or of another format than {', '.join(FORMATS)}"
         ) from error
-    except Exception as error:  # decoders raise a dozen types on damaged data, none of them ours
+    except Exception as error:  # Decoders raise a dozen types on damaged data.
         raise InputError(f"image {name}: damaged or not supported: {error}") from error
 
 
-def alone_if(large: bool) -> AbstractContextManager[Any]:
-    return _one_large if large else nullcontext()
+def lock_large_image(large: bool) -> AbstractContextManager[Any]:
+    """Return a lock that is held while a large image is decoded.
+
+    Args:
+        large: Whether the image is large.
+
+    Returns:
+        A context manager; it does nothing for other images.
+    """
+    return _large_image_lock if large else nullcontext()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to 8-bit sRGB.
 
-    It is turned as its EXIF says, its colour profile is applied, 16 bits are scaled to 8.
-    Transparent parts are laid over white, except for a colour of 16-bit grey that is to be
-    transparent: it is seen.
+    The EXIF rotation and the colour profile are applied, and 16 bits are scaled to 8. Transparent
+    parts are drawn over white, except for a transparent colour of 16-bit grey, which stays visible.
+
+    Args:
+        image: The image, of any mode of Pillow.
+
+    Returns:
+        The image in mode RGB.
 
     Raises:
         ValueError: The pixels are floating-point or have 32 bits, without an agreed range.
@@ -104,7 +123,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """As `to_rgb`; and whether there is a colour profile that cannot be read."""
+    """Convert an image like `to_rgb`; also return whether its profile is unreadable."""
     image = ImageOps.exif_transpose(image)
     has_profile, profile = "icc_profile" in image.info, image.info.get("icc_profile")
     if image.mode == "F":
@@ -133,21 +152,34 @@ def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The centre square, resized to ``size`` with antialiasing."""
+    """Cut the centre square of an image and resize it with antialiasing.
+
+    Args:
+        image: The image.
+        size: Side of the result in pixels.
+
+    Returns:
+        The resized square; `image` itself if it has the size already.
+    """
     if image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
 
 
 def run_in_threads(fill: Callable[[int], None], count: int) -> None:
-    """Call ``fill`` with 0 to count - 1 on a few threads; the first error ends it."""
+    """Call a function with every number from 0 to a count, on up to four threads.
+
+    Args:
+        fill: The function; its first exception ends the loop.
+        count: How often it is called.
+    """
 
     def run(chunk: Sequence[int]) -> None:
         for slot in chunk:
             fill(slot)
 
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    # Set here, not in the threads: the filters belong to the whole process.
+    # The filters are set here and not in the threads, because they are global to the process.
     with warnings_as_errors(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for _ in pool.map(run, chunks):
             pass
@@ -155,11 +187,20 @@ def run_in_threads(fill: Callable[[int], None], count: int) -> None:
 
 @contextmanager
 def warnings_as_errors() -> Iterator[None]:
-    """Pillow only warns of the smaller decompression bombs."""
+    """Turn Pillow's warning of a decompression bomb into an exception."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
 def blank_images(count: int, size: int) -> Pixels:
+    """Allocate memory for square images.
+
+    Args:
+        count: Number of images.
+        size: Side of the images in pixels.
+
+    Returns:
+        Uninitialised memory, uint8 (count, size, size, 3).
+    """
     return np.empty((count, size, size, 3), np.uint8)

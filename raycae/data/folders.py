@@ -12,9 +12,9 @@ from PIL import Image
 from raycae.data.decoding import (
     IMAGE_SUFFIXES,
     LARGE,
-    alone_if,
     blank_images,
     decode,
+    lock_large_image,
     run_in_threads,
     warnings_as_errors,
 )
@@ -24,8 +24,8 @@ from raycae.data.layout import (
     Parts,
     describe_deeper,
     find_layout,
-    split_of,
-    split_of_file,
+    parse_file_split,
+    parse_split,
 )
 from raycae.data.parquet_images import (
     Footer,
@@ -43,16 +43,21 @@ from raycae.errors import InputError
 
 
 def open_folder(source: Source) -> Pools:
-    """Find out what a source folder holds; decode nothing.
+    """Open a folder of images or Parquet files; decode nothing.
 
-    Parquet files with an image column are the data set where there are any, and image files
-    elsewhere.
+    Parquet files with an image column are the data set if there are any, else image files.
+
+    Args:
+        source: The source; its `folder` is opened.
+
+    Returns:
+        The images of each split.
 
     Raises:
-        InputError: There are no images, the layout can be read in two ways, a split is empty, or
-            Parquet files are damaged, missing or without the chosen column.
+        InputError: There are no images, the layout is ambiguous, a split is empty, or Parquet files
+            are damaged, missing or without the chosen column.
     """
-    assert source.folder is not None  # not a built-in source
+    assert source.folder is not None  # The source is not a built-in one.
     scan = scan_folder(source.folder)
     footers = {path: read_footer(source.folder / path) for path in scan.parquet}
     if footers and (
@@ -63,13 +68,14 @@ def open_folder(source: Source) -> Pools:
 
 
 def _open_images(source: Source, scan: Scan) -> Pools:
+    """Open a folder of image files."""
     if source.column:
         raise InputError(
             f"source {source.text!r}: asks for a column, but there are no Parquet files in it"
         )
     scan.tally.extend(Reason.OTHER, map(str, scan.parquet))
     if not scan.images:
-        left_out = "; ".join(map(str, scan.tally.entries()))
+        left_out = "; ".join(map(str, scan.tally.list_entries()))
         raise InputError(
             f"folder {scan.folder}: holds no images to train on; read are "
             f"{', '.join(IMAGE_SUFFIXES)} and .parquet files"
@@ -77,21 +83,22 @@ def _open_images(source: Source, scan: Scan) -> Pools:
         )
     entries = [(path.parent.parts, path) for path in scan.images]
     groups, layout, places = _divide(source, scan, entries, [1] * len(entries))
-    pools = _as_pools(groups, lambda files: ImageFiles(scan.folder, files))
+    pools = _make_pools(groups, lambda files: ImageFiles(scan.folder, files))
     return replace(
         pools,
         n_classes=_count_classes(places, layout),
-        left_out=scan.tally.entries(),
+        left_out=scan.tally.list_entries(),
         note="" if layout else describe_deeper(places),
     )
 
 
 def _open_parquet(source: Source, scan: Scan, footers: dict[Path, Footer]) -> Pools:
+    """Open a folder of Parquet files."""
     scan.tally.extend(Reason.BESIDE_PARQUET, map(str, scan.images))
     require_whole_shards(scan.folder, list(footers))
     entries = []
     for path in footers:
-        name = split_of_file(path.stem)
+        name = parse_file_split(path.stem)
         entries.append((path.parent.parts + ((path.stem[: len(name)],) if name else ()), path))
     sizes = [footer.n_rows for footer in footers.values()]
     groups, layout, places = _divide(source, scan, entries, sizes)
@@ -105,9 +112,9 @@ def _open_parquet(source: Source, scan: Scan, footers: dict[Path, Footer]) -> Po
             )
     for path in chosen:
         require_bytes(scan.folder / path, column)
-    pools = _as_pools(groups, lambda files: ParquetRows(scan.folder, files, column))
+    pools = _make_pools(groups, lambda files: ParquetRows(scan.folder, files, column))
     note = "" if layout else describe_deeper(places)
-    return replace(pools, left_out=scan.tally.entries(), note=note)
+    return replace(pools, left_out=scan.tally.list_entries(), note=note)
 
 
 def _divide(
@@ -130,7 +137,7 @@ def _divide(
     everything = [*entries, *linked]
     places = [parts for parts, _ in everything]
     weights = [size_of[path] for _, path in everything]
-    layout = find_layout(source, places, weights, _empty_folders(scan, places))
+    layout = find_layout(source, places, weights, _find_empty_folders(scan, places))
     if layout is None:
         scan.tally.extend(Reason.LINK, map(str, scan.aliases))
         return {"train": [path for _, path in entries]}, None, [parts for parts, _ in entries]
@@ -148,9 +155,9 @@ def _divide(
                 f"folder {scan.folder / layout.names[split][0]}: holds no images, so the {split} "
                 "split is empty; put some there or remove the folder"
             )
-        if twice := next((path for path in files if path in owner), None):
+        if shared := next((path for path in files if path in owner), None):
             raise InputError(
-                f"source {source.text!r}: {twice} is in the {owner[twice]} and in the {split} "
+                f"source {source.text!r}: {shared} is in the {owner[shared]} and in the {split} "
                 "split, through a link between folders; remove the link"
             )
         owner.update(dict.fromkeys(files, split))
@@ -163,34 +170,35 @@ def _divide(
 
 
 def _follow_aliases(scan: Scan, entries: Sequence[tuple[Parts, Path]]) -> list[tuple[Parts, Path]]:
-    """Return the files behind links that are called like a split, in the place of the link."""
+    """Return the files behind links with the name of a split, at the place of the link."""
     return [
         (link.parts + parts[len(target.parts) :], path)
         for link, target in scan.aliases.items()
-        if split_of(link.name) and len(link.parts) <= 2
+        if parse_split(link.name) and len(link.parts) <= 2
         for parts, path in entries
         if parts[: len(target.parts)] == target.parts
     ]
 
 
-def _empty_folders(scan: Scan, places: Sequence[Parts]) -> set[Parts]:
-    """Return the folders without a file of this kind, and without an image, below them."""
+def _find_empty_folders(scan: Scan, places: Sequence[Parts]) -> set[Parts]:
+    """Return the folders that contain no such file and no image."""
     held = {parts[:depth] for parts in places for depth in range(len(parts) + 1)}
     held |= {path.parts[:depth] for path in scan.images for depth in range(len(path.parts))}
     return {folder.parts for folder in scan.folders} - held
 
 
-def _as_pools(groups: dict[str, list[Path]], pool: Callable[[list[Path]], ImagePool]) -> Pools:
+def _make_pools(groups: dict[str, list[Path]], pool: Callable[[list[Path]], ImagePool]) -> Pools:
+    """Make a pool of images for each split."""
     pools = {split: pool(files) for split, files in groups.items()}
     return Pools(pools["train"], pools.get("validation"), pools.get("test"))
 
 
 def _count_classes(places: Sequence[Parts], layout: Layout | None) -> int | None:
-    """Count the folders that divide the training images, or None where they are in none.
+    """Count the folders that divide the training images, or return None without such folders.
 
     Args:
-        places: The folders that each training image is in.
-        layout: The splits; their own folders are no classes.
+        places: The folders that contain each training image.
+        layout: The splits; their own folders are not classes.
     """
     if layout:
         depth = layout.names["train"][0].count("/")
@@ -201,10 +209,15 @@ def _count_classes(places: Sequence[Parts], layout: Layout | None) -> int | None
 
 
 class ImageFiles:
-    """One image a file, in the order of their paths."""
+    """Image files as an `ImagePool`, in the order of their paths."""
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
-        """Keep ``files``, relative to ``folder``."""
+        """Keep the files; open none.
+
+        Args:
+            folder: The source folder.
+            files: Paths relative to it.
+        """
         self._folder, self._files = folder, files
         self.bad_profiles: list[str] = []
 
@@ -212,9 +225,22 @@ class ImageFiles:
         return len(self._files)
 
     def names(self) -> list[str]:
+        """Return the path of every image, relative to the source."""
         return [file.as_posix() for file in self._files]
 
     def take(self, indices: Indices, size: int) -> Pixels:
+        """Decode images.
+
+        Args:
+            indices: The images, int64 (N,).
+            size: Side of the decoded images in pixels.
+
+        Returns:
+            The images, uint8 (N, size, size, 3).
+
+        Raises:
+            InputError: An image is damaged.
+        """
         out = blank_images(len(indices), size)
 
         def fill(slot: int) -> None:
@@ -227,39 +253,58 @@ class ImageFiles:
         return out
 
     def labels(self) -> None:
+        """Return None, because folders of image files have no labels."""
         return None
 
 
 def picture(file: Path) -> Pixels:
-    """Read the image in ``file`` at its own size, as the images of a folder are read.
+    """Read an image file at its own size, with the conversions that training images get.
+
+    Args:
+        file: The image file.
 
     Returns:
         sRGB, uint8 (H, W, 3), 0 to 255.
 
     Raises:
-        InputError: It is no image that can be decoded; the message names the file.
+        InputError: The file cannot be decoded as an image; the message names it.
     """
     with warnings_as_errors():
         return read_image(file, None)[0]
 
 
 def read_image(file: Path, size: int | None) -> tuple[Pixels, bool]:
-    """Read and decode one image file; see `decode`."""
+    """Read and decode an image file.
+
+    Args:
+        file: The image file.
+        size: Side of the square that it is cut and resized to, in pixels; None for its own size.
+
+    Returns:
+        sRGB, uint8 (size, size, 3) or (H, W, 3); and whether its colour profile is unreadable.
+
+    Raises:
+        InputError: The file is unreadable, damaged or too large.
+    """
     try:
-        n_bytes = _n_bytes(file)
-        with alone_if(n_bytes > LARGE):
+        n_bytes = _measure_file(file)
+        with lock_large_image(n_bytes > LARGE):
             return decode(file.read_bytes(), str(file), size)
     except OSError as error:
         raise InputError(f"image {file}: cannot be read: {error.strerror}") from error
 
 
-def _n_bytes(file: Path) -> int:
-    """The size of an image file; `InputError` for what cannot be one. A pipe would be waited for,
-    and a device has no end."""
-    about = file.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise InputError(f"image {file}: a folder, a device or a pipe; it has to be a file")
-    assert Image.MAX_IMAGE_PIXELS is not None  # nobody sets it
-    if about.st_size > (most := 8 * Image.MAX_IMAGE_PIXELS):  # four channels of 16 bits
-        raise InputError(f"image {file}: {about.st_size:,} bytes; at most {most:,} are read")
-    return about.st_size
+def _measure_file(file: Path) -> int:
+    """Return the size of an image file in bytes.
+
+    Raises:
+        InputError: It is not a regular file, or too large. A pipe would block, and a device has no
+            end.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"image {file}: a folder, a device or a pipe; it must be a file")
+    assert Image.MAX_IMAGE_PIXELS is not None  # raycae does not change Pillow's limit.
+    if status.st_size > (most := 8 * Image.MAX_IMAGE_PIXELS):  # four channels of 16 bits
+        raise InputError(f"image {file}: {status.st_size:,} bytes; at most {most:,} are read")
+    return status.st_size

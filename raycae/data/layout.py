@@ -3,16 +3,16 @@
 The rule, for image files and Parquet files alike:
 
 - ``train`` and ``training``; ``val``, ``valid``, ``validation`` and ``dev``; ``test``, ``testing``
-  and ``eval`` are names of splits, in capitals too. A Parquet file whose name begins with one of
-  them (``train-00000-of-00002.parquet``, ``test.parquet``) is as good as a folder.
-- They are splits only if a training split and at least one other are there, at the top
-  (``DATA/train``) or one level down (``DATA/images/train``, ``DATA/CLASS/train``), and all images
-  are in them. One level down, every folder at the top has the same splits.
-- A layout that has splits and images outside of them can be read in two ways and is refused. So is
-  one with two names of the same split, such as ``val`` and ``dev``.
+  and ``eval`` are names of splits, also in capitals. A Parquet file whose name begins with one of
+  them (``train-00000-of-00002.parquet``, ``test.parquet``) counts like a folder.
+- They are splits only if a training split and at least one other exist, at the top
+  (``DATA/train``) or one level down (``DATA/images/train``, ``DATA/CLASS/train``), and contain all
+  images. One level down, every folder at the top must have the same splits.
+- A layout with splits and with images outside of them is ambiguous and refused. So is one with two
+  names of the same split, such as ``val`` and ``dev``.
 - In every other layout such a name is an ordinary class, and all images are one set.
 
-``?splits=no`` asks for one set, ``?splits=yes`` for the splits; it leaves the rest out.
+``?splits=no`` selects one set, ``?splits=yes`` the splits; it leaves the rest out.
 """
 
 from __future__ import annotations
@@ -36,11 +36,15 @@ SPLIT_NAMES = {
     "testing": "test",
     "eval": "test",
 }
+"""Folder names, in lower case, and the split that they name."""
 SPLITS = ("train", "validation", "test")
+"""The splits, in their fixed order."""
 
 Parts = tuple[str, ...]
-"""The folders that a file is in, from the top; for a Parquet file also its name up to the first
-character that is no letter, if that is the name of a split."""
+"""The folders that contain a file, from the top.
+
+For a Parquet file whose name begins with the name of a split, that name is the last part.
+"""
 
 
 @dataclass
@@ -68,19 +72,29 @@ class Layout:
         return not self.rest and all(len(names) == 1 for names in self.names.values())
 
 
-def split_of(name: str) -> str | None:
-    """Return the split that a folder's name stands for, or None."""
+def parse_split(name: str) -> str | None:
+    """Return the split that a folder's name stands for.
+
+    Args:
+        name: The name of the folder.
+
+    Returns:
+        The split, or None.
+    """
     return SPLIT_NAMES.get(name.lower())
 
 
-def split_of_file(stem: str) -> str | None:
-    """Return the split that a Parquet file's name stands for, or None.
+def parse_file_split(stem: str) -> str | None:
+    """Return the split that a Parquet file's name stands for.
 
     Args:
         stem: The name without its suffix, such as ``train-00000-of-00002``.
+
+    Returns:
+        The split, or None.
     """
     letters = re.match(r"[^\W\d_]*", stem)
-    return split_of(letters[0]) if letters else None
+    return parse_split(letters[0]) if letters else None
 
 
 def find_layout(
@@ -132,16 +146,27 @@ def find_layout(
     if not divided:
         return None
     merged = _merge(divided, items)
-    alike = {tuple(sorted(layout.groups)) for layout in below.values()}
-    if not merged.rest and len(alike) == 1 and all(layout.is_clean for layout in below.values()):
+    split_sets = {tuple(sorted(layout.groups)) for layout in below.values()}
+    if (
+        not merged.rest
+        and len(split_sets) == 1
+        and all(layout.is_clean for layout in below.values())
+    ):
         return merged
     raise InputError(_describe_ambiguity(source, merged, items, sizes))
 
 
 def describe_deeper(items: Sequence[Parts]) -> str:
-    """Return a note on names of splits that one undivided set has as ordinary folders."""
-    found = sorted({part for parts in items for part in parts if split_of(part)})
-    if not found or all(parts and split_of(parts[0]) == "train" for parts in items):
+    """Write a note on names of splits that are read as ordinary folders.
+
+    Args:
+        items: The place of every file of an undivided source.
+
+    Returns:
+        One sentence, or an empty text where there are no such names.
+    """
+    found = sorted({part for parts in items for part in parts if parse_split(part)})
+    if not found or all(parts and parse_split(parts[0]) == "train" for parts in items):
         return ""
     if len(found) == 1:
         return f"{found[0]} is read as an ordinary folder, not as a split."
@@ -155,12 +180,12 @@ def _read_level(
     layout = Layout()
     names: dict[str, dict[str, None]] = {}
     for parts in folders:
-        if len(parts) == depth + 1 and (split := split_of(parts[depth])):
+        if len(parts) == depth + 1 and (split := parse_split(parts[depth])):
             layout.groups.setdefault(split, [])
             names.setdefault(split, {})["/".join(parts)] = None
     for index in indices:
         parts = items[index]
-        split = split_of(parts[depth]) if len(parts) > depth else None
+        split = parse_split(parts[depth]) if len(parts) > depth else None
         if split is None:
             layout.rest.append(index)
         else:
@@ -207,5 +232,6 @@ def _describe_ambiguity(
 
 
 def _join_names(names: Collection[str]) -> str:
+    """Join up to three names; count the others."""
     shown = ", ".join(list(names)[:3])
     return f"{shown} and {len(names) - 3:,} more" if len(names) > 3 else shown

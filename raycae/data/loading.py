@@ -66,16 +66,18 @@ def load(
     pools = open_source(source)
     images = SourceImages(pools)
     if membership is None:
-        splits = _cut(source, pools, images, limit, seed)
+        splits = _cut_splits(source, pools, images, limit, seed)
     else:
         splits = _find_members(source, images, membership, *WORDS)
-    labels = _label(source, images, splits, classes)  # before the images: it takes no time
+    labels = _load_split_labels(source, images, splits, classes)  # first, because it is fast
     train, val, test = pixels = images.take(splits, image_size)
-    checksums = [checksum_images(each) for each in pixels]
+    checksums = [checksum_images(array) for array in pixels]
     if membership is not None:
         _require_pixels(source, membership, dict(zip(WORDS, checksums, strict=True)))
         summary = _summarize_members(source, pools, images, membership)
-        return Images(train, val, test, _fingerprint(train, val), labels, membership, summary)
+        return Images(
+            train, val, test, _compute_fingerprint(train, val), labels, membership, summary
+        )
     is_copy = find_copies(*checksums)
     if keep_copies:
         is_copy = np.zeros(len(train), bool), np.zeros(len(val), bool)
@@ -84,9 +86,11 @@ def load(
     if n_copies := int(is_copy[0].sum() + is_copy[1].sum()):
         train, val = train[kept[0]], val[kept[1]]
         _require_enough(source, len(train), len(val), n_copies)
-        labels = _label(source, images, [s[k] for s, k in zip(splits, kept, strict=True)], classes)
+        labels = _load_split_labels(
+            source, images, [s[k] for s, k in zip(splits, kept, strict=True)], classes
+        )
     summary = _summarize_members(source, pools, images, membership)
-    return Images(train, val, test, _fingerprint(train, val), labels, membership, summary)
+    return Images(train, val, test, _compute_fingerprint(train, val), labels, membership, summary)
 
 
 def load_test(
@@ -111,7 +115,7 @@ def load_test(
     pools = open_source(source)
     images = SourceImages(pools)
     if membership is None:
-        (test,) = images.take([_cut(source, pools, images, None, seed)[2]], image_size)
+        (test,) = images.take([_cut_splits(source, pools, images, None, seed)[2]], image_size)
         return test
     (test,) = images.take(_find_members(source, images, membership, "test"), image_size)
     _require_pixels(source, membership, {"test": checksum_images(test)})
@@ -140,16 +144,18 @@ def load_labels(
         Classes from 0 to ``classes`` - 1.
 
     Raises:
-        InputError: The source does not say them, or one is not below ``classes``.
+        InputError: The source has no labels, or one is not below ``classes``.
     """
     if not classes:
         return Labels()
     pools = open_source(source)
     images = SourceImages(pools)
     if membership is None:
-        return _label(source, images, _cut(source, pools, images, limit, seed), classes)
+        return _load_split_labels(
+            source, images, _cut_splits(source, pools, images, limit, seed), classes
+        )
     splits = _find_members(source, images, membership, *WORDS)
-    return _label(source, images, splits, classes)
+    return _load_split_labels(source, images, splits, classes)
 
 
 def summarize(
@@ -159,9 +165,17 @@ def summarize(
     seed: int = 0,
     membership: Membership | None = None,
 ) -> DataSummary:
-    """Count what `load` gives with these arguments; decode nothing.
+    """Count what `load` returns for these arguments; decode nothing.
 
-    Without `membership` copies of images count as well, for they show in the pixels alone.
+    Args:
+        source: A name or a folder, see the package.
+        limit: As in `load`.
+        seed: As in `load`.
+        membership: The splits as `load` cut them; `limit` and `seed` are not used then. Without it
+            copies of images are counted as well, because they show only in the pixels.
+
+    Returns:
+        The numbers of images and what is left out.
 
     Raises:
         InputError: As `load`, for all that shows before images are decoded.
@@ -169,21 +183,34 @@ def summarize(
     pools = open_source(source)
     images = SourceImages(pools)
     if membership is None:
-        splits = _cut(source, pools, images, limit, seed)
+        splits = _cut_splits(source, pools, images, limit, seed)
         return _summarize(source, pools, images, (len(splits[0]), len(splits[1]), len(splits[2])))
     return _summarize_members(source, pools, images, membership)
 
 
 def check(source: str) -> None:
-    """Raise `InputError` where ``source`` plainly cannot be read; decode and download nothing."""
+    """Raise `InputError` if a source cannot be read; decode and download nothing.
+
+    Args:
+        source: A name or a folder, see the package.
+
+    Raises:
+        InputError: The source is unknown, ambiguous or has no images.
+    """
     open_source(source)
 
 
-def _cut(
+def _cut_splits(
     source: str, pools: Pools, images: SourceImages, limit: int | None, seed: int
 ) -> list[Indices]:
-    """Cut the splits of a source: the places of training, validation and test images among all
-    images. Raise `InputError` for too few, or none to test on."""
+    """Cut the splits of a source.
+
+    Returns:
+        The places of training, validation and test images among all images, int64 (N,) each.
+
+    Raises:
+        InputError: There are too few images, or none to test on.
+    """
     try:
         train, validation, test = split_indices(
             len(pools.train),
@@ -194,14 +221,14 @@ def _cut(
         )
     except InputError as error:
         raise InputError(f"source {source!r}: {error}") from None
-    train, test = images.start(pools.train) + train, images.start(pools.train) + test
-    validation = images.start(pools.validation or pools.train) + validation
+    train, test = images.get_start(pools.train) + train, images.get_start(pools.train) + test
+    validation = images.get_start(pools.validation or pools.train) + validation
     if pools.test is not None:
-        test = images.start(pools.test) + np.arange(len(pools.test))
+        test = images.get_start(pools.test) + np.arange(len(pools.test))
     if not len(test):
         raise InputError(
-            f"source {source!r}: its test split is empty; put images there, or take it away: a "
-            "tenth of the training images is then set aside for the test"
+            f"source {source!r}: its test split is empty. Put images there, or remove it: a tenth "
+            "of the training images is then reserved for the test"
         )
     return [train, validation, test]
 
@@ -209,11 +236,14 @@ def _cut(
 def _find_members(
     source: str, images: SourceImages, membership: Membership, *wanted: str
 ) -> list[Indices]:
-    """Return the places of the images of each wanted split. Raise `InputError` where one is
-    missing."""
+    """Return the places of the images of each wanted split.
+
+    Raises:
+        InputError: One of the images is missing.
+    """
     splits = []
     for split in wanted:
-        names, _ = membership.of(split)
+        names, _ = membership.get_split(split)
         places = images.find(names)
         require_unchanged(split, names, places < 0, "are missing", source)
         splits.append(places)
@@ -221,9 +251,9 @@ def _find_members(
 
 
 def _require_pixels(source: str, membership: Membership, found: dict[str, Checksums]) -> None:
-    """Raise `InputError` where images are not those of the membership."""
+    """Raise `InputError` if images differ from those of the membership."""
     for split, checksums in found.items():
-        names, expected = membership.of(split)
+        names, expected = membership.get_split(split)
         fault = "have other pixels than when it began"
         require_unchanged(split, names, checksums != expected, fault, source)
 
@@ -234,7 +264,7 @@ def _describe_splits(
     checksums: list[Checksums],
     kept: list[NDArray[np.bool_]],
 ) -> Membership:
-    """Return what becomes of every image of a source: its split, a copy, or unused."""
+    """Return the split of every image of a source, or that it is a copy or unused."""
     rows: list[tuple[str, Indices, Checksums]] = []
     for split, places, found, keep in zip(WORDS, splits, checksums, kept, strict=True):
         rows.append((split, places[keep], found[keep]))
@@ -250,7 +280,7 @@ def _describe_splits(
 
 
 def _require_enough(source: str, n_train: int, n_val: int, n_copies: int) -> None:
-    """Raise `InputError` where too few images are left without the copies."""
+    """Raise `InputError` if too few images are left without the copies."""
     if n_train + n_val < LEAST_IMAGES or not n_train or not n_val:
         raise InputError(
             f"source {source!r}: too few images: without {n_copies:,} copies of test and "
@@ -259,9 +289,14 @@ def _require_enough(source: str, n_train: int, n_val: int, n_copies: int) -> Non
         )
 
 
-def _label(source: str, images: SourceImages, splits: list[Indices], classes: int) -> Labels:
-    """Return the classes of the images of each split, nothing if `classes` is 0. Raise `InputError`
-    where the source does not say them, or one is too large."""
+def _load_split_labels(
+    source: str, images: SourceImages, splits: list[Indices], classes: int
+) -> Labels:
+    """Return the classes of the images of each split; none if `classes` is 0.
+
+    Raises:
+        InputError: The source has no labels, or one is too large.
+    """
     if not classes:
         return Labels()
     found = images.labels()
@@ -277,7 +312,7 @@ def _label(source: str, images: SourceImages, splits: list[Indices], classes: in
             f"with classes: {classes} allowed are 0 to {classes - 1}"
         )
     train, val, test = (found[split] for split in splits)
-    return Labels(train, val, test, _fingerprint(train, val, test))
+    return Labels(train, val, test, _compute_fingerprint(train, val, test))
 
 
 def _summarize(
@@ -287,15 +322,22 @@ def _summarize(
     counts: tuple[int, int, int],
     tally: Tally | None = None,
 ) -> DataSummary:
-    """Return what a source holds: the numbers of training, validation and test images, and what is
-    left out beside what its pools say."""
+    """Summarise a source.
+
+    Args:
+        source: The source as it was given.
+        pools: The images of each split.
+        images: All images.
+        counts: Numbers of training, validation and test images.
+        tally: What is left out in addition to what the pools leave out.
+    """
     tally = tally or Tally()
     tally.extend(Reason.BAD_PROFILE, sorted(name for p in images.pools for name in p.bad_profiles))
     return DataSummary(
         source,
         *counts,
         pools.n_classes or _count_labels(images),
-        (*pools.left_out, *tally.entries()),
+        (*pools.left_out, *tally.list_entries()),
         pools.note,
     )
 
@@ -303,16 +345,16 @@ def _summarize(
 def _summarize_members(
     source: str, pools: Pools, images: SourceImages, membership: Membership
 ) -> DataSummary:
-    """Return what a source holds of a study: its splits, the copies, and what came later."""
+    """Summarise a source of a study: its splits, the copies, and images added later."""
     tally = Tally()
-    tally.extend(Reason.COPY, membership.of(DUPLICATE)[0])
+    tally.extend(Reason.COPY, membership.get_split(DUPLICATE)[0])
     tally.extend(Reason.ADDED, sorted(set(images.names).difference(membership.names)))
-    n_train, n_val, n_test = (len(membership.of(split)[0]) for split in WORDS)
+    n_train, n_val, n_test = (len(membership.get_split(split)[0]) for split in WORDS)
     return _summarize(source, pools, images, (n_train, n_val, n_test), tally)
 
 
 def _count_labels(images: SourceImages) -> int | None:
-    """Count the different labels of all images, or return None where they have none."""
+    """Count the different labels of all images, or return None without labels."""
     labels = images.labels()
     return None if labels is None else len(set(np.unique(labels[labels >= 0]).tolist()))
 
@@ -320,8 +362,14 @@ def _count_labels(images: SourceImages) -> int | None:
 def open_source(source: str) -> Pools:
     """Open a source: count its images, decode and download nothing.
 
+    Args:
+        source: A name or a folder, see the package.
+
+    Returns:
+        The images of each split.
+
     Raises:
-        InputError: It is unknown, or it plainly cannot be read.
+        InputError: It is unknown or cannot be read.
     """
     parsed = parse_source(source)
     if parsed.name == "cifar10":
@@ -333,7 +381,8 @@ def open_source(source: str) -> Pools:
     return open_folder(parsed)
 
 
-def _fingerprint(*arrays: NDArray[Any]) -> str:
+def _compute_fingerprint(*arrays: NDArray[Any]) -> str:
+    """Compute a checksum of arrays and their shapes, 16 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=8)
     for array in arrays:
         digest.update(repr(array.shape).encode())
@@ -342,6 +391,7 @@ def _fingerprint(*arrays: NDArray[Any]) -> str:
 
 
 def _check_numbers(image_size: int, seed: int) -> None:
+    """Raise `InputError` for an image size below 1 or a seed below 0."""
     if image_size < 1:
         raise InputError(f"image size {image_size}: allowed are whole numbers from 1 pixel on")
     if seed < 0:

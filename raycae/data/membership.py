@@ -22,11 +22,11 @@ from raycae.errors import InputError
 Checksums = NDArray[np.uint64]
 
 WORDS = {"train": "training", "validation": "validation", "test": "test"}
-"""The splits, in the order in which they are stored, as messages call them."""
+"""The splits, in the order in which they are stored, and their names in messages."""
 DUPLICATE, UNUSED = "duplicate", "unused"
-"""What else the source held: copies of images of another split, and images beyond the limit."""
+"""Marks of copies of images of another split, and of images beyond the limit."""
 N_NAMED = 5
-"""A message names at most this many images."""
+"""Maximum number of images that a message names."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,24 @@ class Membership:
             digest.update("\0".join(texts).encode() + b"\0\0")
         return digest.hexdigest()
 
-    def of(self, split: str) -> tuple[list[str], Checksums]:
-        """Return the names of a split in their order, and their checksums, uint64 (N,)."""
+    def get_split(self, split: str) -> tuple[list[str], Checksums]:
+        """Return the images of a split.
+
+        Args:
+            split: "train", "validation", "test", `DUPLICATE` or `UNUSED`.
+
+        Returns:
+            Their names in order, and their checksums, uint64 (N,).
+        """
         rows = [row for row, member_of in enumerate(self.splits) if member_of == split]
         return [self.names[row] for row in rows], self.checksums[rows]
 
     def to_parquet(self) -> bytes:
-        """Return the table as a Parquet file with the columns split, name and checksum.
+        """Encode the table as a Parquet file with the columns split, name and checksum.
 
-        The bits of a checksum are those of a signed integer there; unused images have none.
+        Returns:
+            The content of the file. A checksum is stored as the signed integer of the same bits;
+            unused images have none.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -77,21 +86,35 @@ class Membership:
 
 
 class SourceImages:
-    """All images of a source, whichever of its pools they lie in."""
+    """All images of a source in one numbering, whichever pool holds them."""
 
     def __init__(self, pools: Pools) -> None:
         found = (pools.train, pools.validation, pools.test)
         self.pools: list[ImagePool] = [pool for pool in found if pool is not None]
         self._ends = np.cumsum([len(pool) for pool in self.pools])
-        self.names = [_storable(name) for pool in self.pools for name in pool.names()]
+        self.names = [_make_storable(name) for pool in self.pools for name in pool.names()]
 
-    def start(self, pool: ImagePool) -> int:
-        """Return the place of a pool's first image among all images."""
+    def get_start(self, pool: ImagePool) -> int:
+        """Return the place of a pool's first image among all images.
+
+        Args:
+            pool: One of the source's pools.
+
+        Returns:
+            The place, from 0.
+        """
         number = next(i for i, other in enumerate(self.pools) if other is pool)
         return int(self._ends[number]) - len(pool)
 
     def find(self, names: Iterable[str]) -> Indices:
-        """Return the place of each name among all images, int64 (N,); -1 where there is none."""
+        """Find images by name.
+
+        Args:
+            names: The names, at most one of each.
+
+        Returns:
+            The place of each among all images, int64 (N,); -1 for an unknown name.
+        """
         places = {name: place for place, name in enumerate(self.names)}
         return np.array([places.get(name, -1) for name in names], np.int64)
 
@@ -110,22 +133,22 @@ class SourceImages:
         pixels = [blank_images(0, size) for _ in splits]
         for pool, end in zip(self.pools, self._ends, strict=True):
             start = int(end) - len(pool)
-            among = np.flatnonzero((places >= start) & (places < end))
-            if not len(among):
+            positions = np.flatnonzero((places >= start) & (places < end))
+            if not len(positions):
                 continue
-            decoded = pool.take(places[among] - start, size)
-            bounds = np.searchsorted(among, cuts)
+            decoded = pool.take(places[positions] - start, size)
+            bounds = np.searchsorted(positions, cuts)
             for number, (low, high) in enumerate(pairwise(bounds)):
                 if high - low == len(splits[number]):
-                    pixels[number] = decoded[low:high]  # a view: training sets are large
+                    pixels[number] = decoded[low:high]  # a view, because training sets are large
                 elif high > low:
                     if not len(pixels[number]):
                         pixels[number] = blank_images(len(splits[number]), size)
-                    pixels[number][among[low:high] - cuts[number]] = decoded[low:high]
+                    pixels[number][positions[low:high] - cuts[number]] = decoded[low:high]
         return pixels
 
     def labels(self) -> Indices | None:
-        """Return the class of every image, int64 (N,); None where the source does not say it."""
+        """Return the class of every image, int64 (N,), or None if a pool has no labels."""
         found = [pool.labels() for pool in self.pools]
         known = [labels for labels in found if labels is not None]
         return np.concatenate(known) if len(known) == len(found) else None
@@ -184,13 +207,13 @@ def require_unchanged(
         return
     named = [names[i] for i in np.flatnonzero(wrong)[:N_NAMED]]
     more = int(wrong.sum()) - len(named)
-    also = f" and {more:,} more" if more else ""
+    more_text = f" and {more:,} more" if more else ""
     raise InputError(
         f"source {source!r}: {int(wrong.sum()):,} of the {len(names):,} {WORDS[split]} images of "
-        f"this study {fault}: {', '.join(named)}{also}; restore them, or begin another study"
+        f"this study {fault}: {', '.join(named)}{more_text}; restore them, or start another study"
     )
 
 
-def _storable(name: str) -> str:
-    """Return a name as UTF-8 can hold it; file systems allow other bytes."""
+def _make_storable(name: str) -> str:
+    """Escape the bytes of a name that UTF-8 cannot hold; file systems allow them."""
     return name.encode("utf-8", "backslashreplace").decode()

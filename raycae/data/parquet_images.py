@@ -19,22 +19,22 @@ from raycae.data.types import Indices, Pixels
 from raycae.errors import InputError
 
 PREFERRED = ("image", "img")
-"""A column of this name is taken, whatever other image columns there are."""
+"""Names of columns that are preferred to other image columns."""
 
 PLAIN_NAMES = (*PREFERRED, "bytes", "jpg", "jpeg", "png")
-"""Names by which a plain binary column is a candidate; a struct with ``bytes`` always is one."""
+"""Names by which a plain binary column is a candidate; a struct with ``bytes`` always is."""
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What the footer of a Parquet file says.
+    """The footer of a Parquet file.
 
     Attributes:
         n_rows: Number of rows.
         columns: Names of all columns.
         binary: Columns that can hold encoded images: a struct with binary ``bytes``, as Hugging
             Face writes them, or plain binary.
-        candidates: Those of them that are taken for images without being asked for.
+        candidates: Those of them that are taken for images without being named by the user.
     """
 
     n_rows: int
@@ -46,12 +46,18 @@ class Footer:
 def read_footer(file: Path) -> Footer:
     """Read the footer of a Parquet file, and none of its rows.
 
+    Args:
+        file: The Parquet file.
+
+    Returns:
+        Its footer.
+
     Raises:
-        InputError: It is no whole Parquet file; the message names it.
+        InputError: It is not a complete Parquet file; the message names it.
     """
-    parquet = _parquet(file)
+    parquet = _open_parquet_file(file)
     schema = parquet.schema_arrow
-    structs = [field.name for field in schema if _has_bytes(field.type)]
+    structs = [field.name for field in schema if _holds_bytes(field.type)]
     plain = [field.name for field in schema if _is_binary(field.type)]
     binary = tuple(name for name in schema.names if name in (*structs, *plain))
     candidates = tuple(name for name in binary if name in structs or name in PLAIN_NAMES)
@@ -61,12 +67,15 @@ def read_footer(file: Path) -> Footer:
 def choose_column(source: Source, footers: Mapping[Path, Footer]) -> str:
     """Choose the column that holds the images of all files.
 
-    The column of ``?column=NAME`` if there is one; else ``image`` or ``img``; else the only
+    It is the column of ``?column=NAME`` if given, else ``image`` or ``img``, else the only
     candidate.
 
     Args:
         source: The source; its suffix may name a column.
         footers: The footer of every file that is read, by its path relative to the source.
+
+    Returns:
+        The name of the column.
 
     Raises:
         InputError: There is no candidate, several are equally good, or a file lacks the column.
@@ -97,6 +106,13 @@ def require_whole_shards(folder: Path, files: Sequence[Path]) -> None:
 
     Files whose names end with ``-00000-of-00002`` are shards of one set if the folder and the name
     before that are the same; a hash may follow.
+
+    Args:
+        folder: The source folder.
+        files: Paths of the Parquet files, relative to it.
+
+    Raises:
+        InputError: A shard is missing or there twice, or two sets are mixed.
     """
     sets: dict[tuple[Path, str], dict[Path, tuple[int, int]]] = {}
     for file in files:
@@ -113,16 +129,16 @@ def require_whole_shards(folder: Path, files: Sequence[Path]) -> None:
                 f"as {' and '.join(first[:2])}. Remove the files of the set that is out of date"
             )
         total, numbers = totals[0], sorted(number for number, _ in shards.values())
-        if again := [number for number, following in pairwise(numbers) if number == following]:
-            both = sorted(f.name for f in shards if shards[f][0] == again[0])
+        if repeated := [number for number, following in pairwise(numbers) if number == following]:
+            names = sorted(f.name for f in shards if shards[f][0] == repeated[0])
             raise InputError(
-                f"Parquet files {name}: shard {again[0]} of {total} is there more than once, as "
-                f"{' and '.join(both)}. Remove the files of the set that is out of date"
+                f"Parquet files {name}: shard {repeated[0]} of {total} is there more than once, as "
+                f"{' and '.join(names)}. Remove the files of the set that is out of date"
             )
-        here = set(numbers)
-        if here != set(range(total)):
-            missing = total - len(here & set(range(total)))
-            first_missing = (number for number in range(total) if number not in here)
+        present = set(numbers)
+        if present != set(range(total)):
+            missing = total - len(present & set(range(total)))
+            first_missing = (number for number in range(total) if number not in present)
             shown = ", ".join(
                 f"{number:05}" for number, _ in zip(first_missing, "123", strict=False)
             )
@@ -130,21 +146,29 @@ def require_whole_shards(folder: Path, files: Sequence[Path]) -> None:
                 f"Parquet files {name}: {missing} of {total} shards are missing: {shown}"
                 f"{', …' if missing > 3 else ''} of {total:05}. Complete the download"
                 if missing
-                else f"Parquet files {name}: shard {max(here):05} of {total:05} cannot exist; "
+                else f"Parquet files {name}: shard {max(present):05} of {total:05} cannot exist; "
                 "shards are counted from 00000"
             )
 
 
 def require_bytes(file: Path, column: str) -> None:
-    """Raise `InputError` if a row of ``column`` holds no bytes, by the statistics in the file."""
+    """Raise `InputError` if a row has no image; read only what the statistics do not rule out.
+
+    Args:
+        file: The Parquet file.
+        column: The column with the encoded images.
+
+    Raises:
+        InputError: A row holds no bytes; the message names it.
+    """
     import pyarrow.compute as pc
 
-    parquet = _parquet(file)
+    parquet = _open_parquet_file(file)
     start = 0
-    with _readable(file):
+    with _report_read_errors(file):
         for group in range(parquet.metadata.num_row_groups):
-            about = parquet.metadata.row_group(group)
-            if _may_have_nulls(about, column):
+            metadata = parquet.metadata.row_group(group)
+            if _may_have_nulls(metadata, column):
                 nulls = pc.is_null(_read_blobs(parquet, file, group, column))
                 if (row := pc.index(nulls, True).as_py()) >= 0:
                     raise InputError(
@@ -152,11 +176,11 @@ def require_bytes(file: Path, column: str) -> None:
                         f"bytes in column {column!r}. Remove the row, or write the bytes of the "
                         "image into it"
                     )
-            start += about.num_rows
+            start += metadata.num_rows
 
 
 def _may_have_nulls(row_group: Any, column: str) -> bool:
-    """Whether the statistics of a row group do not exclude rows without bytes."""
+    """Return whether the statistics of a row group allow rows without bytes."""
     chunks = (row_group.column(index) for index in range(row_group.num_columns))
     known = [
         chunk.statistics for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")
@@ -165,23 +189,30 @@ def _may_have_nulls(row_group: Any, column: str) -> bool:
 
 
 class ParquetRows:
-    """One image a row, in the order of the files and of the rows in them."""
+    """Rows of Parquet files as an `ImagePool`, in the order of files and rows."""
 
     def __init__(self, folder: Path, files: Sequence[Path], column: str) -> None:
-        """Keep ``files``, relative to ``folder``, whose images are in ``column``."""
+        """Keep the files; decode no row.
+
+        Args:
+            folder: The source folder.
+            files: Paths relative to it.
+            column: The column with the encoded images.
+        """
         self._folder, self._files, self._column = folder, files, column
         self.bad_profiles: list[str] = []
 
     @cached_property
     def _ends(self) -> list[int]:
-        """How many rows there are up to the end of each file."""
-        counts = (_parquet(self._folder / file).metadata.num_rows for file in self._files)
+        """The number of rows up to the end of each file."""
+        counts = (_open_parquet_file(self._folder / file).metadata.num_rows for file in self._files)
         return list(accumulate(counts))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def names(self) -> list[str]:
+        """Return ``FILE.parquet#ROW`` for every image, the first row being 0."""
         return [
             f"{file.as_posix()}#{row}"
             for file, (start, end) in zip(self._files, pairwise([0, *self._ends]), strict=True)
@@ -189,6 +220,18 @@ class ParquetRows:
         ]
 
     def take(self, indices: Indices, size: int) -> Pixels:
+        """Decode images.
+
+        Args:
+            indices: The images, int64 (N,).
+            size: Side of the decoded images in pixels.
+
+        Returns:
+            The images, uint8 (N, size, size, 3).
+
+        Raises:
+            InputError: An image is damaged.
+        """
         out = blank_images(len(indices), size)
         bounds = pairwise([0, *self._ends])
         for file, (start, end) in zip(self._files, bounds, strict=True):
@@ -197,7 +240,8 @@ class ParquetRows:
         return out
 
     def labels(self) -> Indices | None:
-        columns = [_label_column(self._folder / file) for file in self._files]
+        """Return the column ``label``, int64 (N,), or None if a file has none."""
+        columns = [_read_labels(self._folder / file) for file in self._files]
         known = [column for column in columns if column is not None]
         return np.concatenate(known) if len(known) == len(columns) else None
 
@@ -226,18 +270,18 @@ class ParquetRows:
 def _read_rows(
     file: Path, column: str, rows: Indices
 ) -> Iterator[tuple[Indices, list[Any], Indices]]:
-    """Per row group: the rows chosen in it, their bytes, and where in ``rows`` they stand."""
+    """Yield per row group the chosen rows, their bytes and their positions in ``rows``."""
     import pyarrow as pa
 
     if len(rows) == 0:
         return
-    parquet = _parquet(file)
+    parquet = _open_parquet_file(file)
     start = 0
     for group in range(parquet.num_row_groups):
         end = start + parquet.metadata.row_group(group).num_rows
         among = np.flatnonzero((rows >= start) & (rows < end))
         if len(among):
-            with _readable(file):
+            with _report_read_errors(file):
                 blobs = _read_blobs(parquet, file, group, column)
                 chosen = blobs.take(pa.array(rows[among] - start)).to_pylist()
             yield rows[among], chosen, among
@@ -248,20 +292,20 @@ def _read_blobs(parquet: Any, file: Path, group: int, column: str) -> Any:
     """Read the encoded images of a row group: an Arrow array of binary values."""
     import pyarrow.compute as pc
 
-    with _readable(file):
-        is_struct = _has_bytes(parquet.schema_arrow.field(column).type)
+    with _report_read_errors(file):
+        is_struct = _holds_bytes(parquet.schema_arrow.field(column).type)
         name = f"{column}.bytes" if is_struct else column
         values = parquet.read_row_group(group, columns=[name]).column(column)
         return pc.struct_field(values, "bytes") if is_struct else values
 
 
-def _parquet(file: Path) -> Any:
-    """The opened ``pyarrow.parquet.ParquetFile``: its footer is read, its rows are not."""
+def _open_parquet_file(file: Path) -> Any:
+    """Open a Parquet file: read its footer and none of its rows."""
     import pyarrow.parquet as pq
 
-    with _readable(file):
+    with _report_read_errors(file):
         if not file.is_file():
-            raise InputError(f"Parquet file {file}: is no file")  # a pipe would be waited for
+            raise InputError(f"Parquet file {file}: is not a regular file")  # A pipe would block.
         with file.open("rb") as content:
             if content.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise InputError(
@@ -274,8 +318,8 @@ def _parquet(file: Path) -> Any:
         return parquet
 
 
-def _has_bytes(kind: Any) -> bool:
-    """Whether this Arrow type is a struct with binary ``bytes``."""
+def _holds_bytes(kind: Any) -> bool:
+    """Return whether an Arrow type is a struct with binary ``bytes``."""
     import pyarrow as pa
 
     return pa.types.is_struct(kind) and any(
@@ -284,29 +328,31 @@ def _has_bytes(kind: Any) -> bool:
 
 
 def _is_binary(kind: Any) -> bool:
+    """Return whether an Arrow type is plain binary."""
     import pyarrow as pa
 
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _label_column(file: Path) -> Indices | None:
-    """The whole numbers in the column ``label`` of a file, -1 where a row has none."""
+def _read_labels(file: Path) -> Indices | None:
+    """Return the integers in the column ``label`` of a file, -1 for a missing value."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    parquet = _parquet(file)
+    parquet = _open_parquet_file(file)
     schema = parquet.schema_arrow
-    at = schema.get_field_index("label")
-    if at < 0 or not pa.types.is_integer(schema.field(at).type):
+    index = schema.get_field_index("label")
+    if index < 0 or not pa.types.is_integer(schema.field(index).type):
         return None
-    with _readable(file):
+    with _report_read_errors(file):
         column = parquet.read(columns=["label"]).column("label").cast(pa.int64())
     labels: Indices = pc.fill_null(column, -1).to_numpy()
     return labels
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def _report_read_errors(file: Path) -> Iterator[None]:
+    """Turn exceptions on reading a file into an `InputError` that names it."""
     import pyarrow as pa
 
     try:

@@ -16,7 +16,7 @@ from raycae.data.types import Indices, Pixels
 
 
 class PhotoCrops:
-    """Square crops of the photographs, from the regions that belong to one split."""
+    """Square crops of the photographs in the regions of one split, an `ImagePool`."""
 
     def __init__(self, split: str) -> None:
         self._split = split
@@ -26,44 +26,58 @@ class PhotoCrops:
         return len(photo_crops(self._split))
 
     def names(self) -> list[str]:
+        """Return ``PHOTO#LEFT,TOP,SIDE`` for every crop."""
         return [f"{c.photo}#{c.left},{c.top},{c.side}" for c in photo_crops(self._split)]
 
     def take(self, indices: Indices, size: int) -> Pixels:
+        """Cut crops and resize them.
+
+        Args:
+            indices: The crops, int64 (N,).
+            size: Side of the returned images in pixels.
+
+        Returns:
+            The images, uint8 (N, size, size, 3).
+        """
         out = blank_images(len(indices), size)
         crops = photo_crops(self._split)
-        photos = {name: to_rgb(Image.open(_photo(name))) for name in PHOTOS}
+        photos = {name: to_rgb(Image.open(_find_photo(name))) for name in PHOTOS}
         for slot, index in enumerate(indices):
             crop = crops[index]
-            # Cut first, then resize: the filter of a resize "in place" reads past the crop's edge,
-            # and so into another split's region.
+            # Cutting before resizing keeps the filter from reading beyond the crop, which may be
+            # the region of another split.
             out[slot] = np.asarray(fit_square(photos[crop.photo].crop(crop.box), size))
         return out
 
     def labels(self) -> None:
+        """Return None, because the photographs have no labels."""
         return None
 
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-"""The colour photographs in the scikit-image wheel. Left out: the second view of the motorcycle,
-which shows again what the first shows, and medical and astronomical pictures."""
+"""The colour photographs in the scikit-image wheel.
+
+The second view of the motorcycle is left out, because it shows the same as the first. So are
+medical and astronomical images.
+"""
 
 
 NOTE = (
     "Validation and test images of photos are crops from other regions of the same five "
     "photographs as the training images, so errors are lower than on new photographs."
 )
-"""What a reader of figures of this source has to know."""
+"""The caveat for all errors that are measured on this source."""
 
 REGION = 96
-"""The least side of a region, in pixels of the photograph."""
+"""Minimum side of a region, in pixels of the photograph."""
 
 
 CROPS = {32: 3, 48: 3, 64: 3, 96: 1}
-"""Side of a crop, in pixels of the photograph, to how many a region holds along each axis."""
+"""Side of a crop in pixels of the photograph, and the number of crops along each axis."""
 
 
 class Crop(NamedTuple):
-    """A square of a photograph, in its pixels."""
+    """A square of a photograph, in pixels of the photograph."""
 
     photo: str
     left: int
@@ -72,30 +86,38 @@ class Crop(NamedTuple):
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom; right and bottom are outside."""
+        """Left, top, right and bottom; right and bottom are exclusive."""
         return self.left, self.top, self.left + self.side, self.top + self.side
 
 
 def photo_crops(split: str) -> list[Crop]:
-    """The crops of ``split`` ("train", "validation" or "test"), the same on every call.
+    """List the crops of a split; the list is the same on every call.
 
-    Every photograph is cut into a grid of regions and every region belongs to one split. A crop, at
-    whatever scale, lies inside one region, so no pixel is seen by two splits.
-    Where images larger than a crop are asked for, the crop is enlarged.
+    Every photograph is divided into a grid of regions, and each region belongs to one split. A crop
+    of any size is inside one region, so two splits never share a pixel. Crops are enlarged where
+    larger images are asked for.
+
+    Args:
+        split: "train", "validation" or "test".
+
+    Returns:
+        The crops, ordered by photograph and region.
     """
     return [
         Crop(photo, left, top, side)
         for photo in PHOTOS
-        for (x0, y0, x1, y1), owner in _regions(photo)
+        for (x0, y0, x1, y1), owner in _iterate_regions(photo)
         if owner == split
         for side, along in CROPS.items()
-        for top, left in product(_spread(y0, y1 - side, along), _spread(x0, x1 - side, along))
+        for top, left in product(
+            _space_evenly(y0, y1 - side, along), _space_evenly(x0, x1 - side, along)
+        )
     ]
 
 
-def _regions(photo: str) -> Iterator[tuple[tuple[int, int, int, int], str]]:
-    """The regions of a photograph: left, top, right, bottom, and the split that owns it."""
-    with Image.open(_photo(photo)) as image:
+def _iterate_regions(photo: str) -> Iterator[tuple[tuple[int, int, int, int], str]]:
+    """Yield the regions of a photograph (left, top, right, bottom) and their splits."""
+    with Image.open(_find_photo(photo)) as image:
         width, height = image.size
     columns, rows = width // REGION, height // REGION
     for row, column in product(range(rows), range(columns)):
@@ -105,19 +127,22 @@ def _regions(photo: str) -> Iterator[tuple[tuple[int, int, int, int], str]]:
             (column + 1) * width // columns,
             (row + 1) * height // rows,
         )
-        # A knight's move from row to row: validation and test come from all over the photograph.
+        # A shift by three columns per row spreads validation and test over the photograph.
         yield box, {4: "validation", 9: "test"}.get((column + 3 * row) % 10, "train")
 
 
-def _spread(first: int, last: int, count: int) -> list[int]:
-    """``count`` positions evenly spaced from first to last; the middle for a single one."""
+def _space_evenly(first: int, last: int, count: int) -> list[int]:
+    """Return ``count`` positions evenly spaced from first to last; the middle for one."""
     if count == 1:
         return [(first + last) // 2]
     return [first + (last - first) * step // (count - 1) for step in range(count)]
 
 
-def _photo(name: str) -> Path:
-    """Where the wheel has it. scikit-image is not imported: its loaders may start a download."""
+def _find_photo(name: str) -> Path:
+    """Return the path of a photograph in the scikit-image wheel.
+
+    scikit-image is not imported, because its loaders may start a download.
+    """
     spec = importlib.util.find_spec("skimage")
-    assert spec is not None  # a dependency of the package
+    assert spec is not None  # scikit-image is a dependency.
     return Path(str(spec.origin)).with_name("data") / name

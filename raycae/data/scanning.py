@@ -45,13 +45,13 @@ SYSTEM_FOLDERS = frozenset(
         "~snapshot",
     }
 )
-"""Names, in lower case, of folders that an operating system or a file server makes.
+"""Names, in lower case, of folders that an operating system or a file server creates.
 
 A name that begins with a full stop is hidden as well.
 """
 
 SYSTEM_FILES = frozenset({"desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "icon\r", "thumbs.db"})
-"""Names, in lower case, of files that an operating system makes in folders of images."""
+"""Names, in lower case, of files that an operating system creates in folders of images."""
 
 
 @dataclass
@@ -76,11 +76,17 @@ class Scan:
 
 
 def scan_folder(folder: Path) -> Scan:
-    """List what a source folder holds, through links to folders.
+    """List the content of a source folder, through links to folders.
 
-    No folder is read twice: a link to a folder that is read under another path is an alias, and a
-    link to the source or to a folder around it is counted. Hidden, system and thumbnail folders and
-    raycae's own studies are counted and not read.
+    No folder is read twice: a link to a folder that is read under another path is an alias. A link
+    to the source or to a folder around it is counted and not followed. Hidden, system and thumbnail
+    folders and raycae's own studies are counted and not read.
+
+    Args:
+        folder: The source folder.
+
+    Returns:
+        The files by kind, and what is left out.
 
     Raises:
         InputError: A folder cannot be listed, or the source is a study or inside of one.
@@ -112,10 +118,17 @@ def scan_folder(folder: Path) -> Scan:
 
 
 def is_study(folder: Path) -> bool:
-    """Return whether raycae keeps a study in ``folder``."""
+    """Return whether a folder holds a study.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Whether it does; False for a folder that cannot be read.
+    """
     try:
         return (folder / "study.json").is_file() and (folder / "ledger").is_dir()
-    except OSError:  # a folder that may not be looked into holds nothing that is read
+    except OSError:  # An unreadable folder has nothing to read.
         return False
 
 
@@ -124,15 +137,15 @@ def _walk(scan: Scan, top: Path, target: Path, read: dict[Path, Path]) -> list[P
     links: list[Path] = []
     pending = deque([(top, target)])
     while pending:
-        at, real = pending.popleft()
-        if real in read:  # a link led into this folder before
-            scan.aliases[at] = read[real]
+        path_within, real_path = pending.popleft()
+        if real_path in read:  # A link led into this folder before.
+            scan.aliases[path_within] = read[real_path]
             continue
-        read[real] = at
-        if at != Path():
-            scan.folders.append(at)
-        for entry in _list_entries(scan.folder / at):
-            path = at / entry.name
+        read[real_path] = path_within
+        if path_within != Path():
+            scan.folders.append(path_within)
+        for entry in _list_entries(scan.folder / path_within):
+            path = path_within / entry.name
             if _is_folder(entry):
                 if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
                     _count_inside(scan, Reason.HIDDEN, path)
@@ -141,14 +154,14 @@ def _walk(scan: Scan, top: Path, target: Path, read: dict[Path, Path]) -> list[P
                 elif entry.is_symlink():
                     links.append(path)
                 else:
-                    pending.append((path, real / entry.name))
+                    pending.append((path, real_path / entry.name))
             else:
                 _sort_file(scan, path)
     return sorted(links)
 
 
 def _sort_file(scan: Scan, path: Path) -> None:
-    """Put one file where it belongs."""
+    """Add a file to the list of its kind."""
     name, suffix = path.name.lower(), path.suffix.lower()
     if name.startswith(".") or name in SYSTEM_FILES:
         scan.tally.add(Reason.HIDDEN, str(path))
@@ -163,6 +176,7 @@ def _sort_file(scan: Scan, path: Path) -> None:
 
 
 def _list_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of a folder, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             yield from sorted(entries, key=lambda entry: entry.name)
@@ -171,6 +185,7 @@ def _list_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -180,10 +195,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _count_inside(scan: Scan, reason: Reason, folder: Path) -> None:
     """Count the image and Parquet files below a folder that is not read; at least one."""
     suffixes = {*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, ".parquet"}
-    found = sorted(
-        Path(here, name).relative_to(scan.folder)
-        for here, _, names in os.walk(scan.folder / folder)
+    files = sorted(
+        Path(folder_path, name).relative_to(scan.folder)
+        for folder_path, _, names in os.walk(scan.folder / folder)
         for name in names
         if Path(name).suffix.lower() in suffixes
     )
-    scan.tally.extend(reason, map(str, found or [folder]))
+    scan.tally.extend(reason, map(str, files or [folder]))

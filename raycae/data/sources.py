@@ -11,23 +11,25 @@ from pathlib import Path
 from raycae.errors import InputError
 
 NAMED_SOURCES = ("cifar10", "photos")
+"""Names of the built-in sources."""
 BUILT_IN = "builtin:"
 """Prefix that always means the built-in source, also where a folder has the same name."""
 
 _SUFFIXES = "?splits=yes, ?splits=no and ?column=NAME, combined with &"
+"""The allowed suffixes, as messages list them."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the text of a source names.
+    """A parsed source.
 
     Attributes:
         text: The source as it was given; messages quote it.
         path: The text without its suffix.
         name: The built-in source, one of `NAMED_SOURCES`, or None for a folder.
         folder: The folder, or None for a built-in source.
-        splits: True: split folders are splits and the rest is left out. False: everything is one
-            set. None: the layout decides.
+        splits: True reads split folders and leaves the rest out. False reads everything as one set.
+            None lets the layout decide.
         column: The Parquet column that holds the images, or None to choose it by the rule.
     """
 
@@ -39,7 +41,15 @@ class Source:
     column: str | None = None
 
     def with_suffix(self, *, splits: bool | None = None, column: str | None = None) -> str:
-        """Write the source with a changed suffix, as a way out for a message."""
+        """Write the source with a changed suffix, for a message that offers it.
+
+        Args:
+            splits: The new value of `splits`; None keeps it.
+            column: The new value of `column`; None keeps it.
+
+        Returns:
+            The source as text.
+        """
         splits = self.splits if splits is None else splits
         column = column or self.column
         parts = [] if splits is None else [f"splits={'yes' if splits else 'no'}"]
@@ -48,13 +58,16 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """Split the text of a source into a name or an existing folder, and its suffix.
+    """Parse the text of a source.
 
-    A plain built-in name means the built-in source here, whatever folders there are: studies store
-    folders as absolute paths. `resolve_source` is for the text that a person types.
+    A plain built-in name always means the built-in source here, because studies store folders as
+    absolute paths. `resolve_source` handles text that a user types.
 
     Args:
         text: ``cifar10``, ``builtin:cifar10``, ``DATA`` or ``DATA?splits=no&column=image``.
+
+    Returns:
+        A built-in source or an existing folder, with its suffix.
 
     Raises:
         InputError: There is no such source, or the suffix is not allowed.
@@ -113,20 +126,27 @@ def resolve_source(text: str, base: Path | None = None) -> str:
     if (name := text.removeprefix(BUILT_IN)) in NAMED_SOURCES:
         return name
     if not text or text.startswith(BUILT_IN):
-        return parse_source(text).text  # refused
+        return parse_source(text).text  # This raises `InputError`.
     path, suffix = _split_suffix(text, base)
-    with suppress(OSError, RuntimeError, ValueError):  # a name no file system takes, ~nobody
+    with suppress(OSError, RuntimeError, ValueError):  # an invalid name, or an unknown user after ~
         path = str((base / Path(path).expanduser()).resolve())
     return path if suffix is None else f"{path}?{suffix}"
 
 
 def is_built_in(text: str) -> bool:
-    """Return whether the text names a built-in source, plainly or with the prefix."""
+    """Return whether a text names a built-in source, with or without the prefix.
+
+    Args:
+        text: The source as typed.
+
+    Returns:
+        Whether it does.
+    """
     return text.removeprefix(BUILT_IN) in NAMED_SOURCES
 
 
 def _split_suffix(text: str, base: Path | None = None) -> tuple[str, str | None]:
-    """Split a source behind the longest part that is a folder; a name may contain question marks.
+    """Split a source after the longest part that is a folder; a name may contain question marks.
 
     Returns:
         The path, and the suffix without its question mark or None.
@@ -139,6 +159,7 @@ def _split_suffix(text: str, base: Path | None = None) -> tuple[str, str | None]
 
 
 def _find_folder(text: str, base: Path | None = None) -> Path | None:
+    """Return the folder of this name, or None."""
     if text:  # an empty name would be the current folder
         with suppress(OSError, RuntimeError, ValueError):
             folder = Path(text).expanduser()
@@ -148,6 +169,7 @@ def _find_folder(text: str, base: Path | None = None) -> Path | None:
 
 
 def _parse_suffix(text: str, suffix: str) -> tuple[bool | None, str | None]:
+    """Parse a suffix; return its choice of splits and its column, None where not given."""
     found: dict[str, str] = {}
     for part in re.split(r"&(?=splits=|column=)", suffix):  # a column's name may contain an &
         key, _, value = part.partition("=")
@@ -163,6 +185,7 @@ def _parse_suffix(text: str, suffix: str) -> tuple[bool | None, str | None]:
 
 
 def _describe_unknown(text: str) -> str:
+    """Write the message for a source that does not exist; suggest a similar name."""
     is_file = False
     with suppress(OSError, RuntimeError, ValueError):
         is_file = bool(text) and Path(text).expanduser().is_file()

@@ -10,11 +10,11 @@ from raycae.data.types import Indices
 from raycae.errors import InputError
 
 LEAST_IMAGES = 16
-"""The fewest images that training and validation together can be made of."""
+"""Minimum number of training and validation images together."""
 
 
 class Split(NamedTuple):
-    """Which images make up each split, in order, as indices."""
+    """The images of each split, as indices in order."""
 
     train: Indices
     validation: Indices
@@ -29,19 +29,29 @@ def split_indices(
     limit: int | None,
     seed: int,
 ) -> Split:
-    """Divide ``count`` training images, shuffled by ``seed``, into disjoint splits.
+    """Divide shuffled images into disjoint splits.
 
-    - A source without test images of its own (``own_test`` false) sets the first tenth of the
-      shuffled images aside as ``test``, whatever the limit.
-    - ``limit`` then bounds training and validation together: the first ``limit`` of the rest.
-    - The first eighth of these (a ninth where a tenth went to the test) is ``validation``. So
-      CIFAR-10 gives 43,750 / 6,250 / its own 10,000, and an undivided folder 80 / 10 / 10 percent.
-    - A source with ``own_validation`` validation images of its own keeps them, in their order;
-      ``validation`` then indexes those, and a limit is shared out in proportion, the validation
-      images evenly spaced among all there are.
+    - A source without test images of its own reserves the first tenth of the shuffled images for
+      ``test``, whatever the limit.
+    - ``limit`` bounds training and validation images together: the first ``limit`` of the rest.
+    - The first eighth of these (a ninth where a tenth is reserved) is ``validation``. So CIFAR-10
+      gives 43,750 / 6,250 / its own 10,000, and an undivided folder 80 / 10 / 10 percent.
+    - A source with validation images of its own keeps them in their order; ``validation`` then
+      indexes those. A limit is divided in proportion, and the validation images are evenly spaced.
 
-    A limit above the number of images means all of them. Raises `InputError` where that leaves
-    fewer than `LEAST_IMAGES`, or no training or no validation image.
+    Args:
+        count: Number of training images in the source.
+        own_validation: Number of the source's own validation images; None if it has none.
+        own_test: Whether the source has test images of its own.
+        limit: Maximum number of training and validation images; None, or more than there are, means
+            all.
+        seed: Seed of the shuffle.
+
+    Returns:
+        The indices of each split.
+
+    Raises:
+        InputError: Fewer than `LEAST_IMAGES` images remain, or no training or no validation image.
     """
     order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
     held_out = 0 if own_test else count // 10
@@ -49,10 +59,10 @@ def split_indices(
     available = count + (own_validation or 0)
     wanted = available if limit is None else min(available, limit)
     if wanted < LEAST_IMAGES or count == 0 or own_validation == 0:
-        own = "" if own_validation is None else f" to train on, {own_validation} to validate on"
+        by_use = "" if own_validation is None else f" to train on, {own_validation} to validate on"
         limited = "" if limit is None else f", limited to {limit}"
         raise InputError(
-            f"too few images: there are {count}{own}{limited}; training and validation together "
+            f"too few images: there are {count}{by_use}{limited}; training and validation together "
             f"need at least {LEAST_IMAGES}, and one of each"
         )
     if own_validation is None:
@@ -60,6 +70,6 @@ def split_indices(
         cut = len(rest) // (8 if own_test else 9)
         return Split(train=rest[cut:], validation=rest[:cut], test=test)
     wanted = min(wanted, len(rest) + own_validation)
-    few = max(1, wanted * own_validation // (len(rest) + own_validation))
-    evenly_spaced = np.arange(few) * own_validation // few
-    return Split(train=rest[: wanted - few], validation=evenly_spaced, test=test)
+    n_validation = max(1, wanted * own_validation // (len(rest) + own_validation))
+    evenly_spaced = np.arange(n_validation) * own_validation // n_validation
+    return Split(train=rest[: wanted - n_validation], validation=evenly_spaced, test=test)

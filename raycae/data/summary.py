@@ -1,4 +1,4 @@
-"""What was found in a source: numbers of images, and what was left out and why."""
+"""Summaries of a source: numbers of images, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from raycae.formatting import make_printable
 
 N_EXAMPLES = 3
-"""The number of names that are kept of each kind of thing that was left out."""
+"""Number of names that are kept for each reason."""
 
 
 class Reason(Enum):
-    """Why something in a source is not part of the data set, as one and as many."""
+    """Why something in a source is not part of the data set, in the singular and plural."""
 
     CANNOT_DECODE = ("file that cannot be decoded", "files that cannot be decoded")
     HIDDEN = ("hidden, system or thumbnail file", "hidden, system or thumbnail files")
@@ -35,31 +35,49 @@ class Reason(Enum):
     )
 
     def count(self, n: int) -> str:
-        """Write a number of these, such as ``3 files that cannot be decoded``."""
+        """Write a count, such as ``3 files that cannot be decoded``.
+
+        Args:
+            n: The count.
+
+        Returns:
+            The count with the matching noun.
+        """
         return f"{n:,} {self.value[n != 1]}"
 
 
 class Tally:
-    """Counts what is left out, and keeps the first names of each kind."""
+    """Counts of what is left out, with the first names for each reason."""
 
     def __init__(self) -> None:
         self._counts: dict[Reason, int] = {}
         self._examples: dict[Reason, list[str]] = {}
 
     def add(self, reason: Reason, name: str, n: int = 1) -> None:
-        """Count ``n`` more for ``reason``; ``name`` is an example of them."""
+        """Count something that is left out.
+
+        Args:
+            reason: Why it is left out.
+            name: Its name, or the name of one example.
+            n: How many things to count.
+        """
         self._counts[reason] = self._counts.get(reason, 0) + n
         examples = self._examples.setdefault(reason, [])
         if len(examples) < N_EXAMPLES:
             examples.append(name)
 
     def extend(self, reason: Reason, names: Iterable[str]) -> None:
-        """Count every one of ``names`` for ``reason``."""
+        """Count several things that are left out.
+
+        Args:
+            reason: Why they are left out.
+            names: Their names.
+        """
         for name in names:
             self.add(reason, name)
 
-    def entries(self) -> tuple[LeftOut, ...]:
-        """Return what was counted, in the order of `Reason`."""
+    def list_entries(self) -> tuple[LeftOut, ...]:
+        """Return the counts, in the order of `Reason`."""
         return tuple(
             LeftOut(reason, self._counts[reason], tuple(self._examples[reason]))
             for reason in Reason
@@ -72,8 +90,8 @@ class LeftOut:
     """Something that is not part of the data set.
 
     Attributes:
-        reason: Why.
-        count: How many.
+        reason: Why it is left out.
+        count: How many things are left out for this reason.
         examples: The first names, at most `N_EXAMPLES`, relative to the source.
     """
 
@@ -88,16 +106,16 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What a source holds, after the split and the limit.
+    """The content of a source, after the split and the limit.
 
     Attributes:
         source: The source as it was given.
         n_train: Number of training images.
         n_val: Number of validation images.
         n_test: Number of test images.
-        n_classes: Number of class folders or of different labels; None where there are none.
-        left_out: What is in the source and not read, with counts.
-        note: A sentence that a reader of the numbers needs; empty where there is none.
+        n_classes: Number of class folders or of different labels; None without classes.
+        left_out: What the source holds and is not read, with counts.
+        note: A caveat for the reader of the numbers; empty if there is none.
     """
 
     source: str
@@ -109,7 +127,7 @@ class DataSummary:
     note: str = ""
 
     def line(self) -> str:
-        """Return all of it as one line that any terminal can print."""
+        """Write the summary as one line of printable characters."""
         plural = "es" if self.n_classes != 1 else ""
         classes = f" in {self.n_classes:,} class{plural}" if self.n_classes else ""
         line = (
@@ -123,7 +141,7 @@ class DataSummary:
     __str__ = line
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values for JSON; `from_dict` reads them."""
+        """Return the summary as plain values for JSON; `from_dict` reads them."""
         return {
             "source": self.source,
             "training": self.n_train,
@@ -143,7 +161,14 @@ class DataSummary:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> DataSummary:
-        """Read what `as_dict` returned."""
+        """Read what `as_dict` returned.
+
+        Args:
+            content: The plain values.
+
+        Returns:
+            The summary.
+        """
         return cls(
             content["source"],
             content["training"],

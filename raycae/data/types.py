@@ -1,4 +1,4 @@
-"""What the modules of this package pass to each other: pixels, labels, pools of images."""
+"""Types that the modules of this package share: pixels, labels and pools of images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from raycae.data.membership import Membership
 
 Pixels = NDArray[np.uint8]
+"""Images, uint8 (N, H, W, 3), sRGB, 0 to 255."""
 Indices = NDArray[np.int64]
+"""Indices of images or classes, int64 (N,)."""
 
 
 class Labels(NamedTuple):
-    """The class of each image of a split, int64 (N,), in the order of the images; None: not asked
-    for. ``fingerprint`` is that of all three."""
+    """The class of each image of a split, in the order of the images.
+
+    Attributes:
+        train: Classes of the training images, int64 (N,); None if labels were not asked for.
+        val: Classes of the validation images, int64 (M,).
+        test: Classes of the test images, int64 (K,).
+        fingerprint: Checksum of all three.
+    """
 
     train: Indices | None = None
     val: Indices | None = None
@@ -54,7 +62,8 @@ class Images:
 class ImagePool(Protocol):
     """Images in a fixed order, counted without decoding and decoded when taken.
 
-    ``bad_profiles`` are the names of the images taken so far whose colour profile cannot be read.
+    Attributes:
+        bad_profiles: Names of the images taken so far whose colour profile is unreadable.
     """
 
     bad_profiles: list[str]
@@ -71,22 +80,30 @@ class ImagePool(Protocol):
         """
 
     def take(self, indices: Indices, size: int) -> Pixels:
-        """uint8 (len(indices), size, size, 3), in the order of ``indices``."""
+        """Decode images.
+
+        Args:
+            indices: The images, int64 (N,).
+            size: Side of the decoded images in pixels.
+
+        Returns:
+            The images, uint8 (N, size, size, 3), in the order of ``indices``.
+        """
 
     def labels(self) -> Indices | None:
-        """The class of every image, int64; None where the source does not say it."""
+        """Return the class of every image, int64 (N,), or None without labels."""
 
 
 @dataclass(frozen=True)
 class Pools:
-    """What a source holds. Pools are lazy: they decode images only when these are taken.
+    """The images of a source by split. Pools are lazy: they decode images only when taken.
 
     Attributes:
-        train: The training images; of an undivided source, all images.
+        train: The training images; all images of an undivided source.
         validation: The source's own validation images.
         test: The source's own test images.
-        n_classes: Number of class folders; None where folders say nothing.
-        left_out: What is in the source and in no pool.
+        n_classes: Number of class folders; None without class folders.
+        left_out: What the source holds and no pool contains.
         note: A sentence for the summary.
     """
 

@@ -1,1 +1,1 @@
-"""A trained model put to use."""
+"""Use trained models: encode, decode, colourise, export."""

@@ -1,19 +1,19 @@
-"""A trained model as something to call: pictures in, pictures or latents out.
+"""A trained model that maps images to images or latents.
 
     codec = raycae.load("results/ex3")
     codec.colourise(Image.open("grandmother.jpg")).save("in-colour.png")
 
-Pictures are, one or a batch,
+Images are, one or a batch,
 
-- numpy arrays (H, W, 3) or (N, H, W, 3), and (H, W) for one grey picture: uint8 from 0 to 255, or
+- numpy arrays (H, W, 3) or (N, H, W, 3), and (H, W) for one grey image: uint8 from 0 to 255, or
   floating-point in [0, 1];
 - torch tensors (3, H, W) or (N, 3, H, W), or with one channel: uint8 or floating-point likewise;
-- PIL images of any mode; EXIF turns them, transparent parts are laid over white, and their colour
-  profile is converted to sRGB;
-- lists of such, whose sizes may differ: each is taken by itself.
+- PIL images of any mode; their EXIF rotation is applied, transparent parts are drawn over white,
+  and their colour profile is converted to sRGB;
+- lists of these, whose sizes may differ: each item is processed separately.
 
-What comes back is of the kind and type that went in, in colour; tensors are on their old device.
-PIL images carry the sRGB profile, which Pillow writes into PNG and TIFF files.
+The result has the type of the input, in colour; tensors are on the device of the input. PIL images
+carry the sRGB profile, which Pillow writes into PNG and TIFF files.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ from raycae.storage.paths import Place
 from raycae.study import find
 
 Labels = int | Sequence[int] | None
+"""One class for all images, a class for each, or None."""
 
 
 class RGBAutoencoder(nn.Module):
-    """A network and its colour conversions: `forward` takes RGB (N, 3, H, W) in [0, 1] to RGB.
+    """A network together with its colour conversions.
 
-    `labels`: int64 (N,), for a network that is told the class. H and W are as the network's.
+    Args:
+        network: The network.
+        task: Its task.
     """
 
     def __init__(self, network: Autoencoder, task: Task) -> None:
@@ -51,28 +54,39 @@ class RGBAutoencoder(nn.Module):
         self.network, self.task = network, task
 
     def forward(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.task.painted(rgb, self.network(self.task.shown(rgb, labels)))
+        """Run the network on RGB images of the size that it accepts.
+
+        Args:
+            rgb: RGB, float (N, 3, H, W) in [0, 1].
+            labels: Classes, int64 (N,), for a network that receives the class; else None.
+
+        Returns:
+            RGB, float (N, 3, H, W) in [0, 1].
+        """
+        return self.task.render_output(rgb, self.network(self.task.prepare_input(rgb, labels)))
 
 
 class Codec:
-    """A model ready for use, on the CPU. `load_codec` makes one.
+    """A model that is ready for use, on the CPU; `load_codec` makes one.
 
-    Pictures may have any size. A network that is the same at every size (`stride`: it is so for
-    multiples of that) sees the whole picture, mirrored at its right and lower edge up to the next
-    multiple. Any other one sees tiles of the size it was trained on, which overlap by half and are
-    blended.
+    Images may have any size. A network with a `stride` accepts any multiple of it and gets the
+    whole image, mirrored at its right and lower edge up to the next multiple. Any other network
+    gets tiles of the size that it was trained on, which overlap by half and are blended.
 
-    `labels` is for models that are told the class of each image (`config.classes`) and for no
-    others: one number for all images, or one for each, from 0 to classes - 1. Nobody can guess it,
-    so such models refuse pictures without.
+    `labels` are required by models that receive the class of each image (`config.classes`), and
+    refused by all others: one number for all images, or one for each, from 0 to classes - 1.
 
-    All methods raise `InputError` for pictures or latents of another type, shape or range.
+    All methods raise `InputError` for images or latents of another type, shape or range.
+
+    Args:
+        network: The network, in eval mode.
+        config: Its configuration.
     """
 
     def __init__(self, network: Autoencoder, config: Config) -> None:
         self.network, self.config = network, config
         self.task = make_task(config.task, config.gammas, config.classes)
-        self.painter = RGBAutoencoder(network, self.task).eval().requires_grad_(False)
+        self.rgb_network = RGBAutoencoder(network, self.task).eval().requires_grad_(False)
         self.architecture = build_architecture(config)
         self.stride = self.architecture.stride
 
@@ -80,52 +94,107 @@ class Codec:
         return f"Codec({self.config.task}, {self.architecture})"
 
     def reconstruct(self, pictures: Any) -> Any:
-        """The pictures as they come out of the latent. Raises `InputError` where the model
-        colourises."""
-        return self._paint("reconstruct", pictures, None)
+        """Encode and decode images.
+
+        Args:
+            pictures: Images in one of the forms that the module documents.
+
+        Returns:
+            The reconstructed images, in the form of the input.
+
+        Raises:
+            InputError: The model colourises, or the images are not allowed.
+        """
+        return self._run("reconstruct", pictures, None)
 
     def colourise(self, pictures: Any, labels: Labels = None) -> Any:
-        """The pictures' luma with the colours that the model gives it; what colours they have is
-        not looked at. Raises `InputError` where the model reconstructs."""
-        return self._paint("colourise", pictures, labels)
+        """Colourise images; the colours that they have are ignored.
 
-    def paint(self, pictures: Any, labels: Labels = None) -> Any:
-        """`reconstruct` or `colourise`, whichever the model does."""
-        return self._paint(self.config.task, pictures, labels)
+        Args:
+            pictures: Images in one of the forms that the module documents.
+            labels: See the class.
+
+        Returns:
+            The images' luma with the predicted colours, in the form of the input.
+
+        Raises:
+            InputError: The model reconstructs, or the images or labels are not allowed.
+        """
+        return self._run("colourise", pictures, labels)
+
+    def run(self, pictures: Any, labels: Labels = None) -> Any:
+        """Reconstruct or colourise images, whichever the model does.
+
+        Args:
+            pictures: Images in one of the forms that the module documents.
+            labels: See the class.
+
+        Returns:
+            The images, in the form of the input.
+
+        Raises:
+            InputError: The images or labels are not allowed.
+        """
+        return self._run(self.config.task, pictures, labels)
 
     def encode(self, pictures: Any, labels: Labels = None) -> Any:
-        """The latents, float32, (C, h, w) or (N, C, h, w): tensors of tensors, else arrays.
+        """Encode images.
 
-        h and w are the picture's sides divided by `stride`, rounded up. A model without a stride
-        encodes pictures of its own size alone.
+        Args:
+            pictures: Images in one of the forms that the module documents.
+            labels: See the class.
+
+        Returns:
+            Latents, float32 (C, h, w) or (N, C, h, w): tensors for tensors, else arrays. h and w
+            are the image's sides divided by `stride`, rounded up.
+
+        Raises:
+            InputError: The images or labels are not allowed, or a model without a stride gets
+                images of another size than its own.
         """
         if isinstance(pictures, list | tuple):
-            each = zip(pictures, expand_per_image(labels, len(pictures)), strict=True)
-            return [self.encode(picture, label) for picture, label in each]
+            pairs = zip(pictures, expand_per_image(labels, len(pictures)), strict=True)
+            return [self.encode(picture, label) for picture, label in pairs]
         rgb, kind = read_pictures(pictures)
         with torch.no_grad():
-            z = self._encode(self._shown(rgb, labels))
+            z = self._encode(self._make_input(rgb, labels))
         z = z if kind.batch else z[0]
         return z.to(pictures.device) if isinstance(pictures, Tensor) else z.numpy()
 
     def require_latent(self, height: int, width: int) -> None:
-        """Raise `InputError` where `encode` would, for pictures of this size."""
+        """Raise `InputError` if `encode` would refuse images of a size.
+
+        Args:
+            height: Height of the images in pixels.
+            width: Width of the images in pixels.
+
+        Raises:
+            InputError: The model encodes only images of its own size.
+        """
         size = self.config.image_size
         if self.stride is None and (height, width) != (size, size):
             raise InputError(
-                f"encode: a picture of {height} x {width}: the latent of this model stands for "
-                f"{size} x {size} pixels and no others; cut or resize the picture"
+                f"encode: a picture of {height} x {width}: this model encodes only {size} x {size} "
+                "pixels. Cut or resize the picture."
             )
 
     def decode(self, latents: Any) -> Any:
-        """What latents as `encode` gives them stand for, float32, h and w times `stride` pixels.
+        """Decode latents as `encode` returns them.
 
-        Where the model reconstructs, RGB; where it colourises, Cb and Cr (see
-        `raycae.model.tasks`). In [0, 1]; channels come last in arrays, and first in tensors.
+        Args:
+            latents: Array or tensor (C, h, w) or (N, C, h, w), or a list of these.
+
+        Returns:
+            RGB where the model reconstructs, Cb and Cr (see `raycae.model.tasks`) where it
+            colourises, float32 in [0, 1], h and w times `stride` pixels. Channels are last in
+            arrays, first in tensors.
+
+        Raises:
+            InputError: The latents have another shape.
         """
         if isinstance(latents, list | tuple):
             return [self.decode(latent) for latent in latents]
-        z = self._latents(latents)
+        z = self._check_latents(latents)
         with torch.no_grad():
             y = self._decode(z if z.ndim == 4 else z[None]).clamp(0, 1)
         y = y if z.ndim == 4 else y[0]
@@ -133,59 +202,70 @@ class Codec:
             return y.to(latents.device)
         return y.movedim(-3, -1).contiguous().numpy()
 
-    def _paint(self, wanted: str, pictures: Any, labels: Labels) -> Any:
+    def _run(self, wanted: str, pictures: Any, labels: Labels) -> Any:
+        """Run the model if it does what the caller wants."""
         if wanted != (does := self.config.task):
             raise InputError(f"{wanted}: this model was trained to {does}; use `{does}`")
         if isinstance(pictures, list | tuple):
-            each = zip(pictures, expand_per_image(labels, len(pictures)), strict=True)
-            return [self._paint(wanted, picture, label) for picture, label in each]
+            pairs = zip(pictures, expand_per_image(labels, len(pictures)), strict=True)
+            return [self._run(wanted, picture, label) for picture, label in pairs]
         rgb, kind = read_pictures(pictures)
         with torch.no_grad():
-            x = self._shown(rgb, labels)
+            x = self._make_input(rgb, labels)
             if self.stride:
                 y = self._decode(self._encode(x))[..., : x.shape[2], : x.shape[3]]
             else:
                 y = apply_in_tiles(self.network, x, self.config.image_size)
-            return kind.back(self.task.painted(rgb, y))
+            return kind.restore(self.task.render_output(rgb, y))
 
-    def _shown(self, rgb: Tensor, labels: Labels) -> Tensor:
-        return self.task.shown(rgb, self._labels(labels, len(rgb)))
+    def _make_input(self, rgb: Tensor, labels: Labels) -> Tensor:
+        """Make the input of the network from RGB and labels."""
+        return self.task.prepare_input(rgb, self._make_label_tensor(labels, len(rgb)))
 
-    def _labels(self, labels: Labels, n: int) -> Tensor | None:
+    def _make_label_tensor(self, labels: Labels, n: int) -> Tensor | None:
+        """Check labels; return one per image, int64 (N,), or None without classes."""
         classes = self.config.classes
         if not classes:
             if labels is not None:
                 raise InputError(
-                    f"labels: {labels}: this model is not told the class; leave it out"
+                    f"labels: {labels}: this model does not use classes. Leave the labels out."
                 )
             return None
-        allowed = f"this model is told the class of each image, from 0 to {classes - 1}"
+        allowed = f"this model needs the class of each image, from 0 to {classes - 1}"
         if labels is None:
             raise InputError(f"labels: none given; {allowed}")
-        each = expand_per_image(labels, n)
-        if bad := [label for label in each if label not in range(classes)]:
+        values = expand_per_image(labels, n)
+        if bad := [label for label in values if label not in range(classes)]:
             raise InputError(f"labels: {bad[0]} is not allowed; {allowed}")
-        return torch.tensor([int(label) for label in each])
+        return torch.tensor([int(label) for label in values])
 
     def _encode(self, x: Tensor) -> Tensor:
+        """Encode inputs of any size that the model accepts, in pieces."""
         self.require_latent(*x.shape[2:])
         if self.stride is None:
             return self.network.encode(x)
-        net, stride = self.architecture, self.stride
-        margin = receptive_margin((*net.encoder, *net.linear[:1]), net.in_shape)
+        architecture, stride = self.architecture, self.stride
+        margin = receptive_margin(
+            (*architecture.encoder, *architecture.linear[:1]), architecture.in_shape
+        )
         x = pad_mirrored(pad_mirrored(x, 2, stride), 3, stride)
         piece = math.ceil(PIECE / stride) * stride
         return apply_in_pieces(self.network.encode, x, piece, math.ceil(margin / stride) * stride)
 
     def _decode(self, z: Tensor) -> Tensor:
+        """Decode latents in pieces."""
         if self.stride is None:
             return self.network.decode(z)
-        net = self.architecture
-        margin = receptive_margin((*net.decoder, *net.linear[1:], *net.refine), net.in_shape)
+        architecture = self.architecture
+        margin = receptive_margin(
+            (*architecture.decoder, *architecture.linear[1:], *architecture.refine),
+            architecture.in_shape,
+        )
         piece = math.ceil(PIECE / self.stride)
         return apply_in_pieces(self.network.decode, z, piece, math.ceil(margin / self.stride))
 
-    def _latents(self, latents: Any) -> Tensor:
+    def _check_latents(self, latents: Any) -> Tensor:
+        """Check the shape of latents; return them as float32 on the CPU."""
         channels, height, width = self.architecture.latent_shape
         shape = tuple(getattr(latents, "shape", ()))
         fits = len(shape) in (3, 4) and shape[-3] == channels and 0 not in shape
@@ -201,23 +281,53 @@ class Codec:
 
 
 def load_codec(path: str | Path, results_folder: str | Path = "results") -> Codec:
-    """The model in a model folder (`results/ex3/models/12`), or the best one that a study
-    (`results/ex3`, or `ex3` under `results_folder`) has kept; URIs of object stores too.
+    """Load a model; nothing is unpickled.
 
-    Nothing is unpickled. Raises `InputError` where there is no model, or a damaged one.
+    Args:
+        path: A model folder (`results/ex3/models/12`), or a study (`results/ex3`, or `ex3` under
+            `results_folder`), whose best kept model is loaded; URIs of object stores are allowed.
+        results_folder: The folder with the studies.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: There is no model, or it is damaged.
     """
     return read_codec(find.find_model(path, results_folder))
 
 
 def read_codec(folder: Place) -> Codec:
-    """The model in its folder. Raises `InputError`."""
+    """Load the model of a model folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: There is no model, or it is damaged.
+    """
     return Codec(*weights.load_model(folder))
 
 
 def expand_per_image(labels: Any, n: int) -> list[Any]:
-    """One for each of `n` images, where one stands for all; numpy's and torch's numbers too."""
+    """Return one label per image.
+
+    Args:
+        labels: One label for all images, or a sequence of one per image; numbers of numpy and torch
+            are allowed.
+        n: Number of images.
+
+    Returns:
+        The labels, one per image.
+
+    Raises:
+        InputError: The sequence has another length.
+    """
     if not hasattr(labels, "__iter__") or getattr(labels, "ndim", None) == 0:
         return [labels] * n
-    if len(each := list(labels)) != n:
-        raise InputError(f"labels: {len(each)} for {n} images; give one for all, or one each")
-    return each
+    if len(values := list(labels)) != n:
+        raise InputError(f"labels: {len(values)} for {n} images; give one for all, or one each")
+    return values

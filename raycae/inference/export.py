@@ -1,4 +1,4 @@
-"""`raycae export`: a model as a file for other programs, checked against the model itself."""
+"""Encode a model in formats for other programs, checked against the model itself."""
 
 from __future__ import annotations
 
@@ -15,102 +15,150 @@ if TYPE_CHECKING:
     from raycae.inference.codec import Codec
 
 FORMATS = ("onnx", "pt2", "safetensors")
+"""Names of the formats."""
 TOLERANCE = 1e-4
-"""Of a pixel in [0, 1]: a fortieth of what 8 bits tell apart. Other kernels add in other order."""
+"""Maximum difference from the model, for pixel values in [0, 1].
+
+Other programs add in another order. This is a fortieth of the step between 8-bit values.
+"""
 N_IMAGES = 16
-Painted = Callable[["Tensor", "Tensor | None"], "Tensor"]
-"""RGB (N, 3, H, W) in [0, 1], and labels, to RGB."""
+"""Number of photographs per batch that the check runs on."""
+RGBFunction = Callable[["Tensor", "Tensor | None"], "Tensor"]
+"""A function from RGB, float (N, 3, H, W) in [0, 1], and labels or None, to RGB."""
 
 
-def write_onnx(ready: Codec) -> tuple[bytes, Painted]:
+def write_onnx(codec: Codec) -> tuple[bytes, RGBFunction]:
+    """Encode a model as ONNX.
+
+    Args:
+        codec: The model.
+
+    Returns:
+        The content of the file, and a function that runs it.
+    """
     import onnxruntime
     import torch
 
     program: Any = torch.onnx.export(
-        export_program(ready),
+        export_program(codec),
         dynamo=True,
         verbose=False,
-        input_names=["rgb", "labels"][: 1 + bool(ready.config.classes)],
+        input_names=["rgb", "labels"][: 1 + bool(codec.config.classes)],
         output_names=["pictures"],
     )
     content = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-    def painted(*given: Tensor | None) -> Tensor:
+    def run_session(*inputs: Tensor | None) -> Tensor:
         fed = {
             name: value.numpy()
-            for name, value in zip(("rgb", "labels"), given, strict=True)
+            for name, value in zip(("rgb", "labels"), inputs, strict=True)
             if value is not None
         }
         return torch.from_numpy(session.run(["pictures"], fed)[0])
 
-    return content, painted
+    return content, run_session
 
 
-def write_pt2(ready: Codec) -> tuple[bytes, Painted]:
+def write_pt2(codec: Codec) -> tuple[bytes, RGBFunction]:
+    """Encode a model as a PyTorch program.
+
+    Args:
+        codec: The model.
+
+    Returns:
+        The content of the file, and a function that runs it.
+    """
     import io
 
     import torch
 
     buffer = io.BytesIO()
-    torch.export.save(export_program(ready), buffer)
+    torch.export.save(export_program(codec), buffer)
     buffer.seek(0)
     module = torch.export.load(buffer).module()
-    return buffer.getvalue(), lambda *given: module(*[x for x in given if x is not None])
+    return buffer.getvalue(), lambda *inputs: module(*[x for x in inputs if x is not None])
 
 
-def write_safetensors(ready: Codec) -> tuple[bytes, Painted]:
-    """The weights, and the configuration in the header: `weights.load_model` of both, from one
-    file."""
+def write_safetensors(codec: Codec) -> tuple[bytes, RGBFunction]:
+    """Encode the weights of a model, with the configuration in the header.
+
+    Args:
+        codec: The model.
+
+    Returns:
+        The content of the file, and a function that runs it.
+    """
     import safetensors.torch
 
     from raycae.inference.codec import RGBAutoencoder
     from raycae.model.architecture import build_architecture
     from raycae.model.autoencoder import Autoencoder
 
-    weights = {name: value.contiguous() for name, value in ready.network.state_dict().items()}
-    content = safetensors.torch.save(weights, {"raycae": ready.config.to_json()})
-    again = Autoencoder(build_architecture(ready.config))
-    again.load_state_dict(safetensors.torch.load(content))
-    return content, RGBAutoencoder(again.eval(), ready.task)
+    weights = {name: value.contiguous() for name, value in codec.network.state_dict().items()}
+    content = safetensors.torch.save(weights, {"raycae": codec.config.to_json()})
+    restored = Autoencoder(build_architecture(codec.config))
+    restored.load_state_dict(safetensors.torch.load(content))
+    return content, RGBAutoencoder(restored.eval(), codec.task)
 
 
-def export_program(ready: Codec) -> Any:
-    """The `torch.export` program: any number of pictures, and of any size where the network allows
-    it."""
+def export_program(codec: Codec) -> Any:
+    """Make a `torch.export` program for any number of images of any accepted size.
+
+    Args:
+        codec: The model.
+
+    Returns:
+        The program.
+    """
     import torch
     from torch.export import Dim
 
-    rgb, labels = iterate_photographs(ready)[-1]
-    rgb = rgb.contiguous()  # or the program would hold for pictures of no other layout
-    # Weights in channels-last order have pt2 warn that it cannot find them whole.
-    ready.painter.to(memory_format=torch.contiguous_format)
+    rgb, labels = iterate_photographs(codec)[-1]
+    rgb = rgb.contiguous()  # The program accepts only the layout of its example.
+    # pt2 warns of weights in channels-last order.
+    codec.rgb_network.to(memory_format=torch.contiguous_format)
     sizes: dict[int, Any] = {0: Dim("N")}
-    if ready.stride:
+    if codec.stride:
         for axis, side in ((2, "height"), (3, "width")):
-            sizes[axis] = ready.stride * Dim(side) if ready.stride > 1 else Dim(side)
-    given = (rgb,) if labels is None else (rgb, labels)
+            sizes[axis] = codec.stride * Dim(side) if codec.stride > 1 else Dim(side)
+    inputs = (rgb,) if labels is None else (rgb, labels)
     shapes = (sizes,) if labels is None else (sizes, {0: sizes[0]})
     with torch.no_grad():
-        return torch.export.export(ready.painter, given, dynamic_shapes=shapes)
+        return torch.export.export(codec.rgb_network, inputs, dynamic_shapes=shapes)
 
 
-def iterate_photographs(ready: Codec) -> list[tuple[Tensor, Tensor | None]]:
-    """Batches of crops of photographs: of the trained size, and where the network takes it of
-    another one that is no square."""
+def iterate_photographs(codec: Codec) -> list[tuple[Tensor, Tensor | None]]:
+    """Cut photographs into batches for the check.
+
+    Args:
+        codec: The model.
+
+    Returns:
+        Batches of RGB, float (N, 3, H, W) in [0, 1], and labels: one of the trained size, and one
+        of another size that is not square if the network accepts it.
+    """
     import torch
 
-    size, stride = ready.config.image_size, ready.stride
+    size, stride = codec.config.image_size, codec.stride
     batches = [crop_photographs(size)]
     if stride:
         batches.append(crop_photographs(4 * stride)[:, :, :, : 3 * stride])
     else:
         batches.append(batches[0][: N_IMAGES // 2])
-    classes = ready.config.classes
+    classes = codec.config.classes
     return [(rgb, torch.arange(len(rgb)) % classes if classes else None) for rgb in batches]
 
 
 def crop_photographs(size: int) -> Tensor:
+    """Cut square crops from the photographs of the `photos` source.
+
+    Args:
+        size: Side of the crops in pixels.
+
+    Returns:
+        RGB, float (N_IMAGES, 3, size, size) in [0, 1].
+    """
     import torch
 
     images = data.load_test("photos", image_size=size)

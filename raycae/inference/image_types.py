@@ -16,23 +16,35 @@ T = TypeVar("T")
 
 
 class ImageType:
-    """What pictures were given as, to give pictures back as the same."""
+    """The form in which images were given.
 
-    def __init__(self, given: Any, batch: bool) -> None:
-        self.given, self.batch = given, batch
+    Args:
+        original: The images as they were given.
+        batch: Whether they have a batch axis.
+    """
 
-    def back(self, rgb: Tensor) -> Any:
-        """`rgb`: (N, 3, H, W) in [0, 1]."""
+    def __init__(self, original: Any, batch: bool) -> None:
+        self.original, self.batch = original, batch
+
+    def restore(self, rgb: Tensor) -> Any:
+        """Convert images to the form of the original.
+
+        Args:
+            rgb: RGB, float (N, 3, H, W) in [0, 1].
+
+        Returns:
+            The images.
+        """
         rgb = rgb if self.batch else rgb[0]
-        given = self.given
-        if isinstance(given, Tensor):
-            rgb = rgb if given.is_floating_point() else (rgb * 255).round()
-            return rgb.to(given.device, given.dtype).contiguous()
+        original = self.original
+        if isinstance(original, Tensor):
+            rgb = rgb if original.is_floating_point() else (rgb * 255).round()
+            return rgb.to(original.device, original.dtype).contiguous()
         rows = rgb.movedim(-3, -1).contiguous().numpy()
-        if isinstance(given, np.ndarray) and given.dtype != np.uint8:
-            return rows.astype(given.dtype)
+        if isinstance(original, np.ndarray) and original.dtype != np.uint8:
+            return rows.astype(original.dtype)
         rows = (rows * 255).round().astype(np.uint8)
-        if isinstance(given, np.ndarray):
+        if isinstance(original, np.ndarray):
             return rows
         picture = Image.fromarray(rows)
         picture.info["icc_profile"] = srgb_profile()  # Pillow writes it into PNG files
@@ -40,7 +52,17 @@ class ImageType:
 
 
 def read_pictures(pictures: Any) -> tuple[Tensor, ImageType]:
-    """Pictures as float RGB (N, 3, H, W) in [0, 1] on the CPU, and what they were."""
+    """Convert images to RGB tensors.
+
+    Args:
+        pictures: A PIL image, an array or a tensor, see `raycae.inference.codec`.
+
+    Returns:
+        RGB, float32 (N, 3, H, W) in [0, 1] on the CPU, and the form of the input.
+
+    Raises:
+        InputError: The type, shape or range is not allowed.
+    """
     if isinstance(pictures, Image.Image):
         try:
             rows = torch.from_numpy(np.array(to_rgb(pictures)))
@@ -54,7 +76,7 @@ def read_pictures(pictures: Any) -> tuple[Tensor, ImageType]:
         planes = check_range(pictures).detach().cpu()
     else:
         raise InputError(
-            f"pictures: a {type(pictures).__name__}; allowed are numpy arrays, torch tensors, "
+            f"pictures of type {type(pictures).__name__}; allowed are numpy arrays, torch tensors, "
             "PIL images and lists of them"
         )
     if planes.ndim not in (3, 4) or planes.shape[-3] not in (1, 3) or 0 in planes.shape:
@@ -69,18 +91,30 @@ def read_pictures(pictures: Any) -> tuple[Tensor, ImageType]:
 
 
 def check_range(pictures: T) -> T:
-    """As they are, or `InputError`: 0 to 255 as floating-point is the mistake everybody makes."""
-    given = cast(Any, pictures)
-    kind = str(given.dtype).removeprefix("torch.")
+    """Raise `InputError` for floating-point images with values outside [0, 1].
+
+    Values from 0 to 255 as floating-point are the most common mistake.
+
+    Args:
+        pictures: An array or a tensor.
+
+    Returns:
+        `pictures` itself.
+
+    Raises:
+        InputError: The type or the range is not allowed.
+    """
+    original = cast(Any, pictures)
+    kind = str(original.dtype).removeprefix("torch.")
     if kind == "uint8":
         return pictures
     if "float" not in kind:
         raise InputError(
             f"pictures of type {kind}; allowed are uint8, and floating-point in [0, 1]"
         )
-    if 0 not in given.shape and not (given.min() >= 0 and given.max() <= 1):
-        low, high = float(given.min()), float(given.max())
+    if 0 not in original.shape and not (original.min() >= 0 and original.max() <= 1):
+        low, high = float(original.min()), float(original.max())
         raise InputError(
-            f"pictures from {low:g} to {high:g}; floating-point ones have to be in [0, 1]"
+            f"pictures from {low:g} to {high:g}; floating-point values must be in [0, 1]"
         )
     return pictures

@@ -1,1 +1,1 @@
-"""From a configuration to layers to an `nn.Module`; tasks; weights on disk."""
+"""Architectures, networks, tasks and stored weights."""

@@ -1,12 +1,12 @@
-"""A trial's configuration as a list of layers with shapes and costs. No weights, no torch.
+"""The architecture of a trial: layers with shapes and costs, without weights or torch.
 
-`build_architecture(config)` is the one place that knows how settings become layers; `model` only
-turns each layer into its module. Shapes are (channels, height, width).
+`build_architecture(config)` alone knows how settings become layers; `autoencoder` only turns each
+layer into its module. Shapes are (channels, height, width).
 
-The encoder shrinks stage by stage; each decoder stage restores exactly the size that its encoder
-stage began with, so that every network gives a picture of the target's size. Where the factor
-alone does not lead there (sizes that do not divide, convolutions without padding) the decoder
-crops a row too many or resizes to close the gap.
+The encoder shrinks stage by stage. Each decoder stage restores exactly the size that its encoder
+stage began with, so that every network returns an image of the target's size. Where the factor
+alone does not lead there (sizes that do not divide, convolutions without padding), the decoder
+crops surplus rows or resizes to close the gap.
 """
 
 from __future__ import annotations
@@ -21,27 +21,35 @@ from typing import cast
 from raycae.config import Config
 
 Shape = tuple[int, int, int]
-# D x D float64 and two copies of it as work space stay below 1 GB; 32 x 32 RGB is 3072.
 PCA_LIMIT = 6_000
-"""Numbers of a block, or a whole image, beyond which nobody waits for its principal axes."""
+"""Maximum number of values of a block, or of a whole image, for PCA.
+
+Larger covariance matrices take minutes; this one and its two copies stay below 1 GB.
+"""
 
 
 class Infeasible(ValueError):
-    """The configuration describes no network; the message says at which layer and why."""
+    """The configuration does not describe a network; the message names the layer and reason."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with what belongs to it, in this order: convolution, pixel shuffle, crop to
-    `out_shape`, batch norm, residual sum, activation."""
+    """A convolution and the steps that follow it.
+
+    They are, in this order: convolution, pixel shuffle, crop to `out_shape`, batch norm, residual
+    sum, activation.
+    """
 
     in_shape: Shape
     out_shape: Shape
     kernel: int
     stride: int = 1
     pad: tuple[int, int] = (0, 0)
-    """Zeros before and after, in both directions. Transposed: what is cut off (`pad[0]`) and the
-    output padding (`pad[1]`), as torch's `ConvTranspose2d` calls them."""
+    """Zeros before and after, in both directions.
+
+    For a transposed convolution: `pad[0]` is the padding and `pad[1]` the output padding of torch's
+    `ConvTranspose2d`.
+    """
     transposed: bool = False
     shuffle: int = 1
     norm: bool = False
@@ -50,12 +58,12 @@ class Conv:
 
     @property
     def filters(self) -> int:
-        """Channels that the convolution itself puts out, before any pixel shuffle."""
+        """Output channels of the convolution itself, before the pixel shuffle."""
         return self.out_shape[0] * self.shuffle**2
 
     @property
     def raw_size(self) -> int:
-        """Height of what the convolution puts out, before shuffle and crop."""
+        """Output height of the convolution itself, before shuffle and crop."""
         size = self.in_shape[1]
         if self.transposed:
             return (size - 1) * self.stride - 2 * self.pad[0] + self.kernel + self.pad[1]
@@ -63,13 +71,16 @@ class Conv:
 
     @property
     def n_params(self) -> int:
+        """Number of parameters; batch norm has a scale and a shift and replaces the bias."""
         weights = self.in_shape[0] * self.filters * self.kernel**2
-        # Batch norm has a scale and a shift of its own, and makes the bias superfluous.
         return weights + (2 * self.out_shape[0] if self.norm else self.filters)
 
     @property
     def flops(self) -> int:
-        """Forward, one image, a multiply-add counted as two (torch.utils.flop_counter's rule)."""
+        """Floating-point operations of a forward pass over one image.
+
+        A multiply-add counts as two, as in torch.utils.flop_counter.
+        """
         side = self.in_shape[1] if self.transposed else self.raw_size
         return 2 * self.in_shape[0] * self.filters * self.kernel**2 * side**2
 
@@ -110,10 +121,16 @@ Layer = Conv | Pool | Resize
 
 @dataclass(frozen=True)
 class Architecture:
-    """`encoder` takes the input to the latent, `decoder` the latent to the output.
+    """The layers of a network.
 
-    Of the pair `linear`, if there is one, the first adds its latent to the encoder's, the second
-    its picture to the decoder's. `refine` adds to the picture what it makes of it.
+    Attributes:
+        encoder: Layers from the input to the latent.
+        decoder: Layers from the latent to the output.
+        activation: The activation after most convolutions.
+        output: The activation at the output.
+        linear: The linear path: the first convolution adds its latent to the encoder's, the second
+            its image to the decoder's. Empty without a linear path.
+        refine: Layers whose output is added to the image; empty without refinement.
     """
 
     encoder: tuple[Layer, ...]
@@ -125,55 +142,68 @@ class Architecture:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
+        """All layers."""
         return self.encoder + self.decoder + self.linear + self.refine
 
     @property
     def in_shape(self) -> Shape:
+        """Shape of the input."""
         return self.encoder[0].in_shape
 
     @property
     def latent_shape(self) -> Shape:
+        """Shape of the latent."""
         return self.encoder[-1].out_shape
 
     @property
     def out_shape(self) -> Shape:
+        """Shape of the output."""
         return self.decoder[-1].out_shape
 
     @property
     def latent_size(self) -> int:
+        """Number of values of the latent."""
         return prod(self.latent_shape)
 
     @cached_property
     def stride(self) -> int | None:
-        """Pixels, each way, to one position of the latent, where the network serves every picture
-        whose sides are multiples of it. None where it serves its own size alone."""
+        """Pixels per position of the latent, in each direction.
+
+        The network accepts every image whose sides are multiples of it. None if it accepts only
+        images of its own size.
+        """
         if all(map(is_size_independent, self.layers)):
             return self.in_shape[1] // self.latent_shape[1]
         return None
 
     @cached_property
     def n_params(self) -> int:
+        """Number of parameters of the network."""
         return sum(layer.n_params for layer in self.layers if isinstance(layer, Conv))
 
     @cached_property
     def flops(self) -> int:
+        """Floating-point operations of a forward pass over one image."""
         return sum(layer.flops for layer in self.layers if isinstance(layer, Conv))
 
     @cached_property
     def hash(self) -> str:
-        """The same for two configurations exactly when they build the same network."""
+        """A hash that is equal for two configurations exactly if they build one network."""
         plain = (
             tuple(map(make_fusion_identity, self.encoder)),
             tuple(map(make_fusion_identity, self.decoder)),
         )
-        beside = [tuple(map(make_fusion_identity, part)) for part in (self.linear, self.refine)]
-        # Networks without these parts keep the hash that they had before there were any.
-        text = repr((plain, self.activation, self.output, *(beside if any(beside) else ())))
+        extra = [tuple(map(make_fusion_identity, part)) for part in (self.linear, self.refine)]
+        # Networks without these parts keep the hash of versions that did not have them.
+        text = repr((plain, self.activation, self.output, *(extra if any(extra) else ())))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def __str__(self) -> str:
-        """In words: `conv 3-8 k3, max-pool 2, … | …`, the bar standing at the latent, `+ linear`
-        before what is added to a half, `+ refine` before what is added to the picture."""
+        """Describe the network in words: `conv 3-8 k3, max-pool 2, … | …`.
+
+        The bar marks the latent; `+ linear` precedes what is added to a half, `+ refine` what is
+        added to the image.
+        """
         halves = [", ".join(map(str, half)) for half in (self.encoder, self.decoder)]
         if self.linear:
             halves = [
@@ -184,8 +214,15 @@ class Architecture:
 
 
 def receptive_margin(layers: tuple[Layer, ...], picture: Shape) -> int:
-    """How many pixels of the picture, at most, lie between a place in what `layers` put out and
-    the farthest place that has a say in it."""
+    """Compute how far a position of the output depends on the image around it.
+
+    Args:
+        layers: The layers.
+        picture: Shape of the image that the distance is measured in.
+
+    Returns:
+        An upper bound of the distance in pixels of the image.
+    """
     pixels = 0
     for layer in layers:
         of_input, of_output = (
@@ -202,24 +239,41 @@ def receptive_margin(layers: tuple[Layer, ...], picture: Shape) -> int:
 
 
 def fusion_key(config: Config) -> Hashable:
-    """Equal for two configurations exactly when they may train in one cohort
-    (`fused.FusedTrainings`): the same layers, input and minibatches, reckoned alike."""
-    shown = config.task, config.gammas, config.classes
-    return build_architecture(config), *shown, config.batch_size, config.precision
+    """Return a key that is equal for two configurations exactly if they can be trained fused.
+
+    They then have the same layers, input, minibatches and arithmetic; see
+    `fused.FusedTrainings`.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The key.
+    """
+    input_settings = config.task, config.gammas, config.classes
+    return build_architecture(config), *input_settings, config.batch_size, config.precision
 
 
 def build_architecture(config: Config) -> Architecture:
-    """The layers of `config`. Raises `Infeasible` where a feature map would vanish, or the linear
-    path does not fit."""
+    """Build the layers of a configuration.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The layers.
+
+    Raises:
+        Infeasible: A feature map would vanish, or the linear path does not fit.
+    """
     encoder, starts = build_encoder(config)
     latent = encoder[-1].out_shape
     decoder = strip_last_activation(build_decoder(config, latent, starts))
     linear: tuple[Conv, ...] = ()
     if config.linear_path != "none":
         linear = make_linear_path(config, latent)
-        encoder = strip_last_activation(
-            encoder
-        )  # what is added to a linear code may have either sign
+        # What is added to a linear code may have either sign.
+        encoder = strip_last_activation(encoder)
     refine = make_refinement(config, decoder[-1].out_shape) if config.refine else ()
     return Architecture(
         tuple(encoder), tuple(decoder), config.activation, config.output, linear, refine
@@ -227,7 +281,17 @@ def build_architecture(config: Config) -> Architecture:
 
 
 def build_encoder(config: Config) -> tuple[list[Layer], list[int]]:
-    """The layers, and the size that each stage began with."""
+    """Build the layers of the encoder.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The layers, and the height in pixels that each stage began with.
+
+    Raises:
+        Infeasible: A feature map would vanish.
+    """
     shape: Shape = (config.in_channels, config.image_size, config.image_size)
     layers: list[Layer] = []
     starts = []
@@ -257,6 +321,19 @@ def build_encoder(config: Config) -> tuple[list[Layer], list[int]]:
 
 
 def build_decoder(config: Config, shape: Shape, starts: list[int]) -> list[Layer]:
+    """Build the layers of the decoder.
+
+    Args:
+        config: The configuration.
+        shape: Shape of the latent.
+        starts: The height in pixels that each encoder stage began with.
+
+    Returns:
+        The layers.
+
+    Raises:
+        Infeasible: A feature map would vanish.
+    """
     layers: list[Layer] = []
     for i, size in enumerate(reversed(starts)):
         mirrored = config.depth - 1 - i
@@ -280,7 +357,20 @@ def build_decoder(config: Config, shape: Shape, starts: list[int]) -> list[Layer
 def grow_stage(
     config: Config, shape: Shape, width: int, kernel: int, factor: int, size: int, transposed: bool
 ) -> list[Layer]:
-    """The first convolution of a decoder stage together with what brings it to `size`."""
+    """Build the first convolution of a decoder stage and the upsampling around it.
+
+    Args:
+        config: The configuration.
+        shape: Shape of the input.
+        width: Number of output channels.
+        kernel: Size of the kernel.
+        factor: Upsampling factor.
+        size: Output height in pixels.
+        transposed: Whether the stage has transposed convolutions.
+
+    Returns:
+        One or two layers.
+    """
     if config.upsample == "transposed" and factor > 1:
         conv = make_transposed_conv(config, shape, width, kernel, factor, size)
     elif config.upsample == "pixel_shuffle" and factor > 1:
@@ -302,8 +392,24 @@ def grow_stage(
 def make_conv(
     config: Config, shape: Shape, width: int, kernel: int, stride: int = 1, same: bool = True
 ) -> Conv:
-    # For odd kernels this is the usual padding of k // 2 on every side; for even ones a row of
-    # zeros more behind than in front keeps the size all the same.
+    """Make a convolution with the norm and residual sum of the configuration.
+
+    Args:
+        config: The configuration.
+        shape: Shape of the input.
+        width: Number of output channels.
+        kernel: Size of the kernel.
+        stride: Stride.
+        same: Whether to pad so that the size stays the same at stride 1.
+
+    Returns:
+        The layer.
+
+    Raises:
+        Infeasible: The kernel is larger than the padded input.
+    """
+    # For odd kernels this is the usual padding of k // 2 on every side. For even kernels, one more
+    # row of zeros at the end keeps the size.
     pad = ((kernel - 1) // 2, kernel // 2) if same else (0, 0)
     if shape[1] + sum(pad) < kernel:
         raise Infeasible(f"kernel {kernel} without padding on {shape[1]} x {shape[2]}")
@@ -315,14 +421,26 @@ def make_conv(
 def make_transposed_conv(
     config: Config, shape: Shape, width: int, kernel: int, stride: int, size: int
 ) -> Conv:
-    """A transposed convolution that ends as near to `size` as its stride allows, never above."""
-    missing = kernel - (size - (shape[1] - 1) * stride)  # what has to be cut off, both ends
+    """Make a transposed convolution that ends as near below a size as possible.
+
+    Args:
+        config: The configuration.
+        shape: Shape of the input.
+        width: Number of output channels.
+        kernel: Size of the kernel.
+        stride: Stride.
+        size: Wanted output height in pixels.
+
+    Returns:
+        The layer.
+    """
+    missing = kernel - (size - (shape[1] - 1) * stride)  # surplus rows at both ends together
     if missing <= 0:
         pad = (0, min(-missing, stride - 1))
     elif stride > 1:
         pad = (-(-missing // 2), missing % 2)
     else:
-        pad = (missing // 2, 0)  # no output padding at stride 1: one row too many is cropped
+        pad = (missing // 2, 0)  # Stride 1 has no output padding; a surplus row is cropped.
     conv = Conv(shape, shape, kernel, stride, pad, transposed=True, norm=config.norm == "batch")
     side = min(conv.raw_size, size)
     out = (width, side, side)
@@ -330,10 +448,20 @@ def make_transposed_conv(
 
 
 def make_linear_path(config: Config, latent: Shape) -> tuple[Conv, Conv]:
-    """A block of pixels to its latent position, and back.
+    """Make the two convolutions that map a block of pixels to its latent position, and back.
 
-    Back by a pixel shuffle and not by a transposed convolution, which is the same map but has one
-    bias a channel, where a mean block needs one a pixel.
+    The way back is a pixel shuffle. A transposed convolution would be the same map, but it has one
+    bias per channel, and a mean block needs one per pixel.
+
+    Args:
+        config: The configuration.
+        latent: Shape of the latent.
+
+    Returns:
+        The convolution to the latent and the one back.
+
+    Raises:
+        Infeasible: The latent does not tile the image, or PCA would take too long.
     """
     size = latent[1]
     side, rest = divmod(config.image_size, size)
@@ -344,7 +472,7 @@ def make_linear_path(config: Config, latent: Shape) -> tuple[Conv, Conv]:
     if config.linear_path == "pca" and numbers > PCA_LIMIT:
         raise Infeasible(
             f"linear path: principal axes of blocks of {numbers:,} numbers; "
-            f"at most {PCA_LIMIT:,} go"
+            f"at most {PCA_LIMIT:,} are allowed"
         )
     picture = (config.in_channels, config.image_size, config.image_size)
     output = (config.out_channels, *picture[1:])
@@ -353,6 +481,15 @@ def make_linear_path(config: Config, latent: Shape) -> tuple[Conv, Conv]:
 
 
 def make_refinement(config: Config, picture: Shape) -> tuple[Conv, ...]:
+    """Make the convolutions whose output is added to the image.
+
+    Args:
+        config: The configuration.
+        picture: Shape of the image.
+
+    Returns:
+        The layers.
+    """
     layers: list[Layer] = []
     shape = picture
     for width in (*[config.refine] * (config.refine_convs - 1), picture[0]):
@@ -362,10 +499,16 @@ def make_refinement(config: Config, picture: Shape) -> tuple[Conv, ...]:
 
 
 def is_size_independent(layer: Layer) -> bool:
-    """Whether the layer does to a larger map what it does to its own.
+    """Return whether a layer treats a larger map like one of its own size.
 
-    Not so where sizes do not divide, for what closes the gap closes this gap only. Nor where the
-    kernel is larger than the map: parts of it have seen nothing but the zeros around it.
+    It does not if sizes do not divide, because the gap that is closed depends on the size. Nor if
+    the kernel is larger than the map: some of its weights have then seen only padding.
+
+    Args:
+        layer: The layer.
+
+    Returns:
+        Whether it does.
     """
     size, out = layer.in_shape[1], layer.out_shape[1]
     match layer:
@@ -380,8 +523,16 @@ def is_size_independent(layer: Layer) -> bool:
 
 
 def strip_last_activation(layers: list[Layer]) -> list[Layer]:
-    """The last convolution, which makes the picture or what is added to something, has no norm, no
-    sum and no activation of its own."""
+    """Remove norm, residual sum and activation from the last convolution.
+
+    Its output is an image or is added to something else.
+
+    Args:
+        layers: The layers.
+
+    Returns:
+        The layers with the last convolution replaced.
+    """
     last = max(i for i, layer in enumerate(layers) if isinstance(layer, Conv))
     bare = cast(Conv, layers[last])
     bare = replace(bare, norm=False, residual=False, activation=False)
@@ -389,4 +540,12 @@ def strip_last_activation(layers: list[Layer]) -> list[Layer]:
 
 
 def make_fusion_identity(layer: Layer) -> tuple[object, ...]:
+    """Return what identifies a layer in hashes.
+
+    Args:
+        layer: The layer.
+
+    Returns:
+        The name of its class and its fields.
+    """
     return (type(layer).__name__, *astuple(layer))

@@ -1,4 +1,4 @@
-"""The network: each layer of an architecture as its module."""
+"""The network: one module for each layer of an architecture."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from raycae.model.architecture import Architecture, Conv, Layer, Pool, Resize
 
 GREY = 0.5
+"""Middle of the range of pixel values, which the linear path subtracts."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -19,11 +20,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "none": nn.Identity,
 }
+"""Activations by the name that a configuration uses."""
 OUTPUTS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "linear": nn.Identity,
     "leaky_relu": nn.LeakyReLU,
 }
+"""Activations at the output by the name that a configuration uses."""
 
 
 class Autoencoder(nn.Module):
@@ -52,10 +55,26 @@ class Autoencoder(nn.Module):
         self.output = OUTPUTS[architecture.output]()
 
     def encode(self, x: Tensor) -> Tensor:
+        """Encode images.
+
+        Args:
+            x: Input of the network, float (N, C, H, W).
+
+        Returns:
+            The latents, float (N, C_latent, h, w).
+        """
         z = self.encoder(x)
         return cast(Tensor, z + self.linear.encode(x) if self.linear else z)
 
     def decode(self, z: Tensor) -> Tensor:
+        """Decode latents.
+
+        Args:
+            z: Latents, float (N, C_latent, h, w).
+
+        Returns:
+            The output of the network, float (N, C_out, H, W).
+        """
         y = self.decoder(z)
         if self.linear:
             y = y + self.linear.decode(z)
@@ -64,16 +83,26 @@ class Autoencoder(nn.Module):
         return cast(Tensor, self.output(y))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode and decode images.
+
+        Args:
+            x: Input of the network, float (N, C, H, W).
+
+        Returns:
+            The output of the network, float (N, C_out, H, W).
+        """
         return self.decode(self.encode(x))
 
     @torch.no_grad()
-    def begin_as(self, mean: Tensor, axes: Tensor) -> None:
-        """Let a network with a linear path begin exactly as the linear code of these axes.
+    def init_from_pca(self, mean: Tensor, axes: Tensor) -> None:
+        """Initialise a network with a linear path to be exactly the PCA of these axes.
 
-        `mean` (C, p, p): what of a block of pixels is not coded; `axes` (D, C, p, p): orthonormal,
-        the first ones go to one latent channel each. Channels beyond the D axes begin as torch
-        draws them, without a say in the picture. All that is added to the linear path begins at
-        zero.
+        Latent channels beyond the D axes keep the weights that torch drew for them, but do not
+        affect the image. Everything that is added to the linear path starts at zero.
+
+        Args:
+            mean: The mean block, float (C, p, p), in [0, 1].
+            axes: Orthonormal axes, float (D, C, p, p); the first ones get one latent channel each.
         """
         linear = cast(LinearPath, self.linear)
         n_latent = linear.to_latent.out_features
@@ -90,12 +119,13 @@ class Autoencoder(nn.Module):
 
 
 class LinearPath(nn.Module):
-    """Each block of pixels to its latent position, and back, by one matrix each.
+    """Two matrices that map each block of pixels to its latent position, and back.
 
-    The two layers say the same as convolutions. With those a whole image of 32 x 32 to 256 numbers
-    and back costs a CPU four times as long. Pictures are counted from grey, not from black: Adam
-    moves every weight as far, and what all pixels have in common would move a latent number by
-    their sum. Without this, 384 numbers were still above the linear line after four epochs.
+    They are the same maps as the two convolutions of the architecture. With convolutions, a whole
+    image of 32 x 32 to 256 values and back would take four times as long on a CPU. Pixel values are
+    relative to grey, not to black. Adam moves all weights equally far, so what all pixels have in
+    common would move a latent value by their sum: without this, 384 values were still worse than
+    PCA after four epochs.
     """
 
     def __init__(self, there: Conv, back: Conv) -> None:
@@ -105,16 +135,32 @@ class LinearPath(nn.Module):
         self.to_picture = nn.Linear(back.in_shape[0], back.filters)
 
     def encode(self, x: Tensor) -> Tensor:
+        """Map blocks of pixels to the latent.
+
+        Args:
+            x: Images, float (N, C, H, W).
+
+        Returns:
+            Latents, float (N, C_latent, h, w).
+        """
         blocks = F.pixel_unshuffle(x - GREY, self.side).permute(0, 2, 3, 1)  # (N, h, w, C side²)
         return cast(Tensor, self.to_latent(blocks)).permute(0, 3, 1, 2)
 
     def decode(self, z: Tensor) -> Tensor:
+        """Map latents to blocks of pixels.
+
+        Args:
+            z: Latents, float (N, C_latent, h, w).
+
+        Returns:
+            Images, float (N, C, H, W).
+        """
         blocks = cast(Tensor, self.to_picture(z.permute(0, 2, 3, 1)))
         return F.pixel_shuffle(blocks.permute(0, 3, 1, 2), self.side)
 
 
 class ConvBlock(nn.Module):
-    """Convolution, pixel shuffle, crop, batch norm, residual sum, activation, as `layer` says."""
+    """A convolution with shuffle, crop, batch norm, residual sum and activation; see `Conv`."""
 
     def __init__(self, layer: Conv, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -133,13 +179,21 @@ class ConvBlock(nn.Module):
                 layer.in_shape[0], filters, layer.kernel, layer.stride, padding, bias=bias
             )
         self.shuffle = nn.PixelShuffle(layer.shuffle) if layer.shuffle > 1 else None
-        # What is too much, not what is left: the same for pictures of other sizes.
+        # The number of surplus rows does not depend on the size of the image.
         self.crop = max(0, layer.raw_size * layer.shuffle - layer.out_shape[1])
         self.norm = BatchNorm(layer.out_shape[0]) if layer.norm else None
         self.residual = layer.residual
         self.activation = activation() if layer.activation else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: Feature maps, float (N, C, H, W).
+
+        Returns:
+            Feature maps, float (N, C_out, H_out, W_out).
+        """
         y = self.conv(F.pad(x, self.uneven) if self.uneven else x)
         if self.shuffle:
             y = self.shuffle(y)
@@ -150,7 +204,15 @@ class ConvBlock(nn.Module):
         return self.finish(y)
 
     def finish(self, y: Tensor, x: Tensor | None = None) -> Tensor:
-        """What follows the convolution; `x` is added if it is given."""
+        """Apply the steps that follow convolution, shuffle and crop.
+
+        Args:
+            y: Feature maps, float (N, C_out, H_out, W_out).
+            x: Input of the layer, added to the result; None without a residual sum.
+
+        Returns:
+            Feature maps of the shape of `y`.
+        """
         if self.norm:
             y = self.norm(y)
         if x is not None:
@@ -159,14 +221,22 @@ class ConvBlock(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that also takes a single value per channel while it trains.
+    """Batch norm that accepts a single value per channel during training.
 
     A minibatch of one image, such as the last one of an epoch, has a single value per channel in a
-    1 x 1 feature map. It has no variance and torch refuses it. Such a minibatch is normalised with
-    the running statistics and does not change them.
+    1 x 1 feature map. It has no variance, and torch refuses it. Here it is normalised with the
+    running statistics and does not change them.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise feature maps.
+
+        Args:
+            x: Feature maps, float (N, C, H, W).
+
+        Returns:
+            Normalised maps of the same shape.
+        """
         if not self.training or x.numel() > x.shape[1]:
             return super().forward(x)
         cast(Tensor, self.num_batches_tracked).add_(1)
@@ -178,15 +248,19 @@ class BatchNorm(nn.BatchNorm2d):
 class UpsampledConv(ConvBlock):
     """Nearest upsampling by `factor`, then the convolution of `layer`.
 
-    On a CPU both are done at once, on the small picture: of k taps at a fine pixel several fall on
-    the same coarse one, so their weights can be summed first. Each of the factor² positions inside
-    a coarse pixel has its own such kernel, and pixel shuffle puts the results side by side. The sum
-    is the same but for rounding; a 5 x 5 kernel after doubling costs 9 multiplications in place of
-    25, and the base model trains a tenth faster (analysis/FINDINGS.md). On a GPU a step this small
-    is a count of kernel launches, and the plain way has fewer.
+    On a CPU both are done together on the small image. Several of the k taps at a fine pixel fall
+    on the same coarse pixel, so their weights are summed first. Each of the factor² positions
+    inside a coarse pixel has its own summed kernel, and a pixel shuffle interleaves the results.
+    The result is the same up to rounding. A 5 x 5 kernel after doubling takes 9 multiplications
+    instead of 25, and the base model trains a tenth faster (analysis/FINDINGS.md). On a GPU, the
+    time of such a small step is the number of kernel launches, and the plain way has fewer.
+
+    Attributes:
+        taps: Which fine taps add up to each coarse tap, 0 or 1,
+            (factor² positions x side² coarse taps, kernel² fine taps).
     """
 
-    taps: Tensor  # (factor² positions x side² coarse taps, kernel² fine taps): 1 where they meet
+    taps: Tensor
 
     def __init__(self, layer: Conv, factor: int, activation: type[nn.Module]) -> None:
         super().__init__(layer, activation)
@@ -204,6 +278,14 @@ class UpsampledConv(ConvBlock):
         self.register_buffer("taps", both.flatten(4).flatten(0, 3), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Upsample and convolve.
+
+        Args:
+            x: Feature maps, float (N, C, H, W).
+
+        Returns:
+            Feature maps, float (N, C_out, factor H, factor W).
+        """
         if not x.is_cpu:
             return super().forward(F.interpolate(x, scale_factor=self.factor))
         filters, channels, kernel, _ = self.conv.weight.shape
@@ -222,21 +304,38 @@ class UpsampledConv(ConvBlock):
 
 
 class Interpolate(nn.Module):
+    """Nearest or bilinear interpolation to a fixed size or by an integer factor."""
+
     def __init__(self, layer: Resize) -> None:
         super().__init__()
         factor, rest = divmod(layer.out_shape[1], layer.in_shape[1])
         self.size, self.factor, self.mode = layer.out_shape[1:], 0 if rest else factor, layer.mode
 
     def forward(self, x: Tensor) -> Tensor:
+        """Resize feature maps.
+
+        Args:
+            x: Feature maps, float (N, C, H, W).
+
+        Returns:
+            Resized maps.
+        """
         height, width = x.shape[2:]
         grown = (self.factor * height, self.factor * width) if self.factor else self.size
         return F.interpolate(x, grown, mode=self.mode)
 
 
 def build_network(architecture: Architecture, *, seed: int) -> Autoencoder:
-    """The network with torch's default initialisation, drawn from `seed` alone.
+    """Build a network with torch's default initialisation.
 
-    The global generator is left as it was, so that building one trial's model moves nothing else.
+    The global random generator is left unchanged, so that building a network affects nothing else.
+
+    Args:
+        architecture: The layers.
+        seed: Seed of the weights.
+
+    Returns:
+        The network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -244,7 +343,15 @@ def build_network(architecture: Architecture, *, seed: int) -> Autoencoder:
 
 
 def make_modules(layers: tuple[Layer, ...], activation: type[nn.Module]) -> list[nn.Module]:
-    """One module a layer, so that the names of the weights say which layer they are of."""
+    """Make one module per layer, so that the names of weights tell the layer.
+
+    Args:
+        layers: The layers.
+        activation: Class of the activation.
+
+    Returns:
+        The modules, as many as layers.
+    """
     modules = [make_module(layer, activation) for layer in layers]
     for i, (resize, conv) in enumerate(pairwise(layers)):
         if factor := get_upsampling_factor(resize, conv):
@@ -254,7 +361,15 @@ def make_modules(layers: tuple[Layer, ...], activation: type[nn.Module]) -> list
 
 
 def get_upsampling_factor(resize: Layer, conv: Layer) -> int:
-    """Return the factor by which `resize` grows if both layers can be computed at once, else 0."""
+    """Return the factor by which `resize` grows if both layers can be computed together, else 0.
+
+    Args:
+        resize: A layer.
+        conv: The layer that follows it.
+
+    Returns:
+        The factor.
+    """
     if not (isinstance(resize, Resize) and isinstance(conv, Conv)):
         return 0
     factor, rest = divmod(resize.out_shape[1], resize.in_shape[1])
@@ -263,6 +378,15 @@ def get_upsampling_factor(resize: Layer, conv: Layer) -> int:
 
 
 def make_module(layer: Layer, activation: type[nn.Module]) -> nn.Module:
+    """Make the module of a layer.
+
+    Args:
+        layer: The layer.
+        activation: Class of the activation.
+
+    Returns:
+        The module.
+    """
     match layer:
         case Conv():
             return ConvBlock(layer, activation)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# BT.601 luma weights; they sum to 1, so that grey (r = g = b) has luma r and no chroma.
 RED, GREEN, BLUE = 0.299, 0.587, 0.114
-# Widths of B - Y and R - Y (-0.886..0.886 and -0.701..0.701): dividing by them makes chroma span 1.
+"""Luma weights of BT.601; they sum to 1, so that grey (r = g = b) has luma r and no chroma."""
 CB_SPAN, CR_SPAN = 2 * (1 - BLUE), 2 * (1 - RED)
+"""Widths of the ranges of B - Y and R - Y; divided by them, chroma has a range of width 1."""
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
-    """RGB (N, 3, H, W) in [0, 1] to Y, Cb, Cr (N, 3, H, W) in [0, 1], grey at Cb = Cr = 0.5.
+    """Convert RGB to Y, Cb, Cr.
 
-    Nothing is clamped: values outside [0, 1] come out where the linear map puts them.
+    Nothing is clamped: values outside [0, 1] are mapped linearly, too.
+
+    Args:
+        rgb: RGB, float (N, 3, H, W) in [0, 1].
+
+    Returns:
+        Y, Cb, Cr, float (N, 3, H, W) in [0, 1]; grey has Cb = Cr = 0.5.
     """
     red, green, blue = rgb.unbind(1)  # each (N, H, W)
     luma = RED * red + GREEN * green + BLUE * blue
@@ -24,26 +30,49 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
 
 
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
-    """Y, Cb, Cr (N, 3, H, W) to RGB (N, 3, H, W): the inverse of `rgb_to_ycbcr`, to 1e-6.
+    """Convert Y, Cb, Cr to RGB: the inverse of `rgb_to_ycbcr` to 1e-6.
 
-    Nothing is clamped: many (Y, Cb, Cr) in [0, 1] are no colour a screen has, and their RGB leaves
-    [0, 1].
+    Nothing is clamped: many (Y, Cb, Cr) in [0, 1] are not colours of a screen, and their RGB is
+    outside [0, 1].
+
+    Args:
+        ycbcr: Y, Cb, Cr, float (N, 3, H, W).
+
+    Returns:
+        RGB, float (N, 3, H, W).
     """
     luma, cb, cr = ycbcr.unbind(1)  # each (N, H, W)
     return combine_rgb(luma, cb, cr)
 
 
 def compute_luma(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
-    """Luma of three planes of one shape, in [0, 1] and not rounded to 1/255.
+    """Compute the luma of an image, not rounded to 1/255.
 
-    Sums, not a matrix product: that would follow TF32, bfloat16 and autocast switches, and the
-    pictures would change with the speed settings of the training.
+    Sums are used instead of a matrix product, which would follow the switches for TF32, bfloat16
+    and autocast: the images would change with the speed settings of the training.
+
+    Args:
+        red: Red plane, float, any shape, in [0, 1].
+        green: Green plane, same shape.
+        blue: Blue plane, same shape.
+
+    Returns:
+        The luma, same shape, in [0, 1].
     """
     return torch.mul(red, RED).add_(green, alpha=GREEN).add_(blue, alpha=BLUE)
 
 
 def combine_rgb(luma: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
-    """Three planes (N, H, W) to RGB (N, 3, H, W), not clamped."""
+    """Combine luma and chroma to RGB, not clamped.
+
+    Args:
+        luma: Luma, float (N, H, W).
+        cb: Cb, float (N, H, W), grey at 0.5.
+        cr: Cr, float (N, H, W), grey at 0.5.
+
+    Returns:
+        RGB, float (N, 3, H, W).
+    """
     red = luma + CR_SPAN * (cr - 0.5)
     blue = luma + CB_SPAN * (cb - 0.5)
     green = (luma - RED * red - BLUE * blue) / GREEN
@@ -51,5 +80,12 @@ def combine_rgb(luma: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
 
 
 def stack_channels_last(*planes: Tensor) -> Tensor:
-    """C planes (N, H, W) as one tensor (N, C, H, W) in channels-last order, which `cat` loses."""
+    """Stack planes as channels in channels-last memory order, which `cat` does not keep.
+
+    Args:
+        planes: C planes, each (N, H, W).
+
+    Returns:
+        One tensor (N, C, H, W).
+    """
     return torch.stack(planes, dim=-1).permute(0, 3, 1, 2)

@@ -1,16 +1,16 @@
-"""What a network is asked to do: images to (input, target), and its outputs back to pictures.
+"""What a network is trained to do: images to (input, target), and its outputs to RGB images.
 
-*reconstruct* gives the RGB picture and asks for it again. *colourise* gives the luma and asks for
-the two chroma channels. Nothing here knows a model; both tasks are called through the same methods.
+*reconstruct* shows the RGB image and asks for it again. *colourise* shows the luma and asks for
+the two chroma channels. Nothing here knows a model; both tasks have the same methods.
 
-Images are uint8 tensors (N, H, W, 3), rows of the one tensor a process holds. The tasks hand the
-channel axis to the front by a view, so every float tensor comes out in `torch.channels_last` order
+Images are uint8 tensors (N, H, W, 3), rows of the one tensor that a process holds. The tasks move
+the channel axis to the front by a view, so every float tensor is in `torch.channels_last` order
 without a transposing copy.
 
 Colour space: full-range BT.601, as JFIF (JPEG) stores it, scaled to [0, 1] with chroma centred at
 0.5. It is not the "video range" YCbCr (Y from 16 to 235) of scikit-image's `rgb2ycbcr`.
-Source: ITU-T T.871 (JFIF); the constants are derived from the three luma weights, not from the
-rounded decimals printed there, so that the two directions are each other's inverse.
+Source: ITU-T T.871 (JFIF). The constants are derived from the three luma weights, not from the
+rounded decimals printed there, so that the two directions are inverse to each other.
 """
 
 from __future__ import annotations
@@ -28,45 +28,80 @@ from raycae.errors import InputError
 from raycae.model.color import CB_SPAN, CR_SPAN, combine_rgb, compute_luma, stack_channels_last
 
 GAMMAS = (0.1, 0.5, 1.5, 3.0)
+"""Default exponents of the luma channels of colourise."""
 LOWEST_GAMMA, HIGHEST_GAMMA = 0.01, 100.0
+"""Range of allowed exponents."""
 
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """RGB in, the same RGB out."""
+    """The task that takes RGB images and returns the same images."""
 
     name: ClassVar[str] = "reconstruct"
     in_channels: ClassVar[int] = 3
     out_channels: ClassVar[int] = 3
 
     def batch(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """uint8 (N, H, W, 3) to input and target, both float (N, 3, H, W) in [0, 1].
+        """Make input and target of a minibatch.
 
-        The two are one tensor: neither may be changed in place. `labels` add nothing here.
+        Args:
+            images: Images, uint8 (N, H, W, 3).
+            labels: Ignored.
+
+        Returns:
+            Input and target, float (N, 3, H, W) in [0, 1]. Both are one tensor, so neither may be
+            changed in place.
         """
         rgb = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)  # (N, 3, H, W) channels last
         return rgb, rgb
 
     def picture(self, images: Tensor, output: Tensor) -> Tensor:
-        """The output (N, 3, H, W) as an RGB picture in [0, 1]; `images` add nothing here."""
+        """Convert outputs of the network to RGB images.
+
+        Args:
+            images: Ignored.
+            output: Output of the network, float (N, 3, H, W).
+
+        Returns:
+            RGB, float (N, 3, H, W), clamped to [0, 1].
+        """
         return output.float().clamp(0, 1)
 
-    def shown(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The input of `batch` from pictures, float (N, 3, H, W) in [0, 1]."""
+    def prepare_input(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Make the input of the network from RGB images.
+
+        Args:
+            rgb: RGB, float (N, 3, H, W) in [0, 1].
+            labels: Ignored.
+
+        Returns:
+            The input, float (N, 3, H, W).
+        """
         return rgb
 
-    def painted(self, rgb: Tensor, output: Tensor) -> Tensor:
-        """`picture` for such pictures."""
+    def render_output(self, rgb: Tensor, output: Tensor) -> Tensor:
+        """Convert outputs of the network to RGB images.
+
+        Args:
+            rgb: Ignored.
+            output: Output of the network, float (N, 3, H, W).
+
+        Returns:
+            RGB, float (N, 3, H, W), clamped to [0, 1].
+        """
         return output.clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Colourise:
-    """Luma in, chroma (Cb, Cr) out.
+    """The task that takes the luma and returns chroma (Cb, Cr).
 
-    `gammas`: one input channel each, the luma raised to that power; `(1.0,)` is the plain grey
-    channel. `classes`: so many planes behind them say which class the picture is of. Raises
-    `InputError` for an empty list or a gamma outside [0.01, 100].
+    Args:
+        gammas: Exponents of the luma, one input channel each; `(1.0,)` is the plain grey image.
+        classes: Number of further input planes, which tell the class of the image.
+
+    Raises:
+        InputError: `gammas` is empty or has a value outside [0.01, 100].
     """
 
     gammas: tuple[float, ...]
@@ -86,52 +121,95 @@ class Colourise:
 
     @property
     def in_channels(self) -> int:
-        """One per gamma and one per class."""
+        """Number of input channels: one per gamma and one per class."""
         return len(self.gammas) + self.classes
 
     def batch(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """uint8 (N, H, W, 3) to input (N, in_channels, H, W) and target (N, 2, H, W), in [0, 1].
+        """Make input and target of a minibatch.
 
-        Input: the luma to the power of each gamma; then a plane for each class, 1 where it is the
-        image's label (int64 (N,), 0 to classes - 1) and else 0. Target: Cb and Cr.
+        Args:
+            images: Images, uint8 (N, H, W, 3).
+            labels: Classes, int64 (N,), 0 to classes - 1; None without class planes.
+
+        Returns:
+            The input, float (N, in_channels, H, W) in [0, 1]: the luma to the power of each gamma,
+            then a plane for each class, 1 for the image's class and else 0. The target, float (N,
+            2, H, W) in [0, 1]: Cb and Cr.
         """
         red, green, blue = split_planes(images)
         luma = compute_luma(red, green, blue)
         chroma = luma.new_full((*luma.shape, 2), 0.5)  # (N, H, W, 2)
-        # In place and straight into the channels-last result: a quarter less time than `stack`.
+        # Writing into the channels-last result takes a quarter less time than `stack`.
         chroma[..., 0].add_(blue.sub_(luma), alpha=1 / CB_SPAN)
         chroma[..., 1].add_(red.sub_(luma), alpha=1 / CR_SPAN)
-        return self._told(raise_to_gammas(luma, self.gammas), labels), chroma.permute(0, 3, 1, 2)
+        inputs = self._add_class_planes(raise_to_gammas(luma, self.gammas), labels)
+        return inputs, chroma.permute(0, 3, 1, 2)
 
     def picture(self, images: Tensor, output: Tensor) -> Tensor:
-        """RGB (N, 3, H, W) in [0, 1] of the images' true luma and the predicted chroma.
+        """Combine the images' true luma with the predicted chroma.
 
-        `output`: Cb and Cr, float (N, 2, H, W). Colours that no screen has are clamped.
+        Args:
+            images: Images, uint8 (N, H, W, 3).
+            output: Cb and Cr, float (N, 2, H, W).
+
+        Returns:
+            RGB, float (N, 3, H, W), clamped to [0, 1].
         """
         luma = compute_luma(*split_planes(images))  # (N, H, W)
         return combine_rgb(luma, output[:, 0], output[:, 1]).clamp_(0, 1)
 
-    def shown(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The input of `batch` from pictures, float (N, 3, H, W) in [0, 1], and their labels."""
-        luma = compute_luma(*rgb.unbind(1))
-        # Not `raise_to_gammas`: its kept tensor of exponents would be one of torch.export's
-        # make-believe.
-        return self._told(torch.stack([luma**gamma for gamma in self.gammas], dim=-1), labels)
+    def prepare_input(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Make the input of the network from RGB images.
 
-    def painted(self, rgb: Tensor, output: Tensor) -> Tensor:
-        """`picture` for such pictures."""
+        Args:
+            rgb: RGB, float (N, 3, H, W) in [0, 1].
+            labels: Classes, int64 (N,); None without class planes.
+
+        Returns:
+            The input, float (N, in_channels, H, W), as `batch` makes it.
+        """
+        luma = compute_luma(*rgb.unbind(1))
+        # `raise_to_gammas` would cache a fake tensor of torch.export as its exponents.
+        inputs = torch.stack([luma**gamma for gamma in self.gammas], dim=-1)
+        return self._add_class_planes(inputs, labels)
+
+    def render_output(self, rgb: Tensor, output: Tensor) -> Tensor:
+        """Combine the true luma of RGB images with the predicted chroma.
+
+        Args:
+            rgb: RGB, float (N, 3, H, W) in [0, 1].
+            output: Cb and Cr, float (N, 2, H, W).
+
+        Returns:
+            RGB, float (N, 3, H, W), clamped to [0, 1].
+        """
         return combine_rgb(compute_luma(*rgb.unbind(1)), output[:, 0], output[:, 1]).clamp(0, 1)
 
-    def _told(self, shown: Tensor, labels: Tensor | None) -> Tensor:
-        """`shown` (N, H, W, len(gammas)) and the planes of the classes as the network's input."""
+    def _add_class_planes(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
+        """Append the class planes and move the channels to the front.
+
+        Args:
+            inputs: Luma channels, float (N, H, W, len(gammas)).
+            labels: Classes, int64 (N,); None without class planes.
+
+        Returns:
+            The input of the network, float (N, in_channels, H, W).
+        """
         if self.classes:
-            assert labels is not None  # whoever has images without has refused them
-            planes = F.one_hot(labels, self.classes).to(shown.dtype)[:, None, None]
-            shown = torch.cat([shown, planes.expand(*shown.shape[:3], -1)], dim=-1)
-        return shown.permute(0, 3, 1, 2)
+            assert labels is not None  # Callers refuse images without labels before.
+            planes = F.one_hot(labels, self.classes).to(inputs.dtype)[:, None, None]
+            inputs = torch.cat([inputs, planes.expand(*inputs.shape[:3], -1)], dim=-1)
+        return inputs.permute(0, 3, 1, 2)
 
     def grey(self, images: Tensor) -> Tensor:
-        """The luma as a grey RGB picture (N, 3, H, W) in [0, 1]: what the network is shown."""
+        """Make the grey images that the network receives.
+
+        Args:
+            images: Images, uint8 (N, H, W, 3).
+
+        Returns:
+            The luma as RGB, float (N, 3, H, W) in [0, 1].
+        """
         luma = compute_luma(*split_planes(images))  # (N, H, W)
         return stack_channels_last(luma, luma, luma)
 
@@ -140,9 +218,18 @@ Task = Reconstruct | Colourise
 
 
 def make_task(name: str, gammas: Sequence[float] = GAMMAS, classes: int = 0) -> Task:
-    """The task called `name`: "reconstruct" (which has no use for the rest) or "colourise".
+    """Make a task.
 
-    Raises `InputError` for another name.
+    Args:
+        name: "reconstruct" or "colourise".
+        gammas: Exponents of the luma channels; only for colourise.
+        classes: Number of class planes; only for colourise.
+
+    Returns:
+        The task.
+
+    Raises:
+        InputError: The name is unknown, or `gammas` is not allowed.
     """
     if name == Reconstruct.name:
         return Reconstruct()
@@ -152,9 +239,15 @@ def make_task(name: str, gammas: Sequence[float] = GAMMAS, classes: int = 0) -> 
 
 
 def split_planes(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """uint8 (N, H, W, 3) to red, green, blue, each float (N, H, W) in [0, 1], contiguous.
+    """Split images into colour planes.
 
-    Whole planes, because arithmetic on every third byte cannot be vectorised.
+    Whole planes are copied, because arithmetic on every third byte cannot be vectorised.
+
+    Args:
+        images: Images, uint8 (N, H, W, 3).
+
+    Returns:
+        Red, green and blue, each float (N, H, W) in [0, 1], contiguous.
     """
     planes = images.permute(3, 0, 1, 2)
     planes = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
@@ -162,10 +255,17 @@ def split_planes(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def raise_to_gammas(luma: Tensor, gammas: tuple[float, ...]) -> Tensor:
-    """Luma (N, H, W) to luma ** gamma (N, H, W, len(gammas)).
+    """Raise the luma to several powers.
 
-    One logarithm, and an exponential a gamma: 3 to 6 times as fast as `pow` per gamma. Black is
-    log 0 = -inf, and exp(-inf) is 0 again.
+    One logarithm and one exponential per gamma are 3 to 6 times as fast as `pow` per gamma. Black
+    is log 0 = -inf, and exp(-inf) is 0 again.
+
+    Args:
+        luma: Luma, float (N, H, W) in [0, 1].
+        gammas: The exponents.
+
+    Returns:
+        luma ** gamma, float (N, H, W, len(gammas)).
     """
     luma = luma.unsqueeze(-1)
     if gammas == (1.0,):
@@ -175,5 +275,13 @@ def raise_to_gammas(luma: Tensor, gammas: tuple[float, ...]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def get_exponents(gammas: tuple[float, ...], device: torch.device) -> Tensor:
-    """The gammas on `device`; kept, for a copy to a GPU in every batch would stall it."""
+    """Return the exponents on a device; cached, because a copy per minibatch would stall a GPU.
+
+    Args:
+        gammas: The exponents.
+        device: The device.
+
+    Returns:
+        The exponents, float32 (len(gammas),).
+    """
     return torch.tensor(gammas, dtype=torch.float32, device=device)

@@ -20,6 +20,7 @@ from raycae.model import weights
 from raycae.model.tasks import Colourise, Task, make_task
 from raycae.report.trials import list_trials_with_pictures, select_trials_to_picture
 from raycae.storage.files import make_folder, write_atomic
+from raycae.storage.parquet import write_parquet
 from raycae.storage.paths import Place
 from raycae.study import find, plan, tables
 from raycae.study.artifacts import get_model_folder
@@ -129,7 +130,7 @@ def measure_baselines(folder: Place, images: data.Images) -> None:
     if not has_baselines(folder, images.fingerprint):
         frame = compute_baselines(the_space.task, images.train, images.val, images.test)
         frame.insert(0, "data_fingerprint", images.fingerprint)
-        write_table(folder / "baselines.parquet", frame)
+        write_parquet(folder / "baselines.parquet", frame)
 
 
 def write_picture_sheets(
@@ -162,7 +163,7 @@ def write_picture_sheets(
     before = tables.read_pictures(study_folder)
     others = [] if before is None else [before[before["trial_number"] != number]]
     frame = pd.concat([*others, *(part.assign(trial_number=number) for part in told)])
-    write_table(
+    write_parquet(
         study_folder / "pictures.parquet",
         frame[list(tables.PICTURE_COLUMNS)].astype({"image": "Int64"}),
     )
@@ -216,12 +217,6 @@ def draw_sheet(rows: list[Tensor], gap: int = 2) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_table(path: Place, frame: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_atomic(path, buffer.getvalue())
 
 
 def has_baselines(folder: Place, fingerprint: str) -> bool:

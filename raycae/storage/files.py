@@ -11,17 +11,24 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem, copy_files
 
+from raycae.errors import InputError
 from raycae.storage.paths import Place, StorePath
 from raycae.storage.retry import with_retries
 
 
 def write_atomic(path: Place, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, at any moment and after a power cut, finds the
-    old file or the new one and nothing between.
+    """Write a file atomically and durably.
 
-    On a file system the temporary file lies in the same folder under a name that begins with a
-    dot, which readers of Parquet folders pass over. Raises `StorageError`; the temporary file is
-    gone then.
+    At any moment, and after a power cut, a reader finds either the old file or the new one. On a
+    file system the temporary file is in the same folder. Its name begins with a full stop, so
+    readers of Parquet folders ignore it.
+
+    Args:
+        path: The file to write or replace.
+        content: Its new content.
+
+    Raises:
+        StorageError: The storage does not take the file; the temporary file is removed.
     """
     if isinstance(path, StorePath):
         path.write_bytes(content)
@@ -31,16 +38,24 @@ def write_atomic(path: Place, content: bytes) -> None:
         try:
             write_beside(path, content)
         except FileNotFoundError as error:
-            # The folder was there when the study was opened: its mount has gone.
+            # The folder existed when the study was opened, so its mount is gone.
             raise OSError(f"the folder {path.parent} is gone") from error
 
     with_retries(f"writing {path}", write)
 
 
 def make_folder(folder: Place, within: Place) -> None:
-    """Make `folder` and what is missing between it and `within`, which has to be there: an empty
-    folder is where a mount has been, and nothing is to be written below it. Raises
-    `StorageError`."""
+    """Create a folder and its missing parents below an existing folder.
+
+    An empty or missing `within` is the mount point of a lost mount: nothing is written there.
+
+    Args:
+        folder: The folder to create.
+        within: A parent of it that exists and is not empty.
+
+    Raises:
+        StorageError: `within` is gone, or the folder cannot be created.
+    """
     if isinstance(folder, StorePath) or isinstance(within, StorePath):
         return
 
@@ -56,7 +71,11 @@ def make_folder(folder: Place, within: Place) -> None:
 
 
 def remove_tree(folder: Place) -> None:
-    """Delete what lies in `folder`, and itself. What cannot be deleted stays."""
+    """Delete a folder with its content; keep what cannot be deleted.
+
+    Args:
+        folder: The folder to delete.
+    """
     if isinstance(folder, StorePath):
         folder.remove_tree()
     else:
@@ -64,62 +83,139 @@ def remove_tree(folder: Place) -> None:
         with_retries(f"deleting {tree}", lambda: shutil.rmtree(tree, ignore_errors=True))
 
 
-def fetch_tree(folder: Place, to: Path) -> None:
-    """Copy what lies in `folder` into the new folder `to`, which is whole or absent. Raises
-    `StorageError`."""
-    aside = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}")
+def fetch_tree(folder: Place, target: Path) -> None:
+    """Copy a folder into a new local folder, completely or not at all.
+
+    Args:
+        folder: The folder to copy.
+        target: The new folder.
+
+    Raises:
+        StorageError: The folder cannot be copied.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     if isinstance(folder, StorePath):
         filesystem, path = folder._filesystem, str(folder._path)
     else:
         filesystem, path = LocalFileSystem(), str(folder)
 
     def fetch() -> None:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        copy_files(path, str(aside), filesystem, LocalFileSystem())
-        aside.rename(to)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_files(path, str(temporary), filesystem, LocalFileSystem())
+        temporary.rename(target)
 
     try:
         with_retries(f"fetching {folder}", fetch)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_new_file(path: Path) -> None:
+    """Raise `InputError` if a file exists, because commands do not overwrite files.
+
+    Args:
+        path: The file that a command is about to write.
+
+    Raises:
+        InputError: It exists, or its folder cannot be read.
+    """
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    if exists:
+        raise InputError(f"{path}: exists already. Choose another place with -o.")
+
+
+def require_writable_folder(folder: Path, *, may_be_new: bool = False) -> None:
+    """Raise `InputError` unless files can be written into a folder.
+
+    Args:
+        folder: The folder.
+        may_be_new: Accept a folder that is missing, if it can be created.
+
+    Raises:
+        InputError: The folder is missing, is a file or is read-only.
+    """
+    try:
+        nearest = folder
+        if may_be_new:
+            parents = (folder, *folder.absolute().parents)
+            nearest = next(path for path in parents if path.exists())
+        if not nearest.is_dir():
+            kind = "not a folder" if nearest.exists() else "missing"
+            raise InputError(f"Cannot write to {str(folder)!r}: {nearest} is {kind}.")
+        if not os.access(nearest, os.W_OK):
+            raise InputError(f"Cannot write to {str(folder)!r}: permission denied for {nearest}.")
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(folder)!r}: {error.strerror}.") from None
 
 
 def quarantine(path: Place) -> Place:
-    """Move a file that cannot be read out of the way, into `damaged/` beside it, for a person to
-    look at. Returns where it is now."""
-    to = path.parent / "damaged" / f"{path.name}.{uuid.uuid4().hex[:4]}"
-    make_folder(to.parent, path.parent)
+    """Move an unreadable file into `damaged/` beside it, so that it can be inspected later.
+
+    Args:
+        path: The damaged file.
+
+    Returns:
+        Its new path.
+
+    Raises:
+        StorageError: The file cannot be moved.
+    """
+    target = path.parent / "damaged" / f"{path.name}.{uuid.uuid4().hex[:4]}"
+    make_folder(target.parent, path.parent)
     if isinstance(path, StorePath):
-        write_atomic(to, path.read_bytes())
+        write_atomic(target, path.read_bytes())
         path.unlink(missing_ok=True)
     else:
         file = path
-        with_retries(f"moving {path}", lambda: file.rename(str(to)))
-    return to
+        with_retries(f"moving {path}", lambda: file.rename(str(target)))
+    return target
 
 
 def checksum(content: bytes) -> str:
-    """Tells a file from a damaged one: 16 bytes of BLAKE2b, in hexadecimal."""
+    """Compute the checksum that detects a damaged file.
+
+    Args:
+        content: The content of the file.
+
+    Returns:
+        16 bytes of BLAKE2b, as 32 hexadecimal digits.
+    """
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def write_beside(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    """Write a local file through a temporary file in the same folder.
+
+    Args:
+        path: The file to write or replace.
+        content: Its new content.
+
+    Raises:
+        OSError: The file cannot be written; the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(aside)  # noqa: PTH108 - not LocalPath's, which waits
+            os.unlink(temporary)  # noqa: PTH108 - not LocalPath's, which waits
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """A rename is durable only once the folder that holds the name is."""
+    """Flush a folder to disk, because a rename is durable only then.
+
+    Args:
+        folder: The folder that holds the renamed file.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

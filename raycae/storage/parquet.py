@@ -1,6 +1,8 @@
-"""Parquet tables, checked at the door: they may be damaged, or come from elsewhere. A table that is
-read has the columns and types that were asked for; a file that holds no such table is refused with
-one message. Knows nothing of what is in them."""
+"""Read and write Parquet tables.
+
+A table may be damaged or come from elsewhere. A table that is read has the requested columns and
+types; any other file is refused with one message.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raycae.errors import InputError
+from raycae.storage.files import write_atomic
 from raycae.storage.paths import Place
 
 PARAMETER = re.compile(r"params_\w+")
-"""Columns of this name may be there besides, with numbers, words, or true and false."""
+"""Names of optional columns, which hold numbers, words or booleans."""
 MOST_ROWS = 20
-"""For every byte of a file. Equal values are packed well: two rows a byte are known of made-up
-studies; a hostile file says it has more than any memory holds."""
+"""Maximum number of rows per byte of a file.
+
+Equal values compress well: two rows per byte occur in synthetic studies. A hostile file claims
+more rows than fit into memory.
+"""
 MOST_UNPACKED = 1000
-"""Texts are at most so many times as large as their file. A long one is packed into a few bytes,
-however often it stands there, and a hostile file would fill the memory with its copies."""
+"""Maximum ratio of the length of all texts to the size of their file.
+
+A long repeated text compresses to a few bytes, so a hostile file could fill the memory.
+"""
 _KINDS = (
     (pa.types.is_boolean, pa.bool_()),
     (pa.types.is_integer, pa.int64()),
@@ -51,15 +59,25 @@ def read_table(
     key: Sequence[str] = (),
     later: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The table in `path`, with nullable types. `filled`: columns without a gap; `key`: columns by
-    which no two rows are the same; `later`: columns that older versions did not write, empty where
-    they are missing. What else the file holds is passed over.
+    """Read a table and check its columns, types and keys.
 
-    Raises `InputError` naming the file, the column and what is wrong.
+    Args:
+        path: The Parquet file.
+        columns: Arrow types of the required columns. Other columns are ignored, except those that
+            match `PARAMETER`.
+        filled: Columns without missing values.
+        key: Columns whose values together identify a row.
+        later: Columns that older versions did not write; they are empty where they are missing.
+
+    Returns:
+        The table with nullable pandas types.
+
+    Raises:
+        InputError: The file is missing or not such a table; the message names file and column.
     """
     try:
         if not path.is_file():
-            raise InputError(f"{path}: there is no such table; has the search begun?")
+            raise InputError(f"{path}: the table does not exist. Has the search started?")
         with open_table(path) as file:
             table = read_columns(path, file, columns, later)
             frame: pd.DataFrame = table.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True)
@@ -67,34 +85,84 @@ def read_table(
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from None
     for name in filled:
         if frame[name].isna().any():
-            raise InputError(f"{path}: {name}: a row has none")
+            raise InputError(f"{path}: {name}: a value is missing")
     if key and (twice := frame[frame.duplicated(key)]).size:
         row = ", ".join(f"{name} {twice[name].iloc[0]}" for name in key)
-        raise InputError(f"{path}: {row} stands there twice")
+        raise InputError(f"{path}: {row} is there more than once")
     return frame
 
 
+def encode_table(table: pa.Table) -> bytes:
+    """Encode a table as a Parquet file with page checksums.
+
+    Args:
+        table: The table to encode.
+
+    Returns:
+        The content of the Parquet file.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def write_parquet(path: Place, table: pa.Table | pd.DataFrame) -> None:
+    """Write a table to a Parquet file, atomically and with page checksums.
+
+    Args:
+        path: The file to write or replace.
+        table: The table; the index of a data frame is not written.
+
+    Raises:
+        StorageError: The storage does not take the file.
+    """
+    if isinstance(table, pd.DataFrame):
+        table = pa.Table.from_pandas(table, preserve_index=False)
+    write_atomic(path, encode_table(table))
+
+
 def open_table(path: Place) -> BinaryIO:
-    """To be read; a file of an object store is fetched whole."""
+    """Open a Parquet file for reading; fetch it completely from an object store.
+
+    Args:
+        path: The Parquet file.
+
+    Returns:
+        The opened file.
+    """
     return path.open("rb") if isinstance(path, Path) else io.BytesIO(path.read_bytes())
 
 
 def read_columns(
     path: Place, file: BinaryIO, columns: Mapping[str, pa.DataType], later: Sequence[str]
 ) -> pa.Table:
+    """Read the required columns of a Parquet file after checking its size.
+
+    Args:
+        path: The path that messages name.
+        file: The opened file.
+        columns: Arrow types of the required columns.
+        later: Columns that may be missing.
+
+    Returns:
+        The table, cast to the required types.
+
+    Raises:
+        InputError: Columns are missing or of another type, or the file claims too many rows.
+    """
     size = file.seek(0, io.SEEK_END)
     schema = pq.read_schema(file)
     absent = [name for name in later if name not in schema.names]
     kinds = choose_kinds(path, schema, {k: v for k, v in columns.items() if k not in absent})
     texts = [name for name in kinds if classify_column(schema.field(name).type) == pa.string()]
-    # As they are packed; unpacked once it is known how large they get.
+    # Texts stay dictionary-encoded until their unpacked size is known.
     parquet = pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True)
     n_rows = parquet.metadata.num_rows
     if n_rows > MOST_ROWS * size:
-        raise InputError(f"{path}: damaged: it says that it has {n_rows:,} rows in {size:,} bytes")
+        raise InputError(f"{path}: damaged: it claims {n_rows:,} rows in {size:,} bytes")
     table = parquet.read(columns=list(kinds))
     if sum(get_unpacked_length(table[name]) for name in texts) > MOST_UNPACKED * size:
-        raise InputError(f"{path}: its texts are more than {MOST_UNPACKED:,} times as long as it")
+        raise InputError(f"{path}: damaged: its texts are over {MOST_UNPACKED:,} times its size")
     table = table.select(list(kinds)).cast(pa.schema(list(kinds.items())))
     for name in absent:
         table = table.append_column(name, pa.nulls(n_rows, columns[name]))
@@ -104,9 +172,21 @@ def read_columns(
 def choose_kinds(
     path: Place, schema: pa.Schema, columns: Mapping[str, pa.DataType]
 ) -> dict[str, pa.DataType]:
-    """The columns to read, and what as."""
+    """Choose the columns to read and their types.
+
+    Args:
+        path: The path that messages name.
+        schema: The schema of the file.
+        columns: Arrow types of the required columns.
+
+    Returns:
+        The type of each column to read, by name.
+
+    Raises:
+        InputError: A column is missing, of a wrong type or there twice.
+    """
     if missing := [name for name in columns if name not in schema.names]:
-        raise InputError(f"{path}: this is no table of raycae; it lacks {', '.join(missing)}")
+        raise InputError(f"{path}: this is not a table of raycae; it lacks {', '.join(missing)}")
     kinds: dict[str, pa.DataType] = {}
     for field in schema:
         if field.name not in columns and not PARAMETER.fullmatch(field.name):
@@ -116,23 +196,37 @@ def choose_kinds(
         fits = found == wanted or (found in _NUMBERS and wanted in _NUMBERS)
         if wanted is None or not (fits or pa.types.is_null(field.type)):
             raise InputError(
-                f"{path}: {field.name}: {field.type} is not allowed; it has to be "
+                f"{path}: {field.name}: {field.type} is not allowed; it must be "
                 f"{wanted or 'a number, a word, true or false'}"
             )
         if field.name in kinds:
-            raise InputError(f"{path}: the column {field.name} stands there twice")
+            raise InputError(f"{path}: the column {field.name} is there twice")
         kinds[field.name] = wanted
     return kinds
 
 
 def classify_column(found: pa.DataType) -> pa.DataType | None:
-    """What a column holds, however it was packed: other software packs it otherwise."""
+    """Return the type that a column is read as, whatever encoding another program chose.
+
+    Args:
+        found: The type of the column in the file.
+
+    Returns:
+        The common Arrow type, or None for a type that is not read.
+    """
     if pa.types.is_dictionary(found):
         found = found.value_type
     return next((kind for holds, kind in _KINDS if holds(found)), None)
 
 
 def get_unpacked_length(texts: pa.ChunkedArray) -> int:
-    """Bytes of a packed column once it is unpacked."""
+    """Compute the total length of a dictionary-encoded text column.
+
+    Args:
+        texts: The encoded column.
+
+    Returns:
+        The length of all texts in bytes.
+    """
     lengths = (pc.binary_length(c.dictionary).take(c.indices) for c in texts.chunks)
     return sum(pc.sum(part).as_py() or 0 for part in lengths)

@@ -1,8 +1,7 @@
-"""Where results lie: a folder, or a URI of an object store. What raycae writes there is whole or
-absent, and a storage that fails for a while is waited for.
+"""Paths of results: a local folder, or the URI of an object store.
 
-A local place is a `pathlib.Path` whose calls come back, a `LocalPath`; a `StorePath` has as much of
-its interface as a study needs.
+A local path is a `LocalPath`, a `pathlib.Path` whose calls always return. A `StorePath` has the
+part of its interface that a study needs.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ else:
 
 
 class LocalPath(_LocalPath):
-    """A path on a file system, which may be one whose server has gone: no call into it blocks for
-    ever, and each says what it waits for."""
+    """A path on a file system that may hang, such as a mount whose server is gone.
+
+    Every call is retried and ends after a time limit; messages name what it waits for.
+    """
 
     def read_bytes(self) -> bytes:
         return with_retries(f"reading {self}", super().read_bytes)
@@ -51,14 +52,22 @@ class LocalPath(_LocalPath):
 
 
 class StorePath:
-    """A path in an object store, e.g. `s3://bucket/results/ex3?endpoint_override=127.0.0.1:9000`.
+    """A path in an object store.
 
-    Writing is one PUT: a reader sees all of it or nothing. Doing it twice, because the answer to
-    the first was lost, is doing it once.
+    An example is `s3://bucket/results/ex3?endpoint_override=127.0.0.1:9000`. Writing is one PUT:
+    a reader sees the complete object or none. A repeated PUT has no effect, so it is safe to retry
+    one whose answer was lost.
     """
 
     def __init__(self, filesystem: FileSystem, uri: str, path: str, query: str) -> None:
-        """`path`: what the file system calls `uri`, which stands here without its query."""
+        """Keep a path together with the client of its store.
+
+        Args:
+            filesystem: The client.
+            uri: The URI without its query.
+            path: The name of the path within the file system.
+            query: The query of the URI, without the question mark.
+        """
         self._filesystem, self._uri, self._query = filesystem, uri, query
         self._path = PurePosixPath(path)
         self.name = self._path.name
@@ -81,14 +90,26 @@ class StorePath:
 
     @property
     def parent(self) -> StorePath:
+        """Return the path without its last part."""
         uri, path = self._uri.rpartition("/")[0], str(self._path.parent)
         return StorePath(self._filesystem, uri, path, self._query)
 
     @property
     def stem(self) -> str:
+        """Return the name without its suffix."""
         return self._path.stem
 
     def read_bytes(self) -> bytes:
+        """Read the object.
+
+        Returns:
+            Its content.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+            StorageError: The store does not answer or refuses.
+        """
+
         def read() -> bytes:
             with self._filesystem.open_input_stream(str(self._path)) as stream:
                 content: bytes = stream.read()
@@ -97,6 +118,15 @@ class StorePath:
         return with_retries(f"reading {self}", read)
 
     def write_bytes(self, content: bytes) -> None:
+        """Write the object in one PUT.
+
+        Args:
+            content: Its content.
+
+        Raises:
+            StorageError: The store does not answer or refuses.
+        """
+
         def put() -> None:
             with self._filesystem.open_output_stream(str(self._path)) as stream:
                 stream.write(content)
@@ -104,23 +134,41 @@ class StorePath:
         with_retries(f"writing {self}", put)
 
     def exists(self) -> bool:
+        """Return whether there is an object or a folder of this name."""
         return self._type() != FileType.NotFound
 
     def is_file(self) -> bool:
+        """Return whether there is an object of this name."""
         return self._type() == FileType.File
 
     def is_dir(self) -> bool:
+        """Return whether there are objects below this name."""
         return self._type() == FileType.Directory
 
     def iterdir(self) -> Iterator[StorePath]:
+        """List the objects and folders directly below this name; none if it is missing."""
         selector = FileSelector(str(self._path), allow_not_found=True)
         found = with_retries(f"listing {self}", lambda: self._filesystem.get_file_info(selector))
         return (self / info.base_name for info in found)
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """An object store has no folders."""
+        """Do nothing, because an object store has no folders.
+
+        Args:
+            parents: Ignored.
+            exist_ok: Ignored.
+        """
 
     def unlink(self, *, missing_ok: bool = False) -> None:
+        """Delete the object.
+
+        Args:
+            missing_ok: Accept that there is no such object.
+
+        Raises:
+            FileNotFoundError: There is none, unless `missing_ok`.
+            StorageError: The store does not answer or refuses.
+        """
         try:
             with_retries(f"deleting {self}", lambda: self._filesystem.delete_file(str(self._path)))
         except FileNotFoundError:
@@ -128,12 +176,14 @@ class StorePath:
                 raise
 
     def require_writable(self) -> None:
-        """Raise `StorageError` where nothing can be written here: no such bucket, no leave."""
+        """Raise `StorageError` if nothing can be written here."""
         probe = self / ".probe"
         probe.write_bytes(b"")
         probe.unlink(missing_ok=True)
 
     def remove_tree(self) -> None:
+        """Delete all objects below this name."""
+
         def remove() -> None:
             self._filesystem.delete_dir_contents(str(self._path), missing_dir_ok=True)
 
@@ -151,10 +201,19 @@ Place = Path | StorePath
 
 
 def resolve_place(where: str | Path | StorePath) -> Place:
-    """A folder's path, absolute, or the place that a URI names. Raises `InputError`.
+    """Resolve the text that names a folder or an object store.
 
-    S3 takes its credentials from the environment or the profile files; `endpoint_override`,
-    `scheme` and `region` stand behind the `?`.
+    S3 takes its credentials from the environment or the profile files. `endpoint_override`,
+    `scheme` and `region` go into the query of the URI.
+
+    Args:
+        where: A folder, or a URI such as `s3://BUCKET/PATH`.
+
+    Returns:
+        The absolute path of the folder, or the path in the store.
+
+    Raises:
+        InputError: It is neither, it holds credentials, or the store is unknown.
     """
     if isinstance(where, StorePath):
         return where
@@ -164,50 +223,87 @@ def resolve_place(where: str | Path | StorePath) -> Place:
     parts = urlsplit(text)
     if parts.scheme == "file":
         return LocalPath(resolve_path(parts.path))
-    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    safe_uri = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
     if not text.lower().startswith(f"{parts.scheme}://") or not parts.netloc:
-        raise InputError(f"{text}: this is neither a folder nor a URI such as s3://BUCKET/PATH")
+        raise InputError(f"{text}: neither a folder nor a URI such as s3://BUCKET/PATH")
     if CREDENTIALS.search(parts.query) or carries_credentials(parts):
         raise InputError(
-            f"{shown}: leave credentials out of the URI; "
-            "the environment and the usual profile files are asked"
+            f"{safe_uri}: leave credentials out of the URI; "
+            "they are read from the environment or the profile files"
         )
-    bare = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-    filesystem, path = make_client(bare, parts.query, shown)
-    return StorePath(filesystem, bare, path, parts.query)
+    bare_uri = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    filesystem, path = make_client(bare_uri, parts.query, safe_uri)
+    return StorePath(filesystem, bare_uri, path, parts.query)
 
 
 CREDENTIALS = re.compile("(access|secret|account)_key|token|password", re.I)
+"""Names in a query whose values are secret."""
 
 
 def carries_credentials(parts: SplitResult) -> bool:
-    # Azure's containers stand before the @.
+    """Return whether a URI holds a user or a password.
+
+    Args:
+        parts: The parts of the URI.
+
+    Returns:
+        Whether it does. Azure writes the container before the `@`, so only S3 and GCS count there.
+    """
     return parts.password is not None or ("@" in parts.netloc and parts.scheme in ("s3", "gs"))
 
 
 def resolve_path(path: str) -> Path:
+    """Resolve a local path to an absolute one; expand `~`.
+
+    Args:
+        path: The path as typed.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        InputError: It is not a valid path, or links form a circle.
+    """
     try:
         return with_retries(f"looking for {path}", lambda: Path(path).expanduser().resolve())
-    except (RuntimeError, ValueError) as error:  # ~nobody, links in a circle; no name of a file
+    except (
+        RuntimeError,
+        ValueError,
+    ) as error:  # an unknown user after ~, a circle of links, or an invalid name
         raise InputError(f"{path}: {error}") from None
 
 
-def make_client(bare: str, query: str, shown: str) -> tuple[FileSystem, str]:
-    """Who speaks with the store, and what he calls the place. Raises `InputError`."""
-    scheme = bare.partition(":")[0]
+def make_client(bare_uri: str, query: str, safe_uri: str) -> tuple[FileSystem, str]:
+    """Connect to the object store that a URI names.
+
+    Args:
+        bare_uri: The URI without its query.
+        query: The query of the URI.
+        safe_uri: The URI without credentials, for messages.
+
+    Returns:
+        The client, and the name of the path within it.
+
+    Raises:
+        InputError: pyarrow does not know the store, or its options are wrong.
+    """
+    scheme = bare_uri.partition(":")[0]
     options = {key: values[-1] for key, values in parse_qs(query).items()}
     if scheme in ("gs", "gcs"):
-        options.setdefault("retry_limit_seconds", "10")  # `with_retries` does the waiting
-    uri = bare + (f"?{urlencode(options)}" if options else "")
+        options.setdefault("retry_limit_seconds", "10")  # because `with_retries` waits
+    uri = bare_uri + (f"?{urlencode(options)}" if options else "")
     try:
         if scheme == "s3" and not options.keys() & {"region", "endpoint_override"}:
-            # Amazon is asked where the bucket is.
-            filesystem, path = with_retries(f"asking for {shown}", lambda: FileSystem.from_uri(uri))
+            # This asks Amazon for the region of the bucket.
+            filesystem, path = with_retries(
+                f"asking for {safe_uri}", lambda: FileSystem.from_uri(uri)
+            )
         else:
             filesystem, path = FileSystem.from_uri(uri)
     except (ArrowException, OSError, ValueError) as error:
         raise InputError(
-            f"{shown}: a folder, or a URI of a file system that pyarrow knows: {str(error)[:200]}"
+            f"{safe_uri}: allowed are a folder and the URI of a file system that pyarrow knows: "
+            f"{str(error)[:200]}"
         ) from None
     if isinstance(filesystem, S3FileSystem):
         scheme, endpoint = options.get("scheme", "https"), options.get("endpoint_override")
@@ -217,9 +313,19 @@ def make_client(bare: str, query: str, shown: str) -> tuple[FileSystem, str]:
 
 @functools.cache
 def make_s3_client(region: str, endpoint: str | None, scheme: str) -> S3FileSystem:
-    """With a small file as one PUT, and requests that end soon: a URI has no words for either, and
-    by default a PUT that nobody answers takes minutes. A request is asked twice, for to delete
-    something takes several, of which a store that is busy may refuse one each time."""
+    """Create an S3 client that fails fast; a URI cannot set these options.
+
+    By default, an unanswered PUT takes minutes. A small file is one PUT. Deleting takes several
+    requests, each of which a busy store may refuse once, so every request is tried twice.
+
+    Args:
+        region: The region of the bucket.
+        endpoint: Host and port of the store; None for Amazon's.
+        scheme: "https" or "http".
+
+    Returns:
+        The client.
+    """
     return S3FileSystem(
         region=region,
         endpoint_override=endpoint,

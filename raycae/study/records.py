@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections import Counter
@@ -10,12 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raycae.config import Config
 from raycae.model.architecture import build_architecture
 from raycae.optimization.frontier import find_frontier
-from raycae.storage.files import write_atomic
+from raycae.storage.parquet import write_parquet
 from raycae.storage.paths import Place
 from raycae.study.ledger import Event
 
@@ -233,9 +231,7 @@ class Records:
             folder: Folder of the study.
         """
         for name, table in (("epochs", self.epochs_table()), ("trials", self.trials_table())):
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer, write_page_checksum=True)
-            write_atomic(folder / f"{name}.parquet", buffer.getvalue())
+            write_parquet(folder / f"{name}.parquet", table)
 
     def _apply_created(self, row: dict[str, Any], event: Event) -> None:
         row |= {name: event[name] for name in ("point", "params", "config", "seed")}

@@ -1,1 +1,1 @@
-"""One trial in plain PyTorch, or several trials fused; metrics and baselines."""
+"""Train one trial, or several fused, in plain PyTorch; metrics and baselines."""

@@ -1,8 +1,8 @@
-"""Reference errors on the images of a search: PCA, mean colours, mean chroma.
+"""Reference errors on the images of a search: PCA, mean colour, mean chroma.
 
-A network earns its size where it has a lower error than these. All figures are mean squared errors
-over every number that a task predicts (R, G, B or Cb, Cr of all pixels), on the scale of [0, 1].
-Everything is fitted on all training images; what is not exact in integers is computed in float64.
+A network is worth its size if its error is lower. All errors are mean squared errors over every
+value that a task predicts (R, G, B or Cb, Cr of all pixels), on the scale of [0, 1]. Everything is
+fitted on all training images. What is not exact in integers is computed in float64.
 """
 
 from __future__ import annotations
@@ -23,37 +23,42 @@ from raycae.model.tasks import Colourise, Reconstruct
 if TYPE_CHECKING:
     import pandas as pd
 
-Images = npt.NDArray[np.uint8]  # (N, H, W, 3)
-Row = tuple[str, int | None, list[float]]  # baseline, latent size, error on each set
+Images = npt.NDArray[np.uint8]
+"""Images, uint8 (N, H, W, 3)."""
+Row = tuple[str, int | None, list[float]]
+"""Name of a baseline, its latent size, and its error on each set of images."""
 BLOCK_SIDES = (4, 8)
+"""Sides of the blocks that PCA is fitted on, in pixels."""
 USUAL_LATENT_SIZES = (64, 128, 256, 384, 512, 1024, 2048)
+"""Latent sizes that always get a row."""
 LUMA_LEVELS = 256
-LEVELS = 255  # of a colour channel: pixel values are divided by it
-MIDDLE = 128  # subtracted from pixel values, which leaves integers from -128 to 127
-EXACT_ROWS = 1024  # float32 holds a sum of so many products exactly: 1,024 x 128² = 2²⁴
-CHUNK = 3_072_000  # numbers at a time, 25 MB in float64: 1,000 images of 32 x 32
+"""Number of luma levels that `luma_function` distinguishes."""
+LEVELS = 255
+"""Largest pixel value; pixel values are divided by it."""
+MIDDLE = 128
+"""Subtracted from pixel values, which leaves integers from -128 to 127."""
+EXACT_ROWS = 1024
+"""Number of products that float32 adds exactly: 1,024 x 128² = 2²⁴."""
+CHUNK = 3_072_000
+"""Number of values per chunk: 25 MB in float64, 1,000 images of 32 x 32."""
 
 
 def compute_baselines(
     task: str, train: Images, val: Images, test: Images | None = None
 ) -> pd.DataFrame:
-    """Errors of the simple codes of `task`, fitted on `train`: one row per baseline and size.
-
-    `train`, `val`, `test`: uint8 (N, H, W, 3), at least one image each. Columns: `baseline` (str),
-    `latent_size` (Int64; null where nothing is coded), `val_mse` and `test_mse` (Float64; the
-    latter null without `test`).
+    """Compute the errors of the simple codes of a task, one row per baseline and size.
 
     reconstruct:
 
     - `linear`: PCA of the whole image; no linear code of its size has a lower error on the images
-      it was fitted on. Left out above 6,000 numbers an image, where it would take minutes and
+      that it was fitted on. Left out above 6,000 values per image, where it would take minutes and
       gigabytes.
     - `linear_4x4`, `linear_8x8`: PCA of blocks of pixels, one code for all blocks; the latent size
       is blocks x components. Left out where the blocks do not tile the image.
     - `mean_colour`: the mean red, green and blue of the training images, everywhere.
 
     PCA is exact (eigenvectors of the covariance) and fitted on all training images. Fitted on n
-    vectors, no more than n - 1 components are listed: the rest would be noise.
+    vectors, at most n - 1 components are listed: the rest would be noise.
 
     colourise:
 
@@ -62,7 +67,18 @@ def compute_baselines(
     - `luma_function`: the best guess from a pixel's own luma, the mean chroma of the training
       pixels at each of 256 levels (overall mean where no training pixel has the level).
 
-    Raises `InputError` for another task.
+    Args:
+        task: "reconstruct" or "colourise".
+        train: Training images, uint8 (N, H, W, 3), N at least 1.
+        val: Validation images, uint8 (M, H, W, 3), M at least 1.
+        test: Test images, uint8 (K, H, W, 3), K at least 1, or None.
+
+    Returns:
+        A table with the columns `baseline` (str), `latent_size` (Int64, null where nothing is
+        coded), `val_mse` and `test_mse` (Float64, the latter null without `test`).
+
+    Raises:
+        InputError: The task is unknown.
     """
     sets = [val] if test is None else [val, test]
     if task == Reconstruct.name:
@@ -75,7 +91,16 @@ def compute_baselines(
 
 
 def build_frame(rows: Iterable[Row], has_test: bool) -> pd.DataFrame:
-    import pandas as pd  # training has no use for tables
+    """Build the table of `compute_baselines`.
+
+    Args:
+        rows: The rows.
+        has_test: Whether each row has a test error.
+
+    Returns:
+        The table.
+    """
+    import pandas as pd  # imported here, because training needs no tables
 
     names, sizes, errors = zip(*rows, strict=True)
     return pd.DataFrame(
@@ -89,6 +114,12 @@ def build_frame(rows: Iterable[Row], has_test: bool) -> pd.DataFrame:
 
 
 def compute_reconstruct_rows(train: Images, sets: list[Images]) -> Iterator[Row]:
+    """Yield the baselines of reconstruct.
+
+    Args:
+        train: Training images, uint8 (N, H, W, 3).
+        sets: The images to evaluate, each uint8 (M, H, W, 3).
+    """
     height, width = train.shape[1:3]
     if 3 * height * width <= PCA_LIMIT:
         yield from compute_linear_rows("linear", train, sets, (height, width))
@@ -105,7 +136,14 @@ def compute_reconstruct_rows(train: Images, sets: list[Images]) -> Iterator[Row]
 def compute_linear_rows(
     name: str, train: Images, sets: list[Images], block: tuple[int, int]
 ) -> Iterator[Row]:
-    """PCA of blocks (height, width); the whole image is the one-block case."""
+    """Yield the errors of PCA for chosen numbers of components.
+
+    Args:
+        name: Name of the baseline.
+        train: Training images, uint8 (N, H, W, 3).
+        sets: The images to evaluate, each uint8 (M, H, W, 3).
+        block: Height and width of a block in pixels; those of the image for PCA of whole images.
+    """
     mean, basis = fit_pca(train, block)
     errors = [compute_error_by_components(images, block, mean, basis) for images in sets]
     n_blocks = train[0].size // len(mean)
@@ -130,10 +168,17 @@ def fit_principal_axes(train: Images, block: tuple[int, int]) -> tuple[Tensor, T
 
 
 def fit_pca(images: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Like `fit_principal_axes`, with the mean in pixel values (0 to 255).
+    """Fit a PCA like `fit_principal_axes`, with the mean in pixel values (0 to 255).
 
     The moments are sums of integers below 2⁵³ and therefore exact. So are products in float32 over
-    few enough rows, as of whole images; they take half the time of float64.
+    few rows, such as whole images; they take half the time of float64.
+
+    Args:
+        images: Images, uint8 (N, H, W, 3).
+        block: Height and width of a block in pixels.
+
+    Returns:
+        The mean block, float64 (D,), and the basis, float64 (D, D).
     """
     dimension = 3 * block[0] * block[1]
     n = images.size // dimension
@@ -146,7 +191,7 @@ def fit_pca(images: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
     mean = total / n
     covariance = moment.div_(n).addr_(mean, mean, alpha=-1)
     with use_one_thread():
-        basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)  # eigh sorts upwards
+        basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)  # eigh sorts ascending.
     return mean + MIDDLE, basis
 
 
@@ -168,10 +213,20 @@ def use_one_thread() -> Iterator[None]:
 def compute_error_by_components(
     images: Images, block: tuple[int, int], mean: Tensor, basis: Tensor
 ) -> Tensor:
-    """MSE with the first 0, 1, .. D components: (D + 1,). `mean` is in pixel values.
+    """Compute the error of a PCA for every number of components.
 
-    The basis is complete, so an error is the energy on the axes left out. Summed from the last
-    axis on, no small error is the difference of two large numbers, and all axes leave exactly 0.
+    The basis is complete, so an error is the energy on the axes left out. It is summed from the
+    last axis on: no small error is the difference of two large numbers, and all axes leave exactly
+    0.
+
+    Args:
+        images: Images, uint8 (N, H, W, 3).
+        block: Height and width of a block in pixels.
+        mean: The mean block in pixel values, float64 (D,).
+        basis: The basis, float64 (D, D).
+
+    Returns:
+        The MSE with the first 0, 1, .. D components, float64 (D + 1,).
     """
     energy = torch.zeros(len(mean), dtype=torch.float64)
     for x in iterate_blocks(images, block):
@@ -181,15 +236,31 @@ def compute_error_by_components(
 
 
 def choose_component_counts(rank: int, n_blocks: int) -> list[int]:
-    """Numbers of components worth a row: each up to 48, then some 40 at equal ratios up to `rank`,
-    and those whose latent sizes people ask for."""
+    """Choose the numbers of components that get a row.
+
+    These are all up to 48, then some 40 at equal ratios, and those of `USUAL_LATENT_SIZES`.
+
+    Args:
+        rank: Maximum number of components.
+        n_blocks: Number of blocks per image.
+
+    Returns:
+        The numbers in ascending order.
+    """
     ratios = np.geomspace(48, max(rank, 48), 40).round().astype(int).tolist()
     usual = [size // n_blocks for size in USUAL_LATENT_SIZES if size % n_blocks == 0]
     return sorted(n for n in {*range(1, 49), *ratios, *usual} if 1 <= n <= rank)
 
 
 def iterate_blocks(images: Images, block: tuple[int, int]) -> Iterator[Tensor]:
-    """Chunks of images as rows of blocks, uint8 (n, D); D runs over height, width, rgb."""
+    """Yield chunks of images as rows of blocks, uint8 (n, D).
+
+    The D values of a block run over height, width, rgb.
+
+    Args:
+        images: Images, uint8 (N, H, W, 3).
+        block: Height and width of a block in pixels.
+    """
     height, width = block
     _, rows, columns, _ = images.shape
     for chunk in iterate_chunks(images):
@@ -198,23 +269,36 @@ def iterate_blocks(images: Images, block: tuple[int, int]) -> Iterator[Tensor]:
 
 
 def compute_colourise_rows(train: Images, sets: list[Images]) -> Iterator[Row]:
+    """Yield the baselines of colourise.
+
+    Args:
+        train: Training images, uint8 (N, H, W, 3).
+        sets: The images to evaluate, each uint8 (M, H, W, 3).
+    """
     by_luma, mean = compute_mean_chroma(train)
 
-    def row(name: str, table: Tensor) -> Row:
-        """`table`: the chroma (256, 2) guessed at each luma level."""
+    def make_row(name: str, table: Tensor) -> Row:
+        """Evaluate a table of the chroma guessed at each luma level, float64 (256, 2)."""
         return (
             name,
             None,
             [compute_mean_square(c - table[y] for y, c in iterate_chroma(s)) for s in sets],
         )
 
-    yield row("grey_copy", torch.full_like(by_luma, 0.5))
-    yield row("mean_chroma", mean.expand_as(by_luma))
-    yield row("luma_function", by_luma)
+    yield make_row("grey_copy", torch.full_like(by_luma, 0.5))
+    yield make_row("mean_chroma", mean.expand_as(by_luma))
+    yield make_row("luma_function", by_luma)
 
 
 def compute_mean_chroma(images: Images) -> tuple[Tensor, Tensor]:
-    """Mean Cb and Cr at each luma level (256, 2), and over all pixels (2,)."""
+    """Compute the mean chroma at each luma level and over all pixels.
+
+    Args:
+        images: Images, uint8 (N, H, W, 3).
+
+    Returns:
+        Mean Cb and Cr in [0, 1], float64 (256, 2) and (2,).
+    """
     counts = torch.zeros(LUMA_LEVELS, 1, dtype=torch.float64)
     sums = torch.zeros(LUMA_LEVELS, 2, dtype=torch.float64)
     for level, chroma in iterate_chroma(images):
@@ -225,7 +309,11 @@ def compute_mean_chroma(images: Images) -> tuple[Tensor, Tensor]:
 
 
 def iterate_chroma(images: Images) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunks of images as pixels: luma level (n,) in 0..255; Cb, Cr (n, 2), float64 in [0, 1]."""
+    """Yield chunks of pixels: luma levels, int64 (n,), and Cb, Cr in [0, 1], float64 (n, 2).
+
+    Args:
+        images: Images, uint8 (N, H, W, 3).
+    """
     task = Colourise((1.0,))
     for chunk in iterate_chunks(images):
         luma, chroma = task.batch(chunk)  # (N, 1, H, W), (N, 2, H, W)
@@ -234,14 +322,25 @@ def iterate_chroma(images: Images) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def iterate_chunks(images: Images) -> Iterator[Tensor]:
-    """A few images at a time, uint8 (n, H, W, 3), copied: the array may be read-only."""
+    """Yield chunks of images as tensors, copied because the array may be read-only.
+
+    Args:
+        images: Images, uint8 (N, H, W, 3).
+    """
     n = max(1, CHUNK // images[0].size)
     for start in range(0, len(images), n):
         yield torch.tensor(images[start : start + n])
 
 
 def compute_mean_square(differences: Iterable[Tensor]) -> float:
-    """Mean of the squares of all numbers in all tensors."""
+    """Compute the mean of the squares of all values in all tensors.
+
+    Args:
+        differences: The tensors, of any shapes.
+
+    Returns:
+        The mean square.
+    """
     total, count = 0.0, 0
     for difference in differences:
         total += float(difference.square().sum())

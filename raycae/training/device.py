@@ -17,21 +17,27 @@ from raycae.provenance import count_cpus
 
 
 def choose_device() -> torch.device:
-    """A GPU if this process sees one; else the CPU with every core it may use. Prepares the
-    process for either."""
+    """Choose a GPU if there is one, else the CPU with every core; configure PyTorch for it.
+
+    Returns:
+        The device.
+    """
     configure_torch(count_cpus())
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def configure_torch(threads: int) -> None:
-    """Set this process up for training on `threads` cores; before anything is computed.
+    """Configure PyTorch for training in this process, before anything is computed.
 
-    Products of float32 keep all their digits; unasked, torch lets a GPU round the factors of
-    convolutions as `tf32` does.
+    Products of float32 keep all their digits. By default, torch lets a GPU round the factors of
+    convolutions to TF32.
 
-    Numbers below 1e-38 become 0. Where weight decay or a saturated sigmoid starves a network its
-    weights and gradients shrink into that range, which CPUs handle in microcode: such a trial ran
-    20 times as long without this, with the same errors to five digits (analysis/FINDINGS.md).
+    Numbers below 1e-38 become 0. Weight decay or a saturated sigmoid can shrink the weights and
+    gradients of a network into that range, which CPUs handle in microcode. Such a trial took 20
+    times as long without this, with the same errors to five digits (analysis/FINDINGS.md).
+
+    Args:
+        threads: Number of cores to use.
     """
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
@@ -40,7 +46,11 @@ def configure_torch(threads: int) -> None:
 
 @contextmanager
 def set_rounding(config: Config) -> Iterator[None]:
-    """Products of float32 on a GPU: rounded where the configuration says `tf32`, else exact."""
+    """Allow TF32 on a GPU inside the context if the configuration says `tf32`.
+
+    Args:
+        config: The configuration of the trial.
+    """
     allow_tf32(config.precision == "tf32")
     try:
         yield
@@ -49,15 +59,29 @@ def set_rounding(config: Config) -> Iterator[None]:
 
 
 def allow_tf32(allowed: bool) -> None:
+    """Allow or forbid TF32 for convolutions and matrix products on a GPU.
+
+    Args:
+        allowed: Whether to allow it.
+    """
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def run_forward(network: nn.Module, x: Tensor, config: Config) -> Tensor:
-    """What `network` makes of `x` while it trains; where the configuration says `bf16`, in that."""
+    """Run a network during training, in bfloat16 if the configuration says `bf16`.
+
+    Args:
+        network: The network.
+        x: Its input, float (N, C, H, W).
+        config: The configuration of the trial.
+
+    Returns:
+        Its output, float32 (N, C_out, H, W).
+    """
     if config.precision != "bf16":
         return cast(Tensor, network(x))
-    # Once a step: autocast keeps what it has rounded to its end, and a step moves the weights.
+    # One context per step, because autocast caches rounded weights, and a step changes them.
     with torch.autocast(x.device.type, torch.bfloat16):
         return cast(Tensor, network(x)).float()
 
@@ -65,10 +89,18 @@ def run_forward(network: nn.Module, x: Tensor, config: Config) -> Tensor:
 def put_on_device(
     images: np.ndarray, device: torch.device, labels: np.ndarray | None = None
 ) -> TensorDataset:
-    """uint8 images (N, H, W, 3) on `device`, and where they are given their classes, int64 (N,);
-    on the CPU the memory stays shared. Its rows are what `Task.batch` takes."""
+    """Put images and labels on a device; on the CPU the memory is shared.
+
+    Args:
+        images: Images, uint8 (N, H, W, 3).
+        device: The device.
+        labels: Classes, int64 (N,), or None.
+
+    Returns:
+        A data set whose rows are the arguments of `Task.batch`.
+    """
     arrays = [images] if labels is None else [images, labels]
     with warnings.catch_warnings():
-        # Ray's object store hands out read-only memory; nothing here writes to images.
+        # Memory from Ray's object store is read-only; nothing here writes to images.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return TensorDataset(*(torch.from_numpy(array).to(device) for array in arrays))

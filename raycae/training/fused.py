@@ -1,13 +1,13 @@
-"""Many trials of one network, trained as one on one stream of minibatches.
+"""Train many trials of one architecture together, on one stream of minibatches.
 
 Trials that differ in how they are trained (optimizer, learning rate, weight decay, momentum,
-schedule, averaging, planned epochs, first weights) share every shape, and where seed and batch size
-agree every minibatch too. So M of them are one network M times as wide, whose convolutions have M
-groups: a minibatch is gathered and transformed once, and a step launches as many kernels as that of
-a single trial.
+schedule, averaging, planned epochs, first weights) share every shape. Where seed and batch size
+agree, they share every minibatch, too. So M of them are one network M times as wide, whose
+convolutions have M groups. A minibatch is gathered and transformed once, and a step launches as
+many kernels as that of a single trial.
 
-The order of minibatches depends on the epoch, so a cohort has one clock: its members stand at the
-same epoch. Between two epochs each of them is an ordinary `Training`, with all that belongs to it.
+The order of minibatches depends on the epoch, so all members are at the same epoch. Between two
+epochs each of them is an ordinary `Training`.
 """
 
 from __future__ import annotations
@@ -29,23 +29,30 @@ from raycae.training.trainer import Diverged, Training, draw_minibatches
 from raycae.training.validation import VALIDATION_BATCH, Reference
 
 WARM_STEPS = 3
-"""Steps before one is captured: torch's libraries choose their kernels and get their memory."""
+"""Number of steps before a step is captured.
+
+In them torch's libraries choose their kernels and allocate memory.
+"""
 
 
 class FusedTrainings:
-    """Trainings under way, M of them, that run their epochs together.
+    """M trainings that run their epochs together.
 
-    `members` have configurations of one `fusion_key`, the same images, order seed and
-    `first_images`, and have trained equally many epochs; else `ValueError`. Their `micro_batch` has
-    no say. Who is to leave is left out of the next cohort; who stands at the same epoch may be in
-    it, whether it trained alone or in another one. A member that is given another state needs a new
-    cohort, too. What a member learns is what it would learn alone, up to the rounding of sums in
-    another order, of which `bf16` has more; its neighbours have no part in it.
+    Each member learns what it would learn alone, up to the rounding of sums in another order (more
+    with `bf16`); the other members do not affect it. To remove or add a member, make a new object
+    with other members of the same epoch. The same holds after a member's state was replaced.
+
+    Args:
+        members: Trainings with configurations of one `fusion_key`, the same images, order seed,
+            `first_images` and epoch. Their `micro_batch` is ignored.
+
+    Raises:
+        ValueError: The members do not agree in these.
     """
 
     def __init__(self, members: Sequence[Training]) -> None:
-        if len({get_common(member) for member in members}) > 1:
-            raise ValueError("members of a cohort differ in more than their weights and training")
+        if len({get_fusion_group(member) for member in members}) > 1:
+            raise ValueError("fused trials differ in more than weights and training settings")
         self.members = list(members)
         self.network = replicate_network(members[0].model, len(members))
         self.wide = view_by_member(self.network, len(members))
@@ -53,8 +60,8 @@ class FusedTrainings:
         self.values = Rows([list_values(member.model) for member in members])
         self.averages: Rows | None = None
         if any(member.averaged for member in members):
-            self.averages = Rows([list_values(member.measured) for member in members])
-        self.rule = FusedOptimizer(members)
+            self.averages = Rows([list_values(member.evaluation_model) for member in members])
+        self.optimizer = FusedOptimizer(members)
         self.losses = torch.zeros(len(members), dtype=torch.float64, device=members[0].device)
         self.replay: Replay | None = None
         self.values.copy_to(self.wide)
@@ -62,31 +69,33 @@ class FusedTrainings:
     def run_epoch(self) -> list[dict[str, Any] | Diverged]:
         """Train all members for one epoch, then validate them.
 
-        Returns for each what `Training.run_epoch` returns, or the `Diverged` that it raises; such a
-        member has to be left out of the next cohort. Times are shares: a member's `epoch_time_s` is
-        that of the cohort over M.
+        Returns:
+            For each member what `Training.run_epoch` returns, or the `Diverged` that it would
+            raise; such a member must not be part of the next epoch. Times are shares:
+            `epoch_time_s` is the time of all members divided by M.
         """
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         for member in self.members:
             member.epoch += 1
         train_mse = self._train()
-        trained = time.perf_counter()
-        self._write()
+        train_end = time.perf_counter()
+        self._write_back()
         errors = zip(train_mse, *self._validate(), strict=True)
-        said: list[dict[str, Any] | Diverged] = []
+        results: list[dict[str, Any] | Diverged] = []
         for member, (train, val, psnr_db) in zip(self.members, errors, strict=True):
             try:
-                said.append(member.conclude(train, val, psnr_db))
+                results.append(member.finish_epoch(train, val, psnr_db))
             except Diverged as fault:
-                said.append(fault)
+                results.append(fault)
         m, n_images = len(self.members), self.members[0].n_images
         times = {
-            "epoch_time_s": (time.perf_counter() - begun) / m,
-            "images_per_s": n_images / (trained - begun),
+            "epoch_time_s": (time.perf_counter() - start_time) / m,
+            "images_per_s": n_images / (train_end - start_time),
         }
-        return [one if isinstance(one, Diverged) else one | times for one in said]
+        return [result if isinstance(result, Diverged) else result | times for result in results]
 
     def _train(self) -> list[float]:
+        """Train for one epoch; return the mean training error of each member."""
         first = self.members[0]
         batches = draw_minibatches(
             first.n_images,
@@ -97,35 +106,41 @@ class FusedTrainings:
         )
         self.network.train()
         self.losses.zero_()
-        step = self._replayed if first.device.type == "cuda" else self._step
+        step = self._replay_step if first.device.type == "cuda" else self._step
         n_batches = -(-first.n_images // first.config.batch_size)
         with set_rounding(first.config):
-            for rows, rates in zip(batches, self.rule.rates(n_batches), strict=True):
+            for rows, rates in zip(batches, self.optimizer.plan_rates(n_batches), strict=True):
                 step(rows, rates)
         return (self.losses / first.n_images).tolist()
 
     def _step(self, rows: Tensor, rates: Tensor) -> None:
-        """One minibatch: `rows` of the images, `rates` (4, M, 1) for it."""
+        """Train on one minibatch.
+
+        Args:
+            rows: Indices of the images, int64 (N,).
+            rates: Coefficients of the step, (4, M, 1); see `FusedOptimizer.plan_rates`.
+        """
         first, m = self.members[0], len(self.members)
         x, y = first.task.batch(*first.train[rows])
         output = run_forward(self.network, x, first.config)
         with torch.no_grad():
-            apart = output.unflatten(1, (m, -1)) - y.unsqueeze(1)  # (N, M, C, H, W)
-            losses = apart.square().mean(dim=(0, 2, 3, 4))
-            # Of their sum, by hand: autograd would go over the pictures three times more.
-            of_output = apart.mul_(2 / y.numel()).flatten(1, 2)
-        gradients = torch.autograd.grad(output, self.parameters, of_output)
+            difference = output.unflatten(1, (m, -1)) - y.unsqueeze(1)  # (N, M, C, H, W)
+            losses = difference.square().mean(dim=(0, 2, 3, 4))
+            # Their gradient by hand: autograd would pass over the images three more times.
+            output_gradient = difference.mul_(2 / y.numel()).flatten(1, 2)
+        gradients = torch.autograd.grad(output, self.parameters, output_gradient)
         with torch.no_grad():
             gradient = torch.cat([g.reshape(m, -1) for g in gradients], dim=1)
-            self.values.read(self.wide, from_=len(self.parameters))  # batch norm has moved them
-            self.rule.step(self.values.numbers[:, : gradient.shape[1]], gradient, rates)
+            # Batch norm has changed its running statistics.
+            self.values.copy_from(self.wide, start=len(self.parameters))
+            self.optimizer.step(self.values.numbers[:, : gradient.shape[1]], gradient, rates)
             self.values.copy_to(self.wide[: len(self.parameters)])
             if self.averages:
                 self.averages.numbers.lerp_(self.values.numbers, 1 - rates[3])
-            self.losses += losses * len(rows)  # stays on the device: no wait in the epoch
+            self.losses += losses * len(rows)  # on the device, so that the step does not wait
 
-    def _replayed(self, rows: Tensor, rates: Tensor) -> None:
-        """`_step` by a CUDA graph, but for the last, smaller minibatch."""
+    def _replay_step(self, rows: Tensor, rates: Tensor) -> None:
+        """Run `_step` as a CUDA graph, except for a smaller last minibatch."""
         if len(rows) < self.members[0].config.batch_size:
             self._step(rows, rates)
             return
@@ -134,8 +149,7 @@ class FusedTrainings:
 
     @torch.inference_mode()
     def _validate(self) -> tuple[list[float], list[float]]:
-        """The task's MSE and the PSNR (dB) of each member, as `validation.compute_errors` has
-        them."""
+        """Compute MSE and PSNR (dB) per member, like `validation.compute_errors`."""
         first, m = self.members[0], len(self.members)
         network = self.network
         if self.averages:
@@ -144,33 +158,32 @@ class FusedTrainings:
         network.eval()
         mse = torch.zeros(m, device=first.device, dtype=torch.float64)
         psnr_db = torch.zeros_like(mse)
-        # As many as a minibatch holds always go: training had their gradients in memory, too.
-        at_once = max(VALIDATION_BATCH // m, first.config.batch_size)
-        for batch, rgb in Reference(first.val, at_once):
+        # A batch of the training size always fits, because training also stored gradients.
+        batch_size = max(VALIDATION_BATCH // m, first.config.batch_size)
+        for batch, rgb in Reference(first.val, batch_size):
             x, y = first.task.batch(*batch)
             output = network(x)
             mse += compute_member_errors(output, y, m).sum(0)
-            each = output.unflatten(1, (m, -1)).flatten(0, 1)  # (N M, C, H, W)
+            member_outputs = output.unflatten(1, (m, -1)).flatten(0, 1)  # (N M, C, H, W)
             images, truth = (t.repeat_interleave(m, dim=0) for t in (batch[0], rgb))
-            psnr_db += (
-                metrics.compute_psnr_db(first.task.picture(images, each), truth).view(-1, m).sum(0)
-            )
+            pictures = first.task.picture(images, member_outputs)
+            psnr_db += metrics.compute_psnr_db(pictures, truth).view(-1, m).sum(0)
         n = len(first.val)
         return (mse / n).tolist(), (psnr_db / n).tolist()
 
-    def _write(self) -> None:
-        """All that was learnt back to the members."""
-        self.values.write()
+    def _write_back(self) -> None:
+        """Copy everything learned back to the members."""
+        self.values.write_back()
         if self.averages:
-            self.averages.write()
-        self.rule.write()
+            self.averages.write_back()
+        self.optimizer.write_back()
 
 
 class Replay:
     """A step captured as a CUDA graph: one launch instead of hundreds.
 
-    The first steps run as they are, on a stream of their own, as its warm-up. No GPU was at hand
-    when this was written: it has never run.
+    The first steps run normally on a stream of their own, as the warm-up of the capture. It was
+    written without a GPU and has never run.
     """
 
     def __init__(self) -> None:
@@ -179,7 +192,12 @@ class Replay:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, step: Callable[[Tensor, Tensor], None], *inputs: Tensor) -> None:
-        """What `step` does with `inputs`; at every call the same step, with inputs of one shape."""
+        """Run a step.
+
+        Args:
+            step: The step; the same one at every call.
+            inputs: Its arguments, of the same shapes at every call.
+        """
         if self.warm < WARM_STEPS:
             self.warm += 1
             self.stream.wait_stream(torch.cuda.current_stream())
@@ -198,7 +216,12 @@ class Replay:
 
 
 class MemberwiseLinear(nn.Module):
-    """M linear maps side by side: (…, M in) to (…, M out)."""
+    """M linear maps side by side.
+
+    Args:
+        linear: The map that is replicated.
+        m: Number of copies.
+    """
 
     def __init__(self, linear: nn.Linear, m: int) -> None:
         super().__init__()
@@ -207,21 +230,36 @@ class MemberwiseLinear(nn.Module):
         self.m = m
 
     def forward(self, x: Tensor) -> Tensor:
-        each = x.unflatten(-1, (self.m, -1))  # (…, M, in)
+        """Apply each map to its part of the input.
+
+        Args:
+            x: Input, float (…, M in).
+
+        Returns:
+            Output, float (…, M out).
+        """
+        member_inputs = x.unflatten(-1, (self.m, -1))  # (…, M, in)
         weight = self.weight.unflatten(0, (self.m, -1))  # (M, out, in)
-        return torch.einsum("...mi,moi->...mo", each, weight).flatten(-2) + self.bias
+        return torch.einsum("...mi,moi->...mo", member_inputs, weight).flatten(-2) + self.bias
 
 
 def replicate_network(network: Autoencoder, m: int) -> Autoencoder:
-    """`network` M times side by side: x (N, C, H, W), which all share, to x_hat (N, M C', H, W).
+    """Make a network of M copies side by side.
 
-    Its parameters and statistics have the names of the network's, and those of all members one
-    behind the other in their first dimension.
+    Its parameters and statistics have the names of the original's. Their first dimension holds
+    those of all members, one after another.
+
+    Args:
+        network: The network.
+        m: Number of copies.
+
+    Returns:
+        The wide network: x (N, C, H, W), shared by all members, to x_hat (N, M C', H, W).
     """
     wide = copy.deepcopy(network)
     first = cast(ConvBlock, wide.encoder[0])
     shared: list[nn.Module] = [first.conv]
-    if first.residual:  # x itself is added to what each member makes of it
+    if first.residual:  # x itself is added to the output of each member
         shared = []
         first.register_forward_pre_hook(lambda _, inputs: repeat_members(inputs[0], m))
     for module in wide.modules():
@@ -239,25 +277,66 @@ def replicate_network(network: Autoencoder, m: int) -> Autoencoder:
 
 
 def repeat_members(x: Tensor, m: int) -> Tensor:
+    """Repeat the channels of feature maps for each member.
+
+    Args:
+        x: Feature maps, float (N, C, H, W).
+        m: Number of members.
+
+    Returns:
+        Feature maps, float (N, M C, H, W).
+    """
     return x.repeat(1, m, 1, 1).contiguous(memory_format=torch.channels_last)
 
 
 def list_values(network: nn.Module) -> list[Tensor]:
-    """Weights, and behind them batch norm's running statistics."""
+    """List the weights of a network, followed by the running statistics of its batch norms.
+
+    Args:
+        network: The network.
+
+    Returns:
+        The tensors.
+    """
     statistics = [buffer for name, buffer in network.named_buffers() if "running" in name]
     return [*network.parameters(), *statistics]
 
 
 def view_by_member(wide: Autoencoder, m: int) -> list[Tensor]:
-    """The memory of `list_values` of a wide network, each as (M, …)."""
+    """View the tensors of `list_values` of a wide network per member.
+
+    Args:
+        wide: The wide network.
+        m: Number of members.
+
+    Returns:
+        Views of the same memory, each (M, …).
+    """
     return [t.detach().unflatten(0, (m, -1)) for t in list_values(wide)]
 
 
 def compute_member_errors(output: Tensor, y: Tensor, m: int) -> Tensor:
-    """MSE (N, M) of `output` (N, M C, H, W) from `y` (N, C, H, W)."""
+    """Compute the error of each member on each image.
+
+    Args:
+        output: Output of the wide network, float (N, M C, H, W).
+        y: Target, float (N, C, H, W).
+        m: Number of members.
+
+    Returns:
+        The mean squared errors, float (N, M).
+    """
     return (output.unflatten(1, (m, -1)) - y.unsqueeze(1)).square().mean(dim=(2, 3, 4))
 
 
-def get_common(member: Training) -> Hashable:
+def get_fusion_group(member: Training) -> Hashable:
+    """Return a key that is equal for trainings that can be fused.
+
+    Args:
+        member: The training.
+
+    Returns:
+        The key.
+    """
     images = id(member.train), id(member.val), member.first_images, member.order_seed
     return fusion_key(member.config), images, member.epoch

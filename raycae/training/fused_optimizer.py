@@ -12,18 +12,24 @@ from raycae.config import Config
 from raycae.training.trainer import Training
 
 BETA, BETA_SQUARE, ALPHA, EPSILON = 0.9, 0.999, 0.99, 1e-8
-"""Torch's defaults for Adam and RMSprop, which `trainer.make_optimizer` leaves as they are."""
+"""Torch's defaults for Adam and RMSprop, which `trainer.make_optimizer` does not change."""
 MOMENTS: dict[str, tuple[str | None, str | None]] = {
     "adam": ("exp_avg", "exp_avg_sq"),
     "adamw": ("exp_avg", "exp_avg_sq"),
     "rmsprop": (None, "square_avg"),
     "sgd": ("momentum_buffer", None),
 }
-"""What torch's optimizers call their running means of the gradient and of its square."""
+"""Names in torch's optimizers of the running means of the gradient and of its square."""
 
 
 class Rows:
-    """Tensors that M members have alike, all numbers of a member in one row of `numbers` (M, n)."""
+    """Tensors of M members, all values of a member in one row.
+
+    Attributes:
+        tensors: The tensors of each member.
+        numbers: Copies of all values, float (M, n).
+        by_tensor: Views of `numbers` in the shapes of the tensors, each (M, …).
+    """
 
     def __init__(self, tensors: Sequence[Sequence[Tensor]]) -> None:
         self.tensors = tensors
@@ -37,24 +43,35 @@ class Rows:
 
     @torch.no_grad()
     def copy_to(self, wide: list[Tensor]) -> None:
-        """The first tensors to `wide`, each (M, …)."""
+        """Copy the first tensors into a wide network.
+
+        Args:
+            wide: Tensors of the wide network, each (M, …).
+        """
         torch._foreach_copy_(wide, self.by_tensor[: len(wide)])
 
-    def read(self, wide: list[Tensor], *, from_: int) -> None:
-        """The tensors from number `from_` on, from `wide`, each (M, …)."""
-        if len(wide) > from_:
-            torch._foreach_copy_(self.by_tensor[from_:], wide[from_:])
+    def copy_from(self, wide: list[Tensor], *, start: int) -> None:
+        """Copy the last tensors from a wide network.
+
+        Args:
+            wide: Tensors of the wide network, each (M, …).
+            start: Index of the first tensor to copy.
+        """
+        if len(wide) > start:
+            torch._foreach_copy_(self.by_tensor[start:], wide[start:])
 
     @torch.no_grad()
-    def write(self) -> None:
-        """Back to where they came from."""
-        own = [t for of in self.tensors for t in of]
+    def write_back(self) -> None:
+        """Copy all values back to the members' tensors."""
+        counts = [t for of in self.tensors for t in of]
         rows = [t[m] for m in range(len(self.tensors)) for t in self.by_tensor]
-        torch._foreach_copy_(own, rows)
+        torch._foreach_copy_(counts, rows)
 
 
 class FusedOptimizer:
-    """Adam, AdamW, RMSprop and SGD, one rule with other coefficients for each member::
+    """Adam, AdamW, RMSprop and SGD as one rule with other coefficients for each member.
+
+    ::
 
         g ← g + l w      m ← a m + b g      v ← c v + d g²      w ← s w - r m / (q √v + e)
 
@@ -65,8 +82,11 @@ class FusedOptimizer:
     | RMSprop | 0 | 1     | α  | 1 - α  | lr            | 1         | 1            | 1e-8 |
     | SGD     | μ | 1     | 0  | 0      | lr            | 1         | 0            | 1    |
 
-    l is the weight decay, of AdamW l'; β, β', α and 1e-8 are torch's defaults. So a cohort may hold
-    all four. What each member's own optimizer keeps is read from it, and written back.
+    l is the weight decay, l' that of AdamW; β, β', α and 1e-8 are torch's defaults. So all four can
+    be fused. The state of each member's own optimizer is read at the start and written back.
+
+    Args:
+        members: The trainings.
     """
 
     def __init__(self, members: Sequence[Training]) -> None:
@@ -74,31 +94,43 @@ class FusedOptimizer:
         moments = [get_moments(member) for member in members]
         self.first = Rows([first for first, _, _ in moments])
         self.second = Rows([second for _, second, _ in moments])
-        self.counters = [counter for _, _, own in moments for counter in own]
+        self.counters = [counter for _, _, counts in moments for counter in counts]
         self.counters += [
             batches for member in members for batches in list_batch_counts(member.model)
         ]
-        self.taken = [int(own[0]) if own else 0 for _, _, own in moments]
+        self.taken = [int(counts[0]) if counts else 0 for _, _, counts in moments]
         self.averaged = [int(m.averaged.n_averaged) if m.averaged else 0 for m in members]
         constants = [get_constants(member.config) for member in members]
         self.constants = self.first.numbers.new_tensor(constants).T.unsqueeze(-1)  # (6, M, 1)
         self.n_steps = 0
 
-    def rates(self, n_steps: int) -> Tensor:
-        """r, s, q and the share that averages keep, of each step of the epoch: (steps, 4, M, 1).
+    def plan_rates(self, n_steps: int) -> Tensor:
+        """Compute the coefficients of every step of an epoch.
 
-        Reckoned before the epoch, so that nothing in it waits for a number.
+        They are computed before the epoch, so that no step waits for a number.
+
+        Args:
+            n_steps: Number of steps.
+
+        Returns:
+            r, s, q and the share that averages keep, float (n_steps, 4, M, 1).
         """
         self.n_steps = n_steps
-        of_members = [
-            compute_rates(member, n_steps, taken, averaged)
+        member_rates = [
+            compute_member_rates(member, n_steps, taken, averaged)
             for member, taken, averaged in zip(self.members, self.taken, self.averaged, strict=True)
         ]
-        table = torch.stack(of_members, dim=-1).transpose(0, 1).unsqueeze(-1)
+        table = torch.stack(member_rates, dim=-1).transpose(0, 1).unsqueeze(-1)
         return table.to(self.first.numbers)
 
     def step(self, w: Tensor, g: Tensor, rates: Tensor) -> None:
-        """`w` (M, numbers) one step on, in place, by the gradient `g`."""
+        """Update the weights in place.
+
+        Args:
+            w: Weights, float (M, n).
+            g: Gradient, float (M, n).
+            rates: r, s, q and the share that averages keep, float (4, M, 1).
+        """
         l2, a, b, c, d, e = self.constants
         r, s, q, _ = rates
         m, v = self.first.numbers, self.second.numbers
@@ -108,10 +140,10 @@ class FusedOptimizer:
         w.mul_(s).addcdiv_(m * r, v.sqrt().mul_(q).add_(e), value=-1)
 
     @torch.no_grad()
-    def write(self) -> None:
-        """The moments and the counts of the epoch's steps back to the members."""
-        self.first.write()
-        self.second.write()
+    def write_back(self) -> None:
+        """Copy moments and step counts back to the members."""
+        self.first.write_back()
+        self.second.write_back()
         if self.counters:
             torch._foreach_add_(self.counters, self.n_steps)
         for i, member in enumerate(self.members):
@@ -122,13 +154,27 @@ class FusedOptimizer:
 
 
 def list_batch_counts(network: nn.Module) -> list[Tensor]:
-    """Batch norm's counts of minibatches."""
+    """List the minibatch counts of the batch norms.
+
+    Args:
+        network: The network.
+
+    Returns:
+        The counts, int64 ().
+    """
     return [buffer for name, buffer in network.named_buffers() if "num_batches" in name]
 
 
 def get_moments(member: Training) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """What the member's optimizer keeps: means of the gradient, of its square, counts of steps;
-    begun where it has not taken a step, and a stand-in for what it does not keep."""
+    """Return the state of a member's optimizer; create it before its first step.
+
+    Args:
+        member: The training.
+
+    Returns:
+        The means of the gradient, those of its square (zeros where the optimizer has none), and the
+        step counts.
+    """
     names = MOMENTS[member.config.optimizer]
     if not member.config.momentum and member.config.optimizer == "sgd":
         names = None, None
@@ -137,16 +183,25 @@ def get_moments(member: Training) -> tuple[list[Tensor], list[Tensor], list[Tens
     for weight in member.model.parameters():
         state = member.optimizer.state[weight]
         for name, kept in zip(names, moments, strict=True):
-            begun = torch.zeros_like(weight)
-            kept.append(state.setdefault(name, begun) if name else begun)
+            zeros = torch.zeros_like(weight)
+            kept.append(state.setdefault(name, zeros) if name else zeros)
         if member.config.optimizer != "sgd":
-            on_device = member.device if names[0] else None  # torch's fused forms count there
+            on_device = member.device if names[0] else None  # torch counts there
             counters.append(state.setdefault("step", torch.zeros((), device=on_device)))
     return *moments, counters
 
 
 def get_constants(config: Config) -> list[float]:
-    """l, a, b, c, d, e of `FusedOptimizer`; 1 - β' in float32 would be off in the fifth digit."""
+    """Return the constant coefficients of `FusedOptimizer`.
+
+    They are Python floats: 1 - β' in float32 would be wrong in the fifth digit.
+
+    Args:
+        config: The configuration of the trial.
+
+    Returns:
+        l, a, b, c, d, e.
+    """
     l2 = config.weight_decay
     match config.optimizer:
         case "adam":
@@ -159,9 +214,18 @@ def get_constants(config: Config) -> list[float]:
             return [l2, config.momentum, 1.0, 0.0, 0.0, 1.0]
 
 
-def compute_rates(member: Training, n_steps: int, taken: int, averaged: int) -> Tensor:
-    """r, s, q of `FusedOptimizer` and the share that the average keeps, (4, steps), float64; before
-    the epoch the optimizer has `taken` so many steps, and the average had so many."""
+def compute_member_rates(member: Training, n_steps: int, taken: int, averaged: int) -> Tensor:
+    """Compute the coefficients of one member for every step of an epoch.
+
+    Args:
+        member: The training.
+        n_steps: Number of steps of the epoch.
+        taken: Number of steps that the optimizer took before.
+        averaged: Number of steps that the moving average took before.
+
+    Returns:
+        r, s, q of `FusedOptimizer` and the share that the average keeps, float64 (4, n_steps).
+    """
     config = member.config
     step = torch.arange(n_steps, dtype=torch.float64)
     rate = torch.full_like(step, config.lr)

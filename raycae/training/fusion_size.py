@@ -1,4 +1,4 @@
-"""How many trials to train as one."""
+"""Choose how many trials to train fused."""
 
 from __future__ import annotations
 
@@ -15,78 +15,120 @@ from raycae.model.architecture import build_architecture
 from raycae.training.fused import FusedTrainings
 from raycae.training.trainer import Training
 
-WORTH_IT = 1.1
-"""A machine that others use differs by as much from minute to minute, and trials of a cohort wait
-for each other: less gain than this is none."""
+MIN_SPEEDUP = 1.1
+"""Minimum measured speed-up for fusing; anything smaller is timing noise.
+
+Trials of a group also wait for each other.
+"""
 
 
 class FusionChoice(NamedTuple):
-    """How many trials of a network to train as one, and why."""
+    """The chosen fusion size, and the reason.
+
+    Attributes:
+        m: Number of trials to train fused; 1 trains each alone.
+        n_bytes: Predicted memory of a group of the size that was measured.
+        speedup: Its speed relative to training one after another; 1 where nothing was measured.
+        why: The reason in words.
+    """
 
     m: int
-    """1: each alone."""
     n_bytes: int
-    """Predicted for a cohort of the size that was measured."""
     speedup: float
-    """Its speed over that of as many trials one after the other; 1 where nothing was measured."""
     why: str
 
 
 def choose_fusion_size(
-    config: Config, most: int, train: TensorDataset, memory_bytes: int
+    config: Config, max_size: int, train: TensorDataset, memory_bytes: int
 ) -> FusionChoice:
-    """Whether cohorts of at most `most` trials like `config` pay, on the device of `train`.
+    """Choose how many trials to train fused, by predicted memory and a short measurement.
 
-    The size is halved until the prediction fits into `memory_bytes` and a few steps, fused and
-    alone by turns, say that it pays. Measuring a size takes as long as some 12 m steps.
+    The size is halved until the prediction fits and a few steps, fused and alone by turns, show a
+    gain. Measuring a size m takes about as long as 12 m steps.
+
+    Args:
+        config: A typical configuration.
+        max_size: Maximum number of trials in a group.
+        train: Training images, on the device to measure.
+        memory_bytes: Memory that a group may use.
+
+    Returns:
+        The choice.
     """
-    m = most
+    m = max_size
     while m > 1 and predict_bytes(config, m) > memory_bytes:
         m //= 2
     if m < 2:
         n_bytes = predict_bytes(config, 2)
-        needed = f"{n_bytes / 1e6:,.0f} MB, and there are {memory_bytes / 1e6:,.0f}"
-        why = f"two as one would take {needed}" if most > 1 else "there is but one"
-        return FusionChoice(1, n_bytes, 1.0, f"each alone: {why}")
+        memory = f"{n_bytes / 1e6:,.0f} MB; {memory_bytes / 1e6:,.0f} MB are available"
+        why = f"fusing 2 trials would take {memory}" if max_size > 1 else "there is only one trial"
+        return FusionChoice(1, n_bytes, 1.0, f"not fused: {why}")
     while True:
         speedup, n_bytes = measure_speedup(config, m, train), predict_bytes(config, m)
-        said = f"{m} as one train {speedup:.2f} times as fast as one after the other"
-        if speedup >= WORTH_IT:
-            return FusionChoice(m, n_bytes, speedup, said)
+        text = f"{m} fused trials train {speedup:.2f} times as fast as one after another"
+        if speedup >= MIN_SPEEDUP:
+            return FusionChoice(m, n_bytes, speedup, text)
         if m < 4:
-            return FusionChoice(1, n_bytes, speedup, f"each alone: {said}")
+            return FusionChoice(1, n_bytes, speedup, f"not fused: {text}")
         m //= 2
 
 
 def get_available_bytes(device: torch.device) -> int:
-    """What a cohort may take: most of what a GPU has free; a quarter of a host's memory."""
+    """Return the memory that a fused group may use.
+
+    Args:
+        device: The device.
+
+    Returns:
+        80 % of a GPU's free memory, or a quarter of the host's memory, in bytes.
+    """
     if device.type == "cuda":
         return int(0.8 * torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def predict_bytes(config: Config, m: int) -> int:
-    """What a cohort of `m` takes beside its images: of each map its values, what the activation
-    makes of them and their gradient; of each weight those of cohort, members and best epoch, the
-    gradient, and two moments twice."""
-    net = build_architecture(config)
-    maps = sum(math.prod(layer.out_shape) for layer in net.layers) + math.prod(net.in_shape)
-    return 4 * m * (3 * config.batch_size * maps + 10 * net.n_params)
+    """Predict the memory of a fused group, without its images.
+
+    Each feature map needs its values, those after the activation, and their gradient. Each weight
+    needs those of the group, the members and the best epoch, the gradient, and two moments twice.
+
+    Args:
+        config: The configuration.
+        m: Number of trials in the group.
+
+    Returns:
+        The memory in bytes.
+    """
+    architecture = build_architecture(config)
+    shapes = [architecture.in_shape, *(layer.out_shape for layer in architecture.layers)]
+    maps = sum(math.prod(shape) for shape in shapes)
+    return 4 * m * (3 * config.batch_size * maps + 10 * architecture.n_params)
 
 
 def measure_speedup(config: Config, m: int, train: TensorDataset) -> float:
-    few = TensorDataset(*(t[: 4 * config.batch_size] for t in train.tensors))
-    one, *members = (Training(config, few, few, epochs=4) for _ in range(m + 1))
-    cohort = FusedTrainings(members)
+    """Measure how much faster fused training is than training one after another.
+
+    Args:
+        config: The configuration.
+        m: Number of trials in the group.
+        train: Training images, on the device to measure.
+
+    Returns:
+        The speed-up; 1 means no gain.
+    """
+    sample = TensorDataset(*(t[: 4 * config.batch_size] for t in train.tensors))
+    single, *members = (Training(config, sample, sample, epochs=4) for _ in range(m + 1))
+    fused = FusedTrainings(members)
     alone_s, fused_s = [], []
     for epoch in range(1, 4):
-        begun = time.perf_counter()
-        one.epoch = epoch
-        one._train()
+        start = time.perf_counter()
+        single.epoch = epoch
+        single._train()
         between = time.perf_counter()
         for member in members:
             member.epoch = epoch
-        cohort._train()
-        alone_s.append(between - begun)
+        fused._train()
+        alone_s.append(between - start)
         fused_s.append(time.perf_counter() - between)
     return m * min(alone_s[1:]) / min(fused_s[1:])  # the first epoch warms up

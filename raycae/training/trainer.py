@@ -1,7 +1,7 @@
-"""One trial, trained: plain torch, images held on the device, no loader.
+"""Train one trial in plain PyTorch, with all images on the device and no data loader.
 
-The order of minibatches depends on (seed, epoch, batch size), never on the trial: trials of equal
-seed and batch size see the same batches, so that later they can share them.
+The order of minibatches depends on (seed, epoch, batch size), never on the trial. Trials of equal
+seed and batch size get the same minibatches, so that fused training can share them.
 """
 
 from __future__ import annotations
@@ -30,30 +30,47 @@ from raycae.training.device import run_forward, set_rounding
 from raycae.training.validation import VALIDATION_BATCH, Reference, compute_errors
 
 EXPLODED = 1000.0
-"""Pictures lie in [0, 1]: an output that is 0 everywhere has an error below 1."""
+"""Loss beyond which a trial counts as diverged; an output of zeros has less than 1."""
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number, or beyond everything that training comes back from."""
+    """The loss is not finite, or so large that training does not recover."""
 
 
 def draw_minibatches(
     n: int, batch_size: int, *, seed: int, epoch: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Indices of one epoch's minibatches; the last may be smaller."""
+    """Draw the minibatches of an epoch.
+
+    Args:
+        n: Number of images.
+        batch_size: Number of images per minibatch.
+        seed: Seed of the order.
+        epoch: Number of the epoch, from 1.
+        device: Device of the result.
+
+    Returns:
+        Indices of each minibatch, int64 (batch_size,); the last one may be smaller.
+    """
     generator = torch.Generator().manual_seed(mix_seed(seed, epoch, batch_size))
     order = torch.randperm(n, generator=generator).to(device)
     return iter(order.split(batch_size))
 
 
 class Training:
-    """A trial under way: model, optimizer, and the best epoch so far.
+    """A trial in training: model, optimizer, and the best epoch so far.
 
-    `train` and `val` are what `put_on_device` made. `epochs` are planned: a schedule ends with
-    them. `seed` draws the weights, `order_seed` the minibatches. With `micro_batch` a minibatch
-    goes through the network so many images at a time; its gradient, and so the trial, is the same
-    up to rounding. With `first_images` the first epoch sees so many of the training images, each
-    further one twice as many and those before among them, until it sees all.
+    Args:
+        config: The configuration of the trial.
+        train: Training images, from `put_on_device`.
+        val: Validation images, from `put_on_device`.
+        epochs: Number of planned epochs; a schedule ends with them.
+        seed: Seed of the weights.
+        order_seed: Seed of the minibatches.
+        micro_batch: Maximum number of images that pass through the network at a time. The gradient
+            of a minibatch, and so the trial, stays the same up to rounding. None for all.
+        first_images: Number of training images in the first epoch. Each further epoch takes twice
+            as many, until it takes all. None for all from the first epoch on.
     """
 
     def __init__(
@@ -76,10 +93,10 @@ class Training:
         self.order_seed = order_seed
         self.micro_batch = micro_batch
         self.first_images = first_images or len(train)
-        net = build_architecture(config)
-        model = build_network(net, seed=seed).to(self.device)
+        architecture = build_architecture(config)
+        model = build_network(architecture, seed=seed).to(self.device)
         if config.linear_path == "pca":
-            model.begin_as(*fit_block_axes(train.tensors[0], net.linear[0].kernel))
+            model.init_from_pca(*fit_block_axes(train.tensors[0], architecture.linear[0].kernel))
         self.model: Autoencoder = model.to(memory_format=torch.channels_last)
         self.averaged = average_weights(self.model, config.averaging) if config.averaging else None
         self.optimizer = make_optimizer(self.model, config)
@@ -89,45 +106,61 @@ class Training:
         self.best_weights: dict[str, Tensor] = {}
 
     @property
-    def measured(self) -> Autoencoder:
-        """The network whose errors are told and whose weights are kept: the model, or the average
-        of its weights."""
+    def evaluation_model(self) -> Autoencoder:
+        """The network whose errors are reported and whose weights are kept.
+
+        It is the model, or the moving average of its weights.
+        """
         return cast(Autoencoder, self.averaged.module) if self.averaged else self.model
 
     @property
     def n_images(self) -> int:
-        """How many training images this epoch sees: the first ones, for their order is random."""
+        """Number of training images of this epoch: the first ones in their random order."""
         doublings = min(self.epoch - 1, len(self.train).bit_length())
         return min(len(self.train), self.first_images << doublings)
 
     def run_epoch(self) -> dict[str, Any]:
         """Train for one epoch, then validate.
 
-        Returns `epoch` (from 1), `train_mse` (mean over the epoch's images while the weights
-        moved), `val_mse`, `val_psnr_db` (mean over images), `epoch_time_s` (all of it),
-        `images_per_s` (training alone) and `n_images` (trained on). Raises `Diverged` where a
-        loss is not finite or beyond `EXPLODED`.
+        Returns:
+            `epoch` (from 1), `train_mse` (mean over the epoch's images while the weights moved),
+            `val_mse`, `val_psnr_db` (mean over images), `epoch_time_s` (training and validation),
+            `images_per_s` (training alone) and `n_images` (trained on).
+
+        Raises:
+            Diverged: A loss is not finite or beyond `EXPLODED`.
         """
-        begun = time.perf_counter()
+        start = time.perf_counter()
         self.epoch += 1
         train_mse = self._train()
-        trained = time.perf_counter()
+        train_end = time.perf_counter()
         return {
-            **self.conclude(train_mse, *self._validate()),
-            "epoch_time_s": time.perf_counter() - begun,
-            "images_per_s": self.n_images / (trained - begun),
+            **self.finish_epoch(train_mse, *self._validate()),
+            "epoch_time_s": time.perf_counter() - start,
+            "images_per_s": self.n_images / (train_end - start),
         }
 
-    def conclude(self, train_mse: float, val_mse: float, val_psnr_db: float) -> dict[str, Any]:
-        """The errors of the epoch that the network stands behind: keeps the weights if they are
-        the best so far. Returns and raises what `run_epoch` does, but for the times."""
+    def finish_epoch(self, train_mse: float, val_mse: float, val_psnr_db: float) -> dict[str, Any]:
+        """Record the errors of an epoch; keep the weights if they are the best so far.
+
+        Args:
+            train_mse: Mean training error of the epoch.
+            val_mse: Validation error after it.
+            val_psnr_db: Mean PSNR of the validation images in dB.
+
+        Returns:
+            What `run_epoch` returns, without the times.
+
+        Raises:
+            Diverged: A loss is not finite or beyond `EXPLODED`.
+        """
         if not train_mse < EXPLODED:
             raise Diverged(f"training loss is {train_mse:.3g} in epoch {self.epoch}")
         if not val_mse < EXPLODED:
             raise Diverged(f"validation loss is {val_mse:.3g} after epoch {self.epoch}")
         if val_mse < self.best_val_mse:
             self.best_val_mse, self.best_epoch = val_mse, self.epoch
-            self.best_weights = self._weights()
+            self.best_weights = self._copy_weights()
         return {
             "epoch": self.epoch,
             "train_mse": train_mse,
@@ -137,21 +170,34 @@ class Training:
         }
 
     def error(self, images: TensorDataset) -> float:
-        """The task's MSE on other images (on the device), of the network as it stands."""
-        return compute_errors(self.measured.eval(), self.task, images, at_once=self._at_once())[0]
+        """Compute the task's MSE on other images with the current weights.
+
+        Args:
+            images: Images on the device of the trial, from `put_on_device`.
+
+        Returns:
+            The mean squared error.
+        """
+        return compute_errors(
+            self.evaluation_model.eval(), self.task, images, batch_size=self._validation_batch
+        )[0]
 
     def val_ssim(self) -> float:
-        """SSIM of the best epoch's pictures, mean over the validation images."""
+        """Compute the mean SSIM of the validation images with the weights of the best epoch."""
         if self.best_epoch == self.epoch:
-            return self._mean_ssim()
-        now = self._weights()
-        self.measured.load_state_dict(self.best_weights)
-        value = self._mean_ssim()
-        self.measured.load_state_dict(now)
+            return self._compute_mean_ssim()
+        now = self._copy_weights()
+        self.evaluation_model.load_state_dict(self.best_weights)
+        value = self._compute_mean_ssim()
+        self.evaluation_model.load_state_dict(now)
         return value
 
     def state(self) -> bytes:
-        """Everything needed to go on after this epoch, to the bit on the same machine."""
+        """Encode the state after this epoch.
+
+        Returns:
+            All that `load_state` needs to continue bit-identically on the same machine.
+        """
         buffer = io.BytesIO()
         torch.save(
             {
@@ -168,7 +214,11 @@ class Training:
         return buffer.getvalue()
 
     def load_state(self, content: bytes) -> None:
-        """Go on from what `state` returned. Nothing in it is executed (`weights_only`)."""
+        """Restore what `state` returned; nothing in it is executed (`weights_only`).
+
+        Args:
+            content: The encoded state.
+        """
         saved = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
         self.model.load_state_dict(saved["model"])
         if self.averaged:
@@ -179,10 +229,12 @@ class Training:
         self.best_weights = saved["best_weights"]
 
     def _train(self) -> float:
+        """Train for one epoch; return the mean training error."""
         with set_rounding(self.config):
             return self._train_on_minibatches()
 
     def _train_on_minibatches(self) -> float:
+        """Train on all minibatches of the epoch; return the mean training error."""
         self.model.train()
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         n_images = self.n_images
@@ -206,7 +258,7 @@ class Training:
                 if len(part) < len(rows):
                     loss = loss * (len(part) / len(rows))
                 loss.backward()
-                total += loss.detach() * len(rows)  # stays on the device: no wait in the epoch
+                total += loss.detach() * len(rows)  # on the device, so that the step does not wait
             self.optimizer.step()
             if self.averaged:
                 self.averaged.update_parameters(self.model)
@@ -214,18 +266,25 @@ class Training:
 
     @torch.inference_mode()
     def _validate(self) -> tuple[float, float]:
-        return compute_errors(self.measured.eval(), self.task, self.val, at_once=self._at_once())
+        """Compute MSE and PSNR (dB) on the validation images."""
+        return compute_errors(
+            self.evaluation_model.eval(), self.task, self.val, batch_size=self._validation_batch
+        )
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {k: v.clone() for k, v in self.measured.state_dict().items()}
+    def _copy_weights(self) -> dict[str, Tensor]:
+        """Copy the weights of the evaluated network."""
+        return {k: v.clone() for k, v in self.evaluation_model.state_dict().items()}
 
-    def _at_once(self) -> int:
+    @property
+    def _validation_batch(self) -> int:
+        """Number of images that validation passes through the network at a time."""
         return min(self.micro_batch or VALIDATION_BATCH, VALIDATION_BATCH)
 
     @torch.inference_mode()
-    def _mean_ssim(self) -> float:
-        network = self.measured.eval()
-        truth = Reference(self.val, self._at_once())
+    def _compute_mean_ssim(self) -> float:
+        """Compute the mean SSIM of the validation images with the current weights."""
+        network = self.evaluation_model.eval()
+        truth = Reference(self.val, self._validation_batch)
         total = sum(
             metrics.compute_ssim(
                 self.task.picture(batch[0], network(self.task.batch(*batch)[0])), rgb
@@ -236,7 +295,15 @@ class Training:
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """The configured optimizer, in its fused form where torch has one."""
+    """Make the configured optimizer, in its fused form where torch has one.
+
+    Args:
+        model: The network.
+        config: The configuration of the trial.
+
+    Returns:
+        The optimizer.
+    """
     weights, lr, decay = model.parameters(), config.lr, config.weight_decay
     match config.optimizer:
         case "adam":
@@ -251,15 +318,24 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
             return torch.optim.RMSprop(weights, lr, weight_decay=decay)
 
 
-def average_weights(model: Autoencoder, most: float) -> AveragedModel:
-    """An exponential moving average of weights and running statistics: of what it was it keeps
-    `most` at each step, and less while it is young, so that the first weights are soon forgotten.
-    Source of the warm-up: TensorFlow's `ExponentialMovingAverage(num_updates=...)`."""
+def average_weights(model: Autoencoder, max_decay: float) -> AveragedModel:
+    """Make an exponential moving average of weights and running statistics.
+
+    Source of the warm-up: TensorFlow's `ExponentialMovingAverage(num_updates=...)`. A young average
+    decays faster, so that the first weights are soon forgotten.
+
+    Args:
+        model: The network.
+        max_decay: Share of the old average that a step keeps, at most, in [0, 1].
+
+    Returns:
+        The average; call `update_parameters` after each step.
+    """
 
     def update(averages: Any, values: Any, n: Any) -> None:
-        keep = ((1 + n) / (10 + n)).clamp(max=most)  # on the device: nothing waits for it
+        keep = ((1 + n) / (10 + n)).clamp(max=max_decay)  # on the device, so that nothing waits
         for average, value in zip(averages, values, strict=True):
-            if average.is_floating_point():  # batch norm counts its batches, for nobody
+            if average.is_floating_point():  # Counts of batches are not averaged.
                 average.lerp_(value, 1 - keep)
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
@@ -267,13 +343,31 @@ def average_weights(model: Autoencoder, most: float) -> AveragedModel:
 
 @lru_cache(maxsize=8)
 def fit_block_axes(train: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The linear line's mean block (3, side, side) and its axes (3 side², 3, side, side), by
-    falling variance. Kept, for they take seconds for whole images and an actor trains many trials
-    on the images that it holds."""
+    """Fit the PCA that a linear path starts from.
+
+    The result is cached: it takes seconds for whole images, and an actor trains many trials on the
+    same images.
+
+    Args:
+        train: Training images, uint8 (N, H, W, 3).
+        side: Side of a block in pixels.
+
+    Returns:
+        The mean block, float (3, side, side), and the axes by falling variance, float
+        (3 side², 3, side, side).
+    """
     mean, basis = fit_principal_axes(train.cpu().numpy(), (side, side))
     axes = basis.T.reshape(-1, side, side, 3).permute(0, 3, 1, 2)
     return mean.view(side, side, 3).permute(2, 0, 1).float(), axes.float()
 
 
 def mix_seed(*numbers: int) -> int:
+    """Derive a seed from several numbers.
+
+    Args:
+        numbers: The numbers, each at least 0.
+
+    Returns:
+        A seed of 63 bits.
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -12,30 +12,47 @@ from raycae.model.tasks import Task
 from raycae.training import metrics
 
 VALIDATION_BATCH = 500
+"""Number of images per batch where no gradients are needed."""
 
 
 class Reference:
-    """Batches, each what `Task.batch` takes (the images first), together with their images as RGB
-    floats (N, 3, H, W) in [0, 1]."""
+    """Batches of images together with the same images as RGB floats.
 
-    def __init__(self, images: TensorDataset, at_once: int = VALIDATION_BATCH) -> None:
-        self.images, self.at_once = images, at_once
+    Each item is the arguments of `Task.batch` (the images first) and RGB, float (N, 3, H, W) in
+    [0, 1].
+
+    Args:
+        images: The images and, where there are any, their labels.
+        batch_size: Number of images per batch.
+    """
+
+    def __init__(self, images: TensorDataset, batch_size: int = VALIDATION_BATCH) -> None:
+        self.images, self.batch_size = images, batch_size
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        for start in range(0, len(self.images), self.at_once):
-            batch = self.images[start : start + self.at_once]
+        for start in range(0, len(self.images), self.batch_size):
+            batch = self.images[start : start + self.batch_size]
             yield batch, batch[0].permute(0, 3, 1, 2).float() / 255
 
 
 @torch.inference_mode()
 def compute_errors(
-    model: nn.Module, task: Task, images: TensorDataset, *, at_once: int = VALIDATION_BATCH
+    model: nn.Module, task: Task, images: TensorDataset, *, batch_size: int = VALIDATION_BATCH
 ) -> tuple[float, float]:
-    """The task's MSE and the PSNR (dB) of the RGB pictures, each the mean over `images`, `at_once`
-    of which go through the network at a time. `model` has to be in eval mode."""
+    """Compute the errors of a network, as means over the images.
+
+    Args:
+        model: The network, in eval mode.
+        task: The task.
+        images: The images and, where there are any, their labels.
+        batch_size: Number of images that pass through the network at a time.
+
+    Returns:
+        The task's MSE, and the PSNR of the RGB images in dB.
+    """
     mse = torch.zeros((), device=images.tensors[0].device, dtype=torch.float64)
     psnr_db = torch.zeros_like(mse)
-    for batch, rgb in Reference(images, at_once):
+    for batch, rgb in Reference(images, batch_size):
         x, y = task.batch(*batch)
         output = model(x)
         mse += metrics.compute_mse(output, y).sum()

@@ -334,7 +334,7 @@ def test_preview_measures_fusing(run: Run) -> None:
     with the speed that was measured."""
     code, out, _ = run("preview", "--space", "ex1", "-n", "1", "--fuse", "2")
     assert code == 0
-    assert re.search(r"(each alone: )?2 as one train \d+\.\d\d times as fast", out)
+    assert re.search(r"(not fused: )?2 fused trials train \d+\.\d\d times as fast", out)
 
 
 def test_spaces(run: Run) -> None:

@@ -223,7 +223,7 @@ def test_no_pixel_of_a_photo_is_seen_by_two_splits() -> None:
 def test_a_crop_lies_inside_its_photo() -> None:
     """The photo's own width and height."""
     for name in data.PHOTOS:
-        with Image.open(photos._photo(name)) as image:
+        with Image.open(photos._find_photo(name)) as image:
             width, height = image.size
         for split in ("train", "validation", "test"):
             for crop in data.photo_crops(split):
@@ -243,10 +243,10 @@ def test_a_crop_shows_nothing_outside_its_box(
         left, top, right, bottom = crop.box
         painted[crop.photo][top:bottom, left:right] = 255
     for name, pixels in painted.items():
-        with Image.open(photos._photo(name)) as image:
+        with Image.open(photos._find_photo(name)) as image:
             width, height = image.size
         Image.fromarray(pixels[:height, :width]).save(tmp_path / name, "PNG", compress_level=1)
-    monkeypatch.setattr(photos, "_photo", lambda name: tmp_path / name)
+    monkeypatch.setattr(photos, "_find_photo", lambda name: tmp_path / name)
     taken = photos.PhotoCrops("train").take(np.arange(len(crops)), 24)
     assert taken.min() == 255
 
@@ -292,11 +292,11 @@ def test_the_fingerprint_sees_pixels_order_shape_and_the_border_between_splits()
     """Each change to the arrays changes the hash."""
     a = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
     prints = [
-        loading._fingerprint(a, a[:2]),
-        loading._fingerprint(a[::-1], a[:2]),
-        loading._fingerprint(a + 1, a[:2]),
-        loading._fingerprint(a[:3], np.concatenate([a[3:], a[:2]])),
-        loading._fingerprint(a.reshape(1, 8, 8, 3), a[:2]),
+        loading._compute_fingerprint(a, a[:2]),
+        loading._compute_fingerprint(a[::-1], a[:2]),
+        loading._compute_fingerprint(a + 1, a[:2]),
+        loading._compute_fingerprint(a[:3], np.concatenate([a[3:], a[:2]])),
+        loading._compute_fingerprint(a.reshape(1, 8, 8, 3), a[:2]),
     ]
     assert len(set(prints)) == len(prints)
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)

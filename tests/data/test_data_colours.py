@@ -236,7 +236,7 @@ def test_the_photos_are_srgb() -> None:
     others, which are sRGB, the pixels as Pillow reads them."""
     crops = data.photo_crops("train")
     for name in data.PHOTOS:
-        with Image.open(photos._photo(name)) as image:
+        with Image.open(photos._find_photo(name)) as image:
             pixels = np.asarray(image.convert("RGB"))
         index = next(at for at, crop in enumerate(crops) if crop[0] == name and crop.side == 32)
         left, top, right, bottom = crops[index].box

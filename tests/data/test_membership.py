@@ -152,7 +152,7 @@ def test_an_undivided_folder_with_copies(
     table = images.membership
     assert sorted(table.names) == [f"{i:04}.png" for i in range(len(numbers))]
     of = {
-        split: [numbers[int(name[:4])] for name in table.of(split)[0]]
+        split: [numbers[int(name[:4])] for name in table.get_split(split)[0]]
         for split in ("train", "validation", "test", DUPLICATE, UNUSED)
     }
     for split, pixels in (
@@ -200,8 +200,8 @@ def test_images_that_are_not_the_studys_are_refused(tmp_path: Path, split: str, 
     under the name of a test image is such a change."""
     source = put_files(tmp_path / "all", range(100))
     images = load(source)
-    names, _ = images.membership.of(split)
-    other = images.membership.of("train" if split != "train" else "test")[0][0]
+    names, _ = images.membership.get_split(split)
+    other = images.membership.get_split("train" if split != "train" else "test")[0][0]
     for name in names[:7]:
         if fault == "gone":
             (source / name).unlink()

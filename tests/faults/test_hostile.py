@@ -560,7 +560,7 @@ def test_a_time_is_no_parameter(kind: pa.DataType, folder: Folder) -> None:
     table = pq.read_table(io.BytesIO(folder.files["trials.parquet"]))
     times = pa.array([0] * table.num_rows, pa.int64()).cast(kind)
     folder.put("trials.parquet", bomb(table.append_column("params_x", times)))
-    with pytest.raises(InputError, match=r"params_x: timestamp\[.*it has to be a number"):
+    with pytest.raises(InputError, match=r"params_x: timestamp\[.*it must be a number"):
         tables.read_trials(folder.at)
 
 

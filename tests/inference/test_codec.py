@@ -63,7 +63,7 @@ def test_pictures_are_the_networks_own(name: str) -> None:
         output = ready.network(the_task.batch(images, labels)[0])
         expected = the_task.picture(images, output)
     rgb = images.permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(ready.paint(rgb, label_of(ready)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ready.run(rgb, label_of(ready)), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", SCALING)
@@ -78,8 +78,8 @@ def test_a_larger_picture_goes_through_as_a_whole(name: str) -> None:
     rgb = torch.from_numpy(padded).permute(2, 0, 1)[None] / 255
     labels = torch.tensor([1]) if ready.config.classes else None
     with torch.no_grad():
-        expected = ready.painter(rgb, labels)[0, :, :33, :47].permute(1, 2, 0).numpy()
-    painted = ready.paint(picture / np.float32(255), label_of(ready))
+        expected = ready.rgb_network(rgb, labels)[0, :, :33, :47].permute(1, 2, 0).numpy()
+    painted = ready.run(picture / np.float32(255), label_of(ready))
     assert painted.shape == (33, 47, 3)
     np.testing.assert_allclose(painted, expected, atol=1e-5)
 
@@ -89,10 +89,10 @@ def test_pieces_are_as_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     """Oracle: the same picture in one piece, nothing beyond `receptive_margin` has an effect."""
     ready = codec_of(SCALING[name])
     picture = torch.rand(3, 72, 104)
-    whole = ready.paint(picture, label_of(ready))
+    whole = ready.run(picture, label_of(ready))
     for module in (codec, tiling):
         monkeypatch.setattr(module, "PIECE", 24)
-    torch.testing.assert_close(ready.paint(picture, label_of(ready)), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ready.run(picture, label_of(ready)), whole, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", SCALING)
@@ -121,7 +121,7 @@ def test_reach(name: str) -> None:
 def test_any_size_comes_back(height: int, width: int, name: str) -> None:
     """Oracle: invariant. A picture of any size has that size afterwards and is in [0, 1]."""
     ready = codec_of(NETWORKS[name])
-    painted = ready.paint(torch.rand(3, height, width), label_of(ready))
+    painted = ready.run(torch.rand(3, height, width), label_of(ready))
     assert painted.shape == (3, height, width)
     assert 0 <= painted.min() <= painted.max() <= 1
 
@@ -207,7 +207,7 @@ def test_latents(name: str) -> None:
     assert (z.shape, z.dtype) == (ready.architecture.latent_shape, np.float32)
     rgb = planes(picture)[None] / 255
     with torch.no_grad():
-        expected = ready.network.encode(ready.task.shown(rgb))
+        expected = ready.network.encode(ready.task.prepare_input(rgb))
         y = ready.network.decode(expected).clamp(0, 1)
     np.testing.assert_allclose(z, expected[0], atol=1e-5)
     np.testing.assert_allclose(ready.decode(z), y[0].permute(1, 2, 0), atol=1e-5)
@@ -222,7 +222,7 @@ def test_latents(name: str) -> None:
     [
         ("base", lambda c: c.colourise(noise(8, 8, 3)), "colourise: this model was trained to rec"),
         ("grey", lambda c: c.reconstruct(noise(8, 8, 3)), "reconstruct: this model was trained to"),
-        ("base", lambda c: c.reconstruct("cat.png"), "pictures: a str; allowed are"),
+        ("base", lambda c: c.reconstruct("cat.png"), "pictures of type str; allowed are"),
         ("base", lambda c: c.reconstruct(noise(8, 8, 4)), r"shape \(8, 8, 4\); allowed are"),
         ("base", lambda c: c.reconstruct(noise(0, 8, 3)), r"shape \(0, 8, 3\); allowed are"),
         ("base", lambda c: c.reconstruct(noise(8, 8, 3) * 1.0), "from 0 to 249; floating-point"),
@@ -232,7 +232,7 @@ def test_latents(name: str) -> None:
         (
             "classes",
             lambda c: c.colourise(noise(8, 8, 3)),
-            "labels: none given; this model is told",
+            "labels: none given; this model needs",
         ),
         (
             "classes",
@@ -240,8 +240,8 @@ def test_latents(name: str) -> None:
             "labels: 3 is not allowed; .* 0 to 2",
         ),
         ("classes", lambda c: c.colourise(noise(8, 8, 3), [0, 1]), "labels: 2 for 1 images"),
-        ("grey", lambda c: c.colourise(noise(8, 8, 3), 0), "labels: 0: this model is not told"),
-        ("odd size", lambda c: c.encode(noise(33, 30, 3)), "33 x 30: the latent of this model"),
+        ("grey", lambda c: c.colourise(noise(8, 8, 3), 0), "labels: 0: this model does not use"),
+        ("odd size", lambda c: c.encode(noise(33, 30, 3)), "33 x 30: this model encodes only"),
         ("base", lambda c: c.decode(noise(3, 8, 8)), r"shape \(3, 8, 8\); .* \(16, h, w\)"),
         ("odd size", lambda c: c.decode(noise(16, 8, 8)), r"\(16, 8, 8\); .* \(16, 7, 7\)"),
         ("base", lambda c: c.decode("z"), r"latents of shape \(\)"),
@@ -326,9 +326,9 @@ def other_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (drop("model.safetensors"), "this is no model; .*model.safetensors is missing"),
-        (drop("config.json"), "this is no model; .*config.json is missing"),
-        (other_weights, "cannot be read: model.safetensors is not what was written"),
+        (drop("model.safetensors"), "this is not a model folder; .*model.safetensors is missing"),
+        (drop("config.json"), "this is not a model folder; .*config.json is missing"),
+        (other_weights, "cannot be read: model.safetensors does not match its checksum"),
         (other_config, "cannot be read: .*kernel"),
         (lambda folder: (folder / "config.json").write_text("[]"), "cannot be read"),
     ],

@@ -55,7 +55,7 @@ def test_programs(
     for n, height, width in sizes:
         rgb = photographs[:n, :height, :width].permute(0, 3, 1, 2) / 255
         label = 2 if ready.config.classes else None
-        expected = ready.paint(rgb, label)
+        expected = ready.run(rgb, label)
         given: dict[str, Any] = {"rgb": rgb, "labels": torch.full((n,), 2)}
         if form == "onnx":
             given = {key: value.numpy() for key, value in given.items()}
@@ -89,7 +89,7 @@ def test_the_card_of_a_study(run: Run, study: Study, tmp_path: Path) -> None:
     assert folder.name == "0"
     assert card.startswith("# tiny, trial 0: an autoencoder that reconstructs pictures\n")
     for line in (
-        "4,911 parameters; a latent of 1,024 numbers for a picture of 32 x 32.",
+        "4,911 parameters; a latent of 1,024 values for an image of 32 x 32.",
         "     3x32x32  input",
         "      16x8x8  conv 12-16 k3   <- the latent",
         "     3x32x32  conv 12-3 k3",
@@ -167,10 +167,16 @@ def test_onnx_is_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         (["m", "--format", "tflite"], "--format tflite: allowed are onnx, pt2, safetensors"),
         (["tiny/models/7", "--format", "pt2"], "there is no model of a trial 7; tiny has kept"),
-        (["m", "--format", "pt2", "-o", "none/a.pt2"], "none is no folder that may be written"),
-        (["m", "--format", "pt2", "-o", "mine"], "mine: exists already; nothing is overwritten"),
-        (["m", "--format", "pt2", "-o", "a"], "a.md: exists already; nothing is overwritten"),
-        (["broken", "--format", "pt2"], "model.safetensors is not what was written"),
+        (["m", "--format", "pt2", "-o", "none/a.pt2"], "Cannot write to 'none': none is missing."),
+        (
+            ["m", "--format", "pt2", "-o", "mine"],
+            "mine: exists already. Choose another place with -o.",
+        ),
+        (
+            ["m", "--format", "pt2", "-o", "a"],
+            "a.md: exists already. Choose another place with -o.",
+        ),
+        (["broken", "--format", "pt2"], "model.safetensors does not match its checksum"),
     ],
 )
 def test_refused(

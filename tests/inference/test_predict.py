@@ -45,7 +45,7 @@ def test_from_file_to_file(run: Run, tmp_path: Path, image: Path, name: str) -> 
     assert said.split() == [str(file) for file in files]
     assert sorted(out.iterdir()) == files
     for given, file in zip((image, other), files, strict=False):
-        expected = raycae.load(folder).paint(Image.open(given))
+        expected = raycae.load(folder).run(Image.open(given))
         np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(expected))
     # 47 x 33 eight times as large, 64 x 96 four times.
     columns = 2 if name == "base" else 3
@@ -118,7 +118,7 @@ def test_the_class_is_told(run: Run, tmp_path: Path, image: Path) -> None:
     code, _, err = run("predict", folder, image, "-o", out)
     assert (code, out.exists()) == (2, False)
     assert err == (
-        "raycae: labels: none given; this model is told the class of each image, from 0 to 2\n"
+        "raycae: labels: none given; this model needs the class of each image, from 0 to 2\n"
     )
     assert run("predict", folder, image, "-o", out, "--label", 2)[0] == 0
     expected = raycae.load(folder).colourise(Image.open(image), 2)
@@ -153,11 +153,11 @@ def called_sheet(folder: Path) -> list[Any]:
     [
         (cut_short, "cut.jpg: damaged or not supported"),
         (no_image, "text.png: damaged, or of another format than"),
-        (lambda folder: [folder], "a folder, a device or a pipe; it has to be a file"),
+        (lambda folder: [folder], "a folder, a device or a pipe; it must be a file"),
         (lambda folder: [folder / "none.png"], "none.png: cannot be read: No such file"),
         (same_name, "cat.png: 2 files would have this name"),
         (called_sheet, "sheet.png: 2 files would have this name"),
-        (lambda folder: ["--label", "1"], "labels: 1: this model is not told the class"),
+        (lambda folder: ["--label", "1"], "labels: 1: this model does not use classes"),
     ],
 )
 def test_wrong_images(
@@ -199,7 +199,7 @@ def test_where_no_folder_can_be(run: Run, tmp_path: Path, image: Path) -> None:
     folder = put_model(tmp_path / "m", NETWORKS["odd size"])
     code, _, err = run("predict", folder, image, "-o", image / "out")
     assert (code, err.count("\n")) == (2, 1)
-    assert "is no folder that may be written" in err
+    assert f"{image} is not a folder." in err
     code, _, err = run("predict", folder, image, "-o", tmp_path / "out", "--latents")
     assert (code, err.count("\n")) == (2, 1)
     assert "encode: a picture of 33 x 47" in err

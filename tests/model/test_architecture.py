@@ -407,7 +407,7 @@ def test_linear_path_and_refinement_by_hand() -> None:
         ({"image_size": 31}, "a latent of 7 x 7 does not tile 31 x 31 pixels"),
         (
             {"image_size": 64, "depth": 3, "factor": 4},
-            "principal axes of blocks of 12,288 numbers; at most 6,000 go",
+            "principal axes of blocks of 12,288 numbers; at most 6,000 are allowed",
         ),
     ],
 )
@@ -457,7 +457,7 @@ def test_saved_model_comes_back(tmp_path: Any) -> None:
     damaged = bytearray(weights)
     damaged[-1] ^= 1
     (tmp_path / "7" / "model.safetensors").write_bytes(damaged)
-    with pytest.raises(InputError, match=r"model\.safetensors is not what was written"):
+    with pytest.raises(InputError, match=r"model\.safetensors does not match its checksum"):
         load_model(tmp_path / "7")
     (tmp_path / "7" / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"model\.safetensors is missing"):

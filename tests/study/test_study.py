@@ -467,7 +467,7 @@ def test_find_study(study: Study, tmp_path: Path) -> None:
 def test_foreign_table_is_refused(tmp_path: Path) -> None:
     """Oracle: a Parquet file of something else, and a file that is none: each is named."""
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "trials.parquet")
-    with pytest.raises(InputError, match=r"trials\.parquet: this is no table of raycae; it lacks"):
+    with pytest.raises(InputError, match=r"trials\.parquet: this is not a table of raycae"):
         tables.read_trials(tmp_path)
     (tmp_path / "epochs.parquet").write_text("hello")
     with pytest.raises(InputError, match=r"epochs\.parquet: cannot be read as Parquet"):

@@ -128,7 +128,7 @@ def test_a_file_that_arrives_while_a_search_runs(
 
 def data_test_name(folder: Path) -> str:
     table = stored_table(folder)
-    return table.of("test")[0][0]
+    return table.get_split("test")[0][0]
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -142,7 +142,7 @@ def test_images_that_changed_while_a_search_was_away(
     folder = tmp_path / "r" / "s"
     content = study_json(folder)
     table = stored_table(folder)
-    name = table.of(split)[0][0]
+    name = table.get_split(split)[0][0]
     if fault == "missing":
         (images / name).unlink()
     else:

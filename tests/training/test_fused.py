@@ -27,7 +27,7 @@ from raycae.model.architecture import Infeasible, fusion_key
 from raycae.space import loading
 from raycae.training.device import put_on_device
 from raycae.training.fused import FusedTrainings
-from raycae.training.fusion_size import WORTH_IT, choose_fusion_size, predict_bytes
+from raycae.training.fusion_size import MIN_SPEEDUP, choose_fusion_size, predict_bytes
 from raycae.training.trainer import Diverged, Training
 
 Pictures = tuple[TensorDataset, TensorDataset]
@@ -137,7 +137,7 @@ def apart(one: nn.Module, other: nn.Module) -> float:
 
 def assert_equal(fused: Training, alone: Training, bound: float) -> None:
     assert apart(fused.model, alone.model) <= bound
-    assert apart(fused.measured, alone.measured) <= bound
+    assert apart(fused.evaluation_model, alone.evaluation_model) <= bound
     counts = [
         [t for t in network.state_dict().values() if not t.is_floating_point()]
         for network in (fused.model, alone.model)
@@ -149,7 +149,8 @@ def assert_equal(fused: Training, alone: Training, bound: float) -> None:
 
 def same_bits(one: Training, other: Training) -> bool:
     a, b = (
-        [*t.model.state_dict().values(), *t.measured.state_dict().values()] for t in (one, other)
+        [*t.model.state_dict().values(), *t.evaluation_model.state_dict().values()]
+        for t in (one, other)
     )
     return all(map(torch.equal, a, b))
 
@@ -202,7 +203,7 @@ def test_a_cohort_in_bf16(photos: Pictures) -> None:
         assert said["val_mse"] == pytest.approx(other.run_epoch()["val_mse"], rel=0.02)
         assert {p.dtype for p in one.model.parameters()} == {torch.float32}
         assert apart(one.model, plain.model) > 1e-6
-    with pytest.raises(ValueError, match="members of a cohort differ"):
+    with pytest.raises(ValueError, match="fused trials differ"):
         FusedTrainings([fused[0], unrounded[0]])
 
 
@@ -288,9 +289,9 @@ def test_what_may_train_together(photos: Pictures) -> None:
         assert fusion_key(resolve(TINY | other)) != fusion_key(base)
     one, two = trainings(photos, {}, TRAININGS[:2])
     one.run_epoch()
-    with pytest.raises(ValueError, match="members of a cohort differ"):
+    with pytest.raises(ValueError, match="fused trials differ"):
         FusedTrainings([one, two])
-    with pytest.raises(ValueError, match="members of a cohort differ"):
+    with pytest.raises(ValueError, match="fused trials differ"):
         FusedTrainings(
             trainings(photos, {}, TRAININGS[:1]) + trainings(photos, {}, [{}], order_seed=1)
         )
@@ -301,18 +302,18 @@ def test_whether_fusing_pays(photos: Pictures) -> None:
     fits, and where not even two fit each trains alone."""
     config = resolve(TINY)
     free = choose_fusion_size(config, 4, photos[0], memory_bytes=10**12)
-    measured = free.m if free.speedup >= WORTH_IT else 2
-    assert free.m in ((2, 4) if free.speedup >= WORTH_IT else (1,))
-    assert f"{measured} as one train {free.speedup:.2f} times as fast" in free.why
+    measured = free.m if free.speedup >= MIN_SPEEDUP else 2
+    assert free.m in ((2, 4) if free.speedup >= MIN_SPEEDUP else (1,))
+    assert f"{measured} fused trials train {free.speedup:.2f} times as fast" in free.why
     assert free.n_bytes == predict_bytes(config, measured)
     tight = choose_fusion_size(config, 8, photos[0], memory_bytes=predict_bytes(config, 3))
     assert tight.n_bytes == predict_bytes(config, 2)
     none = choose_fusion_size(config, 8, photos[0], memory_bytes=10)
     assert (none.m, none.speedup) == (1, 1.0)
-    assert none.why.startswith("each alone: two as one would take")
+    assert none.why.startswith("not fused: fusing 2 trials would take")
     assert (
         choose_fusion_size(config, 1, photos[0], memory_bytes=10**12).why
-        == "each alone: there is but one"
+        == "not fused: there is only one trial"
     )
 
 
