@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.air.execution._internal import RayActorManager
-from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
@@ -41,23 +39,6 @@ MEMORY_GONE = re.compile("node running low on memory")
 WORDY = re.compile(" [0-9a-f]{20,}| The task may or may not .*| Some common causes .*")
 """What says nothing of this loss: ids, and what is always said."""
 NOTHING = "nothing is known"
-
-
-def treat_ray_errors_as_lost_workers() -> None:
-    """Tune ends a search at a loss that Ray tells of by another kind of error than it knows: where
-    the memory of a machine ran out, not of a process."""
-    known = RayActorManager._actor_task_failed
-    told = (RayTaskError, RayActorError)
-
-    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, RayError) and not isinstance(exception, told):
-            exception = RayActorError(error_msg=str(exception))
-        known(manager, tracked_actor_task=tracked_actor_task, exception=exception)
-
-    RayActorManager._actor_task_failed = failed
-
-
-treat_ray_errors_as_lost_workers()
 
 
 class SearchState:

@@ -31,7 +31,6 @@ def train_trials(
 ) -> None:
     """All trials, on Ray. Raises `StorageError` where results can no longer be written."""
     from ray import tune
-    from ray.tune.execution import class_cache
 
     from raycae.execution.trainable import AutoencoderTrainable
     from raycae.execution.tune_adapter import (
@@ -61,10 +60,6 @@ def train_trials(
         ),
         {"cpu": room.cpus, "gpu": room.gpus},
     )
-    # Tune would send the keys of an object store with each trial, and Ray writes to its log what is
-    # sent; each node has keys of its own.
-    sent = class_cache.ENV_VARS_TO_PROPAGATE
-    sent -= {name for name in sent if name.startswith("AWS_")}
     # Tune would ask for one actor at a time and hand trials that end quickly to the first one for
     # ever; so it asks for all that the searcher gives: no more than run at a time, so that each
     # proposal knows of every trial that has ended.
