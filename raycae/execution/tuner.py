@@ -69,7 +69,7 @@ def train_trials(
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(run, settings, room.places, most),
+                search_alg=StudySearcher(run, settings, room.count_available, most),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=name_attempt,
