@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from raycae.errors import InputError as InputError
     from raycae.errors import SearchAborted as SearchAborted
+    from raycae.errors import SearchInterrupted as SearchInterrupted
     from raycae.errors import StorageError as StorageError
     from raycae.execution.runner import run_search as run_search
     from raycae.inference.codec import load_codec as load
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "InputError",
     "SearchAborted",
+    "SearchInterrupted",
     "StorageError",
     "__version__",
     "load",
@@ -30,6 +32,7 @@ __all__ = [
 _PUBLIC = {
     "InputError": ("errors", "InputError"),
     "SearchAborted": ("errors", "SearchAborted"),
+    "SearchInterrupted": ("errors", "SearchInterrupted"),
     "StorageError": ("errors", "StorageError"),
     "load": ("inference.codec", "load_codec"),
     "open_study": ("report.reader", "open_study"),

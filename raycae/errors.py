@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,21 @@ class SearchAborted(_Message):
 
 class Unfinished(_Message):
     """All trials are recorded, but a later step failed: test errors, pictures or report."""
+
+
+class SearchInterrupted(BaseException):
+    """SIGTERM has ended a search cleanly; `resume=True` continues its study.
+
+    Like `KeyboardInterrupt`, which stands for SIGINT, it is not an `Exception`, so that no
+    `except Exception` swallows it.
+
+    Attributes:
+        signal_number: The signal. A command ends with exit code 128 + signal number.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"the search was ended by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import yaml
 
 from raycae.config import Config
 from raycae.execution.runner import run_study
+from raycae.execution.search_request import SearchRequest
 from raycae.space import loading
 from raycae.storage.paths import resolve_place
 from raycae.study import tables
@@ -75,7 +76,8 @@ def repeat(study: Path, data: str) -> None:
         scheduler="none",
         n_seeds=SEEDS,
     )
-    run_study(folder, plan, the_space, holds_study(folder), RESOURCES, address="local")
+    resume = holds_study(folder)
+    run_study(SearchRequest(folder, plan, the_space, resume, RESOURCES, address="local"))
 
 
 if __name__ == "__main__":

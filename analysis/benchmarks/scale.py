@@ -34,6 +34,7 @@ import ray
 
 from raycae.execution.progress import Progress
 from raycae.execution.runner import run_study
+from raycae.execution.search_request import SearchRequest
 from raycae.execution.tune_adapter import SearchState, StudyCallback, StudySearcher, StudyStopper
 from raycae.space import loading
 from raycae.storage.paths import resolve_place
@@ -161,13 +162,14 @@ def cpu_of_a_search(trials: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan("real", "quickstart", "photos", trials, 1, 60, 0, "random", "none")
         before = resource.getrusage(resource.RUSAGE_SELF)
-        run_study(
+        request = SearchRequest(
             resolve_place(folder) / "real",
             plan,
             loading.load_space("quickstart"),
             False,
             {"cpus": 1, "gpus": 0, "concurrent": None},
         )
+        run_study(request)
         after = resource.getrusage(resource.RUSAGE_SELF)
     done.set()
     watching.join()

@@ -22,7 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 
-from raycae.cli.options import ResultsOption
+from raycae.cli.options import ResultsOption, StudyArgument
 from raycae.errors import InputError, StorageError
 from raycae.formatting import make_printable
 from raycae.report.optuna_mirror import OptunaMirror
@@ -36,9 +36,7 @@ FOLLOW_SHARE = 0.1
 
 
 def serve_dashboard(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A study's name, or its folder or URI.")
-    ] = "ex3",
+    study: StudyArgument = "ex3",
     results_folder: ResultsOption = "results",
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="P", help="0: any that is free.")

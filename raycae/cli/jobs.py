@@ -1,7 +1,7 @@
-"""The commands that hand searches to a running cluster and look after them; a search is a Ray job.
+"""Commands that submit searches to a running cluster and watch them; a search is a Ray job.
 
-The head runs it and knows its name; how it stands is read where its results lie. Neither this
-machine nor its connection has to last.
+The head runs the search and knows its name. Its state is read from its results. A search does not
+depend on this machine or its connection.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pandas as pd
 import typer
 
 from raycae.cli.search import search
+from raycae.cli.terminal import print_table
 from raycae.data import NAMED_SOURCES, is_built_in
 from raycae.errors import InputError
 from raycae.execution.job_client import (
@@ -36,7 +37,7 @@ from raycae.execution.job_client import (
     make_job_metadata,
 )
 from raycae.execution.progress import estimate_time_left
-from raycae.execution.search_options import SearchRequest, parse_options
+from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.formatting import format_duration, make_printable
 from raycae.storage.files import fetch_tree
 from raycae.storage.paths import Place, resolve_place
@@ -77,21 +78,21 @@ def submit_search(
     app.command()(search)
     command = typer.main.get_command(app)
     with command.make_context("raycae submit", list(options or ())) as context:
-        asked = check_search(context)
-        instead: dict[str, Any] = {"results": str(asked.folder.parent)}
+        request = check_search(context)
+        replaced: dict[str, Any] = {"results": str(request.folder.parent)}
         space = Path(context.params["space"] or "ex3").expanduser()
-        with tempfile.TemporaryDirectory(prefix="raycae-submit-") as luggage:
+        with tempfile.TemporaryDirectory(prefix="raycae-submit-") as job_files:
             environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
             if space.is_file():
-                shutil.copy(space, luggage)
-                instead["space"] = space.name
-                environment["working_dir"] = luggage
-            name = f"{asked.plan.study}-{secrets.token_hex(2)}"
+                shutil.copy(space, job_files)
+                replaced["space"] = space.name
+                environment["working_dir"] = job_files
+            name = f"{request.plan.study}-{secrets.token_hex(2)}"
             connect_to_head(address).submit_job(
-                entrypoint=shlex.join(["raycae", "search", *build_command(context, instead)]),
+                entrypoint=shlex.join(["raycae", "search", *build_command(context, replaced)]),
                 submission_id=name,
                 runtime_env=environment,
-                metadata=make_job_metadata(asked),
+                metadata=make_job_metadata(request),
             )
     print(name)
 
@@ -101,16 +102,13 @@ def list_jobs(address: HeadOption = HEAD) -> None:
 
     Example: raycae jobs --address http://head:8265
     """
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("name", "state", "begun", "results", box=None, pad_edge=False)
     for name, job in list_searches(connect_to_head(address)).items():
-        where = resolve_place(job.metadata["results"]) / job.metadata["study"]
-        table.add_row(
-            name, str(job.status), format_start(job.start_time), make_printable(str(where))
-        )
-    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
+        folder = make_printable(str(get_job_folder(job)))
+        table.add_row(name, str(job.status), format_start(job.start_time), folder)
+    print_table(table)
 
 
 def show_status(name: JobArgument, address: HeadOption = HEAD) -> None:
@@ -122,7 +120,7 @@ def show_status(name: JobArgument, address: HeadOption = HEAD) -> None:
     folder = get_job_folder(job)
     print(f"{name}  {job.status}, begun {format_start(job.start_time)}")
     if (folder / "trials.parquet").exists():
-        print_standing(folder, job)
+        print_job_state(folder, job)
     else:
         print("no trial has begun")
     print(f"results  {make_printable(str(folder))}")
@@ -203,7 +201,17 @@ def fetch_results(
 
 
 def check_search(context: Any) -> SearchRequest:
-    """The search that was asked for. Raises `InputError` for what cannot be, here or there."""
+    """Check the options of a search that the cluster will run.
+
+    Args:
+        context: Click's context of the command `raycae search`.
+
+    Returns:
+        What the search will do.
+
+    Raises:
+        InputError: The search cannot run, here or on the cluster.
+    """
     options = context.params
     if get_option_source(context, "results") == "DEFAULT":
         raise InputError(
@@ -215,41 +223,54 @@ def check_search(context: Any) -> SearchRequest:
             "--storage: leave the password out of the URL: a job's command can be read by all; "
             "the environment of the nodes or their ~/.pgpass is asked"
         )
-    where = resolve_place(options["results"])
-    if isinstance(where, Path) and not where.is_dir():
+    results_folder = resolve_place(options["results"])
+    if isinstance(results_folder, Path) and not results_folder.is_dir():
         raise InputError(
             f"--results {options['results']}: there is no such folder here; it has to be one that "
             "this machine and every node of the cluster share, or a URI: s3://BUCKET/PATH"
         )
-    asked = parse_options(**options)
-    source = options["data"] or asked.space.file.data
+    request = parse_options(options)
+    source = options["data"] or request.space.file.data
     if not is_built_in(source) and not Path(source).is_absolute():
         raise InputError(
             f"--data {source}: {', '.join(NAMED_SOURCES)}, or the absolute path of a folder on the "
             "cluster's nodes"
         )
-    return asked
+    return request
 
 
-def build_command(context: Any, instead: dict[str, Any]) -> list[str]:
-    """The options that were typed, as words of a command; some with another value."""
+def build_command(context: Any, replaced: dict[str, Any]) -> list[str]:
+    """Write the options that were typed as words of a command.
+
+    Args:
+        context: Click's context of the command `raycae search`.
+        replaced: Values to write in place of those that were typed, by the option's name.
+    """
     words: list[str] = []
     for option in context.command.params:
-        if option.name in instead or get_option_source(context, option.name) == "COMMANDLINE":
-            value = instead.get(option.name, context.params[option.name])
-            for one in value if isinstance(value, list) else [value]:
-                words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+        if option.name in replaced or get_option_source(context, option.name) == "COMMANDLINE":
+            given = replaced.get(option.name, context.params[option.name])
+            for value in given if isinstance(given, list) else [given]:
+                words += [option.opts[0]] if value is True else [option.opts[0], str(value)]
     return words
 
 
 def get_option_source(context: Any, option: str) -> str:
-    """Who said what an option is: COMMANDLINE, ENVIRONMENT, DEFAULT. (By name: Typer has a click of
-    its own, whose objects are not those of click.)"""
+    """Return where the value of an option comes from: COMMANDLINE, ENVIRONMENT or DEFAULT.
+
+    It is a name because Typer bundles a Click of its own, whose objects differ from Click's.
+    """
     name: str = context.get_parameter_source(option).name
     return name
 
 
-def print_standing(folder: Place, job: Any) -> None:
+def print_job_state(folder: Place, job: Any) -> None:
+    """Print how many trials have ended, the best of them, and the time left.
+
+    Args:
+        folder: The study.
+        job: Ray's description of the job.
+    """
     table = tables.read_trials(folder)
     plain = table.astype(object).where(table.notna(), None)
     rows: list[dict[str, Any]] = plain.to_dict("records")  # type: ignore[assignment]
@@ -260,15 +281,17 @@ def print_standing(folder: Place, job: Any) -> None:
         print(f"best     {format_trial(next(row for row in rows if row['trial_number'] == best))}")
     if job.status.is_terminal():
         return
-    begun = pd.Timestamp(job.start_time, unit="ms", tz="UTC")
-    spent = (pd.Timestamp.now("UTC") - begun).total_seconds()
+    started = pd.Timestamp(job.start_time, unit="ms", tz="UTC")
+    spent_s = (pd.Timestamp.now("UTC") - started).total_seconds()
     hours = job.metadata.get("hours")
-    deadline = None if hours is None else max(float(hours) * 3600 - spent, 0.0)
-    since = [row for row in rows if row["started_at"] is not None and row["started_at"] >= begun]
-    left = estimate_time_left(rows, total, sum(row["epochs_run"] or 0 for row in since), spent)
+    deadline = None if hours is None else max(float(hours) * 3600 - spent_s, 0.0)
+    of_job = [row for row in rows if row["started_at"] is not None and row["started_at"] >= started]
+    n_epochs = sum(row["epochs_run"] or 0 for row in of_job)
+    left = estimate_time_left(rows, total, n_epochs, spent_s)
     known = [seconds for seconds in (left, deadline) if seconds is not None]
     print(f"left     {format_duration(min(known)) if known else 'unknown yet'}")
 
 
 def format_start(milliseconds: int) -> str:
+    """Write a time in milliseconds since 1970 as date and minute in UTC."""
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"

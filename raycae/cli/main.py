@@ -1,5 +1,8 @@
-"""The command line: every command a thin skin. Torch and Ray are imported once a command needs
-them, so that `raycae --help` answers at once."""
+"""The command line.
+
+Every command parses its options, calls the library and prints. Torch and Ray are imported by the
+commands that need them, so that `raycae --help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +61,9 @@ app.command("stop")(stop_job)
 app.command("fetch")(fetch_results)
 
 
-def print_version(wanted: bool) -> None:
-    if wanted:
+def print_version(is_requested: bool) -> None:
+    """Print the version and end, if `--version` is given."""
+    if is_requested:
         print(f"raycae {version('raycae')}")
         raise typer.Exit()
 
@@ -75,13 +79,14 @@ def show_help(
 
 
 def main() -> None:
-    """Entry point: `InputError` becomes one line on standard error and exit code 2."""
+    """Run the command line. An `InputError` becomes one line and exit code 2."""
     configure_output()
     try:
         with exit_with_message():
             require_current_folder()
             app()
     except BrokenPipeError:
-        # `raycae show | head`: the reader has gone. Python would complain once more at exit.
+        # The reader of a pipe has gone, as with `raycae show | head`. Without a standard output,
+        # Python would print another error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from raycae.execution.search_options import RANGES
+from raycae.execution.search_options import OPTIONS
+
+
+def make_typer_option(name: str) -> Any:
+    """Make Typer's declaration of an option of a search.
+
+    Args:
+        name: The name of the option in `SearchOptions`.
+    """
+    option = OPTIONS[name]
+    return typer.Option(
+        option.flag,
+        help=option.help,
+        metavar=option.metavar,
+        min=option.minimum,
+        max=option.maximum,
+        envvar=option.variable,
+        show_default=option.default_text or True,
+    )
+
 
 SpaceOption = Annotated[
     str, typer.Option("--space", metavar="NAME|FILE", help="A shipped space or a file.")
@@ -14,13 +33,10 @@ SpaceOption = Annotated[
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's name, or its folder or URI.")
 ]
-LimitOption = Annotated[
-    int | None,
-    typer.Option(
-        min=RANGES["limit"].low,
-        metavar="IMAGES",
-        help="Images for training and validation together.",
-        show_default="all",
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A study (its best kept model), or a model folder STUDY/models/TRIAL."
     ),
 ]
 ResultsOption = Annotated[
@@ -32,48 +48,8 @@ ResultsOption = Annotated[
         help="Where studies lie: a folder, s3://BUCKET/PATH, gs://…",
     ),
 ]
-SearchResultsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--results",
-        metavar="FOLDER|URI",
-        envvar="RAYCAE_RESULTS",
-        help="Where studies lie: a folder, s3://BUCKET/PATH, gs://… Has to be said on a cluster.",
-        show_default="results",
-    ),
-]
-CpusOption = Annotated[
-    int, typer.Option(min=RANGES["cpus_per_trial"].low, metavar="C", help="CPU cores a trial.")
-]
-GpusOption = Annotated[
-    float | None,
-    typer.Option(
-        min=RANGES["gpus_per_trial"].low,
-        metavar="G",
-        help="GPUs a trial, e.g. 0.25 for four on one.",
-        show_default="1 if there is any",
-    ),
-]
-ConcurrentOption = Annotated[
-    int | None,
-    typer.Option(
-        min=RANGES["concurrent"].low,
-        metavar="K",
-        help="Trials at a time.",
-        show_default="as many as fit",
-    ),
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="A",
-        help="A running Ray: auto, or its address; local: one of this machine's own.",
-        show_default="the cluster this machine is in, or its own",
-    ),
-]
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="A study (its best kept model), or a model folder STUDY/models/TRIAL."
-    ),
-]
+LimitOption = Annotated[int | None, make_typer_option("limit")]
+CpusOption = Annotated[int, make_typer_option("cpus_per_trial")]
+GpusOption = Annotated[float | None, make_typer_option("gpus_per_trial")]
+ConcurrentOption = Annotated[int | None, make_typer_option("concurrent")]
+AddressOption = Annotated[str | None, make_typer_option("address")]

@@ -23,9 +23,16 @@ from raycae.cli.options import (
     LimitOption,
     ResultsOption,
 )
+from raycae.cli.terminal import exit_on_interrupt
 from raycae.errors import InputError, SearchAborted, Unfinished
-from raycae.execution import runner, search_options
+from raycae.execution import runner
 from raycae.execution.search_options import MAX_SEED
+from raycae.execution.search_request import (
+    SearchRequest,
+    get_study_folder,
+    make_absolute,
+    require_comparable,
+)
 from raycae.report import trials
 from raycae.space import loading
 from raycae.space.loading import REPORT
@@ -43,8 +50,9 @@ from raycae.study.plan import (
 )
 
 SEEDS = 3
+"""Runs of each experiment, unless `--seeds` says otherwise."""
 BUDGET = ("data", "epochs", "limit", "seed")
-"""What has to be the same for all runs of a reproduction."""
+"""The options that must be the same for all runs of a reproduction."""
 
 
 def reproduce_report(
@@ -103,61 +111,100 @@ def reproduce_report(
 
     Example: raycae reproduce --seeds 3 --epochs 3 --limit 12000
     """
-    folder = search_options.get_study_folder(results_folder, name)
-    spaces = [loading.load_space(name) for name in REPORT]
-    chosen = choose_experiments(spaces, only, leave_out)
+    folder = get_study_folder(results_folder, name)
     given = {
-        "data": search_options.make_absolute(data_source),
+        "data": make_absolute(data_source),
         "epochs": epochs,
         "limit": limit,
         "seed": seed,
         "n_seeds": n_seeds,
     }
-    wanted = [s for s in spaces if any(point in chosen for point in s.points)]
-    given = complete_budget([folder / s.name for s in spaces], given)
-    plans = [(s, folder / s.name, plan_runs(folder / s.name, s, chosen, given)) for s in wanted]
-    todo = [(s, at, plan) for s, at, plan in plans if has_work(at, plan)]
-    for the_space, at, plan in todo:
-        require_same(at, the_space)
-        data.check(plan.data)
     resources = {"cpus": cpus_per_trial, "gpus": gpus_per_trial, "concurrent": concurrent}
-    code = 0
-    for the_space, at, plan in todo:
-        if code in (0, 1):
-            try:
-                code = max(code, run_experiments(at, the_space, plan, resources, address))
-            except (
-                SearchAborted,
-                Unfinished,
-            ) as error:  # of this task; the other one may do better
-                print(f"raycae: {error}", file=sys.stderr)
-                code = 1
+    requests = plan_reproduction(folder, only, leave_out, given, resources, address)
+    with exit_on_interrupt():
+        code = run_experiments([r for r in requests if has_work(r.folder, r.plan)])
     from raycae.report.reproduction.page import write_reproduction
 
-    for _, at, _ in plans if code in (0, 1) else []:
-        add_illustrations(at)
+    for request in requests if code in (0, 1) else []:
+        add_illustrations(request.folder)
     print(f"page     {runner.shorten_path(write_reproduction(folder))}")
     raise typer.Exit(code)
 
 
-def run_experiments(
-    folder: Place, the_space: Space, plan: Plan, resources: dict[str, Any], address: str | None
-) -> int:
-    print(f"{the_space.name}: {len(plan.points or ())} experiments, {plan.n_seeds} seeds each")
-    return runner.run_study(
-        folder,
-        plan,
-        the_space,
-        holds_study(folder),
-        resources,
-        address=address,
-        go_on=shlex.join(["raycae", *sys.argv[1:]]),
-    )
+def plan_reproduction(
+    folder: Place,
+    only: str | None,
+    leave_out: str | None,
+    given: dict[str, Any],
+    resources: dict[str, Any],
+    address: str | None,
+) -> list[SearchRequest]:
+    """Plan one search for each task that has experiments to run.
+
+    Args:
+        folder: The folder of the reproduction; each study is a folder in it.
+        only: The option `--only`.
+        leave_out: The option `--leave-out`.
+        given: The options of the plan; None for those that are not given.
+        resources: `cpus` and `gpus` per trial, and `concurrent` trials.
+        address: The option `--address`.
+
+    Returns:
+        The searches, with those that have nothing left to run.
+
+    Raises:
+        InputError: An experiment is not known, or an option contradicts what was run before.
+    """
+    spaces = [loading.load_space(name) for name in REPORT]
+    chosen = choose_experiments(spaces, only, leave_out)
+    budget = complete_budget([folder / space.name for space in spaces], given)
+    return [
+        SearchRequest(
+            folder / space.name,
+            plan_runs(folder / space.name, space, chosen, budget),
+            space,
+            holds_study(folder / space.name),
+            resources,
+            address=address,
+            resume_command=shlex.join(["raycae", *sys.argv[1:]]),
+        )
+        for space in spaces
+        if any(point in chosen for point in space.points)
+    ]
+
+
+def run_experiments(requests: list[SearchRequest]) -> int:
+    """Run the experiments of each task.
+
+    Args:
+        requests: The searches that have trials left to run, one per task.
+
+    Returns:
+        The exit code: 0, or 1 if a search failed, or 128 + signal number if one was interrupted.
+    """
+    for request in requests:
+        require_same(request.folder, request.space)
+        data.check(request.plan.data)
+    code = 0
+    for request in requests:
+        plan = request.plan
+        print(f"{plan.space}: {len(plan.points or ())} experiments, {plan.n_seeds} seeds each")
+        try:
+            signal_number = runner.run_study(request)
+        except (SearchAborted, Unfinished) as error:  # The other task may still succeed.
+            print(f"raycae: {error}", file=sys.stderr)
+            code = 1
+            continue
+        if signal_number is not None:
+            return 128 + signal_number
+    return code
 
 
 def add_illustrations(folder: Place) -> None:
-    """Make the baselines that a study lacks, and a sheet of the same images by each experiment's
-    best run. What cannot be made is a note."""
+    """Make the baselines that a study lacks, and pictures of the best run of each experiment.
+
+    What cannot be made is printed as a note.
+    """
     from raycae.report import picture_sheets
     from raycae.report.reproduction.page import read_part, select_best_runs
     from raycae.study.images import load_test_images
@@ -187,16 +234,33 @@ def add_illustrations(folder: Place) -> None:
 
 
 def choose_experiments(spaces: list[Space], only: str | None, leave_out: str | None) -> list[str]:
-    """The experiments to run, in the order of the files. Raises `InputError`."""
-    known = [point for the_space in spaces for point in the_space.points]
-    wanted = list_names("--only", only, known) if only is not None else known
-    without = list_names("--leave-out", leave_out, known) if leave_out is not None else []
-    if not (left := [name for name in known if name in wanted and name not in without]):
+    """Choose the experiments to run, in the order of the files.
+
+    Args:
+        spaces: The spaces whose named points are the experiments.
+        only: The option `--only`.
+        leave_out: The option `--leave-out`.
+
+    Returns:
+        The names of the experiments.
+
+    Raises:
+        InputError: A name is not known, or no experiment is left.
+    """
+    known = [point for space in spaces for point in space.points]
+    wanted = parse_names("--only", only, known) if only is not None else known
+    excluded = parse_names("--leave-out", leave_out, known) if leave_out is not None else []
+    if not (chosen := [name for name in known if name in wanted and name not in excluded]):
         raise InputError(f"--leave-out {leave_out}: leaves no experiment to run")
-    return left
+    return chosen
 
 
-def list_names(option: str, text: str, known: list[str]) -> list[str]:
+def parse_names(option: str, text: str, known: list[str]) -> list[str]:
+    """Parse a list of experiments, separated by commas.
+
+    Raises:
+        InputError: A name is not among the `known` ones.
+    """
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
@@ -205,68 +269,96 @@ def list_names(option: str, text: str, known: list[str]) -> list[str]:
 
 
 def complete_budget(folders: list[Place], given: dict[str, Any]) -> dict[str, Any]:
-    """`given`, completed by what there is: the second task is run like the first."""
+    """Complete the options with those of earlier runs: the second task is run like the first.
+
+    Args:
+        folders: The studies, those included that have not begun.
+        given: The options of the plan; None for those that are not given.
+
+    Returns:
+        `given`, with the `BUDGET` of the first study that has begun.
+
+    Raises:
+        InputError: An option differs from it.
+    """
     for folder in folders:
         if holds_study(folder):
-            before = load_plan(read_content(folder))
-            there = {name: getattr(before, name) for name in BUDGET}
-            asked = {name: value for name, value in given.items() if value is not None}
+            earlier = load_plan(read_content(folder))
+            budget = {name: getattr(earlier, name) for name in BUDGET}
             for name in BUDGET:
-                if asked.get(name, there[name]) != there[name]:
+                if given.get(name) not in (None, budget[name]):
                     raise InputError(
-                        f"--{name} {asked[name]}: {folder} was begun with {there[name]}, and runs "
+                        f"--{name} {given[name]}: {folder} was begun with {budget[name]}, and runs "
                         "of different budgets cannot be compared; leave the option out, or begin "
                         "another reproduction with --study NAME"
                     )
-            return {**given, **there}
+            return {**given, **budget}
     return given
 
 
-def plan_runs(folder: Place, the_space: Space, chosen: list[str], given: dict[str, Any]) -> Plan:
-    """What to run of one space, beside what is there."""
-    points = [point for point in the_space.points if point in chosen]
+def plan_runs(folder: Place, space: Space, chosen: list[str], given: dict[str, Any]) -> Plan:
+    """Plan the runs of one task, in addition to those that its study has.
+
+    Args:
+        folder: The study of the task.
+        space: The space whose named points are the experiments.
+        chosen: The experiments to run, of all tasks.
+        given: The options of the plan; None for those that are not given.
+
+    Returns:
+        The plan. Its number of trials counts the runs of earlier plans too.
+    """
+    points = [point for point in space.points if point in chosen]
     defaults = {
-        "data": the_space.file.data,
-        "epochs": the_space.budget.epochs,
-        "limit": the_space.budget.limit,
+        "data": space.file.data,
+        "epochs": space.budget.epochs,
+        "limit": space.budget.limit,
         "seed": 0,
         "n_seeds": SEEDS,
     }
-    asked = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in given.items() if value is not None}
     plan = Plan(
-        study=the_space.name,
-        space=the_space.name,
+        study=space.name,
+        space=space.name,
         trials=0,
         sampler="points",
         scheduler="none",
         points=points,
         test_curves=True,
-        **{**defaults, **asked},
+        **{**defaults, **settings},
     )
     wanted = {(point, plan.seed + i) for point in points for i in range(plan.n_seeds)}
     if not holds_study(folder):
         require_free_place(folder)
         return replace(plan, trials=len(wanted))
-    there, _ = list_begun_points(folder)
-    return replace(plan, trials=len(there) + len(wanted - set(there)))
+    started, _ = list_begun_points(folder)
+    return replace(plan, trials=len(started) + len(wanted - set(started)))
 
 
 def has_work(folder: Place, plan: Plan) -> bool:
+    """Return whether a trial of the plan has not been started, or has not ended."""
     if not holds_study(folder):
         return True
-    there, runs = list_begun_points(folder)
-    return runs or len(there) < plan.trials
+    started, is_unfinished = list_begun_points(folder)
+    return is_unfinished or len(started) < plan.trials
 
 
-def require_same(folder: Place, the_space: Space) -> None:
-    """Raise `InputError` where what is there was run by other versions, or its experiments have
-    changed since."""
+def require_same(folder: Place, space: Space) -> None:
+    """Check that a study was run by the same versions and has the same experiments.
+
+    Args:
+        folder: The study, which may not have begun.
+        space: The space whose named points are the experiments.
+
+    Raises:
+        InputError: The versions or the experiments have changed since.
+    """
     if not holds_study(folder):
         return
     content = read_content(folder)
-    search_options.require_comparable(content.get("versions") or {}, force=False)
-    if load_study_space(content).hash != the_space.hash:
+    require_comparable(content.get("versions") or {}, force=False)
+    if load_study_space(content).hash != space.hash:
         raise InputError(
-            f"{folder}: was begun with other experiments than today's {the_space.name}; begin "
+            f"{folder}: was begun with other experiments than today's {space.name}; begin "
             "another reproduction with --study NAME"
         )

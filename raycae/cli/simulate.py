@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -12,7 +13,7 @@ import typer
 from raycae.cli.options import ResultsOption
 from raycae.errors import InputError
 from raycae.execution.search_options import MAX_SEED
-from raycae.execution.simulator import simulate_search
+from raycae.execution.simulator import Epoch, simulate_search
 from raycae.formatting import make_printable
 from raycae.optimization.early_stopping import FACTOR, SCHEDULERS, make_rule
 from raycae.optimization.proposer import Proposer
@@ -20,6 +21,9 @@ from raycae.optimization.samplers import SAMPLERS
 from raycae.study import find
 from raycae.study.records import COMPLETE, RUNNING
 from raycae.study.summary import format_counts
+
+if TYPE_CHECKING:
+    from raycae.execution.recorded_curves import Recorded
 
 
 def run_simulation(
@@ -60,56 +64,75 @@ def run_simulation(
 
     Example: raycae simulate ex2 --sampler tpe --scheduler asha --trials 300 --workers 8
     """
-    from raycae.execution import (
-        recorded_curves,  # scipy takes a while, and no other command needs it
-    )
+    from raycae.execution import recorded_curves  # It imports SciPy, which takes a while.
 
     if sampler == "strata":
         raise InputError("--sampler strata: is after a frontier; simulated is the least error")
-    world = recorded_curves.read_curves([find.find_study(name, results_folder) for name in studies])
-    if epochs is not None and epochs > world.epochs:
-        raise InputError(f"--epochs {epochs}: the curves end after epoch {world.epochs}")
-    epochs = epochs or world.epochs
-    searcher = Proposer(world.space, sampler, seed)
-    stopping = make_rule(scheduler, epochs, grace=grace, factor=factor)
-    correlation = world.rank_correlation
+    folders = [find.find_study(name, results_folder) for name in studies]
+    recorded = recorded_curves.read_curves(folders)
+    if epochs is not None and epochs > recorded.epochs:
+        raise InputError(f"--epochs {epochs}: the curves end after epoch {recorded.epochs}")
+    epochs = epochs or recorded.epochs
+    proposer = Proposer(recorded.space, sampler, seed)
+    rule = make_rule(scheduler, epochs, grace=grace, factor=factor)
+    print_recorded_curves(studies, recorded)
+    started_s = time.perf_counter()
+    ended = simulate_search(proposer, rule, recorded, trials=trials, epochs=epochs, workers=workers)
+    simulated_s = print_simulated_trials(ended)
     print(
-        f"{make_printable(', '.join(studies))}: {len(world.curves)} configurations, "
-        f"{world.epochs} epochs; least error {world.least:.5f}\n"
-        f"surrogate: rank correlation {correlation:.2f} on held-out configurations"
-        + (
-            f"; below {recorded_curves.TRUSTED} it is not fit to compare methods"
-            if correlation < recorded_curves.TRUSTED
-            else ""
-        )
+        f"{simulated_s / 3600:.2f} simulated hours on {workers} workers, "
+        f"computed in {time.perf_counter() - started_s:.1f} s"
     )
-    spreads = [np.sqrt(np.mean(other.deviations**2)) for other in world.repeated]
+
+
+def print_recorded_curves(studies: list[str], recorded: Recorded) -> None:
+    """Print what a simulation can know: the recorded curves, the surrogate, the noise of seeds.
+
+    Args:
+        studies: The studies as they were typed.
+        recorded: Their curves.
+    """
+    from raycae.execution.recorded_curves import TRUSTED
+
+    correlation = recorded.rank_correlation
+    caution = f"; below {TRUSTED} it is not fit to compare methods" if correlation < TRUSTED else ""
+    print(
+        f"{make_printable(', '.join(studies))}: {len(recorded.curves)} configurations, "
+        f"{recorded.epochs} epochs; least error {recorded.least:.5f}\n"
+        f"surrogate: rank correlation {correlation:.2f} on held-out configurations{caution}"
+    )
+    spreads = [np.sqrt(np.mean(repeated.deviations**2)) for repeated in recorded.repeated]
     print(
         f"noise of seeds: as in {len(spreads)} configurations, {min(spreads):.1%} to "
         f"{max(spreads):.1%}, median {np.median(spreads):.1%}"
         if spreads
         else "noise of seeds: none, for no configuration was run with two"
     )
-    begun = time.perf_counter()
-    ended: Counter[str] = Counter()
+
+
+def print_simulated_trials(ended: Iterable[Epoch]) -> float:
+    """Run a simulated search and print how its trials ended, and the best of them.
+
+    Args:
+        ended: The epochs of the search, in the order in which they end.
+
+    Returns:
+        When the last epoch ended, in simulated seconds.
+    """
+    states: Counter[str] = Counter()
     least: dict[int, float] = {}
     complete: list[int] = []
-    n_epochs, at_s = 0, 0.0
-    for epoch in simulate_search(
-        searcher, stopping, world, trials=trials, epochs=epochs, workers=workers
-    ):
-        n_epochs, at_s = n_epochs + 1, epoch.at_s
+    n_epochs, simulated_s = 0, 0.0
+    for epoch in ended:
+        n_epochs, simulated_s = n_epochs + 1, epoch.at_s
         if epoch.error is not None:
             least[epoch.number] = min(epoch.error, least.get(epoch.number, epoch.error))
         if epoch.state != RUNNING:
-            ended[epoch.state] += 1
+            states[epoch.state] += 1
         if epoch.state == COMPLETE:
             complete.append(epoch.number)
-    print(f"{format_counts(ended)}; {n_epochs:,} epochs")
+    print(f"{format_counts(states)}; {n_epochs:,} epochs")
     if complete:
         best = min(complete, key=lambda number: (least[number], number))
         print(f"best: {least[best]:.5f} (trial {best})")
-    print(
-        f"{at_s / 3600:.2f} simulated hours on {workers} workers, "
-        f"computed in {time.perf_counter() - begun:.1f} s"
-    )
+    return simulated_s

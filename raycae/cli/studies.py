@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from raycae.cli.options import ResultsOption, StudyArgument
+from raycae.cli.terminal import print_table
 from raycae.config import Config
 from raycae.errors import InputError
 from raycae.formatting import make_printable
@@ -28,7 +28,6 @@ def show_study(
     Example: raycae show ex3 -n 10
     """
     import pandas as pd
-    from rich.console import Console
     from rich.table import Table
 
     from raycae.model.architecture import build_architecture
@@ -47,9 +46,10 @@ def show_study(
     ranked = trials[trials["val_mse"].notna() & (trials["state"] != "FAIL")]
     ranked = ranked.sort_values(["val_mse", "trial_number"])
     plan = read_plan_facts(read_study(folder))
-    if plan["objective"] == "frontier":  # that first, as it runs
-        on = ranked["on_frontier"].fillna(False).astype(bool)
-        ranked = pd.concat([ranked[on].sort_values(plan["cost"], kind="stable"), ranked[~on]])
+    if plan["objective"] == "frontier":  # The frontier comes first, ordered by cost.
+        is_on_frontier = ranked["on_frontier"].fillna(False).astype(bool)
+        frontier = ranked[is_on_frontier].sort_values(plan["cost"], kind="stable")
+        ranked = pd.concat([frontier, ranked[~is_on_frontier]])
     for row in ranked.head(number).to_dict("records"):
         config = Config.model_validate_json(row["config"])
         table.add_row(
@@ -67,7 +67,7 @@ def show_study(
                 )
             ),
         )
-    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
+    print_table(table)
 
 
 def evaluate_study(study: StudyArgument = "ex3", results_folder: ResultsOption = "results") -> None:
@@ -139,6 +139,7 @@ def report_study(
 
 
 def reopen_study(folder: Place) -> Any:
+    """Return a context manager that opens a study for writing and closes it."""
     from contextlib import closing
 
     from raycae.study.opening import resume_study
@@ -147,7 +148,8 @@ def reopen_study(folder: Place) -> Any:
     return closing(resume_study(folder, load_plan(read_content(folder))))
 
 
-def format_or_dash(value: Any, form: str) -> str:
+def format_or_dash(value: Any, template: str) -> str:
+    """Write a value by a format string, or a dash if it is missing."""
     import pandas as pd
 
-    return "-" if pd.isna(value) else form.format(value)
+    return "-" if pd.isna(value) else template.format(value)

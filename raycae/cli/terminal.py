@@ -1,14 +1,22 @@
-"""What every command needs of the process it runs in: output that the terminal can show, and a
-current folder."""
+"""The process of a command: output that the terminal can show, interrupts, the current folder."""
 
 from __future__ import annotations
 
 import codecs
 import io
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from raycae.errors import InputError
+import typer
+
+from raycae.errors import InputError, SearchInterrupted
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 ASCII_FORMS = {
     "→": "->",
@@ -39,6 +47,9 @@ DEFAULT_ERRORS = ("strict", "surrogateescape", "backslashreplace")
 TERMINAL_ASCII = "raycae_terminal_ascii"
 """ASCII under another name: Click writes UTF-8 to a stream whose encoding is called `ascii`."""
 
+PIPE_COLUMNS = 200
+"""The width of a table that is not printed to a terminal, in characters."""
+
 
 def configure_output() -> None:
     """Make standard output and error replace characters that their encoding lacks.
@@ -68,7 +79,27 @@ def require_current_folder() -> None:
         ) from None
 
 
+def print_table(table: Table) -> None:
+    """Print a table in the width of the terminal, or 200 columns wide into a file or a pipe."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    Console(width=width, markup=False, emoji=False).print(table)
+
+
+@contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """End the command with exit code 128 + signal number if a signal ends the search inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except SearchInterrupted as interrupt:
+        raise typer.Exit(128 + interrupt.signal_number) from None
+
+
 def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """Return the replacement of characters that cannot be encoded, and where to go on."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -76,6 +107,7 @@ def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
 
 
 def _find_terminal_ascii(name: str) -> codecs.CodecInfo | None:
+    """Return the ASCII codec under the name `TERMINAL_ASCII`."""
     if name != TERMINAL_ASCII:
         return None
     ascii_codec = codecs.lookup("ascii")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from raycae.cli.options import SpaceOption
-from raycae.config import list_given, parse_setting, resolve
+from raycae.config import Config, list_given, parse_setting, resolve
 from raycae.errors import InputError
 from raycae.execution.search_options import MAX_SEED
 from raycae.space import loading
@@ -35,9 +35,9 @@ def run_trial(
 
     Example: raycae trial --space ex1 --set lr=0.01 --epochs 3
     """
-    the_space = loading.load_space(space_name)
-    config = resolve_trial_config(the_space, point, settings or [])
-    if reason := the_space.check(config):
+    space = loading.load_space(space_name)
+    config = resolve_trial_config(space, point, settings or [])
+    if reason := space.check(config):
         raise InputError(f"this configuration cannot be tried: {reason}")
 
     from raycae import data
@@ -48,15 +48,18 @@ def run_trial(
 
     if data_source:
         data.require_unambiguous(data_source)
-    source = data_source or the_space.source
-    limit = limit or the_space.budget.limit
+    source = data_source or space.source
+    limit = limit or space.budget.limit
     images = data.load(
         source, image_size=config.image_size, limit=limit, seed=seed, classes=config.classes
     )
     device = choose_device()
-    net = build_architecture(config)
-    print(f"network   {net}, {config.activation}, {config.output}")
-    print(f"latent    {net.latent_size}, {net.n_params:,} parameters, {net.flops:,} FLOPs")
+    architecture = build_architecture(config)
+    print(f"network   {architecture}, {config.activation}, {config.output}")
+    print(
+        f"latent    {architecture.latent_size}, {architecture.n_params:,} parameters, "
+        f"{architecture.flops:,} FLOPs"
+    )
     print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
     print(
         f"          schedule {config.schedule}, averaging {config.averaging:g}, "
@@ -64,7 +67,7 @@ def run_trial(
     )
     print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
     print(f"data      {images.summary}")
-    epochs = epochs or the_space.budget.epochs
+    epochs = epochs or space.budget.epochs
     training = Training(
         config,
         put_on_device(images.train, device, images.labels.train),
@@ -95,13 +98,23 @@ def run_trial(
     )
 
 
-def resolve_trial_config(the_space: Space, point: str | None, settings: list[str]) -> Any:
-    if point is not None and point not in the_space.points:
-        known = ", ".join(the_space.points) or "none"
-        raise InputError(f"--point {point}: {the_space.name} has no such point; known: {known}")
-    written = list_given(the_space.file.points[point]) if point else {}
+def resolve_trial_config(space: Space, point: str | None, settings: list[str]) -> Config:
+    """Make the configuration of a trial.
+
+    Args:
+        space: The space, whose fixed settings count first.
+        point: A named point of the space, whose settings count next.
+        settings: The options `--set`, each `NAME=VALUE`, which count last.
+
+    Raises:
+        InputError: There is no such point, or a setting is not allowed.
+    """
+    if point is not None and point not in space.points:
+        known = ", ".join(space.points) or "none"
+        raise InputError(f"--point {point}: {space.name} has no such point; known: {known}")
+    written = list_given(space.file.points[point]) if point else {}
     changes = dict(map(parse_setting, settings))
     try:
-        return resolve({**the_space.fixed, **written, **changes})
+        return resolve({**space.fixed, **written, **changes})
     except InputError as error:
         raise InputError(f"--set {error}" if changes else str(error)) from None

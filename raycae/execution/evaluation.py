@@ -1,5 +1,7 @@
-"""After the search: kept models on the test split, baselines, pictures and what is measured of
-them. Nothing is selected on test images."""
+"""Test errors of kept models, and validation errors of linear codes.
+
+Nothing is selected on test images.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +67,17 @@ def evaluate_kept_models(
 
 
 def compute_linear_code_errors(task: str, images: data.Images, sizes: Sequence[int]) -> list[float]:
-    """At each latent size the least validation error of a linear code of at most so many numbers;
-    of what needs no code (the mean colour, chroma from luma) where there is none."""
+    """Compute the error that each latent size has to beat.
+
+    Args:
+        task: The name of the task.
+        images: The images of the study.
+        sizes: Latent sizes, in numbers.
+
+    Returns:
+        For each size the least validation MSE of a baseline that needs at most so many numbers. A
+        baseline without a code, such as the mean colour, needs none.
+    """
     frame = compute_baselines(task, images.train, images.val)
     needed = frame["latent_size"].fillna(0)
     return [float(frame.loc[needed <= size, "val_mse"].min()) for size in sizes]

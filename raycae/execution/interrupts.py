@@ -6,39 +6,85 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
-from raycae.study.study import Study
+from raycae.errors import SearchInterrupted
 
 
-@contextmanager
-def catch_signals(received: list[int], begun: list[Study]) -> Iterator[Callable[[], None]]:
-    """Collects the first SIGINT or SIGTERM, which ends the search in order, or at once where none
-    has `begun`. The second one ends the process at once; not where a person works on in it, in a
-    notebook: there a SIGINT is a `KeyboardInterrupt`. What it gives takes both signals back from
-    whoever took them meanwhile."""
-    mine = threading.current_thread() is threading.main_thread()
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if mine}
+class StopRequest:
+    """Whether a search should stop: a signal has arrived, or its time is up.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        once_more, interactive = bool(received), hasattr(sys, "ps1")
-        received.append(number)
-        if interactive and number == signal.SIGINT and (once_more or not begun):
-            raise KeyboardInterrupt
-        if once_more:
+    Attributes:
+        signal_number: The first SIGINT or SIGTERM that arrived, or None.
+        deadline: When the time is up, in seconds of `time.monotonic()`; None if there is no limit.
+        is_study_open: Whether there is a study that can be closed cleanly. Until then a signal
+            raises an exception at once.
+    """
+
+    def __init__(self, hours: float | None = None) -> None:
+        self.deadline = None if hours is None else time.monotonic() + hours * 3600
+        self.signal_number: int | None = None
+        self.is_study_open = False
+        self._caught: tuple[int, ...] = ()
+
+    def is_interrupted(self) -> bool:
+        """Return whether a signal has arrived."""
+        return self.signal_number is not None
+
+    def is_time_up(self) -> bool:
+        """Return whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def is_due(self) -> bool:
+        """Return whether the search should stop, for either reason."""
+        return self.is_interrupted() or self.is_time_up()
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Receive SIGINT and SIGTERM inside the `with` block, if this is the main thread."""
+        is_main = threading.current_thread() is threading.main_thread()
+        self._caught = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        earlier = {number: signal.getsignal(number) for number in self._caught}
+        self.install_handlers()
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+    def install_handlers(self) -> None:
+        """Take both signals back from a library that has installed handlers of its own."""
+        for number in self._caught:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Note the first signal, or end the process at the second one.
+
+        In an interactive Python the process goes on: there a second SIGINT is a
+        `KeyboardInterrupt`.
+        """
+        is_first = self.signal_number is None
+        if is_first:
+            self.signal_number = number
+            if not self.is_study_open:
+                raise_interrupt(number)
+        elif number == signal.SIGINT and hasattr(sys, "ps1"):
+            raise_interrupt(number)
+        else:
             os._exit(128 + number)
-        if not begun:
-            raise SystemExit(128 + number)
 
-    def take() -> None:
-        for number in before:
-            signal.signal(number, note)
 
-    take()
-    try:
-        yield take
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def raise_interrupt(signal_number: int) -> NoReturn:
+    """Raise the exception that stands for a signal.
+
+    Raises:
+        KeyboardInterrupt: The signal is SIGINT.
+        SearchInterrupted: It is another one.
+    """
+    if signal_number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SearchInterrupted(signal_number)

@@ -12,29 +12,44 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from raycae.errors import InputError
-from raycae.execution.search_options import SearchRequest
+from raycae.execution.search_request import SearchRequest
 from raycae.storage.paths import Place, resolve_place
 
 HEAD = "http://127.0.0.1:8265"
+"""The address of a head on this machine, as Ray chooses it."""
 ANSWER_S = 4.0
+"""A head that has not answered after this many seconds is taken to be absent."""
 STOP_S = 90
-"""A search that is told to stop is killed after so long. By itself it takes ten seconds, and what
-its report takes."""
-TALKATIVE = (
+"""Ray kills a stopped job after this many seconds. A search needs ten and the time of its report.
+"""
+NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
+"""Loggers of Ray that print what every submitted job does."""
 
 
-def make_job_metadata(asked: SearchRequest) -> dict[str, str]:
-    """What the head keeps of a search, for whoever asks how it stands."""
-    told = {"study": asked.folder.name, "results": str(asked.folder.parent)}
-    return told if asked.hours is None else {**told, "hours": str(asked.hours)}
+def make_job_metadata(request: SearchRequest) -> dict[str, str]:
+    """Make what the head records about a search: its study, where results lie, its time limit."""
+    metadata = {"study": request.folder.name, "results": str(request.folder.parent)}
+    if request.hours is not None:
+        metadata["hours"] = str(request.hours)
+    return metadata
 
 
 def connect_to_head(address: str) -> Any:
-    """A connection to the head. Raises `InputError` where none answers, or it lets nobody in."""
+    """Connect to the job server of a cluster.
+
+    Args:
+        address: The URL of the head, such as `http://HEAD:8265`.
+
+    Returns:
+        Ray's `JobSubmissionClient`.
+
+    Raises:
+        InputError: Nothing answers at the address, it is not a head, or it refuses the token.
+    """
     if not re.match("https?://.", address):
         raise InputError(f"--address {address}: has to be a URL, such as http://HEAD:8265")
     if importlib.util.find_spec("aiohttp") is None:
@@ -42,15 +57,15 @@ def connect_to_head(address: str) -> Any:
     try:
         urlopen(f"{address.rstrip('/')}/api/version", timeout=ANSWER_S).close()
     except HTTPError:
-        pass  # somebody is there; Ray's client finds out who
+        pass  # Something answers; Ray's client finds out what it is.
     except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise InputError(f"--address {address}: no head answers there: {reason}") from None
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # or RAY_ADDRESS would win over what was said
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Otherwise RAY_ADDRESS would take precedence.
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for name in TALKATIVE:
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
@@ -65,19 +80,29 @@ def connect_to_head(address: str) -> Any:
 
 
 def list_searches(client: Any) -> dict[str, Any]:
-    """The cluster's jobs that are searches, by name, the newest last."""
-    told = {"study", "results"}
-    ours = [job for job in client.list_jobs() if told <= (job.metadata or {}).keys()]
-    return {job.submission_id: job for job in sorted(ours, key=lambda job: job.start_time)}
+    """List the jobs of a cluster that are searches, by name, the newest last."""
+    keys = {"study", "results"}
+    searches = [job for job in client.list_jobs() if keys <= (job.metadata or {}).keys()]
+    return {job.submission_id: job for job in sorted(searches, key=lambda job: job.start_time)}
 
 
 def find_job(client: Any, name: str) -> Any:
-    known = list_searches(client)
-    if name not in known:
-        there = ", ".join(known) or "none"
-        raise InputError(f"{name}: the cluster has no search of this name; there are: {there}")
-    return known[name]
+    """Find a search on a cluster.
+
+    Args:
+        client: What `connect_to_head` returns.
+        name: The name that `raycae submit` printed.
+
+    Raises:
+        InputError: The cluster has no search of this name.
+    """
+    searches = list_searches(client)
+    if name not in searches:
+        known = ", ".join(searches) or "none"
+        raise InputError(f"{name}: the cluster has no search of this name; there are: {known}")
+    return searches[name]
 
 
 def get_job_folder(job: Any) -> Place:
+    """Return the study of a search on a cluster."""
     return resolve_place(job.metadata["results"]) / job.metadata["study"]

@@ -1,5 +1,4 @@
-"""What a person sees while a search runs: a live view on a terminal and in a notebook, plain lines
-on a pipe."""
+"""The view of a running search: live on a terminal and in a notebook, plain lines on a pipe."""
 
 from __future__ import annotations
 
@@ -21,15 +20,30 @@ from raycae.study.ledger import Event
 from raycae.study.records import COMPLETE, FAIL, INTERRUPTED, PRUNED, RUNNING, Records
 
 STYLES = {COMPLETE: "green", PRUNED: "yellow", FAIL: "red", RUNNING: "cyan"}
+"""The colour of each state in the live view."""
 WORDS = {COMPLETE: "done", RUNNING: "running", PRUNED: "pruned", FAIL: "failed"}
+"""The name of each state in the live view, in the order in which they are shown."""
 STARTING = "starting Ray …"
-AGAIN_S = 60.0
+"""The last line of the live view until the study is open."""
+REPEAT_S = 60.0
+"""On a pipe, a note about waiting is printed again after this many seconds."""
+RATE_WINDOW_S = 60.0
+"""The number of images per second is averaged over this many seconds."""
 CELL_EVERY_S = 1.0
+"""The output of a notebook's cell is replaced at most once in this many seconds."""
 
 
 class Progress:
-    """Listens to a study. `trials` and `epochs` are what was asked for, `until` a deadline on
-    `time.monotonic`'s clock, if there is one."""
+    """The view of a running search, which follows the events of its study.
+
+    Attributes:
+        console: Where the live view is drawn.
+        trials: The study's total number of trials.
+        epochs: Epochs of a full trial.
+        until: The deadline in seconds of `time.monotonic()`, or None.
+        records: What the study knows of its trials.
+        note: The last line of the live view.
+    """
 
     def __init__(
         self,
@@ -43,11 +57,12 @@ class Progress:
         self.trials, self.epochs, self.until = trials, epochs, until
         self.records = Records()
         self.note = STARTING
-        self._waited: dict[str, float] = {}
-        self._begun = time.monotonic()
-        self._epochs_before = 0
-        self._epochs_now = 0
+        self._waits: dict[str, float] = {}
+        """When each kind of waiting was printed last."""
+        self._started_s = time.monotonic()
+        self._n_epochs = 0
         self._images: list[tuple[float, float]] = []
+        """When an epoch ended, and how many images it saw."""
         self._live: Live | NotebookCell | None = None
         if self.console.is_terminal:
             self._live = Live(
@@ -72,37 +87,46 @@ class Progress:
             self._live.stop()
 
     def say(self, note: str) -> None:
-        """What goes on beside the trials, in the last line of the live view."""
+        """Show what happens beside the trials, in the last line of the live view."""
         self.note = note
         self._refresh()
 
     def warn(self, text: str) -> None:
-        """What a person should know even later: a line of its own, above the live view."""
+        """Print a line that stays, above the live view or on standard error."""
         if isinstance(self._live, Live):
             self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def wait(self, text: str) -> None:
-        """What is waited for, said again and again: in the last line of the live view, on a pipe
-        once a minute."""
+        """Show what the search waits for: in the live view, or once a minute on standard error.
+
+        Args:
+            text: The kind of waiting, a colon and details, which may change from call to call.
+        """
         kind, now = text.partition(":")[0], time.monotonic()
         if self._live:
             self.note = text
             self._refresh()
-        elif now - self._waited.get(kind, -AGAIN_S) >= AGAIN_S:
+        elif now - self._waits.get(kind, -REPEAT_S) >= REPEAT_S:
             print(text, file=sys.stderr, flush=True)
-            self._waited[kind] = now
+            self._waits[kind] = now
 
-    def resumed(self, records: Records) -> None:
-        """What an earlier process had done; it does not count for this one's pace."""
+    def load_records(self, records: Records) -> None:
+        """Show what earlier processes have done. It does not count for the pace of this one."""
         self.records = records
 
     def listen(self, event: Event, records: Records) -> None:
+        """Show an event of the study.
+
+        Args:
+            event: The event.
+            records: What the study knows after it.
+        """
         self.records = records
         self.note = ""
         if event["event"] == "epoch":
-            self._epochs_now += 1
+            self._n_epochs += 1
             now = time.monotonic()
             n_images = event.get("n_images") or records.n_images or 0
             self._images.append((now, n_images))
@@ -111,11 +135,15 @@ class Progress:
             kept = row["epochs_run"] or 0
             self.warn(f"trial {row['trial_number']}: {event['reason']}; epochs kept: {kept}")
         elif event["event"] == "ended" and self._live is None:
-            print(self.line(records.trials[event["trial_number"]]), flush=True)
+            print(self.format_trial_line(records.trials[event["trial_number"]]), flush=True)
         self._refresh()
 
-    def line(self, row: Mapping[str, Any]) -> str:
-        """One finished trial in plain words."""
+    def format_trial_line(self, row: Mapping[str, Any]) -> str:
+        """Write one line about a trial that has ended.
+
+        Args:
+            row: The trial, with the columns of `trials.parquet`.
+        """
         ended = self.records.n_ended()
         best = self.records.best()
         parts = [f"[{ended}/{self.trials}] trial {row['trial_number']}", row["state"]]
@@ -135,10 +163,11 @@ class Progress:
         return "  ".join(parts)
 
     def render(self) -> Group:
+        """Draw the live view."""
         counts = self.records.counts()
         ended = self.records.n_ended()
-        running = self._running()
-        # Tune asks for a trial ahead of a free place; what waits is not running.
+        running = list_running(self.records.trials.values())
+        # Tune asks for a trial before a slot is free. A trial that waits is not running.
         shown = {**counts, RUNNING: len(running)}
         head = Text()
         head.append(f"{self.records.study or 'search'}  ", style="bold")
@@ -157,41 +186,38 @@ class Progress:
                 f"({best['val_psnr_db']:.2f} dB) at latent {best['latent_size']}, "
                 f"{best['n_params']:,} parameters",
             )
-        facts.add_row("pace", self.pace())
+        facts.add_row("pace", self.format_pace())
         lines: list[RenderableType] = [head, facts]
         lines += [self._running_line(row) for row in running]
         if self.note:
             lines.append(Text(self.note, style="dim"))
         return Group(*lines)
 
-    def pace(self) -> str:
-        """Images a second over the last minute, and the time left."""
+    def format_pace(self) -> str:
+        """Write how many images per second were seen lately, and the time left."""
         now = time.monotonic()
-        recent = [(at, n) for at, n in self._images if now - at < 60]
-        self._images = recent
-        since = max(min(60.0, now - self._begun), 1e-9)
-        rate = sum(n for _, n in recent) / since
-        left = self.seconds_left()
-        return f"{rate:,.0f} images/s, " + (
-            "time left unknown" if left is None else f"{format_duration(left)} left"
-        )
+        self._images = [(at_s, n) for at_s, n in self._images if now - at_s < RATE_WINDOW_S]
+        elapsed_s = max(min(RATE_WINDOW_S, now - self._started_s), 1e-9)
+        rate = sum(n for _, n in self._images) / elapsed_s
+        left_s = self.estimate_seconds_left()
+        left = "time left unknown" if left_s is None else f"{format_duration(left_s)} left"
+        return f"{rate:,.0f} images/s, {left}"
 
-    def seconds_left(self) -> float | None:
-        """By the pace so far, or to the deadline."""
-        spent = time.monotonic() - self._begun
+    def estimate_seconds_left(self) -> float | None:
+        """Estimate the seconds to the end, by the pace so far or the deadline, if that is sooner.
+
+        Returns:
+            The seconds; None if neither is known.
+        """
+        spent_s = time.monotonic() - self._started_s
         deadline = None if self.until is None else max(self.until - time.monotonic(), 0.0)
-        left = estimate_time_left(
-            self.records.trials.values(), self.trials, self._epochs_now, spent
-        )
-        known = [seconds for seconds in (left, deadline) if seconds is not None]
-        return min(known, default=None)
+        rows = self.records.trials.values()
+        left_s = estimate_time_left(rows, self.trials, self._n_epochs, spent_s)
+        return min((s for s in (left_s, deadline) if s is not None), default=None)
 
     def _refresh(self) -> None:
         if isinstance(self._live, NotebookCell):
             self._live.refresh()
-
-    def _running(self) -> list[Mapping[str, Any]]:
-        return format_running(self.records.trials.values())
 
     def _running_line(self, row: Mapping[str, Any]) -> Text:
         done = row["epochs_run"] or 0
@@ -211,48 +237,67 @@ class NotebookCell:
         self._shown_at = 0.0
 
     def start(self) -> None:
+        """Display the output."""
         from IPython.display import display
 
         self._shown = display(self._output(), raw=True, display_id=True)
 
     def refresh(self) -> None:
+        """Replace the output unless it was replaced within the last `CELL_EVERY_S` seconds."""
         if time.monotonic() - self._shown_at >= CELL_EVERY_S:
             self._shown.update(self._output(), raw=True)
 
     def stop(self) -> None:
+        """Replace the output for the last time."""
         self._shown.update(self._output(), raw=True)
 
     def _output(self) -> dict[str, str]:
-        """By MIME type."""
+        """Draw the view as text and as HTML, by MIME type."""
         self._shown_at = time.monotonic()
-        paper = Console(
+        console = Console(
             file=io.StringIO(),
             record=True,
             width=100,
             force_jupyter=False,
             color_system="truecolor",
         )
-        paper.print(self._render())
-        text = paper.export_text(clear=False)
+        console.print(self._render())
+        text = console.export_text(clear=False)
         return {
             "text/plain": text,
-            "text/html": paper.export_html(inline_styles=True, code_format="<pre>{code}</pre>"),
+            "text/html": console.export_html(inline_styles=True, code_format="<pre>{code}</pre>"),
         }
 
 
 def estimate_time_left(
-    rows: Collection[Mapping[str, Any]], trials: int, epochs: int, spent: float
+    rows: Collection[Mapping[str, Any]], trials: int, epochs: int, spent_s: float
 ) -> float | None:
-    """Seconds until all `trials` have ended, by the pace so far: `epochs` in `spent` seconds. Those
-    to come cost what those that ended cost on average; None where that is not known yet."""
+    """Estimate the time until all trials have ended, by the pace so far.
+
+    A trial to come is taken to run as many epochs as those that have ended, on average.
+
+    Args:
+        rows: The trials so far, with the columns of `trials.parquet`.
+        trials: The total number of trials.
+        epochs: Epochs that have ended during `spent_s`.
+        spent_s: Seconds since the search or its resumption began.
+
+    Returns:
+        Seconds; None while nothing is known.
+    """
     ended = [row["epochs_run"] or 0 for row in rows if row["state"] != RUNNING]
     if not epochs or not sum(ended):
         return None
-    to_come = sum(ended) / len(ended) * (trials - len(ended))
-    to_come -= sum(row["epochs_run"] or 0 for row in format_running(rows))
-    return max(to_come, 0.0) * spent / epochs
+    epochs_left = sum(ended) / len(ended) * (trials - len(ended))
+    epochs_left -= sum(row["epochs_run"] or 0 for row in list_running(rows))
+    return max(epochs_left, 0.0) * spent_s / epochs
 
 
-def format_running(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def list_running(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """List the trials that a worker has started, without those of an earlier process.
+
+    Args:
+        rows: Trials with the columns of `trials.parquet`.
+    """
     running = (row for row in rows if row["state"] == RUNNING and row["attempt"])
     return [row for row in running if row["reason"] != INTERRUPTED]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from raycae.errors import InputError, StorageError
+from raycae.execution.ray_patches import apply_ray_patches, make_isolated_job_config
 
 ADDRESS = re.compile(
     r"(?P<client>ray://)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^][\s/:]+):(?P<port>[0-9]{1,5})"
@@ -77,11 +78,10 @@ def connect_ray(address: str | None) -> Iterator[bool]:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
+    apply_ray_patches()
     if ray.is_initialized():
         yield False
         return
-    # It prints what raylets say of lost machines and processes, whatever log_to_driver is.
-    ray._private.worker.listen_error_messages = lambda *_: None
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
         if target.address is None:
@@ -182,7 +182,7 @@ def _start_ray(options: dict[str, Any], stack: ExitStack) -> None:
             ray.init(
                 address="local",
                 include_dashboard=False,
-                job_config=_isolated_job_config(),
+                job_config=make_isolated_job_config(),
                 **options,
             )
         except Exception as error:
@@ -205,26 +205,11 @@ def _join_ray(target: RayTarget, address: str | None, options: dict[str, Any]) -
     if address is None:
         options["include_dashboard"] = False
     if not str(target.address).startswith("ray://"):  # The server of a Ray client has its own.
-        options["job_config"] = _isolated_job_config()
+        options["job_config"] = make_isolated_job_config()
     try:
         ray.init(address=address, **options)
     except Exception as error:
         raise _no_head(target, f"cannot connect to the Ray there: {_describe(error)}") from error
-
-
-def _isolated_job_config() -> Any:
-    """Return a job configuration whose workers do not import from this driver's folders.
-
-    `ray.init` inserts the driver's current folder and the folder of its script before all others
-    on the `sys.path` of each worker, unless the job has a working directory of its own.
-    """
-    from ray.job_config import JobConfig
-
-    class IsolatedJobConfig(JobConfig):  # type: ignore[misc]
-        def _runtime_env_has_working_dir(self) -> bool:
-            return True
-
-    return IsolatedJobConfig()
 
 
 @contextmanager

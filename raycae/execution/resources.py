@@ -1,7 +1,7 @@
-"""What the nodes of a cluster have, what its autoscaler may add to them, and whether they see what
-this machine writes: asked before the first trial, within seconds.
+"""The resources of a cluster: what its nodes have, and what its autoscaler may add.
 
-Ray is imported by whoever has joined it.
+Before the first trial it is also checked that every node imports the same raycae and sees the
+results. Ray is imported inside functions, because only a process that has joined one needs it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,25 @@ from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import retry_policy
 
 CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
-"""What `ray up` leaves on the head for the autoscaler: the cluster file, filled with what a machine
-of each type has. Ray itself tells nobody what its autoscaler may start."""
+"""The cluster file that `ray up` leaves on the head for the autoscaler, with what a machine of each
+type has. Ray itself does not publish what its autoscaler may start."""
 HEAD = "node:__internal_head__"
+"""The resource by which Ray marks the head of a cluster."""
 ASKED_S = 60.0
-"""A node whose processes take longer than that to start is none to search on."""
+"""A node that has not answered a question after this many seconds cannot be used."""
 FRESH_S = 2.0
-"""For so long nodes are taken to be what they were."""
+"""The number of trial slots is counted again after this many seconds."""
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """Machines of one kind, of which at most `most` run at a time. Without `resources` Ray finds
-    out what a machine has once it has joined."""
+    """One kind of machine that an autoscaler may start.
+
+    Attributes:
+        resources: What a machine has, such as `{"CPU": 8}`. If it is empty, Ray finds out when the
+            machine has joined.
+        most: The largest number of these machines that run at a time.
+    """
 
     resources: Mapping[str, float]
     most: int
@@ -41,45 +47,70 @@ class NodeType:
 
 @dataclass(frozen=True)
 class Autoscaler:
-    """What may be started: of each of the `types`, and at most `most` machines of all of them."""
+    """What may be started.
+
+    Attributes:
+        types: The kinds of machines.
+        most: The largest number of machines of all kinds together.
+    """
 
     types: Sequence[NodeType] = ()
     most: int = 0
 
     @classmethod
-    def of(cls, cluster_file: Mapping[str, Any]) -> Autoscaler:
-        """What a launcher's file says of workers, once `ray up` has filled it in."""
+    def from_cluster_file(cls, cluster_file: Mapping[str, Any]) -> Autoscaler:
+        """Read which workers may be started.
+
+        Args:
+            cluster_file: The content of the cluster file that `ray up` has completed.
+        """
         most = cluster_file.get("max_workers", 0)
         head = cluster_file.get("head_node_type")
         types = [
             NodeType(kind.get("resources") or {}, kind.get("max_workers", most))
             for name, kind in cluster_file.get("available_node_types", {}).items()
-            # The one type of the provider `local` is its head's and its workers'.
+            # With the provider `local`, head and workers have the same type.
             if name != head or cluster_file["provider"]["type"] == "local"
         ]
         return cls(types, most)
 
-    def places(self, cpus: int, gpus: float) -> int:
-        """How many trials fit on the machines that may run, the roomiest of them."""
-        each = [
+    def count_slots(self, cpus: int, gpus: float) -> int:
+        """Count the trials that fit on the machines that may run, the largest ones first.
+
+        Args:
+            cpus: CPU cores per trial.
+            gpus: GPUs per trial.
+        """
+        slots = [
             n
             for kind in self.types
             for n in [count_trial_slots(kind.resources, cpus, gpus)] * kind.most
         ]
-        return sum(sorted(each, reverse=True)[: self.most])
+        return sum(sorted(slots, reverse=True)[: self.most])
 
 
 class TrialSlots:
-    """What a trial asks for, and how many run at a time: `concurrent`, or as many as there is room
-    for, on the nodes that are there and on those that the autoscaler may start.
+    """How many trials fit on the cluster at a time: on its nodes, or on those that may be started.
 
-    `gpus=None`: one, if there is any. Raises `InputError` for a trial that fits on no node: it
-    would wait for ever.
+    Attributes:
+        cpus: CPU cores per trial.
+        gpus: GPUs per trial.
     """
 
     def __init__(
         self, cpus: int, gpus: float | None, concurrent: int | None, autoscaler: Autoscaler
     ) -> None:
+        """Choose the resources of a trial.
+
+        Args:
+            cpus: CPU cores per trial.
+            gpus: GPUs per trial; None: one if there is any.
+            concurrent: Trials at a time; None: as many as fit.
+            autoscaler: The nodes that may be started.
+
+        Raises:
+            InputError: A trial fits on no node, so it would wait for ever.
+        """
         known = [*list_alive_nodes().values(), *(kind.resources for kind in autoscaler.types)]
         if gpus is None:
             gpus = 1 if any(node.get("GPU") for node in known) else 0
@@ -91,53 +122,63 @@ class TrialSlots:
         self._concurrent, self._autoscaler = concurrent, autoscaler
         self._counted_at, self._counted = 0.0, 0
         if not any(count_trial_slots(node, cpus, gpus) for node in known):
-            raise InputError(self._too_much())
+            raise InputError(self._format_too_much())
 
-    def places(self) -> int:
-        """Trials at a time, now: nodes come and go. At least one, so that the autoscaler hears of
-        it where none is left."""
+    def count_available(self) -> int:
+        """Return how many trials may run at a time now; nodes join and leave.
+
+        It is at least 1. If no node is left, the pending trial makes the autoscaler start one.
+        """
         if self._concurrent:
             return self._concurrent
         now = time.monotonic()
         if now - self._counted_at > FRESH_S:
-            there = sum(
+            n_present = sum(
                 count_trial_slots(node, self.cpus, self.gpus)
                 for node in list_alive_nodes().values()
             )
-            self._counted = max(there, self._autoscaler.places(self.cpus, self.gpus), 1)
+            self._counted = max(n_present, self._autoscaler.count_slots(self.cpus, self.gpus), 1)
             self._counted_at = now
         return self._counted
 
-    def _too_much(self) -> str:
-        def had(nodes: Sequence[Mapping[str, float]]) -> str:
+    def _format_too_much(self) -> str:
+        """Write that a trial fits on no node, and what the nodes have."""
+
+        def list_kinds(nodes: Sequence[Mapping[str, float]]) -> str:
             kinds = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes})
             return "; ".join(f"{cpus:g} CPU, {gpus:g} GPU" for cpus, gpus in kinds)
 
-        there = list(list_alive_nodes().values())
+        present = list(list_alive_nodes().values())
         known = [kind.resources for kind in self._autoscaler.types if kind.resources]
         unknown = sum(kind.most for kind in self._autoscaler.types if not kind.resources)
         message = (
             f"--cpus-per-trial {self.cpus} --gpus-per-trial {self.gpus:g}: no node has that much; "
-            f"there is: {had(there)}"
+            f"there is: {list_kinds(present)}"
         )
         if known:
-            message += f"; the autoscaler may start: {had(known)}"
-        if unknown > len(there) - 1:
-            message += f"; yet to join: {unknown - len(there) + 1} (see `ray status`)"
+            message += f"; the autoscaler may start: {list_kinds(known)}"
+        if unknown > len(present) - 1:
+            message += f"; yet to join: {unknown - len(present) + 1} (see `ray status`)"
         return message
 
 
 def count_trial_slots(resources: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """How many trials fit on a node that has these."""
+    """Count the trials that fit on one node.
+
+    Args:
+        resources: What the node has, by Ray's names.
+        cpus: CPU cores per trial, at least 1.
+        gpus: GPUs per trial. A share lies on one GPU: 0.4 fits twice on each.
+    """
     n_cpus = resources.get("CPU", 0) // cpus
     if not gpus:
         return int(n_cpus)
-    n_gpus = resources.get("GPU", 0)  # a share of a GPU lies on one; 0.4 fits twice on each
+    n_gpus = resources.get("GPU", 0)
     return int(min(n_cpus, n_gpus // gpus if gpus >= 1 else n_gpus * int(1 / gpus + 1e-9)))
 
 
 def list_alive_nodes() -> dict[str, Mapping[str, float]]:
-    """What each node of the cluster has, by the node's id."""
+    """Return what each node of the cluster has, by the node's id."""
     import ray
 
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
@@ -178,7 +219,7 @@ def survey_nodes(results: Place) -> Autoscaler:
                 )
             files.append(file)
     for text in filter(None, files):
-        return Autoscaler.of(yaml.safe_load(text))
+        return Autoscaler.from_cluster_file(yaml.safe_load(text))
     return Autoscaler()
 
 
@@ -262,8 +303,16 @@ def _ask_nodes(
 
 
 def probe_node(marker: str) -> tuple[str | None, str | None]:
-    """Why the marker is not seen here, or None; this node's cluster file."""
-    with retry_policy.of(lambda note: None, over=lambda: True):  # somebody waits for the answer
+    """Look for a file from this node; Ray runs it on every node.
+
+    Args:
+        marker: The path or URI of a file that the driver has written.
+
+    Returns:
+        Why the file cannot be read, or None; and the text of this node's cluster file, or None.
+    """
+    # The driver waits for the answer, so a fault of the storage is not retried for long.
+    with retry_policy.use(lambda note: None, over=lambda: True):
         try:
             resolve_place(marker).read_bytes()
         except FileNotFoundError:
@@ -274,12 +323,13 @@ def probe_node(marker: str) -> tuple[str | None, str | None]:
 
 
 def read_cluster_file() -> str | None:
+    """Return the text of this machine's cluster file, or None if there is none."""
     path = CLUSTER_FILE.expanduser()
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def find_nearest_folder(results: Place) -> Place:
-    """The results' folder, or what there is of the way to it."""
+    """Return the folder of results, or the nearest folder above it that exists."""
     if isinstance(results, Path):
         return next(folder for folder in (results, *results.parents) if folder.exists())
     return results

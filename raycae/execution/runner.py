@@ -5,221 +5,191 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shlex
-import signal
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from raycae import data as sources
 from raycae.errors import InputError, SearchAborted, Unfinished
-from raycae.execution.interrupts import catch_signals
+from raycae.execution.interrupts import StopRequest, raise_interrupt
 from raycae.execution.ray_session import connect_ray, starts_own_ray
 from raycae.execution.resources import Autoscaler, TrialSlots, survey_nodes
-from raycae.execution.search_options import parse_options
+from raycae.execution.search_options import KeywordOptions, show_options
+from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.execution.tuner import train_trials
 from raycae.optimization.shared_study import hide_password, require_database
 from raycae.report.reader import StudyReader
-from raycae.space.space import Space
 from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import retry_policy
 from raycae.study.find import format_study_argument
 from raycae.study.finish import Finish
 from raycae.study.images import load_images
 from raycae.study.opening import create_study, resume_study
-from raycae.study.plan import Plan, read_content
+from raycae.study.plan import read_content
 from raycae.study.study import Study
-from raycae.study.warm_start import Known
 
 if TYPE_CHECKING:
     from raycae.execution.progress import Progress
 
 
+@show_options
 def run_search(
     space: str | Path | None = None,
     data: str | Path | None = None,
-    *,
-    trials: int | str | None = None,
-    epochs: int | None = None,
-    hours: float | None = None,
-    limit: int | None = None,
-    results: str | Path | None = None,
-    study: str | None = None,
-    seed: int | None = None,
-    sampler: str | None = None,
-    scheduler: str | None = None,
-    max: Mapping[str, float] | Sequence[str] | None = None,
-    grace: int | None = None,
-    first_images: int | None = None,
-    factor: int | None = None,
-    repeats: str | None = None,
-    objective: str | None = None,
-    cost: str | None = None,
-    strata: Sequence[int] | str | None = None,
-    settings: int | None = None,
-    from_: Sequence[str] | str | None = None,
-    cpus_per_trial: int = 1,
-    gpus_per_trial: float | None = None,
-    concurrent: int | None = None,
-    fuse: int | str | None = None,
-    address: str | None = None,
-    storage: str | None = None,
-    resume: bool = False,
-    force: bool = False,
+    **options: Unpack[KeywordOptions],
 ) -> StudyReader:
-    """`raycae search` from Python: the same options by the same names (`from_`, for `from` is a
-    word of Python's), with the same meaning, ranges and defaults (`raycae search --help`).
+    """Run a search, as `raycae search` does, and write its report.
 
-    `max` is `{"n_params": 5000}`, `strata` `[64, 128]`, `from_` `["ex2"]`; text is taken as it
-    would be typed. Returns the study, to be read, once the search has ended and its report is
-    written. An interrupt (Ctrl-C, or a notebook's stop button) ends the search in order and is a
-    `KeyboardInterrupt` then; `open_study` reads what there is, `resume=True` goes on.
+    It takes the options of the command by the same names (`from_` for `--from`, because `from` is a
+    keyword of Python), with the same meaning, ranges and defaults. `max` also takes a mapping, such
+    as `{"n_params": 5000}`, and `strata` and `from_` take lists. Text is read as if it were typed.
 
-    Raises `InputError` for a value that is not allowed, `StorageError` where results cannot be
-    written, `SearchAborted` where trials fail one after the other for one reason, `Unfinished`
-    where all trials are recorded but a step after them failed (exit code 1 of the command).
+    Args:
+        space: A shipped space or a file.
+        data: The source of the images.
+        options: See below.
+
+    Returns:
+        The study, for reading.
+
+    Raises:
+        InputError: A value is not allowed, or something that it names cannot be used.
+        KeyboardInterrupt: Ctrl-C, or a notebook's stop button, ended the search cleanly;
+            `resume=True` continues it.
+        SearchInterrupted: SIGTERM ended it cleanly.
+        StorageError: Results could not be written.
+        SearchAborted: Trials failed one after the other for the same reason.
+        Unfinished: All trials are recorded, but a step after them failed.
     """
-    asked = parse_options(**locals())
-    sources.check(asked.plan.data)
-    if asked.database is not None:
-        require_database(asked.database)
-    for note in asked.notes:
+    request = parse_options({"space": space, "data": data, **options})
+    sources.check(request.plan.data)
+    if request.database is not None:
+        require_database(request.database)
+    for note in request.notes:
         print(note, flush=True)
-    code = run_study(
-        asked.folder,
-        asked.plan,
-        asked.space,
-        asked.resume,
-        asked.resources,
-        hours=asked.hours,
-        address=asked.address,
-        database=asked.database,
-        known=asked.known,
-        fuse=asked.fuse,
-    )
-    if code == 128 + signal.SIGINT:
-        raise KeyboardInterrupt
-    if code:
-        raise SystemExit(code)
-    return StudyReader(asked.folder)
+    signal_number = run_study(request)
+    if signal_number is not None:
+        raise_interrupt(signal_number)
+    return StudyReader(request.folder)
 
 
-def run_study(
-    folder: Place,
-    plan: Plan,
-    the_space: Space,
-    resume: bool,
-    resources: dict[str, Any],
-    *,
-    hours: float | None = None,
-    address: str | None = None,
-    database: str | None = None,
-    known: Iterable[Known] = (),
-    fuse: int | None = None,
-    go_on: str | None = None,
-) -> int:
-    """One search from its images to its report. Returns the exit code: 0, 130 or 143. Raises
-    `SearchAborted` where it stopped because every trial failed for the same reason, and
-    `StorageError`. Where a step after the trials failed, the summary is printed with a note on each
-    such step; then the fault is raised, or `Unfinished` where it was an `InputError`.
+def run_study(request: SearchRequest) -> int | None:
+    """Run one search from its images to its report.
 
-    `fuse`: trials at most in a cohort; None: as many as pays.
-    `go_on`: the command that goes on with it, if it is not `raycae search --resume`.
+    Where a step after the trials has failed, the summary is printed with a note on each such step
+    before the exception is raised.
+
+    Args:
+        request: What to search, where, and with which resources.
+
+    Returns:
+        The signal that ended the search early, after which its study was closed cleanly; None if
+        no signal arrived.
+
+    Raises:
+        InputError: The images, the study or the Ray cannot be used.
+        SearchAborted: Every trial failed for the same reason.
+        StorageError: Results could not be written.
+        Unfinished: All trials are recorded, but a step after them could not use its input.
     """
-    # All of it now: a package that is updated while a search runs must not end it half old, half
-    # new.
-    from raycae.execution import evaluation  # noqa: F401
+    _import_everything()
     from raycae.execution.progress import Progress
-    from raycae.report import page, picture_sheets  # noqa: F401
-    from raycae.study.summary import (
-        format_counts,
-        format_frontier,
-        format_trial,
-    )
 
-    load = functools.partial(_load_images, folder, plan, the_space, resume)
-    until = None if hours is None else time.monotonic() + hours * 3600
-    progress = Progress(plan.trials, plan.epochs, until=until)
-    received: list[int] = []
-    begun: list[Study] = []
-
-    def over() -> bool:
-        return bool(received) or has_passed(until)
-
+    stop = StopRequest(request.hours)
+    progress = Progress(request.plan.trials, request.plan.epochs, until=stop.deadline)
     with (
-        catch_signals(received, begun) as take_back,
-        retry_policy.of(progress.wait, lambda: bool(received)),
+        stop.catch_signals(),
+        retry_policy.use(progress.wait, stop.is_interrupted),
         progress,
         ExitStack() as open_study,
     ):
-        # A fault of the images is found before a Ray is started for them; a cluster that is there
-        # says what is wrong before they are loaded, which may take minutes.
-        own = starts_own_ray(address)
-        images = load() if own else None
-        with connect_ray(address) as is_own:
-            take_back()  # Ray takes SIGTERM for itself when it starts, and lets it kill afterwards
-            room = TrialSlots(
-                **resources,
-                autoscaler=Autoscaler() if is_own else survey_nodes(folder.parent),
-            )
-            images = images or load()
-            study = open_study_for_writing(
-                folder, plan, the_space, resume, images, progress, database, known
-            )
+        # Faulty images are found before a Ray is started for them. A running cluster first reports
+        # what is wrong with it, because loading the images may take minutes.
+        images = _load_images(request) if starts_own_ray(request.address) else None
+        with connect_ray(request.address) as is_own_ray:
+            stop.install_handlers()  # Ray has taken SIGTERM when it started.
+            autoscaler = Autoscaler() if is_own_ray else survey_nodes(request.folder.parent)
+            slots = TrialSlots(**request.resources, autoscaler=autoscaler)
+            images = images or _load_images(request)
+            study = open_study_for_writing(request, images, progress)
             open_study.enter_context(closing(study))
-            begun.append(study)
-            test = images.test if plan.test_curves else None
-            train_trials(study, images, test, room, fuse, over, progress)
-        take_back()
-        finish = finish_study(study, images, progress, lambda: bool(received))
-        evaluate = f"raycae evaluate {format_study_argument(folder)}"
+            stop.is_study_open = True
+            test = images.test if request.plan.test_curves else None
+            train_trials(study, images, test, slots, request.fuse, stop.is_due, progress)
+        stop.install_handlers()
+        finish = finish_study(study, images, progress, stop.is_interrupted)
+        evaluate = f"raycae evaluate {format_study_argument(request.folder)}"
         finish.attempt("The tables could not be written", evaluate, open_study.close)
-    for note in [*study.notes, *finish.notes]:
-        print(f"note     {note}")
-    counts = study.records.counts()
-    print(f"{format_counts(counts)} of {plan.trials} trials")
-    if best := study.records.best():
-        print(f"best     {format_trial(best)}")
-    if plan.objective == "frontier":
-        print(format_frontier(study.records.frontier(), plan.cost))
-    print(f"results  {shorten_path(folder)}")
-    if (folder / "report.html").exists():
-        print(f"report   {shorten_path(folder / 'report.html')}")
-    if go_on is None:
-        go_on = f"raycae search --resume --study {plan.study}{format_results_option(folder)}"
-        if database:
-            go_on += f" --storage {shlex.quote(hide_password(database))}"
-    if received:
-        print(f"Interrupted; go on with: {go_on}")
-    elif has_passed(until) and len(study.records.trials) < plan.trials:
-        print(f"Time is up; go on with: {go_on}")
-    elif not study.hopeless and len(study.records.trials) < plan.trials:
-        print("Nothing is left to try in this space.")
+    print_summary(request, study, finish, stop)
     finish.raise_fault()
-    if received:
-        return 128 + received[0]
+    if stop.is_interrupted():
+        return stop.signal_number
     if study.hopeless:
-        raise SearchAborted(f"{study.hopeless}; once that is mended: {go_on}")
+        command = format_resume_command(request)
+        raise SearchAborted(f"{study.hopeless}; once that is mended: {command}")
     if finish.errors:
         raise Unfinished(
             "all trials are recorded, but not every step after them succeeded; "
             "the notes above say what to run"
         )
-    return 0
+    return None
 
 
-def format_results_option(folder: Place) -> str:
-    if folder.parent == resolve_place("results"):
-        return ""
-    return f" --results {shlex.quote(str(folder.parent))}"
+def _import_everything() -> None:
+    """Import every module that a search needs later.
+
+    If the package is updated while a search runs, the search must not end with half of each
+    version.
+    """
+    from raycae.execution import evaluation, progress  # noqa: F401
+    from raycae.report import page, picture_sheets  # noqa: F401
+    from raycae.study import summary  # noqa: F401
 
 
-def has_passed(until: float | None) -> bool:
-    return until is not None and time.monotonic() >= until
+def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: StopRequest) -> None:
+    """Print the notes and results of a search, and the command that continues it.
+
+    Args:
+        request: What was searched.
+        study: The study, closed.
+        finish: The steps after the last trial.
+        stop: Why the search may have ended early.
+    """
+    from raycae.study.summary import format_counts, format_frontier, format_trial
+
+    plan, folder, records = request.plan, request.folder, study.records
+    for note in [*study.notes, *finish.notes]:
+        print(f"note     {note}")
+    print(f"{format_counts(records.counts())} of {plan.trials} trials")
+    if best := records.best():
+        print(f"best     {format_trial(best)}")
+    if plan.objective == "frontier":
+        print(format_frontier(records.frontier(), plan.cost))
+    print(f"results  {shorten_path(folder)}")
+    if (folder / "report.html").exists():
+        print(f"report   {shorten_path(folder / 'report.html')}")
+    n_missing = plan.trials - len(records.trials)
+    if stop.is_interrupted():
+        print(f"Interrupted; go on with: {format_resume_command(request)}")
+    elif stop.is_time_up() and n_missing > 0:
+        print(f"Time is up; go on with: {format_resume_command(request)}")
+    elif not study.hopeless and n_missing > 0:
+        print("Nothing is left to try in this space.")
+
+
+def format_resume_command(request: SearchRequest) -> str:
+    """Write the command that continues a search, without passwords."""
+    if request.resume_command is not None:
+        return request.resume_command
+    command = f"raycae search --resume --study {request.plan.study}"
+    if request.folder.parent != resolve_place("results"):
+        command += f" --results {shlex.quote(str(request.folder.parent))}"
+    if request.database:
+        command += f" --storage {shlex.quote(hide_password(request.database))}"
+    return command
 
 
 def finish_study(
@@ -273,18 +243,20 @@ def finish_study(
     return finish
 
 
-def _load_images(folder: Place, plan: Plan, the_space: Space, resume: bool) -> sources.Images:
+def _load_images(request: SearchRequest) -> sources.Images:
     """Load the images of a search, decoding the test images too, and print what was found."""
-    if resume:
-        images, notes = load_images(folder, read_content(folder), the_space.classes)
+    plan, space = request.plan, request.space
+    notes: list[str] = []
+    if request.resume:
+        content = read_content(request.folder)
+        images, notes = load_images(request.folder, content, space.classes)
     else:
-        notes = []
         images = sources.load(
             plan.data,
-            image_size=the_space.image_size,
+            image_size=space.image_size,
             limit=plan.limit,
             seed=plan.seed,
-            classes=the_space.classes,
+            classes=space.classes,
         )
     for line in (f"data     {images.summary}", *(f"note     {note}" for note in notes)):
         print(line, flush=True)
@@ -292,7 +264,7 @@ def _load_images(folder: Place, plan: Plan, the_space: Space, resume: bool) -> s
 
 
 def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
-    """Return what `study.json` says of the images of a new study."""
+    """Return the part `data` of `study.json` for the images of a new study."""
     return {
         "source": source,
         "fingerprint": images.fingerprint,
@@ -306,67 +278,91 @@ def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
 
 
 def open_study_for_writing(
-    folder: Place,
-    plan: Plan,
-    the_space: Space,
-    resume: bool,
-    images: sources.Images,
-    progress: Progress,
-    database: str | None,
-    known: Iterable[Known],
+    request: SearchRequest, images: sources.Images, progress: Progress
 ) -> Study:
-    if not resume:
-        from raycae.execution.evaluation import compute_linear_code_errors
+    """Create the study of a search, or resume it.
 
-        described = describe_data(plan.data, images)
-        if plan.strata:
-            progress.say("fitting linear codes, to know what each latent size has to beat …")
-            described["line"] = compute_linear_code_errors(the_space.task, images, plan.strata)
-        splits = images.membership.to_parquet()
-        study = create_study(
-            folder, plan, the_space, described, progress.listen, database, known, splits
-        )
-        print_notes(study, progress)
-        progress.resumed(study.records)
-        return study
-    begun = read_content(folder)["data"]
-    fingerprint, labels = begun["fingerprint"], begun.get("labels")
+    Args:
+        request: What is searched.
+        images: The images of the search.
+        progress: The live view, which follows the study.
+
+    Returns:
+        The study, whose lease this process holds.
+
+    Raises:
+        InputError: The images or their classes are not those that the study began with.
+    """
+    if request.resume:
+        return _resume_study(request, images, progress)
+    return _create_study(request, images, progress)
+
+
+def _create_study(request: SearchRequest, images: sources.Images, progress: Progress) -> Study:
+    from raycae.execution.evaluation import compute_linear_code_errors
+
+    plan, space = request.plan, request.space
+    described = describe_data(plan.data, images)
+    if plan.strata:
+        progress.say("fitting linear codes, to know what each latent size has to beat …")
+        described["line"] = compute_linear_code_errors(space.task, images, plan.strata)
+    study = create_study(
+        request.folder,
+        plan,
+        space,
+        described,
+        progress.listen,
+        request.database,
+        request.known,
+        images.membership.to_parquet(),
+    )
+    print_notes(study, progress)
+    progress.load_records(study.records)
+    return study
+
+
+def _resume_study(request: SearchRequest, images: sources.Images, progress: Progress) -> Study:
+    plan, space = request.plan, request.space
+    recorded = read_content(request.folder)["data"]
+    fingerprint, labels = recorded["fingerprint"], recorded.get("labels")
     if fingerprint != images.fingerprint:
         raise InputError(
             f"{plan.data}: these are not the images this study was begun with "
             f"(fingerprint {images.fingerprint}, then {fingerprint}); begin another study"
         )
-    now = images.labels.fingerprint
-    if labels and now and labels != now:
+    found_labels = images.labels.fingerprint
+    if labels and found_labels and labels != found_labels:
         raise InputError(
             f"{plan.data}: these images were of other classes when this study was begun "
-            f"(fingerprint {now}, then {labels}); begin another study"
+            f"(fingerprint {found_labels}, then {labels}); begin another study"
         )
-    study = resume_study(folder, plan, progress.listen, space=the_space, database=database)
-    progress.resumed(study.records)
+    study = resume_study(
+        request.folder, plan, progress.listen, space=space, database=request.database
+    )
+    progress.load_records(study.records)
     print_notes(study, progress)
-    to_come = max(plan.trials - len(study.records.trials), 0)
+    n_missing = max(plan.trials - len(study.records.trials), 0)
     print(
         f"resuming {plan.study}: {study.records.n_ended()} trials have ended, "
-        f"{len(study.running())} go on, "
-        f"{to_come} are to come",
+        f"{len(study.running())} go on, {n_missing} are to come",
         flush=True,
     )
     return study
 
 
 def print_notes(study: Study, progress: Progress) -> None:
+    """Print the notes of a study above the live view, and clear them."""
     for note in study.notes:
         progress.warn(note)
     study.notes.clear()
 
 
 def shorten_path(path: Place) -> str:
-    """Relative to where the person stands, if that is shorter."""
+    """Write a path relative to the current folder if that is shorter."""
     if not isinstance(path, Path):
         return str(path)
     try:
-        here = os.path.relpath(path)
+        relative = os.path.relpath(path)
     except OSError:  # The current folder was deleted meanwhile.
         return str(path)
-    return here if len(here) < len(str(path)) else str(path)
+    return relative if len(relative) < len(str(path)) else str(path)

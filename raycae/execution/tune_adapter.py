@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.air.execution._internal import RayActorManager
-from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
@@ -41,26 +39,6 @@ WORDY = re.compile(" [0-9a-f]{20,}| The task may or may not .*| Some common caus
 """Parts of Ray's messages that say nothing about this loss: identifiers and fixed sentences."""
 NOTHING = "Ray gives no reason"
 """The reason of a loss for which Ray gives none."""
-
-
-def treat_ray_errors_as_lost_workers() -> None:
-    """Patch Tune so that every Ray error of a worker counts as the loss of that worker.
-
-    Tune ends the whole search where Ray raises a type of error that Tune does not know, such as
-    where a node runs out of memory.
-    """
-    original = RayActorManager._actor_task_failed
-    known = (RayTaskError, RayActorError)
-
-    def handle_failure(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, RayError) and not isinstance(exception, known):
-            exception = RayActorError(error_msg=str(exception))
-        original(manager, tracked_actor_task=tracked_actor_task, exception=exception)
-
-    RayActorManager._actor_task_failed = handle_failure
-
-
-treat_ray_errors_as_lost_workers()
 
 
 class SearchState:

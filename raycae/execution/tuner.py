@@ -72,7 +72,7 @@ def train_trials(
         {"cpu": room.cpus, "gpu": room.gpus},
     )
     state = SearchState(study, over, progress)
-    run_tune(trainable, state, StudySearcher(state, settings, room.places, max_fused))
+    run_tune(trainable, state, StudySearcher(state, settings, room.count_available, max_fused))
     if isinstance(state.fault, StorageError):
         study.broken = True
     if state.fault:
@@ -89,14 +89,9 @@ def run_tune(trainable: Any, state: SearchState, searcher: StudySearcher) -> Non
         searcher: Gives the attempts.
     """
     from ray import tune
-    from ray.tune.execution import class_cache
 
     from raycae.execution.tune_adapter import StudyCallback, StudyStopper
 
-    # Tune would send the keys of an object store with each trial, and Ray logs what is sent. Each
-    # node has its own keys.
-    sent = class_cache.ENV_VARS_TO_PROPAGATE
-    sent -= {name for name in sent if name.startswith("AWS_")}
     # By default Tune starts one actor at a time and gives all short trials to the first one. So it
     # may start as many as the searcher allows. The searcher allows only as many as can run, so that
     # each proposal knows every trial that has ended.

@@ -18,10 +18,11 @@ from raycae.errors import InputError, StorageError
 
 T = TypeVar("T")
 SILENT_S = 10.0
-"""A storage that has not answered for so long is waited for aloud."""
+"""A call that has not returned after this many seconds is reported."""
 ALOUD_S = 1.0
-"""One that has failed for so long too: what passes by itself in a moment is nobody's business."""
+"""Errors are reported once a call has been retried for this many seconds. Shorter faults pass."""
 LONGEST_PAUSE_S = 5.0
+"""The longest pause between two attempts, in seconds."""
 LOST_FOR_GOOD = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -33,76 +34,104 @@ LOST_FOR_GOOD = {
     errno.EFBIG,
     errno.EEXIST,
 }
-"""Waiting does not help: somebody has to make room, or give leave."""
+"""Permanent errors, never retried: disk full, permission denied, read-only."""
 REFUSED_FOR_GOOD = re.compile(
     "ACCESS_DENIED|NO_SUCH_BUCKET|Bucket '.*' not found|INVALID_ACCESS_KEY|"
     "SIGNATURE_DOES_NOT_MATCH|HTTP status 40[0134]"
 )
-"""The same in the words of object stores, which pyarrow hands on as plain `OSError`s."""
+"""Permanent errors of object stores, which pyarrow raises as plain `OSError`s."""
 
 
-def print_once(note: str, said: list[str] = []) -> None:  # noqa: B006 - what was said last
-    if said != [plain := re.sub(r"\d+", "", note)]:
+def print_once(note: str, last: list[str] = []) -> None:  # noqa: B006 - kept between calls
+    """Print a note on standard error, unless it differs from the last one in numbers alone.
+
+    Args:
+        note: What to print.
+        last: The last note that was printed, without its numbers.
+    """
+    if last != [plain := re.sub(r"\d+", "", note)]:
         print(note, file=sys.stderr, flush=True)
-        said[:] = [plain]
+        last[:] = [plain]
 
 
 @dataclass
 class RetryPolicy:
-    """How a process waits for its storage: at most `limit_s` for one thing, and not for long once
-    somebody wants the process to end (`over`), saying through `say` what it waits for. After one
-    thing was waited for in vain the next ones are not waited for as long again."""
+    """How long this process waits for its storage, and where it reports that it waits.
+
+    After one call has failed in the end, the next ones are not retried for as long.
+
+    Attributes:
+        limit_s: The longest time to retry one call, in seconds.
+        say: Takes the note that the process waits.
+        over: Whether the process should end, so that waiting is cut short.
+        spent: Whether the last call has failed in the end.
+        speaker: The id of the thread that reports. If many threads wait, only one does.
+    """
 
     limit_s: float = 600.0
     say: Callable[[str], None] = print_once
     over: Callable[[], bool] = lambda: False
     spent: bool = False
     speaker: int | None = None
-    """Of many threads that wait, one says so."""
 
     @contextmanager
-    def of(self, say: Callable[[str], None], over: Callable[[], bool]) -> Iterator[None]:
-        """While a search runs, what it says through, and when it is to end."""
-        before = self.say, self.over
+    def use(self, say: Callable[[str], None], over: Callable[[], bool]) -> Iterator[None]:
+        """Report through `say` and watch `over` inside the `with` block."""
+        earlier = self.say, self.over
         self.say, self.over = say, over
         try:
             yield
         finally:
-            self.say, self.over = before
+            self.say, self.over = earlier
 
     def limit(self) -> float:
+        """Return for how many seconds a call may be retried now."""
         return min(SILENT_S, self.limit_s) if self.spent or self.over() else self.limit_s
 
-    def tell(self, note: str) -> None:
-        me = threading.get_ident()
-        if self.speaker in (None, me):
-            self.speaker = me
+    def report(self, note: str) -> None:
+        """Report that this thread waits, unless another thread has reported that it does."""
+        thread = threading.get_ident()
+        if self.speaker in (None, thread):
+            self.speaker = thread
             self.say(f"waiting for the storage: {note}")
 
-    def ends(self, *, spent: bool) -> None:
-        """A thread has its answer, or has waited in vain."""
+    def finish_call(self, *, spent: bool) -> None:
+        """Note the end of a call of this thread.
+
+        Args:
+            spent: Whether it has failed in the end.
+        """
         self.spent = spent
         if self.speaker == threading.get_ident():
             self.speaker = None
 
 
 retry_policy = RetryPolicy()
-"""This process's own; a search lets its live view say what is waited for."""
+"""The policy of this process. A search lets its live view report what is waited for."""
 
 
 def with_retries(what: str, action: Callable[[], T]) -> T:
-    """Do `action`; where the storage fails in a way that may pass, do it again, later and later.
+    """Call `action`, and call it again after growing pauses while the storage fails.
 
-    Raises `StorageError` where waiting does not help or has not helped, and what `action` raises
-    besides: `FileNotFoundError` is an answer.
+    Args:
+        what: What is done, for messages.
+        action: Takes no arguments. It must be safe to call again.
+
+    Returns:
+        What `action` returns.
+
+    Raises:
+        StorageError: Retrying cannot help, or has not helped within the limit of `retry_policy`.
+        FileNotFoundError: From `action`, because it is an answer and not a fault. Exceptions that
+            are no `OSError` are raised too.
     """
-    begun = time.monotonic()
+    started_s = time.monotonic()
     pause = 0.5
     spent = False
     try:
         while True:
             try:
-                return call_with_timeout(what, action, begun)
+                return call_with_timeout(what, action, started_s)
             except FileNotFoundError:
                 raise
             except NoAnswer:
@@ -110,30 +139,36 @@ def with_retries(what: str, action: Callable[[], T]) -> T:
                 raise
             except OSError as error:
                 if error.errno == errno.ENAMETOOLONG:
-                    raise  # of the name, not of the storage
+                    raise  # This is a fault of the name, not of the storage.
                 reason = format_cause(error)
                 if error.errno in LOST_FOR_GOOD or REFUSED_FOR_GOOD.search(str(error)):
                     raise Refused(f"{what}: {reason}") from None
-            waited = time.monotonic() - begun
-            if waited + pause > retry_policy.limit():
+            waited_s = time.monotonic() - started_s
+            if waited_s + pause > retry_policy.limit():
                 spent = True
-                raise StorageError(f"{what}: {reason}; waited for {waited:.0f} s")
-            if waited >= ALOUD_S:
-                retry_policy.tell(f"{what}: {reason}")
-            time.sleep(pause * random.uniform(0.7, 1.0))  # or all trials would knock at once
+                raise StorageError(f"{what}: {reason}; waited for {waited_s:.0f} s")
+            if waited_s >= ALOUD_S:
+                retry_policy.report(f"{what}: {reason}")
+            # A random share keeps all trials from calling at the same moment.
+            time.sleep(pause * random.uniform(0.7, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_S)
     finally:
-        retry_policy.ends(spent=spent)
+        retry_policy.finish_call(spent=spent)
 
 
 class Refused(StorageError):
-    """Waiting does not help: no leave, no such bucket, no room."""
+    """The storage refuses a call for good: no permission, no such bucket, no space."""
 
 
 @contextmanager
 def refusal_is_input_error() -> Iterator[None]:
-    """While it is looked whether there is what a person named: what the storage refuses is wrong
-    input then, an `InputError`."""
+    """Turn a refusal of the storage into an `InputError`.
+
+    It is used where something is looked for that a person has named.
+
+    Raises:
+        InputError: The storage refuses a call inside the `with` block.
+    """
     try:
         yield
     except Refused as error:
@@ -141,31 +176,46 @@ def refusal_is_input_error() -> Iterator[None]:
 
 
 class NoAnswer(StorageError):
-    """A call into the storage that does not come back."""
+    """A call to the storage has not returned in time."""
 
 
-def call_with_timeout(what: str, action: Callable[[], T], begun: float) -> T:
-    """What `action` returns or raises, in a thread of its own: a mount whose server is gone holds
-    a caller for ever, and nothing can wake it."""
+def call_with_timeout(what: str, action: Callable[[], T], started_s: float) -> T:
+    """Call `action` in a thread, and stop waiting for it after the limit of `retry_policy`.
+
+    A mount whose server is gone blocks a call for ever, and nothing can wake it.
+
+    Args:
+        what: What is done, for messages.
+        action: Takes no arguments.
+        started_s: When the first attempt began, in seconds of `time.monotonic()`.
+
+    Returns:
+        What `action` returns.
+
+    Raises:
+        NoAnswer: The call has not returned in time. Its thread is abandoned.
+        BaseException: What `action` raises.
+    """
     outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
-    def attempt() -> None:
+    def run() -> None:
         try:
             outcome.put((action(), None))
         except BaseException as error:
             outcome.put((None, error))
 
-    threading.Thread(target=attempt, daemon=True).start()
-    at_once = time.monotonic()
+    threading.Thread(target=run, daemon=True).start()
+    called_s = time.monotonic()
     while True:
         try:
             value, error = outcome.get(timeout=1.0)
         except queue.Empty:
-            silent = time.monotonic() - at_once
-            if time.monotonic() - begun > retry_policy.limit():
-                raise NoAnswer(f"{what}: the storage has not answered for {silent:.0f} s") from None
-            if silent > SILENT_S:
-                retry_policy.tell(f"{what}: no answer for {silent:.0f} s")
+            silent_s = time.monotonic() - called_s
+            if time.monotonic() - started_s > retry_policy.limit():
+                message = f"{what}: the storage has not answered for {silent_s:.0f} s"
+                raise NoAnswer(message) from None
+            if silent_s > SILENT_S:
+                retry_policy.report(f"{what}: no answer for {silent_s:.0f} s")
             continue
         if error is not None:
             raise error
@@ -173,7 +223,10 @@ def call_with_timeout(what: str, action: Callable[[], T], begun: float) -> T:
 
 
 def format_cause(error: OSError) -> str:
-    """The cause. Object stores' clients begin with what was asked, which is known here."""
+    """Write the cause of an error in one line.
+
+    Messages of object stores begin with the request, which is known, and end with an id.
+    """
     line = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
     line = line.partition(": AWS Error ")[2] or line
     return re.split(r" \(Request ID: |; Details: |\. Detail: ", line)[0]

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import Run, run_trial
 from rich.console import Console
-from typer.main import get_command
 
 import raycae
-from raycae.cli import main
 from raycae.errors import InputError, SearchAborted
-from raycae.execution import interrupts, runner
+from raycae.execution import runner
+from raycae.execution.interrupts import StopRequest
 from raycae.execution.progress import Progress
+from raycae.execution.search_request import SearchRequest
 from raycae.report import picture_sheets
 from raycae.report.reader import StudyReader
 from raycae.study.artifacts import get_model_folder, write_model
@@ -34,16 +33,11 @@ FRONTIER = Path(__file__).resolve().parents[2] / "analysis" / "recorded" / "fron
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What searches were begun with; none runs."""
-    begun: list[tuple[Any, ...]] = []
-
-    def note(*arguments: Any, **options: Any) -> int:
-        begun.append((*arguments, options))
-        return 0
-
-    monkeypatch.setattr(runner, "run_study", note)
-    return begun
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[SearchRequest]:
+    """Return the requests that searches were started with; none of them runs."""
+    requests: list[SearchRequest] = []
+    monkeypatch.setattr(runner, "run_study", requests.append)
+    return requests
 
 
 def test_importing_costs_nothing() -> None:
@@ -57,16 +51,8 @@ def test_importing_costs_nothing() -> None:
     assert done.stdout.split("\n")[:2] == ["set()", "open_study run_search False"]
 
 
-def test_options_are_the_commands() -> None:
-    """Oracle: the command line's own list of options."""
-    command = get_command(main.app).commands["search"]  # type: ignore[attr-defined]
-    options = {param.opts[0].removeprefix("--").replace("-", "_") for param in command.params}
-    names = {name.rstrip("_") for name in inspect.signature(raycae.run_search).parameters}
-    assert names == options - {"help"}
-
-
 def test_both_doors_lead_to_the_same_search(
-    run: Run, asked: list[tuple[Any, ...]], space_file: Path, tmp_path: Path
+    run: Run, asked: list[SearchRequest], space_file: Path, tmp_path: Path
 ) -> None:
     """Oracle: each other: what is typed, and the same as Python has it, numpy's numbers too."""
     typed = "--trials 4 --epochs 2 --limit 100 --seed 3 --scheduler none --sampler tpe --hours 0.5"
@@ -91,7 +77,7 @@ def test_both_doors_lead_to_the_same_search(
     )
     typed_one, pythons = asked
     assert typed_one == pythons
-    plan = pythons[1]
+    plan = pythons.plan
     assert plan == Plan("one", "tiny", "photos", 4, 2, 100, 3, "tpe", "none", factor=4, settings=2)
     assert all(type(value) in (int, str, bool, type(None)) for value in vars(plan).values())
 
@@ -118,7 +104,7 @@ def test_both_doors_lead_to_the_same_search(
     ],
 )
 def test_bad_values(
-    options: dict[str, Any], said: str, asked: list[tuple[Any, ...]], tmp_path: Path
+    options: dict[str, Any], said: str, asked: list[SearchRequest], tmp_path: Path
 ) -> None:
     """Oracle: the message, which names the option, the value and what is allowed; nothing is run
     and nothing written."""
@@ -130,9 +116,15 @@ def test_bad_values(
 
 
 @pytest.mark.parametrize(
-    ("code", "raised"), [(130, KeyboardInterrupt), (143, SystemExit), (0, None)]
+    ("signal_number", "code", "raised"),
+    [
+        (signal.SIGINT, 130, KeyboardInterrupt),
+        (signal.SIGTERM, 143, raycae.SearchInterrupted),
+        (None, 0, None),
+    ],
 )
 def test_how_a_search_ends(
+    signal_number: int | None,
     code: int,
     raised: type[BaseException] | None,
     monkeypatch: pytest.MonkeyPatch,
@@ -140,11 +132,13 @@ def test_how_a_search_ends(
     space_file: Path,
     tmp_path: Path,
 ) -> None:
-    """Oracle: the contract: to Python an interrupt is Python's own, to a shell exit code 130."""
-    monkeypatch.setattr(runner, "run_study", lambda *_, **__: code)
+    """Oracle: the contract: Python raises its own exception for SIGINT and `SearchInterrupted`
+    for SIGTERM; a shell sees exit code 128 + signal number."""
+    monkeypatch.setattr(runner, "run_study", lambda _: signal_number)
     if raised:
-        with pytest.raises(raised):
+        with pytest.raises(raised) as caught:
             raycae.run_search(space_file, results=tmp_path)
+        assert getattr(caught.value, "signal_number", signal.SIGINT) == signal_number
     else:
         assert raycae.run_search(space_file, results=tmp_path).folder == tmp_path / "tiny"
     assert run("search", "--space", space_file, "--results", tmp_path)[0] == code
@@ -264,14 +258,27 @@ def test_interrupts_where_a_person_works_on(monkeypatch: pytest.MonkeyPatch) -> 
     that it ends in order, and the second, or one before the study has begun, is Python's own; a
     process of raycae's own would end."""
     monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
-    received: list[int] = []
-    with interrupts.catch_signals(received, [cast(Study, None)]):
+    stop = StopRequest()
+    stop.is_study_open = True
+    with stop.catch_signals():
         signal.raise_signal(signal.SIGINT)
-        assert received == [signal.SIGINT]
+        assert stop.signal_number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    with interrupts.catch_signals([], []), pytest.raises(KeyboardInterrupt):
+    with StopRequest().catch_signals(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    monkeypatch.delattr(sys, "ps1")
-    with interrupts.catch_signals([], []), pytest.raises(SystemExit, match="130"):
-        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, raycae.SearchInterrupted)],
+)
+def test_a_signal_before_the_study_is_open(
+    number: signal.Signals, raised: type[BaseException]
+) -> None:
+    """Oracle: the contract: there is nothing to finish, so the exception is raised at once; the
+    handlers of before are restored."""
+    before = signal.getsignal(number)
+    with StopRequest().catch_signals(), pytest.raises(raised):
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before

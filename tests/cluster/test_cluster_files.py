@@ -192,9 +192,9 @@ def test_amazon_up_to_the_machines() -> None:
         assert node["ImageId"].startswith("resolve:ssm:/aws/service/deeplearning/ami/x86_64/")
     assert not config["provider"]["cache_stopped_nodes"]
     assert [role["RoleName"] for role in boto3.client("iam").list_roles()["Roles"]] == []
-    autoscaler = Autoscaler.of(config)
-    assert autoscaler.places(cpus=1, gpus=1) == 6 * 1 + 2 * 4
-    assert autoscaler.places(cpus=1, gpus=8) == 0
+    autoscaler = Autoscaler.from_cluster_file(config)
+    assert autoscaler.count_slots(cpus=1, gpus=1) == 6 * 1 + 2 * 4
+    assert autoscaler.count_slots(cpus=1, gpus=8) == 0
 
 
 @pytest.mark.usefixtures("amazon")

@@ -25,6 +25,7 @@ from raycae.errors import InputError
 from raycae.execution import runner
 from raycae.execution.evaluation import evaluate_kept_models
 from raycae.execution.progress import Progress
+from raycae.execution.search_request import SearchRequest
 from raycae.model import weights
 from raycae.model.architecture import build_architecture
 from raycae.model.autoencoder import build_network
@@ -222,8 +223,9 @@ def test_images_that_are_not_labelled_any_more(run: Run, study: Study, left: int
         relabelled = data.load(study.plan.data, image_size=8, classes=4)
         with pytest.raises(InputError, match="of other classes when this study was begun"):
             runner.open_study_for_writing(
-                *(study.folder, study.plan, study.space, True, relabelled, Progress(2, 6)),
-                *(None, ()),
+                SearchRequest(study.folder, study.plan, study.space, True, {}),
+                relabelled,
+                Progress(2, 6),
             )
         return
     code, out, err = run("evaluate", study.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import string
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from PIL import Image
 from raycae import data
 from raycae.data import check
 from raycae.errors import InputError
-from raycae.execution import runner
-from raycae.execution.search_options import (
+from raycae.execution.search_request import (
     SearchRequest,
     choose_study_name,
     get_study_folder,
@@ -29,10 +27,6 @@ from raycae.optimization.proposer import Proposer
 from raycae.optimization.samplers import SAMPLERS
 from raycae.space import loading
 
-DEFAULTS = {
-    name: None if parameter.default is inspect.Parameter.empty else parameter.default
-    for name, parameter in inspect.signature(runner.run_search).parameters.items()
-}
 FAR_DOWN_THE_GRID = {
     *[("ex2", 128), ("ex3", 128), ("ex3", 512)],
     *[("frontier", most) for most in (128, 512, 1024)],
@@ -43,7 +37,7 @@ LR = "task: reconstruct\nparams: {lr: {type: float, low: 0.001, high: 0.01}}\n"
 
 
 def prepare(folder: Path, **options: Any) -> SearchRequest:
-    return parse_options(**{**DEFAULTS, "results": str(folder), "address": "local", **options})
+    return parse_options({"results": str(folder), "address": "local", **options})
 
 
 # --- --max ----------------------------------------------------------------------------------------

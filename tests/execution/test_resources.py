@@ -30,13 +30,13 @@ def test_places_on_a_node() -> None:
 def test_places_that_an_autoscaler_may_start() -> None:
     """Oracle: by hand. Three machines at most: the one with four GPUs, of which there is one, and
     two with one; the head is none of them."""
-    autoscaler = Autoscaler.of(yaml.safe_load(FILE))
-    assert autoscaler.places(cpus=1, gpus=1) == 4 + 1 + 1
-    assert autoscaler.places(cpus=1, gpus=0.25) == 16 + 4 + 4
-    assert autoscaler.places(cpus=8, gpus=1) == 4
-    assert autoscaler.places(cpus=1, gpus=2) == 2
-    assert autoscaler.places(cpus=1, gpus=8) == 0
-    assert Autoscaler().places(cpus=1, gpus=0) == 0
+    autoscaler = Autoscaler.from_cluster_file(yaml.safe_load(FILE))
+    assert autoscaler.count_slots(cpus=1, gpus=1) == 4 + 1 + 1
+    assert autoscaler.count_slots(cpus=1, gpus=0.25) == 16 + 4 + 4
+    assert autoscaler.count_slots(cpus=8, gpus=1) == 4
+    assert autoscaler.count_slots(cpus=1, gpus=2) == 2
+    assert autoscaler.count_slots(cpus=1, gpus=8) == 0
+    assert Autoscaler().count_slots(cpus=1, gpus=0) == 0
 
 
 def test_a_list_of_machines_says_nothing_of_what_they_have() -> None:
@@ -44,9 +44,9 @@ def test_a_list_of_machines_says_nothing_of_what_they_have() -> None:
     resources."""
     kinds = {"local.cluster.node": {"resources": {}, "max_workers": 2}}
     file = {"max_workers": 2, "head_node_type": "local.cluster.node", "provider": {"type": "local"}}
-    autoscaler = Autoscaler.of({**file, "available_node_types": kinds})
+    autoscaler = Autoscaler.from_cluster_file({**file, "available_node_types": kinds})
     assert autoscaler.types == [NodeType({}, 2)]
-    assert autoscaler.places(cpus=1, gpus=0) == 0
+    assert autoscaler.count_slots(cpus=1, gpus=0) == 0
 
 
 def test_trials_at_a_time_follow_the_places(study: Study) -> None:

@@ -47,6 +47,7 @@ from raycae.config import Config, resolve
 from raycae.data import decoding, folders
 from raycae.errors import InputError
 from raycae.execution import runner
+from raycae.execution.search_request import SearchRequest
 from raycae.model import weights
 from raycae.report import html as report_html
 from raycae.report.page import lacks_pictures_or_baselines, render_report
@@ -1236,9 +1237,9 @@ def test_a_name_for_a_study(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     """Oracle: one line and nothing written; or a folder of that very name under the results."""
     begun: list[Path] = []
 
-    def run(folder: Path, *arguments: object, **options: object) -> int:
-        begun.append(folder)
-        return 0
+    def run(request: SearchRequest) -> None:
+        assert isinstance(request.folder, Path)
+        begun.append(request.folder)
 
     monkeypatch.setattr(runner, "run_study", run)
     monkeypatch.chdir(tmp_path)

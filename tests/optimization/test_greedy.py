@@ -15,7 +15,7 @@ from conftest import begin, data_facts, die, measured
 
 from raycae.config import Config, resolve
 from raycae.errors import InputError
-from raycae.execution import search_options
+from raycae.execution import search_request
 from raycae.optimization.greedy import AGAIN, DROPPED, KEPT, START, GreedyLadder
 from raycae.optimization.proposer import Proposal, Proposer
 from raycae.optimization.samplers import choose_sampler
@@ -367,7 +367,7 @@ def test_who_proposes_if_nobody_says(tmp_path: Path) -> None:
     assert usual == {"ex1": "points", "ex3": "tpe", "ex3-greedy": "greedy"}
 
     def planned(name: str, **given: object) -> tuple[str, str]:
-        plan = search_options.plan_new_study(tmp_path / "s", loading.load_space(name), None, given)
+        plan = search_request.plan_new_study(tmp_path / "s", loading.load_space(name), None, given)
         return plan.sampler, plan.scheduler
 
     assert planned("ex3-greedy") == ("greedy", "none")

@@ -1,0 +1,74 @@
+"""Changes to the private parts of Ray that a search needs, all in one place.
+
+Ray has no setting for any of them. `apply_ray_patches` is called by `connect_ray` before a driver
+connects to Ray.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+
+@functools.cache
+def apply_ray_patches() -> None:
+    """Change Ray in this process, once."""
+    silence_error_messages()
+    treat_ray_errors_as_lost_workers()
+    keep_credentials_on_their_node()
+
+
+def silence_error_messages() -> None:
+    """Stop the driver from printing errors of lost nodes and workers.
+
+    Ray prints them even with `log_to_driver=False`; raycae reports lost workers itself.
+    """
+    import ray
+
+    ray._private.worker.listen_error_messages = lambda *_: None
+
+
+def treat_ray_errors_as_lost_workers() -> None:
+    """Let a search survive a worker that the host's memory monitor has killed.
+
+    Ray raises an `OutOfMemoryError` then. Tune expects a `RayActorError` or a `RayTaskError` and
+    ends the whole search at any other error of Ray.
+    """
+    from ray.air.execution._internal import RayActorManager
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+
+    handle_failure = RayActorManager._actor_task_failed
+    known_errors = (RayTaskError, RayActorError)
+
+    def handle_any_failure(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, known_errors):
+            exception = RayActorError(error_msg=str(exception))
+        handle_failure(manager, tracked_actor_task=tracked_actor_task, exception=exception)
+
+    RayActorManager._actor_task_failed = handle_any_failure
+
+
+def keep_credentials_on_their_node() -> None:
+    """Stop Tune from sending the keys of an object store with each trial.
+
+    Ray writes what is sent to its log in clear text. Each node has keys of its own.
+    """
+    from ray.tune.execution import class_cache
+
+    variables = class_cache.ENV_VARS_TO_PROPAGATE
+    variables -= {name for name in variables if name.startswith("AWS_")}
+
+
+def make_isolated_job_config() -> Any:
+    """Make a job configuration whose workers do not import from this driver's folders.
+
+    `ray.init` inserts the driver's current folder and the folder of its script before all others
+    on the `sys.path` of each worker, unless the job has a working directory of its own.
+    """
+    from ray.job_config import JobConfig
+
+    class IsolatedJobConfig(JobConfig):  # type: ignore[misc]
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return IsolatedJobConfig()

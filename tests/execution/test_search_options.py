@@ -1,0 +1,71 @@
+"""The options of a search are declared once; everything that reads the declaration agrees."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import NoneType
+
+import pytest
+from typer.main import get_command
+
+import raycae
+from raycae.cli import main
+from raycae.execution.search_options import OPTIONS, SourceOptions
+from raycae.study.plan import Plan, read_plan_facts
+
+PARAMETERS = inspect.signature(raycae.run_search).parameters
+
+
+def list_types(annotation: object) -> set[object]:
+    """List the members of a union, without None."""
+    return {*(typing.get_args(annotation) or (annotation,))} - {NoneType}
+
+
+def test_python_and_the_command_agree() -> None:
+    """Oracle: the command's parser: its options, their defaults, and what it makes of a value."""
+    command = get_command(main.app).commands["search"]  # type: ignore[attr-defined]
+    options = {param.name: param for param in command.params if param.name != "help"}
+    assert list(options) == list(PARAMETERS)
+    words: list[str] = []
+    for name, parameter in PARAMETERS.items():
+        assert options[name].opts == ["--" + name.rstrip("_").replace("_", "-")]
+        assert options[name].default == parameter.default
+        words += options[name].opts if parameter.annotation is bool else [*options[name].opts, "20"]
+    typed = command.make_context("search", words).params
+    for name, parameter in PARAMETERS.items():
+        types = list_types(parameter.annotation)
+        if type(typed[name]) in (str, list):
+            assert types & {str, Sequence[str]}
+        else:
+            assert types == {type(typed[name])}
+
+
+def test_the_signature_is_typed() -> None:
+    """Oracle: the function's own parameters: `space` and `data` as declared, and by position."""
+    written = typing.get_type_hints(inspect.unwrap(raycae.run_search))
+    for name in SourceOptions.__annotations__:
+        assert written[name] == PARAMETERS[name].annotation
+        assert PARAMETERS[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert all(parameter.annotation is not parameter.empty for parameter in PARAMETERS.values())
+
+
+def test_unknown_option() -> None:
+    """Oracle: Python's own exception for an argument that a function does not have."""
+    with pytest.raises(TypeError, match="no option 'epoch'; there are: space, data"):
+        raycae.run_search(epoch=3)  # type: ignore[call-arg]
+
+
+def test_a_plan_records_them() -> None:
+    """Oracle: the fields of `Plan` and their types; a plan with any choice can be read again."""
+    fields = typing.get_type_hints(Plan)
+    plan = asdict(Plan("s", "s", "photos", 1, 1, None, 0, "random", "none"))
+    for name, option in OPTIONS.items():
+        if not option.is_recorded:
+            continue
+        if option.number_type:
+            assert list_types(fields[name]) == {option.number_type}
+        for choice in option.choices or ():
+            assert read_plan_facts({"plan": plan | {name: choice}})[name] == choice
