@@ -14,8 +14,9 @@ ODD_PER_1000_WORDS = 14.0
 """The largest share of odd phrases in the package. The aim is 1.5; lower this when it falls."""
 
 MIN_VERB_FIRST = 0.60
-MIN_WITH_ARGS = 0.0
-"""The smallest share of public functions with parameters whose docstring has `Args:`. Aim: 0.70."""
+MIN_WITH_ARGS = 0.05
+"""The smallest share of public functions with parameters whose docstring has `Args:`. The
+aim is 0.70; raise this when it rises."""
 
 STILL_LARGE = {
     "raycae/cli/reproduce.py:reproduce_report",
