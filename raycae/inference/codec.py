@@ -31,8 +31,9 @@ from raycae.errors import InputError
 from raycae.inference.image_types import read_pictures
 from raycae.inference.tiling import PIECE, apply_in_pieces, apply_in_tiles, pad_mirrored
 from raycae.model import weights
-from raycae.model.architecture import build_architecture, receptive_margin
+from raycae.model.architecture import build_architecture
 from raycae.model.autoencoder import Autoencoder
+from raycae.model.layers import receptive_margin
 from raycae.model.tasks import Task, make_task
 from raycae.storage.paths import Place
 from raycae.study import find

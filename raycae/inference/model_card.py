@@ -10,7 +10,8 @@ from typing import Any
 
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.model.architecture import Architecture, Shape, build_architecture
+from raycae.model.architecture import Architecture, build_architecture
+from raycae.model.layers import Shape
 from raycae.provenance import get_command, get_versions
 from raycae.storage.paths import Place
 from raycae.study import records, tables

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raycae.model.architecture import Architecture, Conv, Layer, Pool, Resize
+from raycae.model.architecture import Architecture
+from raycae.model.layers import Conv, Layer, Pool, Resize
 
 GREY = 0.5
 """Middle of the range of pixel values, which the linear path subtracts."""

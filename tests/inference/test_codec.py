@@ -23,8 +23,9 @@ from raycae.errors import InputError
 from raycae.inference import codec, tiling
 from raycae.inference.codec import Codec
 from raycae.model import weights
-from raycae.model.architecture import build_architecture, receptive_margin
+from raycae.model.architecture import build_architecture
 from raycae.model.autoencoder import build_network
+from raycae.model.layers import receptive_margin
 from raycae.model.tasks import make_task
 from raycae.study.artifacts import get_model_folder
 from raycae.study.study import Study
