@@ -16,10 +16,11 @@ import plotly.graph_objects as go
 from raycae.errors import InputError
 from raycae.formatting import format_count, format_error, format_ratio
 from raycae.report import html, plotting
-from raycae.report.plotting import BLUE, EXACT, GREY, ORANGE, VIOLET, errors_apart
-from raycae.report.sections import answer, latent_size
-from raycae.report.sections.latent_size import LatentError
+from raycae.report.latent_error import LatentError, compute_latent_error
+from raycae.report.plotting import BLUE, EXACT, GREY, ORANGE, VIOLET
+from raycae.report.sections import answer
 from raycae.report.trials import add_config_columns, list_rows
+from raycae.report.wording import format_errors_apart
 from raycae.storage.paths import Place
 from raycae.study import find, tables
 from raycae.study.plan import read_study
@@ -85,9 +86,7 @@ def read_entry(folders: list[Place]) -> list[Entry]:
         taken = [entry.name for entry in entries]
         # Studies of the same name, from different folders, are told apart by these.
         name = study["study"] if study["study"] not in taken else str(folder)
-        entries.append(
-            Entry(name, folder, study, trials, latent_size.compute_latent_error(trials, baselines))
-        )
+        entries.append(Entry(name, folder, study, trials, compute_latent_error(trials, baselines)))
     return entries
 
 
@@ -136,7 +135,7 @@ def _lead(best: str, second: str, least: float, next_least: float) -> str:
     """How far the study with the least error is ahead of the next one."""
     if least == next_least:
         return f"{best} and {second} have the same least error, {format_error(least)}."
-    first, other = errors_apart(least, next_least)
+    first, other = format_errors_apart(least, next_least)
     if next_least <= EXACT:
         return f"{best} has the least error, {first}; {second} has {other}."
     times = format_ratio(least / next_least)

@@ -153,7 +153,8 @@ class OptunaMirror:
         note on the importance of parameters."""
         import optuna_dashboard
 
-        from raycae.report.sections import frontier_growth, importance, latent_size
+        from raycae.report import latent_error
+        from raycae.report.sections import cost, importance, latent_size
         from raycae.report.trials import add_config_columns, select_ended
 
         trials = self._table()
@@ -168,10 +169,10 @@ class OptunaMirror:
             return
         if self._cost in (None, "latent_size"):
             lines = tables.read_baselines(self._folder, self._fingerprint)
-            latent = latent_size.compute_latent_error(add_config_columns(trials), lines)
+            latent = latent_error.compute_latent_error(add_config_columns(trials), lines)
             figure = latent_size.draw_latent_error(latent)
         else:
-            figure = frontier_growth.draw_cost(trials, self._cost)
+            figure = cost.draw_cost(trials, self._cost)
         optuna_dashboard.save_plotly_graph_object(self.study, figure, graph_object_id="frontier")
 
 

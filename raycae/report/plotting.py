@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from raycae.formatting import format_error, format_ratio
 from raycae.study.records import COMPLETE, PRUNED
 
 BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
@@ -26,41 +25,6 @@ EXACT = 1e-8
 def escape_html(text: str) -> str:
     """Text that plotly shows as it is; it reads a little HTML, but no escaped quotes."""
     return html.escape(text, quote=False)
-
-
-def errors_apart(first: float, second: float) -> tuple[str, str]:
-    """Write two errors with as many digits as it takes to tell them apart.
-
-    Args:
-        first: A mean squared error.
-        second: Another one. Two equal errors are written alike.
-
-    Returns:
-        Both errors as text, as `error` writes them where that is enough.
-    """
-    texts = format_error(first), format_error(second)
-    for digits in range(4, 18):
-        if texts[0] != texts[1] or first == second:
-            break
-        texts = f"{first:.{digits}g}", f"{second:.{digits}g}"
-    return texts
-
-
-def fall(first: float, last: float) -> str:
-    """Say by how much an error falls: `by a factor of 2.2`, `by 3.1 %`, `to zero`.
-
-    Args:
-        first: The error before, above `last`.
-        last: The error after, at least 0.
-
-    Returns:
-        A factor from 1.1 on, a percentage below that.
-    """
-    if last <= EXACT:
-        return "to zero"
-    if first >= 1.1 * last:
-        return f"by a factor of {format_ratio(first / last)}"
-    return f"by {100 * (1 - last / first):.2g} %"
 
 
 def choose_log_ticks(low: float, high: float) -> list[float]:

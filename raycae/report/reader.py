@@ -88,7 +88,7 @@ class StudyReader:
             standard error as well.
         """
         from raycae.report import picture_sheets
-        from raycae.report.page import lacks_pictures_or_baselines
+        from raycae.report.report_data import lacks_pictures_or_baselines
 
         finish = Finish()
         if lacks_pictures_or_baselines(self.folder):

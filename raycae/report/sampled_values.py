@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from raycae.formatting import format_ratio, join_words
+from raycae.formatting import join_words
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 
 Parameter = FloatParameter | IntParameter | CategoricalParameter
@@ -112,6 +112,16 @@ def format_span(drawn: pd.Series[Any], parameter: Parameter) -> str:
     return " to ".join(dict.fromkeys((format_choice(drawn.min()), format_choice(drawn.max()))))
 
 
-def format_bound(value: float) -> str:
-    """Write the end of an interval; what is too large to say anything as `over 1,000`."""
-    return format_ratio(value) if value <= 1000 else "over 1,000"
+def split_into_parts(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[Any]:
+    """Sort what each trial drew into choices or thirds of the range, in words with the parameter's
+    name; without the trials that did not draw it."""
+    drawn = get_drawn_values(trials, name, parameter).dropna()
+    if isinstance(parameter, CategoricalParameter):
+        return drawn.map(lambda label: f"{name} {format_choice(label)}")
+    thirds = drawn.map(lambda value: min(int(3 * get_position(value, parameter)), 2))
+    ends = drawn.groupby(thirds).agg(["min", "max"])
+    words = {
+        at: f"{name} {format_choice(low)} to {format_choice(high)}"
+        for at, low, high in ends.itertuples()
+    }
+    return thirds.map(words)

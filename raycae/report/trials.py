@@ -158,3 +158,8 @@ def list_trials_with_pictures(folder: Place) -> set[int]:
         for number in numbers
         if all((folder / "pictures" / f"{number}{of}.png").exists() for of in ("", "-cases"))
     }
+
+
+def format_latent_shape(row: Row) -> str:
+    """Channels × height × width."""
+    return " × ".join(str(row[f"latent_{side}"]) for side in ("channels", "height", "width"))

@@ -21,9 +21,9 @@ from typing import Any
 import mounts
 import pytest
 from conftest import Run
+from made_studies import Trial, made_study
 from searches import command, trials_of
 from searches import run as run_process
-from test_report import Trial, made_study
 
 from raycae import import_path
 from raycae.cli.terminal import ASCII_FORMS, configure_output

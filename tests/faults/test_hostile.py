@@ -37,8 +37,8 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_studies import HOSTILE, TRIALS, Page, Trial, made_study, painted
 from PIL import Image, ImageSequence
-from test_report import HOSTILE, TRIALS, Page, Trial, made_study, painted
 
 import raycae
 from raycae import config, data
@@ -50,7 +50,8 @@ from raycae.execution import runner
 from raycae.execution.search_request import SearchRequest
 from raycae.model import weights
 from raycae.report import html as report_html
-from raycae.report.page import lacks_pictures_or_baselines, render_report
+from raycae.report.page import render_report
+from raycae.report.report_data import lacks_pictures_or_baselines
 from raycae.report.sections import pictures
 from raycae.space import loading
 from raycae.storage.files import checksum

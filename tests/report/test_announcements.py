@@ -9,7 +9,9 @@ from __future__ import annotations
 import pytest
 from noise import NOISE, SPACES, announced, made_page, reshuffled
 
-from raycae.report.sections import importance, latent_size, search_health, single_changes, slices
+from raycae.report.sections import importance, search_health, single_changes, slices
+from raycae.report.sections.latent_shape import count_wider_is_better
+from raycae.report.significance import LEVEL
 
 N_DESIGNS = 5
 N_SHUFFLES = 40
@@ -42,7 +44,7 @@ def test_values_and_edges_and_shapes_of_noise_stand_out_for_nothing() -> None:
             said = slices.describe_common_choices(trials, parameters)
             n_false["common"] += said.startswith("All of the best")
             n_false["edges"] += not search_health.find_edges(trials, parameters).empty
-            n_false["shapes"] += latent_size.count_wider_is_better(trials).p <= latent_size.LEVEL
+            n_false["shapes"] += count_wider_is_better(trials).p <= LEVEL
     assert max(n_false.values()) <= MOST, n_false
 
 
@@ -55,7 +57,7 @@ def test_no_parameter_of_noise_matters(monkeypatch: pytest.MonkeyPatch) -> None:
         for shuffle in range(N_SHUFFLES // 2):
             trials, _, parameters = reshuffled(page, shuffle)
             weights = importance.compute_importance(trials, parameters)
-            n_false += bool((weights["p"] <= latent_size.LEVEL).any())
+            n_false += bool((weights["p"] <= LEVEL).any())
     assert n_false <= 4  # more have a chance of 0.2 %
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_studies import HOSTILE, Trial, made_study, painted, plausible
 from synthetic_study import long_study
-from test_report import HOSTILE, Trial, made_study, painted, plausible
 
 from raycae.report.page import write_report
 from raycae.study import tables

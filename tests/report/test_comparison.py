@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Run
+from made_studies import HOSTILE, TRIALS, Page, Trial, made_study
 from PIL import Image
 from synthetic_study import long_study
-from test_report import HOSTILE, TRIALS, Page, Trial, made_study
 
 from raycae.errors import InputError
-from raycae.report import html
-from raycae.report import page as report_page
+from raycae.report import report_data
 from raycae.report.comparison import draw_frontiers, read_entry, render_comparison
-from raycae.report.page import collect_content, write_images
+from raycae.report.page import build_sections, collect_figures, render_sections, write_images
+from raycae.report.report_data import read_report_data
+from raycae.report.sections.latent_size import LatentSizeSection
+from raycae.report.sections.trial_table import TrialTableSection
 
 WIDE = [
     Trial([0.02], settings={"latent_channels": 1}),
@@ -104,7 +107,7 @@ def test_the_command_compares_and_says_where(
     """Oracle: the contract: `comparison.html` where studies lie, or the file that is named; wrong
     use is one message, exit code 2, and nothing is written."""
     monkeypatch.setattr(
-        report_page, "lacks_pictures_or_baselines", lambda folder: False
+        report_data, "lacks_pictures_or_baselines", lambda folder: False
     )  # there are no images
     for name, trials in (("wide", WIDE), ("narrow", NARROW)):
         made_study(tmp_path / "r" / name, trials, study=name)
@@ -164,23 +167,21 @@ def test_images_without_kaleido_are_one_message(
 def test_a_long_study_is_thinned(tmp_path: Path) -> None:
     """Oracle: two thousand trials; the figure has at most 1,500 points beside the frontier, the
     table a thousand rows, the page less than 15 MB, and what a click tells is there for each."""
-    folder = long_study(tmp_path / "long", 2000)
-    drawn, values = collect_content(folder)
+    data = read_report_data(long_study(tmp_path / "long", 2000))
+    sections = build_sections(data)
+    page = render_sections(data, sections, [])
+    (sizes,) = (section for section in sections if isinstance(section, LatentSizeSection))
+    (table,) = (section for section in sections if isinstance(section, TrialTableSection))
+    drawn = collect_figures(sections)
+    known = json.loads(re.search("const known = (.*);", page)[1])  # type: ignore[index]
     markers = [trace for trace in drawn["latent-error"].data if trace.mode == "markers"]
     points = [trace for trace in markers if trace.customdata]
     seeds = [trace for trace in markers if not trace.customdata]
-    assert 1400 < sum(len(trace.x) for trace in points) <= 1500 + len(values["frontier"])
+    assert 1400 < sum(len(trace.x) for trace in points) <= 1500 + len(sizes.frontier)
     assert [len(trace.x) for trace in seeds] == [300]
-    assert all(number in values["known"] for trace in points for number in trace.customdata)
+    assert all(str(number) in known for trace in points for number in trace.customdata)
     slices = [figure for name, figure in drawn.items() if name.startswith("slice-")]
     assert len(slices) == 20
     assert all(sum(len(trace.x) for trace in figure.data) <= 300 for figure in slices)
-    assert len(values["table"]) == 1000
-    assert (
-        len(
-            html.render_page(
-                "report.html.j2", {n: f.to_json() for n, f in drawn.items()}, notes=[], **values
-            )
-        )
-        < 15e6
-    )
+    assert len(table.rows) == 1000
+    assert len(page) < 15e6

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from searches import Running, wait_for
 
 from raycae.cli.dashboard import with_importances
+from raycae.report.latent_error import compute_latent_error
 from raycae.report.optuna_mirror import OptunaMirror
 from raycae.report.sections import importance, latent_size
 from raycae.report.trials import add_config_columns
@@ -138,7 +139,7 @@ def test_the_figure_is_the_reports() -> None:
     shown = json.loads("".join(parts[name] for name in sorted(parts, key=_part)))
     trials = add_config_columns(tables.read_trials(folder))
     drawn = latent_size.draw_latent_error(
-        latent_size.compute_latent_error(trials, tables.read_baselines(folder))
+        compute_latent_error(trials, tables.read_baselines(folder))
     )
     assert shown["layout"]["xaxis"] == json.loads(drawn.to_json())["layout"]["xaxis"]
     assert len(shown["data"]) == len(drawn.data)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from raycae import formatting
 from raycae.config import resolve
 from raycae.report import plotting
+from raycae.report.latent_error import compute_latent_error
 from raycae.report.reproduction.figures import (
     compute_spread,
     compute_three_curves,
@@ -22,7 +23,8 @@ from raycae.report.reproduction.figures import (
 )
 from raycae.report.reproduction.page import format_times
 from raycae.report.sections import frontier_growth, greedy_ladder, learning_curves
-from raycae.report.sections.latent_size import compute_latent_error, draw_latent_error
+from raycae.report.sections.cost import draw_cost
+from raycae.report.sections.latent_size import draw_latent_error
 from raycae.report.trials import add_config_columns, rank_trials
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -217,7 +219,7 @@ def test_error_against_another_cost() -> None:
     """Oracle: read off: the cheap one and the good one make the frontier, the third does not."""
     trials = made_trials((COMPLETE, 64, 0.01), (PRUNED, 64, 0.004), (COMPLETE, 64, 0.02))
     trials["flops"] = [100, 1000, 500]
-    figure = frontier_growth.draw_cost(trials, "flops")
+    figure = draw_cost(trials, "flops")
     traces = {trace.name: list(trace.x) for trace in figure.data}
     assert traces == {"Pareto front": [100, 1000], "stopped early": [1000], "complete": [100, 500]}
 

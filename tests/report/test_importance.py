@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from raycae.config import resolve
 from raycae.report import sampled_values
-from raycae.report.sections import importance, latent_size, single_changes
+from raycae.report.sections import importance, single_changes
 from raycae.report.sections.slices import (
     describe_common_choices,
     draw_parallel_coordinates,
     draw_slice,
     make_slices,
 )
+from raycae.report.significance import LEVEL
 from raycae.space import loading
 from raycae.space import parameters as space_parameters
 from raycae.space.parameters import CategoricalParameter
@@ -249,9 +250,7 @@ def test_intervals_of_effects_hold_together() -> None:
     found = single_changes.compare_single_changes(made_trials(rows)).set_index("setting")
     for setting, each in ratios.items():
         logs = np.log(each)
-        low, high = scipy.stats.t.interval(
-            1 - latent_size.LEVEL / 2, 4, logs.mean(), scipy.stats.sem(logs)
-        )
+        low, high = scipy.stats.t.interval(1 - LEVEL / 2, 4, logs.mean(), scipy.stats.sem(logs))
         assert found.loc[setting, "n"] == 5
         assert found.loc[setting, "low"] == pytest.approx(math.exp(low))
         assert found.loc[setting, "high"] == pytest.approx(math.exp(high))

@@ -12,6 +12,12 @@ from hypothesis import strategies as st
 
 from raycae.config import resolve
 from raycae.report.sections import search_health
+from raycae.report.sections.improvements import (
+    describe_epochs_spent,
+    describe_improvements,
+    draw_best_so_far,
+    find_improvements,
+)
 from raycae.space import loading
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -151,7 +157,7 @@ def test_what_still_runs_counts() -> None:
     assert (found.steps["hours"] * 60).tolist() == pytest.approx([0, 2, 6, 8])
     assert found.steps["running"].tolist() == [1, 2, 3, 0]
     assert found.mean == pytest.approx(16 / 8)
-    assert search_health.find_improvements(trials)["hours"].tolist() == pytest.approx([8 / 60])
+    assert find_improvements(trials)["hours"].tolist() == pytest.approx([8 / 60])
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 60)), min_size=1, max_size=60))
@@ -174,26 +180,26 @@ def test_improvements_and_what_they_cost() -> None:
         {"val_mse": 0.02, "minutes": 4},
         {"val_mse": 0.03, "minutes": 10},
     )
-    found = search_health.find_improvements(trials)
+    found = find_improvements(trials)
     assert found["trial_number"].tolist() == [0, 3]
     assert found["n"].tolist() == [1, 4]
     assert found["spent_s"].tolist() == [60, 600]
     assert found["cost_s"].tolist() == [60, 540]
     assert found["gain"].iloc[1] == pytest.approx(0.5)
     assert found["hours"].iloc[1] == pytest.approx(7 / 60)
-    assert search_health.describe_improvements(found, trials) == (
+    assert describe_improvements(found, trials) == (
         "The least error fell from 0.04000 to 0.02000 in 1 improvement. The last one, trial 3, "
         "ended as number 4 of 5, after 7 min, and took 50 % off. No configuration is complete with "
         "several seeds, so the report cannot tell improvements from the luck of a seed."
     )
-    assert search_health.describe_epochs_spent(found, trials) == (
+    assert describe_epochs_spent(found, trials) == (
         "Trials spent 20 min in epochs, summed over workers (on cpu); the best trial was there "
         "after 50% of that, and the last improvement cost 9 min."
     )
-    figure = search_health.draw_best_so_far(found, "n", 5)
+    figure = draw_best_so_far(found, "n", 5)
     assert list(figure.data[0].x) == [1, 4, 5]
     assert list(figure.data[0].y) == [0.04, 0.02, 0.02]
-    alone = search_health.find_improvements(trials.head(2))
-    assert search_health.describe_improvements(alone, trials.head(2)) == (
+    alone = find_improvements(trials.head(2))
+    assert describe_improvements(alone, trials.head(2)) == (
         "The first complete trial, 0, was never improved on by the 1 trial that ended after it."
     )

@@ -6,6 +6,7 @@ computed again here, in plain Python from the made-up trials, without the packag
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -18,20 +19,26 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_report import TRIALS, Page, Trial, made_study
+from made_studies import TRIALS, Page, Trial, made_study
 
 from raycae.config import resolve
 from raycae.model.architecture import build_architecture
 from raycae.report.page import render_report
+from raycae.report.report_data import read_report_data
+from raycae.report.section import Section
 from raycae.report.sections import (
     answer,
     frontier_growth,
-    importance,
     latent_size,
     learning_curves,
-    search_health,
 )
-from raycae.report.trials import add_config_columns, list_rows, rank_trials
+from raycae.report.sections.answer import describe_frontier_answer
+from raycae.report.sections.cost import describe_cost, select_cost_frontier
+from raycae.report.sections.importance import ImportanceSection
+from raycae.report.sections.improvements import ImprovementsSection
+from raycae.report.sections.latent_shape import describe_sides
+from raycae.report.sections.search_health import SearchHealthSection
+from raycae.report.trials import add_config_columns
 from raycae.space import loading
 from raycae.study import tables
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
@@ -322,41 +329,41 @@ def check_curves(study: Study, text: str | None) -> None:
         assert not rest.strip(), rest
 
 
-def check_health(study: Study, said: dict[str, Any]) -> None:
+def check_health(study: Study, section: SearchHealthSection) -> None:
     over = [t for t in study.trials if t.state != RUNNING]
     failed = sum(t.state == FAIL for t in over)
     if failed:
         n, of, share = require(
-            f"{NUMBER} of {NUMBER} trials? failed \\({NUMBER}%\\)\\.", said["failed"]
+            f"{NUMBER} of {NUMBER} trials? failed \\({NUMBER}%\\)\\.", section.failed
         )
         assert (int(n), int(of)) == (failed, len(over))
         assert shows(share, 100 * failed / len(over))
     else:
-        assert said["failed"] == "No trial failed."
+        assert section.failed == "No trial failed."
     again = len(study.trials) - len(set(study.keys))
     if again:
         (n,) = require(
             f"A configuration that had run before ran again in {NUMBER} trials? with the same "
             "seed\\.",
-            said["duplicates"],
+            section.duplicates,
         )
         assert int(n) == again
     else:
-        assert said["duplicates"] == "No configuration ran twice."
+        assert section.duplicates == "No configuration ran twice."
     (n,) = (
         require(
             "No searched range has its best trials at an edge more often than chance allows "
             f"\\({NUMBER} configurations?\\)\\.",
-            said["edges"],
+            section.edges or "",
         )
-        if said["edges"].startswith("No")
+        if (section.edges or "").startswith("No")
         else (len(study.distinct),)
     )
     assert int(n) == len(study.distinct)
-    check_improvements(study, said)
+    check_improvements(study, section.improvements)
 
 
-def check_improvements(study: Study, said: dict[str, Any]) -> None:
+def check_improvements(study: Study, section: ImprovementsSection) -> None:
     ended = [i for i, t in enumerate(study.trials) if t.state != RUNNING]  # in this order
     better: list[int] = []
     for i in ended:
@@ -364,17 +371,17 @@ def check_improvements(study: Study, said: dict[str, Any]) -> None:
             better.append(i)
     total = sum(2.5 * len(study.trials[i].curve) for i in range(len(study.trials)))
     if not total:
-        assert said["cost"] is None
+        assert section.cost_sentence is None
     else:
         spent = 2.5 * sum(len(study.trials[i].curve) for i in ended if better and i <= better[-1])
-        cost = said["cost"]
+        cost = section.cost_sentence or ""
         assert re.match(r"Trials spent [\d.]+ (s|min|h) in epochs, summed over workers", cost)
         assert ("best trial" in cost) == bool(better)
         if better:
             (share,) = re.findall(r"there after (\d+)% of that", cost)
             assert shows(share, 100 * spent / total)
         assert ("last improvement" in cost) == (len(better) > 1)
-    text = said["improved"]
+    text = section.sentence
     if not better:
         assert text is None
         return
@@ -408,24 +415,24 @@ def check_improvements(study: Study, said: dict[str, Any]) -> None:
         assert shows(gain, 100 * (1 - errors[-1] / errors[-2]))
 
 
-def check_mattered(study: Study, said: dict[str, Any]) -> None:
+def check_mattered(study: Study, section: ImportanceSection) -> None:
     n = len(study.distinct)
     if n < 50:
         (told,) = require(
             "Parameters are not ranked yet\\. That takes 50 different configurations that ended "
             f"with an error; this study has {NUMBER}\\.",
-            said["sentence"],
+            section.sentence,
         )
         assert int(told) == n
-        assert not said["is_ranked"]
+        assert not section.slices.is_ranked
     n_best = math.ceil(0.1 * n)
-    common = said["common_sentence"]
+    common = section.slices.common_sentence
     if common.startswith("The best"):
         of = re.findall(NUMBER, common)
         assert int(of[-1]) == n
         assert [int(x) for x in of[:-1]] == ([] if n_best == 1 else [n_best])
     ranked = sorted(study.distinct, key=lambda i: (study.error[i], i))
-    for name, caption, drawn in said["slices"]:
+    for name, caption, drawn in section.slices.slices:
         values = [study.trials[i].settings[name] for i in ranked][:n_best]
         assert drawn == len(study.ended)
         head, _, there = caption.partition(": ")
@@ -440,7 +447,7 @@ def check_mattered(study: Study, said: dict[str, Any]) -> None:
             assert shows(ends[0], min(values))
             assert shows(ends[-1], max(values))
             assert len(ends) == 1 + (min(values) != max(values))
-    check_pairs(study, said["pairs_sentence"])
+    check_pairs(study, section.single_changes.sentence)
 
 
 def check_pairs(study: Study, text: str) -> None:
@@ -477,7 +484,7 @@ def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) ->
     if not study.ended:
         return
     front = study.front()
-    text = latent_size.describe_frontier_answer(latent, ranked)
+    text = describe_frontier_answer(latent, ranked)
     sizes = [study.sizes[i] for i in front]
     n, *ends = re.findall(r"\b\d[\d,]*\b", text.partition(" per image")[0])
     assert int(n) == len(front)
@@ -527,21 +534,20 @@ def test_every_number_in_every_sentence(seed: int) -> None:
     study = Study(seed)
     with tempfile.TemporaryDirectory() as folder:
         made_study(Path(folder), study.trials, baselines=study.baselines, epochs=study.epochs)
-        trials, epochs = tables.read_trials(Path(folder)), tables.read_epochs(Path(folder))
-        for name in PARAMETERS:
-            trials[f"params_{name}"] = [t.settings[name] for t in study.trials]
-        trials = add_config_columns(trials)
-        baselines = tables.read_baselines(Path(folder))
-    latent = latent_size.compute_latent_error(trials, baselines)
-    ranked = list_rows(rank_trials(trials))
-    best = next((row for row in ranked if row["state"] == COMPLETE), None)
+        data = read_report_data(Path(folder))
+    trials, epochs, latent = data.trials, data.epochs, data.latent
+    for name in PARAMETERS:
+        trials[f"params_{name}"] = [t.settings[name] for t in study.trials]
+    data = dataclasses.replace(data, parameters=PARAMETERS)
+    ranked, best = data.ranked, data.best
     assert (best and best["trial_number"]) == study.best()
-    mattered = importance.summarise_importance(trials, epochs, PARAMETERS)
-    went = search_health.summarise_health(trials, PARAMETERS)
+    mattered = ImportanceSection.build(data)
+    health = SearchHealthSection.build(data)
+    assert health is not None
     curves = learning_curves.describe_curves(
         learning_curves.select_learning_curves(trials, epochs), study.epochs
     )
-    sides = latent_size.describe_sides(trials)
+    sides = describe_sides(trials)
     fall = latent_size.describe_latent_error(latent)
     if best:
         check_answer(study, answer.describe_answer(best))
@@ -551,11 +557,14 @@ def test_every_number_in_every_sentence(seed: int) -> None:
         check_latent(study, fall)
     check_sides(study, sides)
     check_curves(study, curves)
-    check_health(study, went)
-    if study.ended:
+    check_health(study, health)
+    assert (mattered is None) == (not study.ended)
+    if mattered:
         check_mattered(study, mattered)
     check_frontier(study, latent, ranked, trials)
-    texts = [curves, sides, fall, *mattered.values(), *went.values()]
+    sections: list[Section] = [health, health.improvements]
+    sections += [mattered, mattered.slices, mattered.single_changes] if mattered else []
+    texts = [curves, sides, fall, *(text for each in sections for text in vars(each).values())]
     for text in texts:
         if isinstance(text, str):
             require_number_agrees(text)
@@ -584,8 +593,8 @@ def test_a_frontier_of_another_cost(tmp_path: Path, cost: str) -> None:
     """Oracle: the columns of the table."""
     folder = made_study(tmp_path / "s", TRIALS)
     trials = tables.read_trials(folder)
-    front = frontier_growth.select_cost_frontier(add_config_columns(trials), cost)
-    text = frontier_growth.describe_cost(front, cost)
+    front = select_cost_frontier(add_config_columns(trials), cost)
+    text = describe_cost(front, cost)
     low, high, before, after, factor, times = require(
         f"From {NUMBER} to {NUMBER} \\(.*\\) the least error falls from {NUMBER} to {NUMBER}, by a "
         f"factor of {NUMBER} for {NUMBER} times the cost\\.",

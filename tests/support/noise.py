@@ -15,7 +15,8 @@ from synthetic_study import Chance
 from raycae.config import Config
 from raycae.model.architecture import build_architecture
 from raycae.report.sampled_values import Parameters
-from raycae.report.sections import importance, latent_size, search_health, single_changes, slices
+from raycae.report.sections import importance, search_health, single_changes, slices
+from raycae.report.sections.latent_shape import describe_sides
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study.records import COMPLETE, FAIL, PRUNED
@@ -184,7 +185,7 @@ def announced(trials: pd.DataFrame, epochs: pd.DataFrame, parameters: Parameters
             f"region {region}"
             for region in search_health.find_failing_regions(trials, parameters)["region"]
         ),
-        "shapes": latent_size.describe_sides(trials) or "",
+        "shapes": describe_sides(trials) or "",
     }
     return {name: text for name, text in said.items() if re.search(SAID[name], text)}
 

@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 
 from raycae.formatting import format_error
 from raycae.report import plotting
+from raycae.report.latent_error import split_codes_and_levels
 from raycae.report.plotting import BLUE, EXACT, GREY, ORANGE, VIOLET
-from raycae.report.sections.latent_size import split_codes_and_levels
 from raycae.report.trials import get_baseline_name
 
 

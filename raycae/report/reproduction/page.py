@@ -21,8 +21,8 @@ from raycae.report.reproduction import claims, figures, statistics
 from raycae.report.reproduction.claims import Claim, Judgement
 from raycae.report.reproduction.figures import Spread
 from raycae.report.reproduction.statistics import CONTRADICTED, MISSING, UNDECIDED, UPHELD
-from raycae.report.sections import latent_size, pictures
-from raycae.report.trials import get_baseline_name
+from raycae.report.sections import pictures
+from raycae.report.trials import format_latent_shape, get_baseline_name
 from raycae.space.loading import REPORT
 from raycae.space.space import Space
 from raycae.storage.files import write_atomic
@@ -215,7 +215,7 @@ def make_experiment_row(part: Part, name: str, spread: Spread) -> dict[str, Any]
     return {
         "name": name,
         "n": len(own),
-        "latent": latent_size.format_latent_shape({str(k): v for k, v in trial.items()}),
+        "latent": format_latent_shape({str(k): v for k, v in trial.items()}),
         "latent_size": size,
         "n_params": int(trial["n_params"]),
         **{m: format_mean_and_spread(own[m]) for m in ("train", "val", "test")},

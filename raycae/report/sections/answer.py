@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from raycae.formatting import format_count, format_error, format_factor, join_words
+from dataclasses import dataclass
+
+from raycae.formatting import format_count, format_error, format_factor, format_ratio, join_words
 from raycae.optimization import early_stopping
+from raycae.report.latent_error import LatentError
 from raycae.report.plotting import EXACT
-from raycae.report.sections.latent_size import LatentError
+from raycae.report.report_data import ReportData
+from raycae.report.section import Section
 from raycae.report.trials import Row, get_baseline_name
 from raycae.study.records import COMPLETE, PRUNED
 
@@ -92,6 +96,60 @@ def is_exact(best: Row, latent: LatentError) -> bool:
     return code is not None and code.val_mse <= EXACT
 
 
-def format_larger_factor(times: float) -> str:
-    """`3.1 times`, or `1.0031 times` where two digits would read as no difference."""
-    return format_factor(times) if times >= 1.1 else f"{times:.6g} times"
+def describe_frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
+    """At which latent sizes the Pareto front lies below PCA, on validation and test images."""
+    rows = {row["trial_number"]: row for row in ranked}
+    front = [rows[number] for number in latent.frontier["trial_number"]]
+    low, high = front[0]["latent_size"], front[-1]["latent_size"]
+    sizes = f"from {low:,} to {high:,} numbers" if low < high else format_count(low, "number")
+    said = f"The Pareto front has {format_count(len(front), 'trial')}, {sizes} per image."
+    codes = [(row, latent.best_linear(row["latent_size"])) for row in front]
+    compared = [(row, code) for row, code in codes if code is not None and code.val_mse > EXACT]
+    below = [(row, code) for row, code in compared if row["val_mse"] < code.val_mse]
+    if not compared:
+        return said
+    if not below:
+        return f"{said} PCA of no larger size has less error, or as little, at every size compared."
+    tested = [(row, code) for row, code in below if row["test_mse"] is not None]
+    on_test = sum(row["test_mse"] < code.test_mse for row, code in tested)
+    first, *others = (
+        (f"{row['latent_size']:,}", format_ratio(row["val_mse"] / code.val_mse))
+        for row, code in below
+    )
+    words = [f"{first[0]} ({first[1]} times its error)", *(f"{n} ({times})" for n, times in others)]
+    said += f" It lies below the best PCA of no larger size at {join_words(words)}"
+    if not tested:
+        return f"{said}."
+    where = "all" if on_test == len(below) else f"{on_test:,}" if on_test else "none"
+    return f"{said}; on the test images at {where} of these."
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSection(Section):
+    """What the study found, in a few sentences."""
+
+    template = "sections/answer.html.j2"
+    best: Row | None
+    answer: str | None
+    winner: str | None
+    """Sentence about the best trial; equal to `answer` unless the study is about a Pareto front."""
+    comparison: str | None
+    has_baselines: bool
+    command: str
+
+    @classmethod
+    def build(cls, data: ReportData) -> AnswerSection:
+        """Build the section; see `Section.build`. It is on every page."""
+        best, latent = data.best, data.latent
+        winner = describe_answer(best) if best else None
+        is_front_of_sizes = data.is_frontier and data.cost == "latent_size"
+        return cls(
+            best=best,
+            winner=winner,
+            answer=describe_frontier_answer(latent, data.ranked)
+            if best and is_front_of_sizes
+            else winner,
+            comparison=describe_comparison(best, data.ranked, latent) if best else None,
+            has_baselines=bool(latent.levels) or not latent.linear.empty,
+            command=data.command,
+        )

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from raycae.formatting import format_error, format_ratio
-from raycae.optimization.frontier import compute_hypervolume, find_frontier
+from raycae.optimization.frontier import compute_hypervolume
 from raycae.report import plotting
-from raycae.report.plotting import EXACT, ORANGE, VIOLET, draw_trials, errors_apart, fall
-from raycae.report.sections.answer import format_larger_factor
-from raycae.report.sections.latent_size import LatentError
+from raycae.report.latent_error import LatentError
+from raycae.report.plotting import EXACT, ORANGE, VIOLET
+from raycae.report.report_data import ReportData
+from raycae.report.section import Section
 from raycae.report.trials import COST_NAMES, select_ended
-
-
-def describe_cost(front: pd.DataFrame, cost: str) -> str:
-    """How far the error falls along a Pareto front of error and `cost`, and for how much."""
-    over = COST_NAMES[cost].partition(",")[0]
-    front = front.drop_duplicates(["val_mse", cost])
-    first, last = front.iloc[0], front.iloc[-1]
-    if len(front) == 1:
-        return (
-            f"One trial, {first['trial_number']}, has both the least error, "
-            f"{format_error(first['val_mse'])}, and the least cost: {over} of {first[cost]:,.4g}."
-        )
-    before, after = errors_apart(first["val_mse"], last["val_mse"])
-    return (
-        f"From {first[cost]:,.4g} to {last[cost]:,.4g} ({over}) the least error falls from "
-        f"{before} to {after}, {fall(first['val_mse'], last['val_mse'])} for "
-        f"{format_larger_factor(last[cost] / first[cost])} the cost."
-    )
 
 
 def describe_growth(grown: Growth, cost: str) -> str:
@@ -123,28 +104,24 @@ def draw_growth(data: Growth) -> go.Figure:
     return figure
 
 
-def select_cost_frontier(trials: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """Of the trials that ended with an error those that no other beats in error and `cost`, the
-    cheapest first."""
-    rows = select_ended(trials).sort_values([cost, "val_mse"])
-    on = find_frontier(rows.to_dict("records"), cost)  # type: ignore[arg-type]
-    return rows[rows["trial_number"].map(on).astype(bool)]
+@dataclass(frozen=True, kw_only=True)
+class FrontierGrowthSection(Section):
+    """How the Pareto front grew, trial by trial."""
 
+    template = "sections/frontier_growth.html.j2"
+    sentence: str
 
-def draw_cost(trials: pd.DataFrame, cost: str) -> go.Figure:
-    """Error against a cost other than the latent size, both axes logarithmic. Needs one trial that
-    ended with an error."""
-    rows = select_ended(trials)
-    figure = plotting.make_figure(COST_NAMES[cost], "validation error, MSE")
+    @classmethod
+    def build(cls, data: ReportData) -> FrontierGrowthSection | None:
+        """Build the section; see `Section.build`.
 
-    def hover(row: dict[Hashable, Any]) -> str:
-        return f"trial {row['trial_number']}: {format_error(row['val_mse'])}, {row[cost]:,.4g}"
-
-    errors = rows["val_mse"].astype(float).tolist()
-    zero = plotting.floor(errors)
-    draw_trials(figure, rows, select_cost_frontier(rows, cost), cost, hover, zero)
-    drawn = plotting.lifted(errors, zero)
-    figure.update_yaxes(plotting.error_log_axis(min(drawn) / 1.2, max(drawn) * 1.2, errors))
-    low, high = float(rows[cost].min()) / 1.2, float(rows[cost].max()) * 1.2
-    figure.update_xaxes(plotting.make_log_axis(low, high, form="{:,.4g}"))
-    return figure
+        None if the search did not optimise the Pareto front or no error is above zero.
+        """
+        if not data.is_frontier:
+            return None
+        growth = compute_growth(data.trials, data.latent, data.cost)
+        if growth is None:
+            return None
+        return cls(
+            figures={"growth": draw_growth(growth)}, sentence=describe_growth(growth, data.cost)
+        )

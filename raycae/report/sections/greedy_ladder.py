@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,9 +11,11 @@ import plotly.graph_objects as go
 from raycae.formatting import format_count, format_error, join_words
 from raycae.optimization.greedy import AGAIN, DROPPED, KEPT, START, GreedyLadder
 from raycae.report import plotting
-from raycae.report.plotting import GREY, ORANGE, VIOLET, errors_apart
-from raycae.report.sections import search_health
-from raycae.report.trials import Row, is_measured
+from raycae.report.plotting import GREY, ORANGE, VIOLET
+from raycae.report.report_data import ReportData
+from raycae.report.section import Section
+from raycae.report.trials import Row, is_measured, list_rows
+from raycae.report.wording import format_errors_apart, format_percent, format_signed_percent
 from raycae.study.records import FAIL, PRUNED, RUNNING
 
 
@@ -33,8 +36,8 @@ def describe_ladder(steps: pd.DataFrame) -> str | None:
         held = steps["best"].dropna()
         first, last = float(held.iloc[0]), float(held.iloc[-1])
         if first > last:
-            before, after = errors_apart(first, last)
-            gain = search_health.format_percent(1 - last / first)
+            before, after = format_errors_apart(first, last)
+            gain = format_percent(1 - last / first)
             said += f" They take the error from {before} to {after}, by {gain}."
     if n_again := int((verdicts == AGAIN).sum()):
         said += (
@@ -57,12 +60,6 @@ def make_ladder_row(step: Row) -> dict[str, str]:
         "percent": "–" if percent is None else format_signed_percent(percent),
         "verdict": step["verdict"] + how,
     }
-
-
-def format_signed_percent(percent: float) -> str:
-    """`−4.5 %`, `+0.03 %`"""
-    digits = 1 if abs(percent) >= 0.1 else 2
-    return f"{percent:+.{digits}f} %".replace("-", "−")
 
 
 LADDER_COLUMNS = (
@@ -146,3 +143,25 @@ def draw_ladder(steps: pd.DataFrame) -> go.Figure | None:
     last = len(steps)
     figure.update_xaxes(dtick=1 if last <= 24 else None, range=[0.5, last + 0.5], tickformat="d")
     return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyLadderSection(Section):
+    """The steps of a greedy search."""
+
+    template = "sections/greedy_ladder.html.j2"
+    sentence: str | None
+    rows: list[dict[str, str]]
+
+    @classmethod
+    def build(cls, data: ReportData) -> GreedyLadderSection | None:
+        """Build the section; see `Section.build`. None if no trial has ended in a greedy search."""
+        steps = make_ladder(data.trials)
+        if steps.empty:
+            return None
+        figure = draw_ladder(steps)
+        return cls(
+            figures={} if figure is None else {"ladder": figure},
+            sentence=describe_ladder(steps),
+            rows=[make_ladder_row(step) for step in list_rows(steps)],
+        )

@@ -8,24 +8,24 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.special import gammaln
 
-from raycae.formatting import format_count, format_error, format_ratio, join_words
-from raycae.optimization.frontier import find_frontier
-from raycae.report import plotting
-from raycae.report.plotting import BLUE, EXACT, GREY, VIOLET, draw_trials, errors_apart, fall
+from raycae.formatting import format_count, format_error
+from raycae.report import plotting, sampled_values
+from raycae.report.latent_error import LatentError, divide_by_linear
+from raycae.report.plotting import BLUE, EXACT, GREY, VIOLET, draw_trials
+from raycae.report.report_data import ReportData
+from raycae.report.sampled_values import Parameters
+from raycae.report.section import Section
+from raycae.report.sections.latent_shape import LatentShapeSection
+from raycae.report.trial_details import get_point_trials
 from raycae.report.trials import (
     Row,
     get_baseline_name,
-    rank_trials,
-    select_distinct,
-    select_ended,
     thin_trials,
 )
-from raycae.study.records import COMPLETE
+from raycae.report.wording import describe_fall, format_errors_apart
 
 
 def draw_psnr_view(latent: LatentError, task: str) -> dict[str, Any]:
@@ -49,34 +49,6 @@ def draw_psnr_view(latent: LatentError, task: str) -> dict[str, Any]:
     }
 
 
-def describe_frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
-    """At which latent sizes the Pareto front lies below PCA, on validation and test images."""
-    rows = {row["trial_number"]: row for row in ranked}
-    front = [rows[number] for number in latent.frontier["trial_number"]]
-    low, high = front[0]["latent_size"], front[-1]["latent_size"]
-    sizes = f"from {low:,} to {high:,} numbers" if low < high else format_count(low, "number")
-    said = f"The Pareto front has {format_count(len(front), 'trial')}, {sizes} per image."
-    codes = [(row, latent.best_linear(row["latent_size"])) for row in front]
-    compared = [(row, code) for row, code in codes if code is not None and code.val_mse > EXACT]
-    below = [(row, code) for row, code in compared if row["val_mse"] < code.val_mse]
-    if not compared:
-        return said
-    if not below:
-        return f"{said} PCA of no larger size has less error, or as little, at every size compared."
-    tested = [(row, code) for row, code in below if row["test_mse"] is not None]
-    on_test = sum(row["test_mse"] < code.test_mse for row, code in tested)
-    first, *others = (
-        (f"{row['latent_size']:,}", format_ratio(row["val_mse"] / code.val_mse))
-        for row, code in below
-    )
-    words = [f"{first[0]} ({first[1]} times its error)", *(f"{n} ({times})" for n, times in others)]
-    said += f" It lies below the best PCA of no larger size at {join_words(words)}"
-    if not tested:
-        return f"{said}."
-    where = "all" if on_test == len(below) else f"{on_test:,}" if on_test else "none"
-    return f"{said}; on the test images at {where} of these."
-
-
 def describe_latent_error(latent: LatentError) -> str | None:
     """How the Pareto front falls with the latent size, and how much of it PCA beats."""
     frontier = latent.frontier
@@ -94,10 +66,11 @@ def describe_latent_error(latent: LatentError) -> str | None:
             f"also has the least error, {format_error(last['val_mse'])}."
         )
     else:
-        before, after = errors_apart(first["val_mse"], last["val_mse"])
+        before, after = format_errors_apart(first["val_mse"], last["val_mse"])
+        fall = describe_fall(first["val_mse"], last["val_mse"])
         said = (
             f"From latent size {first['latent_size']:,} to {last['latent_size']:,} the least "
-            f"error falls from {before} to {after}, {fall(first['val_mse'], last['val_mse'])}."
+            f"error falls from {before} to {after}, {fall}."
         )
     compared = frontier[frontier["linear_mse"] > EXACT]
     if compared.empty:
@@ -111,27 +84,6 @@ def describe_latent_error(latent: LatentError) -> str | None:
     )
 
 
-def describe_sides(trials: pd.DataFrame) -> str | None:
-    """Say how often the widest shape has the least error, and whether that is more than chance;
-    None where no latent size has several shapes."""
-    shapes = count_wider_is_better(trials)
-    if not shapes.n:
-        if not shapes.n_tied:
-            return None
-        return "Shapes of the same latent size tie for the least error."
-    said = (
-        f"The shape with the largest spatial size and the fewest channels has the least error at "
-        f"{shapes.n_wider or 'none'} of {format_count(shapes.n, 'latent size')} with more than one "
-        f"shape; chance would give {shapes.expected:.1f}."
-    )
-    if shapes.p > LEVEL:
-        return f"{said} So neither spatial size nor channels stand out."
-    better = "Spatial size" if shapes.n_wider > shapes.expected else "Channels"
-    helps = "helps" if shapes.n_wider > shapes.expected else "help"
-    worse = "channels" if shapes.n_wider > shapes.expected else "spatial size"
-    return f"{said} {better} {helps} more than {worse} here."
-
-
 def make_frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
     """The trials of the Pareto front as rows, with `linear` and `linear_test`: their error over
     that of PCA, on validation and test images."""
@@ -142,124 +94,8 @@ def make_frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
     ]
 
 
-def divide_by_linear(row: Row, latent: LatentError) -> dict[str, str]:
-    code = latent.best_linear(row["latent_size"])
-    if code is None or code.val_mse <= EXACT:
-        return {"linear": "–", "linear_test": "–"}
-    has_test = row["test_mse"] is not None and code.test_mse > EXACT
-    return {
-        "linear": format_ratio(row["val_mse"] / code.val_mse),
-        "linear_test": format_ratio(row["test_mse"] / code.test_mse) if has_test else "–",
-    }
-
-
-def format_latent_shape(row: Row) -> str:
-    """Channels × height × width."""
-    return " × ".join(str(row[f"latent_{side}"]) for side in ("channels", "height", "width"))
-
-
 CLOSE = 1.6
 """Lines across a figure whose errors differ by less than this factor share a label."""
-LEVEL = 0.05 / 6
-"""The chance that pure noise makes a sentence of the report single something out. Six sentences do
-so (importance, values in common, pairs, edges, regions of failures, shapes), so of all reports of
-pure noise at most 5 % hold a false statement."""
-SIDES = {
-    "latent_positions": "spatial size of the latent, height × width",
-    "latent_channels": "channels of the latent",
-}
-"""The latent size is their product."""
-
-
-@dataclass(frozen=True)
-class LinearCode:
-    """A PCA baseline: its name, numbers per image, and errors."""
-
-    baseline: str
-    latent_size: int
-    val_mse: float
-    test_mse: float
-
-
-POINT_COLUMNS = [
-    *("trial_number", "state", "point", "latent_size", "val_mse", "val_psnr_db"),
-    *("network", "optimizer", "lr", "batch_size"),
-]
-
-
-@dataclass(frozen=True)
-class LatentError:
-    """What a latent size costs.
-
-    `points`: one row a trial that ended with an error (complete or stopped early), `POINT_COLUMNS`
-    and `on_frontier`, `linear_mse` (see `best_linear`; NaN where there is none).
-    `linear`: `baseline`, `latent_size`, `val_mse`, `test_mse` of the PCA baselines.
-    `levels`: the error of each baseline without a latent, lowest first; 0 is an error, too.
-    `seeds`: one row a configuration that ran to its end with several seeds: `latent_size`, `n`,
-    `mean`, `low`, `high` of its errors.
-    """
-
-    points: pd.DataFrame
-    linear: pd.DataFrame
-    levels: dict[str, float]
-    seeds: pd.DataFrame
-
-    @property
-    def frontier(self) -> pd.DataFrame:
-        """The points that no other beats, from the smallest latent size to the largest; of several
-        equal ones the first trial."""
-        on = self.points[self.points["on_frontier"]].sort_values(["latent_size", "trial_number"])
-        return on.drop_duplicates("latent_size")
-
-    @property
-    def psnr_frontier(self) -> pd.DataFrame:
-        """The Pareto front by PSNR: the points that no other beats in latent size and mean PSNR of
-        an image. It need not be that by MSE, for the mean of PSNRs is not the PSNR of the mean."""
-        rows = self.points.assign(val_mse=-self.points["val_psnr_db"].astype(float))
-        on = find_frontier(rows.to_dict("records"))  # type: ignore[arg-type]
-        rows = self.points[self.points["trial_number"].map(on).astype(bool)]
-        rows = rows.sort_values(["latent_size", "trial_number"])
-        return rows.drop_duplicates("latent_size")
-
-    def best_linear(self, latent_size: int) -> LinearCode | None:
-        """The PCA baseline with the least error among those of at most `latent_size` numbers."""
-        short = self.linear[self.linear["latent_size"] <= latent_size]
-        if short.empty:
-            return None
-        best = short.sort_values("val_mse", kind="stable").iloc[0]
-        errors = (float(best["val_mse"]), float(best["test_mse"]))
-        return LinearCode(str(best["baseline"]), int(best["latent_size"]), *errors)
-
-
-def compute_latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> LatentError:
-    """The numbers of "latent size against validation error".
-
-    `trials`: rows as `described` gives them. `baselines`: `baseline`, `latent_size` (null: there is
-    no latent), `val_mse`; None where there are none yet.
-    """
-    points = select_ended(trials).filter(POINT_COLUMNS).reset_index(drop=True)
-    points = points.astype({"trial_number": int, "latent_size": int, "val_mse": float})
-    on = find_frontier(points.to_dict("records"))  # type: ignore[arg-type]
-    points["on_frontier"] = points["trial_number"].map(on).astype(bool)
-    data = LatentError(points, *split_codes_and_levels(baselines), summarise_seeds(trials))
-    codes = {size: data.best_linear(size) for size in points["latent_size"].unique().tolist()}
-    errors = {size: math.nan if code is None else code.val_mse for size, code in codes.items()}
-    points["linear_mse"] = points["latent_size"].map(errors).astype(float)
-    return data
-
-
-def summarise_seeds(trials: pd.DataFrame) -> pd.DataFrame:
-    ended = select_ended(trials)
-    complete = ended[ended["state"] == COMPLETE]
-    errors = complete.astype({"val_mse": float}).groupby("config", sort=False)
-    rows = errors.agg(
-        latent_size=("latent_size", "first"),
-        n=("seed", "nunique"),
-        mean=("val_mse", "mean"),
-        low=("val_mse", "min"),
-        high=("val_mse", "max"),
-    )
-    return rows[rows["n"] > 1].reset_index(drop=True)
 
 
 def draw_latent_error(data: LatentError, most: int = 1500) -> go.Figure:
@@ -291,89 +127,6 @@ def draw_latent_error(data: LatentError, most: int = 1500) -> go.Figure:
     return figure
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """How often the largest spatial size with the fewest channels has the least error.
-
-    `n`: latent sizes that configurations reached with more than one shape and where one shape alone
-    has the least error; `n_wider`: those of them where it is that shape. `n_tied`: further sizes,
-    where it shares the least error. `expected`: what `n_wider` is on average if shapes do not
-    matter; `p`: the chance of being at least as far from that, on either side.
-    """
-
-    n: int
-    n_wider: int
-    n_tied: int
-    expected: float
-    p: float
-
-
-def count_wider_is_better(trials: pd.DataFrame) -> Shapes:
-    """Compare shapes of the latent at each latent size.
-
-    If shapes do not matter each configuration of a latent size is equally likely to be its best, so
-    the widest shape wins with its share of the configurations, at each size by itself.
-    """
-    n_wider, n_tied, chances = 0, 0, []
-    for _, rows in select_distinct(trials).groupby("latent_size"):
-        widest = rows["latent_positions"] == rows["latent_positions"].max()
-        if widest.all():
-            continue
-        best, rest = rows.loc[widest, "val_mse"].min(), rows.loc[~widest, "val_mse"].min()
-        if best == rest:
-            n_tied += 1
-            continue
-        n_wider += int(best < rest)
-        chances.append(float(widest.mean()))
-    of = np.ones(1)  # the probability of each number of sizes
-    for chance in chances:
-        of = np.convolve(of, [1 - chance, chance])
-    p = min(1.0, 2 * float(min(of[: n_wider + 1].sum(), of[n_wider:].sum())))
-    return Shapes(len(chances), n_wider, n_tied, math.fsum(chances), p)
-
-
-def draw_side(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
-    """Error against one of `SIDES`, both axes logarithmic, with a line through the least error at
-    each. Needs one trial that ended with an error."""
-    ranked = rank_trials(select_ended(trials))
-    least = ranked.drop_duplicates(side).sort_values(side)
-    figure = plotting.make_figure(SIDES[side], "validation error, MSE")
-
-    def hover(row: dict[Hashable, Any]) -> str:
-        shape = f"{row['latent_channels']} × {row['latent_height']} × {row['latent_width']}"
-        return f"trial {row['trial_number']}: {format_error(row['val_mse'])}<br>latent {shape}"
-
-    errors = ranked["val_mse"].astype(float).tolist()
-    zero, top = plotting.floor(errors), plotting.get_error_ceiling(errors)
-    draw_trials(figure, thin_trials(ranked, most), least, side, hover, zero, top)
-    figure.data[0].name = "least error"
-    figure.update_yaxes(plotting.make_error_axis(errors))
-    low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
-    figure.update_xaxes(
-        plotting.make_log_axis(low, high, plotting.list_powers_of_two(low, high), "{:,}")
-    )
-    return figure
-
-
-def split_codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return PCA baselines by size, and the levels: the baselines without a latent. A level may be
-    0: pictures without colour leave no error to colourisation."""
-    if baselines is None:
-        baselines = pd.DataFrame({"baseline": [], "latent_size": [], "val_mse": [], "test_mse": []})
-    coded = baselines["latent_size"].notna()
-    is_linear = coded & baselines["baseline"].astype(str).str.startswith("linear")
-    kinds = {"baseline": str, "latent_size": int, "val_mse": float, "test_mse": float}
-    baselines = baselines.assign(
-        test_mse=baselines["test_mse"].astype("Float64").to_numpy(float, na_value=math.nan)
-    )
-    linear = baselines.loc[is_linear, list(kinds)].astype(kinds)
-    levels = baselines[~coded].sort_values("val_mse")
-    return linear.sort_values(["baseline", "latent_size"], ignore_index=True), {
-        str(baseline): float(val_mse)
-        for baseline, val_mse in zip(levels["baseline"], levels["val_mse"], strict=True)
-    }
-
-
 def compute_window(data: LatentError) -> tuple[float, float, float, float]:
     """Lowest and highest error, smallest and largest latent size to show.
 
@@ -391,19 +144,6 @@ def compute_window(data: LatentError) -> tuple[float, float, float, float]:
         label = (high / low) ** (0.07 * len(data.levels))
         high = max(high, max(plotting.lifted(data.levels.values(), zero)) * label)
     return low, high, min(sizes) / 1.7, max(sizes) * 1.7
-
-
-def compute_chance_of_marked(n: int, n_marked: int, n_drawn: int, at_least: int) -> float:
-    """Compute the probability that at least `at_least` of `n_drawn` trials, drawn at random from
-    `n`, are among the `n_marked` (the upper tail of the hypergeometric distribution)."""
-    low, high = max(at_least, n_drawn - (n - n_marked)), min(n_marked, n_drawn)
-    k = np.arange(low, high + 1)
-    logs = compute_log_choose(n_marked, k) + compute_log_choose(n - n_marked, n_drawn - k)
-    return min(1.0, float(np.exp(logs - compute_log_choose(n, n_drawn)).sum()))
-
-
-def compute_log_choose(n: int, k: Any) -> Any:
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
 
 def draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
@@ -474,3 +214,60 @@ def format_hover(point: dict[Hashable, Any]) -> str:
 def list_zero_errors(data: LatentError) -> list[float]:
     """Return the errors that say where zero is drawn: those of the trials and the levels."""
     return [*data.points["val_mse"].tolist(), *data.levels.values()]
+
+
+def list_colours(
+    trials: pd.DataFrame, parameters: Parameters, figure: go.Figure | None
+) -> list[dict[str, Any]]:
+    """What the points of a figure can be coloured by: `name`, `marks` (positions with their values
+    in words), `at` (the position of each trial that drew it, 0 to 1)."""
+    if figure is None:
+        return []
+    shown = trials[trials["trial_number"].isin(get_point_trials(figure))]
+    places = sampled_values.get_positions(shown, parameters)
+    return [
+        {
+            "name": str(name),
+            "marks": sampled_values.list_marks(parameters[str(name)]),
+            "at": {
+                int(number): round(place, 3)
+                for number, place in zip(shown["trial_number"], places[name], strict=True)
+                if not math.isnan(place)
+            },
+        }
+        for name in places
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSizeSection(Section):
+    """Error against latent size, the shape of the latent, and the Pareto front."""
+
+    template = "sections/latent_size.html.j2"
+    sentence: str | None
+    colours: list[dict[str, Any]]
+    psnr_view: dict[str, Any]
+    shape: LatentShapeSection
+    frontier: list[Row]
+    has_linear: bool
+
+    @classmethod
+    def build(cls, data: ReportData) -> LatentSizeSection | None:
+        """Build the section; see `Section.build`. None if no trial has ended with an error."""
+        latent = data.latent
+        if latent.points.empty:
+            return None
+        figure = draw_latent_error(latent)
+        colours = list_colours(data.trials, data.parameters, figure)
+        psnr_view = draw_psnr_view(latent, data.task)
+        shape = LatentShapeSection.build(data)
+        return cls(
+            figures={"latent-error": figure, **shape.figures},
+            constants={"colours": colours, "psnrView": psnr_view},
+            sentence=describe_latent_error(latent),
+            colours=colours,
+            psnr_view=psnr_view,
+            shape=shape,
+            frontier=make_frontier_rows(latent, data.ranked),
+            has_linear=not latent.linear.empty,
+        )

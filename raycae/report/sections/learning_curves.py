@@ -11,10 +11,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from raycae.formatting import format_error
+from raycae.optimization import early_stopping
 from raycae.report import plotting
 from raycae.report.plotting import GREY, ORANGE
-from raycae.report.sections import search_health
+from raycae.report.report_data import ReportData
+from raycae.report.section import Section
+from raycae.report.sections.improvements import ImprovementsSection
 from raycae.report.trials import is_measured, rank_trials
+from raycae.report.wording import format_percent
 from raycae.study.records import COMPLETE, PRUNED
 
 
@@ -56,7 +60,7 @@ def describe_ending(curves: LearningCurves, n_epochs: int) -> str:
         return f"The best trial had its least error in epoch {epoch[lowest]} of {n_epochs}."
     return (
         f"The best trial was still improving when it ended: its last epoch, {epoch[-1]}, "
-        f"took {search_health.format_percent(1 - last[-1] / min(last[:-1]))} off the error."
+        f"took {format_percent(1 - last[-1] / min(last[:-1]))} off the error."
     )
 
 
@@ -157,3 +161,32 @@ def join_with_gaps(
         rows = zip(curve["epoch"], curve["val_mse"], strict=True)
         texts += [*(f"trial {number}, epoch {e}: {format_error(v)}" for e, v in rows), None]
     return x, y, texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurvesSection(Section):
+    """Validation error by epoch, and the best error so far."""
+
+    template = "sections/learning_curves.html.j2"
+    sentence: str | None
+    improvements: ImprovementsSection
+
+    @classmethod
+    def build(cls, data: ReportData) -> LearningCurvesSection | None:
+        """Build the section; see `Section.build`. None if no trial has an error of an epoch."""
+        curves = select_learning_curves(data.trials, data.epochs)
+        if curves.curves.empty:
+            return None
+        plan = data.plan
+        rungs = early_stopping.list_rungs(
+            plan["scheduler"], plan["epochs"], grace=plan["grace"], factor=plan["factor"]
+        )
+        improvements = ImprovementsSection.build(data)
+        return cls(
+            figures={
+                "learning-curves": draw_learning_curves(curves, rungs),
+                **improvements.figures,
+            },
+            sentence=describe_curves(curves, plan["epochs"]),
+            improvements=improvements,
+        )

@@ -9,7 +9,9 @@ import pandas as pd
 
 from raycae.errors import InputError
 from raycae.formatting import format_error, format_ratio
-from raycae.report.sections.latent_size import LatentError, divide_by_linear
+from raycae.report.latent_error import LatentError, divide_by_linear
+from raycae.report.report_data import ReportData
+from raycae.report.section import Section
 from raycae.report.trials import Row, list_rows, select_best_per_latent_size
 from raycae.storage.paths import Place
 from raycae.study import find, tables
@@ -177,3 +179,32 @@ def read_pictures(
     rows = ("Original", *grey, "Output", f"Difference × {tables.AMPLIFIED}")
     errors = tuple(map(format_error, drawn["mse"]))
     return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), rows, errors, "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesSection(Section):
+    """Sheets of pictures of test images."""
+
+    template = "sections/pictures.html.j2"
+    sheets: list[tuple[int, str, Pictures | None]]
+    """Trial number, sentence, and pictures of each sheet."""
+    gallery: Gallery | None
+    command: str
+
+    @classmethod
+    def build(cls, data: ReportData) -> PicturesSection | None:
+        """Build the section; see `Section.build`. None without a complete trial."""
+        if data.best is None:
+            return None
+        strata = data.plan["strata"]
+        sheets = make_sheets(
+            data.folder, data.pictured, data.pictures, data.ranked, data.latent, data.task
+        )
+        gallery = make_gallery(
+            data.folder, data.pictured, data.pictures, data.trials, strata, data.task
+        )
+        return cls(
+            sheets=[(n, *sheet) for n, sheet in zip(data.pictured, sheets, strict=True)],
+            gallery=gallery,
+            command=data.command,
+        )

@@ -6,8 +6,8 @@ Numbers first, figures second, as in `figures`.
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +17,27 @@ import plotly.graph_objects as go
 
 from raycae.config import resolve
 from raycae.errors import InputError
-from raycae.formatting import format_count, format_error, join_words
+from raycae.formatting import format_count, join_words
 from raycae.report import plotting
-from raycae.report.plotting import BLUE, EXACT, ORANGE, errors_apart
+from raycae.report.plotting import BLUE
+from raycae.report.report_data import ReportData
 from raycae.report.sampled_values import (
     Parameters,
     format_choice,
     format_span,
     get_position,
     select_best_drawn,
+    split_into_parts,
 )
-from raycae.report.sections.importance import parts
-from raycae.report.sections.latent_size import LEVEL, compute_chance_of_marked
-from raycae.report.trials import rank_trials, select_distinct, select_ended
+from raycae.report.section import Section
+from raycae.report.sections.improvements import (
+    ImprovementsSection,
+    get_hours,
+)
+from raycae.report.significance import LEVEL, compute_chance_of_marked
+from raycae.report.trials import rank_trials, select_distinct
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
-from raycae.study.records import COMPLETE, FAIL, RUNNING
+from raycae.study.records import FAIL, RUNNING
 
 EDGE = 0.1
 """The part of a range that counts as its edge, on the scale that the sampler draws on."""
@@ -69,7 +75,7 @@ def find_failing_regions(trials: pd.DataFrame, parameters: Parameters) -> pd.Dat
     has_failed = over["state"].eq(FAIL)
     looked_at = []
     for name, parameter in parameters.items():
-        there = parts(over, name, parameter)
+        there = split_into_parts(over, name, parameter)
         counts = has_failed.loc[there.index].groupby(there).agg(["sum", "size"])
         looked_at += [(there, region, int(f), int(n)) for region, f, n in counts.itertuples()]
     found = []
@@ -198,150 +204,6 @@ def draw_workers(data: WorkerTimeline) -> go.Figure:
     return figure.update_yaxes(rangemode="tozero")
 
 
-def find_improvements(trials: pd.DataFrame) -> pd.DataFrame:
-    """The complete trials that were better than all before them, in the order in which they ended.
-
-    `trial_number`, `val_mse`, `n` (the trials that had ended by then, this one included), `hours`
-    since the first trial began, `spent_s` (what all trials that had ended by then spent in epochs,
-    in seconds of a worker: a GPU or its part, or a core), `cost_s` (of that since the improvement
-    before), `gain` (the part of the error that it took off; NaN for the first). The last row's
-    `n` need not be the last trial's.
-    """
-    rows = trials.dropna(subset=["ended_at"]).sort_values(["ended_at", "trial_number"])
-    rows = rows.assign(
-        n=range(1, len(rows) + 1),
-        hours=get_hours(rows["ended_at"], trials["started_at"].min()),
-        spent_s=rows["wall_time_s"].astype(float).fillna(0).cumsum(),
-    )
-    scored = rows[rows["state"].eq(COMPLETE) & rows.index.isin(select_ended(rows).index)]
-    errors = scored["val_mse"].astype(float)
-    better = scored[errors < errors.cummin().shift(fill_value=math.inf)]
-    better = better.assign(
-        val_mse=better["val_mse"].astype(float),
-        cost_s=better["spent_s"].diff().fillna(better["spent_s"]),
-        gain=-better["val_mse"].astype(float).pct_change(),
-    )
-    names = ["trial_number", "val_mse", "n", "hours", "spent_s", "cost_s", "gain"]
-    return better[names].reset_index(drop=True)
-
-
-def estimate_seed_spread(trials: pd.DataFrame) -> float:
-    """Estimate how far two complete runs of one configuration with other seeds lie apart.
-
-    Returns:
-        The standard deviation of the difference of two log errors, pooled over all configurations
-        that are complete with several seeds and have an error above zero; NaN where there is none.
-    """
-    rows = select_ended(trials)
-    rows = rows[(rows["state"] == COMPLETE) & (rows["val_mse"] > EXACT)]
-    rows = rows.drop_duplicates(["config", "seed"])
-    logs = rows["val_mse"].astype(float).map(math.log).groupby(rows["config"])
-    n_free = int((logs.size() - 1).sum())
-    if not n_free:
-        return math.nan
-    squares = float(((logs.size() - 1) * logs.var().fillna(0)).sum())
-    return math.sqrt(2 * squares / n_free)
-
-
-def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
-    """The least error so far, over `n` or `hours` of `find_improvements`, to `end`. Needs one
-    row."""
-    titles = {"n": "trials that ended", "hours": "hours since the first trial began"}
-    figure = plotting.make_figure(titles[over], "least validation error, MSE")
-    texts = [
-        f"trial {number}: {format_error(val_mse)}"
-        for number, val_mse in zip(data["trial_number"], data["val_mse"], strict=True)
-    ]
-    errors = data["val_mse"].tolist()
-    drawn = plotting.lifted(errors, plotting.floor(errors))
-    figure.add_scatter(
-        x=[*data[over].tolist(), end],
-        y=[*drawn, drawn[-1]],
-        customdata=[*data["trial_number"].astype(int).tolist(), None],
-        mode="lines+markers",
-        line={"color": ORANGE, "width": 2, "shape": "hv"},
-        marker={"size": [7] * len(data) + [0]},
-        hovertext=[*map(plotting.escape_html, texts), ""],
-        hoverinfo="text",
-        showlegend=False,
-    )
-    low, high = min(drawn) / 1.1, max(drawn) * 1.1
-    high = max(min(high, 1.0), 1.5 * low)
-    return figure.update_yaxes(plotting.error_log_axis(low, high, errors))
-
-
-def get_hours(times: pd.Series[Any], since: Any) -> pd.Series[float]:
-    return (times - since).dt.total_seconds().astype(float) / 3600
-
-
-def describe_improvements(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
-    """Say when the best came, and whether the improvements are more than the spread of seeds.
-
-    Args:
-        data: What `find_improvements` gives.
-        trials: Trials in any state.
-
-    Returns:
-        None without a complete trial.
-    """
-    if data.empty:
-        return None
-    n_ended = int(trials["ended_at"].notna().sum())
-    last = data.iloc[-1]
-    number, after = int(last["trial_number"]), n_ended - int(last["n"])
-    if len(data) == 1:
-        if not after:
-            return f"The first complete trial, {number}, is the last trial that ended."
-        return (
-            f"The first complete trial, {number}, was never improved on by the "
-            f"{format_count(after, 'trial')} that ended after it."
-        )
-    low, high = errors_apart(data["val_mse"].iloc[0], last["val_mse"])
-    said = (
-        f"The least error fell from {low} to {high} in "
-        f"{format_count(len(data) - 1, 'improvement')}. "
-        f"The last one, trial {number}, ended as number {last['n']:,.0f} of {n_ended:,}, after "
-        f"{format_time(float(last['hours']) * 3600)}, and took {format_percent(last['gain'])} off."
-    )
-    spread = estimate_seed_spread(trials)
-    if math.isnan(spread):
-        return (
-            f"{said} No configuration is complete with several seeds, so the report cannot tell "
-            "improvements from the luck of a seed."
-        )
-    steps = data["val_mse"].astype(float).clip(lower=EXACT).map(math.log).diff()
-    n_clear = int((steps < -2 * spread).sum())
-    verb = "is" if n_clear == 1 else "are"
-    return (
-        f"{said} Two seeds of one configuration typically differ by a factor of "
-        f"{math.exp(spread):.3g}; {n_clear or 'none'} of the improvements {verb} larger than two "
-        "such differences."
-    )
-
-
-def format_percent(share: float) -> str:
-    """`50 %`, `0.31 %`, `100 %`: two digits, or as many as a whole number has."""
-    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
-
-
-def describe_epochs_spent(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
-    """What all trials spent in epochs, what the best had cost by then, and the last improvement."""
-    total = float(trials["wall_time_s"].astype(float).fillna(0).sum())
-    if total == 0:
-        return None
-    said = f"Trials spent {format_time(total)} in epochs, summed over workers"
-    devices = ", ".join(sorted(set(trials["device"].dropna())))
-    if devices:
-        said += f" (on {devices})"
-    if data.empty:
-        return f"{said}."
-    last = data.iloc[-1]
-    said += f"; the best trial was there after {last['spent_s'] / total:.0%} of that"
-    if len(data) == 1:
-        return f"{said}."
-    return f"{said}, and the last improvement cost {format_time(float(last['cost_s']))}."
-
-
 def describe_workers(data: WorkerTimeline) -> str:
     """How many ran at a time, and which part of that time was epochs."""
     ran = float((data.steps["hours"].diff().shift(-1) * data.steps["running"]).sum())
@@ -392,41 +254,39 @@ def describe_duplicates(trials: pd.DataFrame) -> str:
     return f"A configuration that had run before ran again in {join_words(parts)}."
 
 
-def format_time(seconds: float) -> str:
-    """`41 s`, `12 min`, `3.4 h`"""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
-
-
-def summarise_health(trials: pd.DataFrame, parameters: Parameters) -> dict[str, Any]:
-    """What the template shows of "How the search went", and of the best so far."""
-    better = find_improvements(trials)
-    running = count_workers(trials)
-    drawn = {}
-    if not better.empty:
-        ended = trials["ended_at"].dropna()
-        hours = (ended.max() - trials["started_at"].min()).total_seconds() / 3600
-        drawn["best-by-trial"] = draw_best_so_far(better, "n", len(ended))
-        drawn["best-by-hour"] = draw_best_so_far(better, "hours", hours)
-    if running is not None:
-        drawn["workers"] = draw_workers(running)
-    return {
-        "figures": drawn,
-        "failed": describe_failures(trials),
-        "failures": count_failures(trials).head(20).to_dict("records"),
-        "regions": find_failing_regions(trials, parameters).head(10).to_dict("records"),
-        "edges": describe_edges_of_ranges(trials, parameters) if parameters else None,
-        "duplicates": describe_duplicates(trials),
-        "workers": describe_workers(running) if running else None,
-        "cost": describe_epochs_spent(better, trials),
-        "improved": describe_improvements(better, trials),
-        "improvements": better.tail(20).to_dict("records"),
-        "hosts": sorted(set(trials["host"].dropna())),
-        "devices": sorted(set(trials["device"].dropna())),
-    }
-
-
 def describe_edges_of_ranges(trials: pd.DataFrame, parameters: Parameters) -> str:
     n = len(select_distinct(trials))
     return describe_edges(find_edges(trials, parameters), n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchHealthSection(Section):
+    """How the search went: failures, edges, repeats, workers, and what improvements cost."""
+
+    template = "sections/search_health.html.j2"
+    failed: str
+    failures: list[dict[Hashable, Any]]
+    regions: list[dict[Hashable, Any]]
+    edges: str | None
+    duplicates: str
+    workers: str | None
+    improvements: ImprovementsSection
+
+    @classmethod
+    def build(cls, data: ReportData) -> SearchHealthSection | None:
+        """Build the section; see `Section.build`. None if the study has no trial."""
+        trials, parameters = data.trials, data.parameters
+        if trials.empty:
+            return None
+        timeline = count_workers(trials)
+        regions = find_failing_regions(trials, parameters)
+        return cls(
+            figures={} if timeline is None else {"workers": draw_workers(timeline)},
+            failed=describe_failures(trials),
+            failures=count_failures(trials).head(20).to_dict("records"),
+            regions=regions.head(10).to_dict("records"),
+            edges=describe_edges_of_ranges(trials, parameters) if parameters else None,
+            duplicates=describe_duplicates(trials),
+            workers=None if timeline is None else describe_workers(timeline),
+            improvements=ImprovementsSection.build(data),
+        )

@@ -18,9 +18,12 @@ from raycae.config import Config, resolve
 from raycae.formatting import format_count, format_ratio
 from raycae.report import plotting
 from raycae.report.plotting import BLUE, EXACT, GREY, ORANGE, VIOLET
-from raycae.report.sampled_values import format_bound, format_choice
-from raycae.report.sections.latent_size import LEVEL
+from raycae.report.report_data import ReportData
+from raycae.report.sampled_values import format_choice
+from raycae.report.section import Section
+from raycae.report.significance import LEVEL
 from raycae.report.trials import is_measured, select_ended
+from raycae.report.wording import format_bound
 from raycae.study.records import COMPLETE
 
 CONFIDENCE = 0.95
@@ -255,3 +258,22 @@ def describe_single_changes(effects: pd.DataFrame) -> str:
         return f"{said} None of {of} with at least {FEWEST_PAIRS} pairs stands out from chance."
     row = clear.iloc[0].to_dict()
     return f"{said} The clearest effect is {name_change(row)}: {describe_change(row)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleChangesSection(Section):
+    """Pairs of trials that differ in one setting; a part of the section on importance."""
+
+    template = "sections/single_changes.html.j2"
+    sentence: str
+    n_effects: int
+
+    @classmethod
+    def build(cls, data: ReportData) -> SingleChangesSection:
+        """Build the section; see `Section.build`."""
+        effects = compare_single_changes(data.trials, data.epochs)
+        return cls(
+            figures={} if effects.empty else {"pairs": draw_single_changes(effects)},
+            sentence=describe_single_changes(effects),
+            n_effects=len(effects),
+        )

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from raycae.formatting import format_count, format_error, join_words
 from raycae.report import plotting
 from raycae.report.plotting import BLUE, GREY, ORANGE
+from raycae.report.report_data import ReportData
 from raycae.report.sampled_values import (
     BEST,
     Parameter,
@@ -24,7 +25,8 @@ from raycae.report.sampled_values import (
     select_best_drawn,
     shorten,
 )
-from raycae.report.sections.latent_size import LEVEL, compute_chance_of_marked
+from raycae.report.section import Section
+from raycae.report.significance import LEVEL, compute_chance_of_marked
 from raycae.report.trials import rank_trials, select_distinct, select_ended, thin_trials
 from raycae.space.parameters import CategoricalParameter
 from raycae.study.records import COMPLETE, PRUNED
@@ -207,3 +209,42 @@ def describe_common_choices(trials: pd.DataFrame, parameters: Parameters) -> str
             f"{format_count(n, 'configuration')}."
         )
     return f"All of the best {n_best:,} of {n:,} configurations drew {join_words(alike)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicesSection(Section):
+    """Every parameter against the error; a part of the section on importance."""
+
+    template = "sections/slices.html.j2"
+    slices: list[tuple[str, str, int]]
+    """Name, sentence and number of trials of each parameter."""
+    is_ranked: bool
+    common_sentence: str
+
+    @classmethod
+    def build(cls, data: ReportData) -> SlicesSection:
+        """Build the section; see `Section.build`. The parameters are in the order of the space."""
+        return cls.build_ordered(data, data.parameters, is_ranked=False)
+
+    @classmethod
+    def build_ordered(
+        cls, data: ReportData, parameters: Parameters, *, is_ranked: bool
+    ) -> SlicesSection:
+        """Build the section with the parameters in a given order.
+
+        Args:
+            data: The study.
+            parameters: The searched parameters in the order in which they are shown.
+            is_ranked: Whether that is the order of their importance.
+        """
+        slices = make_slices(data.trials, parameters)
+        figures = {f"slice-{item.name}": draw_slice(item) for item in slices}
+        parallel = draw_parallel_coordinates(data.trials, parameters)
+        if parallel is not None:
+            figures["parallel"] = parallel
+        return cls(
+            figures=figures,
+            slices=[(item.name, describe_slices(item), len(item.points)) for item in slices],
+            is_ranked=is_ranked,
+            common_sentence=describe_common_choices(data.trials, parameters),
+        )

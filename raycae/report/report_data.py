@@ -1,0 +1,162 @@
+"""Everything that the sections of a report read from a study."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from raycae.errors import InputError
+from raycae.report.latent_error import LatentError, compute_latent_error
+from raycae.report.sampled_values import Parameters
+from raycae.report.trials import (
+    Row,
+    add_config_columns,
+    list_rows,
+    list_trials_with_pictures,
+    rank_trials,
+    select_trials_to_picture,
+)
+from raycae.space import loading
+from raycae.storage.paths import Place
+from raycae.study import tables
+from raycae.study.plan import read_plan_facts, read_study
+from raycae.study.records import COMPLETE, Records
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A study as the sections of its report read it.
+
+    Attributes:
+        folder: The folder of the study.
+        study: The content of `study.json`.
+        plan: The plan of the study, with a value for every field.
+        trials: One row per trial: the columns of `trials.parquet`, those of `add_config_columns`,
+            and `n_settings`, the number of trials with the same network.
+        epochs: The content of `epochs.parquet`.
+        parameters: The searched parameters by name.
+        latent: Error against latent size.
+        pictures: The content of `pictures.parquet`; None without it.
+    """
+
+    folder: Place
+    study: dict[str, Any]
+    plan: dict[str, Any]
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    parameters: Parameters
+    latent: LatentError
+    pictures: pd.DataFrame | None
+
+    @cached_property
+    def ranked(self) -> list[Row]:
+        """The trials as rows, the best first."""
+        return list_rows(rank_trials(self.trials))
+
+    @cached_property
+    def best(self) -> Row | None:
+        """The complete trial with the least validation error; None without a complete trial."""
+        scored = (r for r in self.ranked if r["state"] == COMPLETE and r["val_mse"] is not None)
+        return next(scored, None)
+
+    @cached_property
+    def pictured(self) -> list[int]:
+        """The numbers of the trials whose pictures the report shows, by latent size."""
+        return select_trials_to_picture(self.trials, self.plan["strata"])
+
+    @property
+    def task(self) -> str:
+        """The task, `reconstruct` or `colourise`."""
+        return str(self.study["task"])
+
+    @property
+    def cost(self) -> str:
+        """The column of `trials` that the Pareto front of the study weighs against the error."""
+        return str(self.plan["cost"])
+
+    @property
+    def is_frontier(self) -> bool:
+        """Whether the search optimised the Pareto front."""
+        return bool(self.plan["objective"] == "frontier")
+
+    @property
+    def command(self) -> str:
+        """The command that writes this report again."""
+        return f"raycae report {shlex.quote(self.study['study'])}"
+
+
+def read_report_data(folder: Place) -> ReportData:
+    """Read a study.
+
+    Args:
+        folder: The folder of the study.
+
+    Raises:
+        InputError: The folder holds no readable study.
+    """
+    study = read_study(folder)
+    parameters = load_parameters(study)
+    trials, epochs = read_tables(folder)
+    trials = add_config_columns(trials)
+    same_network = trials.groupby("arch_hash")["trial_number"]
+    trials = trials.assign(n_settings=same_network.transform("count"))
+    baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
+    return ReportData(
+        folder=folder,
+        study=study,
+        plan=read_plan_facts(study),
+        trials=trials,
+        epochs=epochs,
+        parameters=parameters,
+        latent=compute_latent_error(trials, baselines),
+        pictures=tables.read_pictures(folder),
+    )
+
+
+def load_parameters(study: Mapping[str, Any]) -> Parameters:
+    """Parse the searched parameters from the content of a `study.json`.
+
+    Returns:
+        The parameters by name. Empty if this version cannot read the search space: the report then
+        shows everything else.
+    """
+    try:
+        return loading.parse_space(study["space"]["text"], name=study["space"]["name"]).parameters
+    except InputError:
+        return {}
+
+
+def lacks_pictures_or_baselines(folder: Place) -> bool:
+    """Check whether a study lacks pictures of its best trials or baselines of its images.
+
+    Args:
+        folder: The folder of the study.
+    """
+    study = read_study(folder)
+    trials, _ = read_tables(folder)
+    pictured = select_trials_to_picture(trials, read_plan_facts(study)["strata"])
+    if not pictured:
+        return False
+    baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
+    unpainted = set(pictured) - list_trials_with_pictures(folder)
+    return bool(unpainted) or baselines is None or baselines.empty
+
+
+def read_tables(folder: Place) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read `trials.parquet` and `epochs.parquet`.
+
+    Args:
+        folder: The folder of the study.
+
+    Returns:
+        Both tables; empty ones if the search ended before its first trial.
+    """
+    if not (folder / "trials.parquet").exists():
+        empty = Records()
+        return empty.trials_table().to_pandas(), empty.epochs_table().to_pandas()
+    return tables.read_trials(folder), tables.read_epochs(folder)

@@ -1,0 +1,41 @@
+"""One section of a report: its figures, and what its template shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import plotly.graph_objects as go
+
+from raycae.report.report_data import ReportData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Base class of the sections.
+
+    A subclass adds its sentences and table rows as fields. Its template reads them from the
+    variable `section`. `page.SECTIONS` lists the sections in their order on the page.
+
+    Attributes:
+        template: The section's template, a file name under `templates/`.
+        figures: Plotly figures by the `id` of their element in the template.
+        constants: JavaScript constants that the script of the page reads, by name.
+    """
+
+    template: ClassVar[str]
+    figures: Mapping[str, go.Figure] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, data: ReportData) -> Self | None:
+        """Build the section from a study.
+
+        Args:
+            data: The study's tables, and what is computed from them.
+
+        Returns:
+            The section; None if the study has nothing to show in it.
+        """
+        raise NotImplementedError

@@ -1,0 +1,187 @@
+"""The best so far: when each improvement came and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from raycae.formatting import format_count, format_error
+from raycae.report import plotting
+from raycae.report.plotting import EXACT, ORANGE
+from raycae.report.report_data import ReportData
+from raycae.report.section import Section
+from raycae.report.trials import select_ended
+from raycae.report.wording import format_errors_apart, format_percent, format_time
+from raycae.study.records import COMPLETE
+
+
+def find_improvements(trials: pd.DataFrame) -> pd.DataFrame:
+    """The complete trials that were better than all before them, in the order in which they ended.
+
+    `trial_number`, `val_mse`, `n` (the trials that had ended by then, this one included), `hours`
+    since the first trial began, `spent_s` (what all trials that had ended by then spent in epochs,
+    in seconds of a worker: a GPU or its part, or a core), `cost_s` (of that since the improvement
+    before), `gain` (the part of the error that it took off; NaN for the first). The last row's
+    `n` need not be the last trial's.
+    """
+    rows = trials.dropna(subset=["ended_at"]).sort_values(["ended_at", "trial_number"])
+    rows = rows.assign(
+        n=range(1, len(rows) + 1),
+        hours=get_hours(rows["ended_at"], trials["started_at"].min()),
+        spent_s=rows["wall_time_s"].astype(float).fillna(0).cumsum(),
+    )
+    scored = rows[rows["state"].eq(COMPLETE) & rows.index.isin(select_ended(rows).index)]
+    errors = scored["val_mse"].astype(float)
+    better = scored[errors < errors.cummin().shift(fill_value=math.inf)]
+    better = better.assign(
+        val_mse=better["val_mse"].astype(float),
+        cost_s=better["spent_s"].diff().fillna(better["spent_s"]),
+        gain=-better["val_mse"].astype(float).pct_change(),
+    )
+    names = ["trial_number", "val_mse", "n", "hours", "spent_s", "cost_s", "gain"]
+    return better[names].reset_index(drop=True)
+
+
+def estimate_seed_spread(trials: pd.DataFrame) -> float:
+    """Estimate how far two complete runs of one configuration with other seeds lie apart.
+
+    Returns:
+        The standard deviation of the difference of two log errors, pooled over all configurations
+        that are complete with several seeds and have an error above zero; NaN where there is none.
+    """
+    rows = select_ended(trials)
+    rows = rows[(rows["state"] == COMPLETE) & (rows["val_mse"] > EXACT)]
+    rows = rows.drop_duplicates(["config", "seed"])
+    logs = rows["val_mse"].astype(float).map(math.log).groupby(rows["config"])
+    n_free = int((logs.size() - 1).sum())
+    if not n_free:
+        return math.nan
+    squares = float(((logs.size() - 1) * logs.var().fillna(0)).sum())
+    return math.sqrt(2 * squares / n_free)
+
+
+def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
+    """The least error so far, over `n` or `hours` of `find_improvements`, to `end`. Needs one
+    row."""
+    titles = {"n": "trials that ended", "hours": "hours since the first trial began"}
+    figure = plotting.make_figure(titles[over], "least validation error, MSE")
+    texts = [
+        f"trial {number}: {format_error(val_mse)}"
+        for number, val_mse in zip(data["trial_number"], data["val_mse"], strict=True)
+    ]
+    errors = data["val_mse"].tolist()
+    drawn = plotting.lifted(errors, plotting.floor(errors))
+    figure.add_scatter(
+        x=[*data[over].tolist(), end],
+        y=[*drawn, drawn[-1]],
+        customdata=[*data["trial_number"].astype(int).tolist(), None],
+        mode="lines+markers",
+        line={"color": ORANGE, "width": 2, "shape": "hv"},
+        marker={"size": [7] * len(data) + [0]},
+        hovertext=[*map(plotting.escape_html, texts), ""],
+        hoverinfo="text",
+        showlegend=False,
+    )
+    low, high = min(drawn) / 1.1, max(drawn) * 1.1
+    high = max(min(high, 1.0), 1.5 * low)
+    return figure.update_yaxes(plotting.error_log_axis(low, high, errors))
+
+
+def get_hours(times: pd.Series[Any], since: Any) -> pd.Series[float]:
+    return (times - since).dt.total_seconds().astype(float) / 3600
+
+
+def describe_improvements(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
+    """Say when the best came, and whether the improvements are more than the spread of seeds.
+
+    Args:
+        data: What `find_improvements` gives.
+        trials: Trials in any state.
+
+    Returns:
+        None without a complete trial.
+    """
+    if data.empty:
+        return None
+    n_ended = int(trials["ended_at"].notna().sum())
+    last = data.iloc[-1]
+    number, after = int(last["trial_number"]), n_ended - int(last["n"])
+    if len(data) == 1:
+        if not after:
+            return f"The first complete trial, {number}, is the last trial that ended."
+        return (
+            f"The first complete trial, {number}, was never improved on by the "
+            f"{format_count(after, 'trial')} that ended after it."
+        )
+    low, high = format_errors_apart(data["val_mse"].iloc[0], last["val_mse"])
+    said = (
+        f"The least error fell from {low} to {high} in "
+        f"{format_count(len(data) - 1, 'improvement')}. "
+        f"The last one, trial {number}, ended as number {last['n']:,.0f} of {n_ended:,}, after "
+        f"{format_time(float(last['hours']) * 3600)}, and took {format_percent(last['gain'])} off."
+    )
+    spread = estimate_seed_spread(trials)
+    if math.isnan(spread):
+        return (
+            f"{said} No configuration is complete with several seeds, so the report cannot tell "
+            "improvements from the luck of a seed."
+        )
+    steps = data["val_mse"].astype(float).clip(lower=EXACT).map(math.log).diff()
+    n_clear = int((steps < -2 * spread).sum())
+    verb = "is" if n_clear == 1 else "are"
+    return (
+        f"{said} Two seeds of one configuration typically differ by a factor of "
+        f"{math.exp(spread):.3g}; {n_clear or 'none'} of the improvements {verb} larger than two "
+        "such differences."
+    )
+
+
+def describe_epochs_spent(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
+    """What all trials spent in epochs, what the best had cost by then, and the last improvement."""
+    total = float(trials["wall_time_s"].astype(float).fillna(0).sum())
+    if total == 0:
+        return None
+    said = f"Trials spent {format_time(total)} in epochs, summed over workers"
+    devices = ", ".join(sorted(set(trials["device"].dropna())))
+    if devices:
+        said += f" (on {devices})"
+    if data.empty:
+        return f"{said}."
+    last = data.iloc[-1]
+    said += f"; the best trial was there after {last['spent_s'] / total:.0%} of that"
+    if len(data) == 1:
+        return f"{said}."
+    return f"{said}, and the last improvement cost {format_time(float(last['cost_s']))}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImprovementsSection(Section):
+    """The best so far; a part of the sections on learning curves and on the search."""
+
+    template = "sections/improvements.html.j2"
+    sentence: str | None
+    cost_sentence: str | None
+    rows: list[dict[Hashable, Any]]
+
+    @classmethod
+    def build(cls, data: ReportData) -> ImprovementsSection:
+        """Build the section; see `Section.build`."""
+        trials = data.trials
+        better = find_improvements(trials)
+        figures = {}
+        if not better.empty:
+            ended = trials["ended_at"].dropna()
+            hours = (ended.max() - trials["started_at"].min()).total_seconds() / 3600
+            figures["best-by-trial"] = draw_best_so_far(better, "n", len(ended))
+            figures["best-by-hour"] = draw_best_so_far(better, "hours", hours)
+        return cls(
+            figures=figures,
+            sentence=describe_improvements(better, trials),
+            cost_sentence=describe_epochs_spent(better, trials),
+            rows=better.tail(20).to_dict("records"),
+        )

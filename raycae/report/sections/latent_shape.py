@@ -1,0 +1,125 @@
+"""Spatial size or channels: shapes of the latent with the same latent size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from raycae.formatting import format_count, format_error
+from raycae.report import plotting
+from raycae.report.plotting import draw_trials
+from raycae.report.report_data import ReportData
+from raycae.report.section import Section
+from raycae.report.significance import LEVEL
+from raycae.report.trials import rank_trials, select_distinct, select_ended, thin_trials
+
+SIDES = {
+    "latent_positions": "spatial size of the latent, height × width",
+    "latent_channels": "channels of the latent",
+}
+"""The latent size is their product."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """How often the largest spatial size with the fewest channels has the least error.
+
+    `n`: latent sizes that configurations reached with more than one shape and where one shape alone
+    has the least error; `n_wider`: those of them where it is that shape. `n_tied`: further sizes,
+    where it shares the least error. `expected`: what `n_wider` is on average if shapes do not
+    matter; `p`: the chance of being at least as far from that, on either side.
+    """
+
+    n: int
+    n_wider: int
+    n_tied: int
+    expected: float
+    p: float
+
+
+def count_wider_is_better(trials: pd.DataFrame) -> Shapes:
+    """Compare shapes of the latent at each latent size.
+
+    If shapes do not matter each configuration of a latent size is equally likely to be its best, so
+    the widest shape wins with its share of the configurations, at each size by itself.
+    """
+    n_wider, n_tied, chances = 0, 0, []
+    for _, rows in select_distinct(trials).groupby("latent_size"):
+        widest = rows["latent_positions"] == rows["latent_positions"].max()
+        if widest.all():
+            continue
+        best, rest = rows.loc[widest, "val_mse"].min(), rows.loc[~widest, "val_mse"].min()
+        if best == rest:
+            n_tied += 1
+            continue
+        n_wider += int(best < rest)
+        chances.append(float(widest.mean()))
+    of = np.ones(1)  # the probability of each number of sizes
+    for chance in chances:
+        of = np.convolve(of, [1 - chance, chance])
+    p = min(1.0, 2 * float(min(of[: n_wider + 1].sum(), of[n_wider:].sum())))
+    return Shapes(len(chances), n_wider, n_tied, math.fsum(chances), p)
+
+
+def describe_sides(trials: pd.DataFrame) -> str | None:
+    """Say how often the widest shape has the least error, and whether that is more than chance;
+    None where no latent size has several shapes."""
+    shapes = count_wider_is_better(trials)
+    if not shapes.n:
+        if not shapes.n_tied:
+            return None
+        return "Shapes of the same latent size tie for the least error."
+    said = (
+        f"The shape with the largest spatial size and the fewest channels has the least error at "
+        f"{shapes.n_wider or 'none'} of {format_count(shapes.n, 'latent size')} with more than one "
+        f"shape; chance would give {shapes.expected:.1f}."
+    )
+    if shapes.p > LEVEL:
+        return f"{said} So neither spatial size nor channels stand out."
+    better = "Spatial size" if shapes.n_wider > shapes.expected else "Channels"
+    helps = "helps" if shapes.n_wider > shapes.expected else "help"
+    worse = "channels" if shapes.n_wider > shapes.expected else "spatial size"
+    return f"{said} {better} {helps} more than {worse} here."
+
+
+def draw_side(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
+    """Error against one of `SIDES`, both axes logarithmic, with a line through the least error at
+    each. Needs one trial that ended with an error."""
+    ranked = rank_trials(select_ended(trials))
+    least = ranked.drop_duplicates(side).sort_values(side)
+    figure = plotting.make_figure(SIDES[side], "validation error, MSE")
+
+    def hover(row: dict[Hashable, Any]) -> str:
+        shape = f"{row['latent_channels']} × {row['latent_height']} × {row['latent_width']}"
+        return f"trial {row['trial_number']}: {format_error(row['val_mse'])}<br>latent {shape}"
+
+    errors = ranked["val_mse"].astype(float).tolist()
+    zero, top = plotting.floor(errors), plotting.get_error_ceiling(errors)
+    draw_trials(figure, thin_trials(ranked, most), least, side, hover, zero, top)
+    figure.data[0].name = "least error"
+    figure.update_yaxes(plotting.make_error_axis(errors))
+    low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
+    figure.update_xaxes(
+        plotting.make_log_axis(low, high, plotting.list_powers_of_two(low, high), "{:,}")
+    )
+    return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentShapeSection(Section):
+    """Spatial size or channels; a part of the section on latent sizes."""
+
+    template = "sections/latent_shape.html.j2"
+    sentence: str | None
+
+    @classmethod
+    def build(cls, data: ReportData) -> LatentShapeSection:
+        """Build the section; see `Section.build`. It needs a trial that ended with an error."""
+        figures = {side.replace("_", "-"): draw_side(data.trials, side) for side in SIDES}
+        return cls(figures=figures, sentence=describe_sides(data.trials))

@@ -1,0 +1,89 @@
+"""The table of trials and the details of each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raycae.formatting import format_error
+from raycae.report.report_data import ReportData
+from raycae.report.section import Section
+from raycae.report.trials import Row, format_latent_shape
+
+MOST_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`value` is what sorting goes by; empty cells sort last."""
+
+    text: str
+    value: float | str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of trials. `text` gives a row's cell; `by` names what sorts it."""
+
+    title: str
+    by: str
+    text: Callable[[Row], str]
+    kind: str = "number"
+
+    def cell(self, row: Row) -> Cell:
+        if row[self.by] is None:
+            return Cell("", "", self.kind)
+        return Cell(self.text(row), row[self.by], self.kind)
+
+
+def make_plain_cell(name: str) -> Callable[[Row], str]:
+    return lambda row: str(row[name])
+
+
+COLUMNS = (
+    Column("trial", "trial_number", make_plain_cell("trial_number")),
+    Column("point", "point", make_plain_cell("point"), "word"),
+    Column("state", "state", make_plain_cell("state"), "word"),
+    Column("val_mse", "val_mse", lambda row: format_error(row["val_mse"])),
+    Column("PSNR, dB", "val_psnr_db", lambda row: f"{row['val_psnr_db']:.2f}"),
+    Column("test_mse", "test_mse", lambda row: format_error(row["test_mse"])),
+    Column("latent", "latent_size", format_latent_shape),
+    Column("params", "n_params", lambda row: f"{row['n_params']:,}"),
+    Column("epochs", "epochs_run", make_plain_cell("epochs_run")),
+    Column("time, s", "wall_time_s", lambda row: f"{row['wall_time_s']:,.1f}"),
+    Column("network", "network", make_plain_cell("network"), "text"),
+    Column(
+        "training",
+        "optimizer",
+        lambda row: f"{row['optimizer']}, lr {row['lr']:.3g}, batch {row['batch_size']}",
+        "word",
+    ),
+    Column("reason", "reason", make_plain_cell("reason"), "text"),
+)
+SETTINGS = Column("settings", "n_settings", make_plain_cell("n_settings"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTableSection(Section):
+    """The table of trials."""
+
+    template = "sections/trial_table.html.j2"
+    headers: list[str]
+    rows: list[list[Cell]]
+    best: int | None
+    """The number of the best trial."""
+    n_trials: int
+
+    @classmethod
+    def build(cls, data: ReportData) -> TrialTableSection | None:
+        """Build the section; see `Section.build`. None if the study has no trial."""
+        if not data.ranked:
+            return None
+        columns = [*COLUMNS, SETTINGS] if data.plan["settings"] > 1 else COLUMNS
+        return cls(
+            headers=[column.title for column in columns],
+            rows=[[column.cell(row) for column in columns] for row in data.ranked[:MOST_ROWS]],
+            best=data.best["trial_number"] if data.best else None,
+            n_trials=len(data.ranked),
+        )
