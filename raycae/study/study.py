@@ -403,7 +403,7 @@ class Study:
 
     def _hear_of_others(self) -> None:
         """What other drivers of this study have learnt: in the ledger first, like all else."""
-        news = self._shared.news() if self._shared else []
+        news = self._shared.pop_finished() if self._shared else []
         if not news:
             return
         self._record(
@@ -606,7 +606,7 @@ class Study:
                     curve = {int(epoch): error for epoch, error in told.items()}
                     self.proposer.learn(config, event["val_mse"], curve)
                     if self._shared and event["source"]:
-                        self._shared.known(event["source"])
+                        self._shared.mark_seen(event["source"])
                 case "created" if not known:
                     params = json.loads(event["params"])
                     if space != self.space.hash:  # drawn from another one
