@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from optuna.trial import FixedTrial
+
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.optimization.greedy import HeldAnswers
 from raycae.space.space import Space
 from raycae.storage.paths import Place
 from raycae.study import find, tables
@@ -69,7 +70,7 @@ def take_trials(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]
 def is_in_space(space: Space, config: Config) -> bool:
     """Whether a sampler could have drawn it."""
     try:
-        again = space.draw(HeldAnswers(space, space.params_of(config)))
-    except InputError:
+        again = space.draw(FixedTrial(space.params_of(config)))
+    except (InputError, ValueError):  # ValueError: a parameter has no value inside the space.
         return False
     return again == config and space.check(config) is None
