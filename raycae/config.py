@@ -1,9 +1,9 @@
-"""Every setting of one trial: its name, what it may be, and what it is when nobody says.
+"""Every setting of a trial: its name, its allowed values and its default.
 
 The defaults are the base model of the source report (4,911 parameters, latent size 1024, Adam
-0.001, batch 16), so a named point of a search space only says what it changes. `resolve` turns a
-handful of settings into a `Config` that leaves nothing open: one entry per stage, the decoder
-spelled out. Plain Python: neither torch nor Ray.
+0.001, batch 16), so a named point of a search space only contains what it changes. `resolve`
+completes some settings to a `Config` that leaves nothing open: one entry per stage, the decoder
+written out. Plain Python: neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -28,23 +28,29 @@ from raycae.errors import InputError
 
 
 def as_tuple(value: Any) -> Any:
-    """One value stands for a list of one: `kernel: 3` is `kernel: [3]`."""
+    """Return a list as a tuple, and any other value as a tuple of one: `kernel: 3`.
+
+    Args:
+        value: Value of a setting that has one entry per stage.
+    """
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 class OneOrListSchema:
-    """Tells editors, by the JSON Schema, of the short way to write a list of one."""
+    """Adds to the JSON Schema that a list of one entry may be written as that entry."""
 
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        of_list = handler(core_schema)
-        return {"anyOf": [of_list["items"], of_list]}
+        list_schema = handler(core_schema)
+        return {"anyOf": [list_schema["items"], list_schema]}
 
 
 def _require_number(kind: str, example: str) -> BeforeValidator:
-    """Refuse text and booleans where a number is needed; pydantic alone would convert them, and
-    take `1_000` or `yes` for what YAML does not."""
+    """Make a validator that refuses text and booleans where a number is needed.
+
+    Pydantic alone would convert them, and accept `1_000` or `yes`, which are text in YAML.
+    """
 
     def require(value: Any) -> Any:
         if isinstance(value, str | bytes | bool):
@@ -67,22 +73,22 @@ def _require_boolean(value: Any) -> Any:
 IsInt = _require_number("int", "16")
 IsFloat = _require_number("float", "0.5 or 1e-4")
 IsBool = BeforeValidator(_require_boolean)
-"""For values that people write: text never stands for a number or a boolean. They come last in an
-annotation, or the JSON Schema loses the bounds."""
+"""Validators for values that people write: text is never a number or a boolean. They come last in
+an annotation, or the JSON Schema loses the bounds."""
 Channels = Annotated[int, Field(ge=1, le=4096), IsInt]
 Kernel = Annotated[int, Field(ge=2, le=7), IsInt]
 Convs = Annotated[int, Field(ge=1, le=4), IsInt]
-Gamma = Annotated[float, Field(ge=0.01, le=100), IsFloat]  # beyond, float32 loses the picture
+Gamma = Annotated[float, Field(ge=0.01, le=100), IsFloat]  # Beyond, float32 loses the image.
 Finite = Field(allow_inf_nan=False)
 OneOrList = BeforeValidator(as_tuple), OneOrListSchema()
 PerStage = Field(max_length=4), *OneOrList
 
 
 class Config(BaseModel):
-    """One trial, resolved. Settings marked *per stage* hold one entry for each of `depth` stages.
+    """The settings of one trial. Those of type `PerStage` have one entry per stage.
 
-    Encoder stages count from the picture inwards, decoder stages from the latent outwards: decoder
-    stage 1 undoes the last encoder stage. A decoder setting that is not given mirrors the encoder.
+    Encoder stages are counted from the image inwards, decoder stages from the latent outwards:
+    decoder stage 1 undoes the last encoder stage. Decoder settings mirror the encoder by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,10 +101,10 @@ class Config(BaseModel):
         1.5,
         3.0,
     )
-    """Colourise: one input channel, luma ** gamma, for each. `[1]` is the plain grey picture."""
+    """Colourise: one input channel, luma ** gamma, for each entry. `[1]` is the grey image."""
     classes: Annotated[int, Field(ge=0, le=1000), IsInt] = 0
-    """Colourise: so many further input channels say what is in the picture: that of its class, from
-    0 on, is 1 and the others 0. 0: nobody says."""
+    """Colourise: number of further input channels that encode the class of the image, one-hot and
+    from 0 on; 0 for none."""
 
     depth: Annotated[int, Field(ge=1, le=4), IsInt] = 2
     channels: Annotated[tuple[Channels, ...], *PerStage] = (8, 12)
@@ -108,19 +114,19 @@ class Config(BaseModel):
     downsample: Annotated[tuple[Literal["max", "average", "stride", "none"], ...], *PerStage] = (
         "max",
     )
-    """How a stage ends: a pooling layer, stride in its last convolution, or not at all."""
+    """How a stage reduces the size: a pooling layer, a stride in its last convolution, or not."""
     factor: Annotated[tuple[Literal[2, 4], ...], *PerStage] = (2,)
 
     latent_channels: Annotated[int, Field(ge=0, le=4096), IsInt] = 16
-    """Channels of the convolution that makes the latent; 0: the last stage's output is it."""
+    """Channels of the convolution that makes the latent; 0: the last stage makes it."""
     latent_kernel: Kernel = 3
     latent_convs: Convs = 1
 
     decoder_channels: Annotated[
         tuple[Annotated[tuple[Channels, ...], *PerStage], ...], *PerStage
     ] = ((12,), ())
-    """Per stage one number for every convolution, or a list; the last one makes the picture and
-    has no number of its own."""
+    """Per stage, the channels of all its convolutions or of each. The last convolution of the
+    last stage makes the image and is not listed."""
     decoder_kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
     decoder_convs: Annotated[tuple[Convs, ...], *PerStage] = (1,)
     decoder_kind: Annotated[tuple[Literal["conv", "transposed"], ...], *PerStage] = ("conv",)
@@ -129,15 +135,16 @@ class Config(BaseModel):
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "none"] = "leaky_relu"
     norm: Literal["none", "batch"] = "none"
     residual: Annotated[bool, IsBool] = False
-    """Every convolution that keeps its shape adds its input to its output."""
+    """Every convolution that keeps the shape adds its input to its output."""
     output: Literal["sigmoid", "linear", "leaky_relu"] = "sigmoid"
 
     linear_path: Literal["none", "random", "pca"] = "none"
-    """One linear map each beside encoder and decoder, block of pixels to latent position and back,
-    added to what they put out. `pca`: it begins as the principal axes of the training images'
-    blocks, all else at zero, so that the network begins on the linear line of its size."""
+    """A linear map parallel to the encoder, from a block of pixels to a latent position, and one
+    parallel to the decoder; each is added to the output. `pca`: they start as the principal axes
+    of the blocks of the training images and the rest at zero, so that the network starts at the
+    error of PCA with the same latent size."""
     refine: Annotated[int, Field(ge=0, le=4096), IsInt] = 0
-    """Channels of 3 x 3 convolutions that add a correction to the decoded picture; 0: none."""
+    """Channels of 3 x 3 convolutions that add a correction to the decoded image; 0 for none."""
     refine_convs: Annotated[int, Field(ge=2, le=8), IsInt] = 3
 
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
@@ -147,26 +154,28 @@ class Config(BaseModel):
     """SGD only."""
     batch_size: Annotated[int, Field(ge=1, le=512), IsInt] = 16
     schedule: Literal["constant", "cosine"] = "constant"
-    """Cosine: the learning rate falls to 0 over the trial's planned epochs."""
+    """Cosine: the learning rate falls to 0 over the planned epochs of the trial."""
     averaging: Annotated[float, Field(ge=0, lt=1), IsFloat] = 0.0
-    """Share that a moving average of the weights keeps at each step; the average is what is
-    measured and kept. 0: none."""
+    """Share that a moving average of the weights keeps at each step. The averaged weights are
+    evaluated and stored. 0 for no average."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """What training reckons in. Weights and their updates are float32 in any case, and so are the
-    errors on validation and test images. `tf32`: products of numbers of ten bits, summed in
-    float32, where the device knows how; elsewhere it is float32. `bf16`: values and gradients of
-    seven bits (autocast)."""
+    """Precision of the training step. Weights, their updates, and the errors on validation and
+    test images are float32 in any case. `tf32`: products with ten bits of mantissa, summed in
+    float32, on devices that have it; float32 elsewhere. `bf16`: activations and gradients with
+    seven bits of mantissa (autocast)."""
 
     @property
     def in_channels(self) -> int:
+        """Number of input channels of the network."""
         return 3 if self.task == "reconstruct" else len(self.gammas) + self.classes
 
     @property
     def out_channels(self) -> int:
+        """Number of output channels of the network."""
         return 3 if self.task == "reconstruct" else 2
 
     def to_json(self) -> str:
-        """Compact, keys in the order of the class; `Config.model_validate_json` reads it back."""
+        """Return compact JSON, keys in the order of the class, for `Config.model_validate_json`."""
         return self.model_dump_json()
 
 
@@ -176,34 +185,44 @@ TRAINING_KEYS = (
     *("optimizer", "lr", "weight_decay", "momentum", "batch_size"),
     *("schedule", "averaging", "precision"),
 )
-"""How a network is trained."""
+"""Settings that say how a network is trained."""
 UNSEEN_KEYS = ("task", "gammas", "classes", "linear_path")
-"""What else its layers do not show; of `linear_path`, where it begins."""
+"""Other settings that the layers do not show; of `linear_path`, how it is initialised."""
 STAGE_KEYS = frozenset(ENCODER_STAGE_KEYS + DECODER_STAGE_KEYS)
-"""Settings that hold one entry per stage; `channels_1` … `channels_4` are its entries."""
+"""Settings with one entry per stage, which tables show as `channels_1` … `channels_4`."""
 Settings: type[BaseModel] = create_model(
     "Settings",
     __config__=ConfigDict(extra="forbid", frozen=True),
-    __doc__="Some settings of a trial; those not given keep their default.",
+    __doc__="Some settings of a trial; the others keep their defaults.",
     **{  # type: ignore[call-overload]
         name: (hint, None)
         for name, hint in get_type_hints(Config, include_extras=True).items()
         if name in Config.model_fields
     },
 )
-"""The same settings, all optional: what `fixed` and `points` of a search space may hold."""
+"""The settings of `Config`, all optional: what `fixed` and `points` of a space may contain."""
 
 
 def list_given(settings: BaseModel) -> dict[str, Any]:
-    """The settings that somebody wrote down, without the untouched defaults."""
+    """Return the settings that were given, without defaults.
+
+    Args:
+        settings: Some settings of a trial.
+    """
     return {name: getattr(settings, name) for name in settings.model_fields_set}
 
 
 def resolve(settings: Mapping[str, Any]) -> Config:
-    """Complete `settings` into a `Config`.
+    """Complete settings to a `Config`.
 
-    One entry for a per-stage setting serves every stage. Without `depth` the longest list says how
-    many stages there are (2 if there is none). Raises `InputError` naming the setting.
+    A single entry of a per-stage setting is used for every stage. Without `depth`, the longest
+    list determines the number of stages; without lists there are 2.
+
+    Args:
+        settings: Some settings of a trial.
+
+    Raises:
+        InputError: A setting is not allowed; the message names it.
     """
     values = {k: v for k, v in validate_config(settings).items() if v is not None}
     depth = values.setdefault("depth", get_depth(values))
@@ -221,9 +240,8 @@ def resolve(settings: Mapping[str, Any]) -> Config:
     )
     values["decoder_channels"] = expand_decoder_channels(values, depth)
     if values.get("task", "reconstruct") == "reconstruct":
-        values["gammas"] = (
-            1.0,
-        )  # means nothing here; one spelling, so that equal trials are equal
+        # They have no meaning here; one value makes equal trials compare equal.
+        values["gammas"] = (1.0,)
         values["classes"] = 0
     if values.get("optimizer", "adam") != "sgd":
         values["momentum"] = 0.0
@@ -237,15 +255,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """Split `lr=0.001`, `channels=[8,12]` or `norm=batch`, as typed after `--set`.
 
     Args:
-        text: NAME=VALUE. The value means what it would in a space file; if not YAML, it is text.
+        text: NAME=VALUE. The value is read as in a space file; if it is not YAML, it is text.
 
     Returns:
-        The setting's name and its value, not checked yet.
+        Name and value of the setting, not checked yet.
 
     Raises:
         InputError: There is no name or no equals sign.
     """
-    import yaml  # Training does without it.
+    import yaml  # Not needed for training.
 
     from raycae.yaml_core import load_yaml
 
@@ -259,8 +277,14 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def parse_config(text: str) -> Config:
-    """What `Config.to_json` wrote, checked anew: files come from elsewhere, too. Raises
-    `InputError` naming the setting."""
+    """Read and check what `Config.to_json` wrote; the file may come from anywhere.
+
+    Args:
+        text: JSON text.
+
+    Raises:
+        InputError: It is not a configuration; the message names the setting.
+    """
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -275,9 +299,12 @@ def parse_config(text: str) -> Config:
 def explain_validation_error(
     error: ValidationError, where: str = "", keys: Iterable[str] = ()
 ) -> str:
-    """One line for the first fault that pydantic found: where, which key, which value, what goes.
+    """Format the first fault that pydantic found as one line: key, value, what is allowed.
 
-    `where` is put in front (a file's name); `keys` are those allowed where a key is unknown.
+    Args:
+        error: What pydantic found.
+        where: What the message begins with, e.g. the name of a file.
+        keys: The allowed keys, for an unknown key.
     """
     import difflib
 
@@ -305,7 +332,11 @@ def explain_validation_error(
 
 
 def format_value(value: Any) -> str:
-    """A value as Python writes it; beginning and end of a long one."""
+    """Format a value as Python writes it, the middle of a long one left out.
+
+    Args:
+        value: Anything.
+    """
     try:
         text = repr(value)
     except RecursionError:
@@ -314,12 +345,25 @@ def format_value(value: Any) -> str:
 
 
 def is_tag(fault: Mapping[str, Any], i: int) -> bool:
-    """Pydantic puts the kind of a parameter into the path of its faults; no file has it there."""
+    """Return whether a part of a fault's path is the type of a parameter, not a key of the file.
+
+    Args:
+        fault: A fault as pydantic describes it.
+        i: Index into its path `loc`.
+    """
     loc = fault["loc"]
     return i == 2 and loc[0] == "params" and loc[2] in ("float", "int", "categorical")
 
 
 def validate_config(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Check settings one by one, and convert them to their types.
+
+    Args:
+        settings: Some settings of a trial.
+
+    Raises:
+        InputError: A setting is unknown, or its value is not allowed.
+    """
     try:
         return list_given(Settings(**settings))
     except ValidationError as error:
@@ -327,11 +371,26 @@ def validate_config(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get_depth(values: Mapping[str, Any]) -> int:
+    """Return the number of stages that per-stage lists imply; 2 without such lists.
+
+    Args:
+        values: Checked settings.
+    """
     lists = [len(values[name]) for name in STAGE_KEYS if len(values.get(name, ())) > 1]
     return max(lists, default=2)
 
 
 def require_one_per_stage(name: str, entries: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
+    """Return one entry per stage; a single entry is repeated.
+
+    Args:
+        name: Name of the setting, for the message.
+        entries: Entries of a per-stage setting.
+        depth: Number of stages.
+
+    Raises:
+        InputError: There is neither one entry nor one per stage.
+    """
     if len(entries) == 1:
         return entries * depth
     if len(entries) != depth:
@@ -343,6 +402,14 @@ def require_one_per_stage(name: str, entries: tuple[Any, ...], depth: int) -> tu
 
 
 def check_linear_path(values: Mapping[str, Any]) -> None:
+    """Check that the linear path goes with the output and the task.
+
+    Args:
+        values: Checked settings.
+
+    Raises:
+        InputError: It does not.
+    """
     path, output = values.get("linear_path", "none"), values.get("output", "sigmoid")
     if path != "none" and output != "linear":
         raise InputError(
@@ -351,26 +418,38 @@ def check_linear_path(values: Mapping[str, Any]) -> None:
         )
     if path == "pca" and values.get("task") == "colourise":
         raise InputError(
-            "linear_path: 'pca' is not allowed with task 'colourise', whose pictures to encode are "
-            "not those to decode; allowed: 'none' or 'random'"
+            "linear_path: 'pca' is not allowed with task 'colourise', whose input and output "
+            "differ; allowed: 'none' or 'random'"
         )
 
 
 def expand_decoder_channels(values: Mapping[str, Any], depth: int) -> tuple[tuple[int, ...], ...]:
-    """Spelled out: for each decoder stage the channels of each of its convolutions."""
+    """Write out the channels of every convolution of every decoder stage.
+
+    Args:
+        values: Checked settings, with `channels` and `decoder_convs` per stage.
+        depth: Number of stages.
+
+    Returns:
+        For each decoder stage the channels of its convolutions, without the one that makes the
+        image.
+
+    Raises:
+        InputError: The number of entries does not fit.
+    """
     mirror = tuple((c,) for c in values["channels"][::-1])
     stages = require_one_per_stage(
         "decoder_channels", values.get("decoder_channels", mirror), depth
     )
-    spelled = []
+    expanded = []
     for number, (entries, convs) in enumerate(zip(stages, values["decoder_convs"], strict=True), 1):
-        own = convs - 1 if number == depth else convs  # the very last one makes the picture
+        n_convs = convs - 1 if number == depth else convs  # The last one makes the image.
         if len(entries) == 1:
-            entries = entries * own
-        if len(entries) != own:
+            entries = entries * n_convs
+        if len(entries) != n_convs:
             raise InputError(
                 f"decoder_channels: stage {number} has {len(entries)} numbers for "
-                f"{own} convolutions of its own; give one number for all or one for each"
+                f"{n_convs} convolutions of its own; give one number for all or one for each"
             )
-        spelled.append(tuple(entries))
-    return tuple(spelled)
+        expanded.append(tuple(entries))
+    return tuple(expanded)

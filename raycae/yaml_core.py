@@ -49,12 +49,16 @@ def load_yaml(text: str) -> Any:
     """
     try:
         return _load_json(text)
-    except (ValueError, RecursionError):  # The YAML parser says what is wrong.
+    except (ValueError, RecursionError):  # The YAML parser explains what is wrong.
         return yaml.load(text, Loader=CoreLoader)
 
 
 def dump_yaml(content: Any) -> str:
-    """Write `content` so that `load_yaml` reads the same; keys keep their order."""
+    """Write a document that `load_yaml` reads as `content`; keys keep their order.
+
+    Args:
+        content: Dicts, lists, strings, numbers, booleans and None.
+    """
     return yaml.dump(content, Dumper=CoreDumper, sort_keys=False)
 
 
@@ -64,30 +68,32 @@ class CoreLoader(yaml.SafeLoader):
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node and _count_values(node, {}) > MAX_VALUES:
-            raise yaml.YAMLError(f"its aliases stand for more than {MAX_VALUES:,} values")
+            raise yaml.YAMLError(f"its aliases expand to more than {MAX_VALUES:,} values")
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, ValueError):
-            # PyYAML's own message for `!!bool maybe` names neither the value nor the place.
+            # PyYAML's own message for `!!bool maybe` names neither the value nor its position.
             kind = node.tag.rpartition(":")[2]
-            raise yaml.YAMLError(f"{node.value!r} is no {kind} ({node.start_mark})") from None
+            raise yaml.YAMLError(
+                f"{node.value!r} is not a valid {kind} ({node.start_mark})"
+            ) from None
         if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-            raise yaml.YAMLError(f"{node.value!r} is larger than anything here ({node.start_mark})")
+            raise yaml.YAMLError(f"{node.value!r} is too large ({node.start_mark})")
         if isinstance(value, bytes):
             # Pydantic would read the bytes as the word or the number that they spell.
-            raise yaml.YAMLError(f"!!binary is neither a word nor a number ({node.start_mark})")
+            raise yaml.YAMLError(f"!!binary is not supported ({node.start_mark})")
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"a key has to be a word ({key.start_mark})")
+                raise yaml.YAMLError(f"a key has to be text ({key.start_mark})")
             if key.value in seen:
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice ({key.start_mark})")
+                raise yaml.YAMLError(f"the key {key.value!r} appears twice ({key.start_mark})")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -128,14 +134,18 @@ CoreLoader.add_constructor("tag:yaml.org,2002:merge", CoreLoader.construct_yaml_
 
 
 def _load_json(text: str) -> Any:
-    """Read JSON. Raises `ValueError` for anything that needs the YAML parser or its messages."""
+    """Read JSON.
+
+    Raises:
+        ValueError: The text needs the YAML parser, or its messages.
+    """
     value = json.loads(
         text,
         parse_int=_parse_json_integer,
         parse_constant=_refuse_constant,
         object_pairs_hook=_build_object,
     )
-    json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    json.dumps(value, ensure_ascii=False).encode()  # Half of a surrogate pair is not text.
     return value
 
 
@@ -147,20 +157,21 @@ def _parse_json_integer(text: str) -> int:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(name)  # NaN and Infinity are not JSON
+    raise ValueError(name)  # NaN and Infinity are not JSON.
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key appears twice")
     return content
 
 
 def _count_values(node: yaml.Node, counts: dict[int, float]) -> float:
     """Count the values of a node with its aliases expanded; infinity where it contains itself."""
     if id(node) not in counts:
-        counts[id(node)] = math.inf  # met again before its count is known: it contains itself
+        # A node that is met again before its count is known contains itself.
+        counts[id(node)] = math.inf
         inner = node.value if not isinstance(node, yaml.ScalarNode) else ()
         if isinstance(node, yaml.MappingNode):
             inner = itertools.chain.from_iterable(node.value)

@@ -202,9 +202,9 @@ def compute_marks(world: Recorded) -> dict[str, float]:
     """
     proposer = Proposer(world.space, "random", seed=0, points=[])
     proposals = (proposer.propose(number) for number in range(N_DRAWS))
-    random = [world.surrogate.errors(p.config).min() for p in proposals if p]
+    random = [world.surrogate.predict_errors(p.config).min() for p in proposals if p]
     return {
-        "best": float(min(world.surrogate.errors(config).min() for config in world.curves)),
+        "best": float(min(world.surrogate.predict_errors(config).min() for config in world.curves)),
         "median": float(np.median(random)),
         "near": float(np.quantile(random, 1 / len(world.curves))),
     }
@@ -222,7 +222,7 @@ def race(world: Recorded, contender: Contender, seed: int, is_random: bool) -> p
 
     @cache
     def true_errors(config: Config) -> Any:
-        return np.minimum.accumulate(world.surrogate.errors(config))
+        return np.minimum.accumulate(world.surrogate.predict_errors(config))
 
     epochs = simulate_search(
         searcher, stopping, world, trials=10**6, epochs=world.epochs, workers=WORKERS

@@ -152,8 +152,8 @@ def search_recorded(n_seeds: int, space: str) -> None:
     world = recorded_curves.read_curves([CURVES / space, CURVES / f"{space}-seeds"])
     random = Proposer(world.space, "random", seed=0, points=[])
     drawn = [proposal for number in range(1000) if (proposal := random.propose(number))]
-    median = float(np.median([world.surrogate.errors(p.config).min() for p in drawn]))
-    best = min(float(world.surrogate.errors(config).min()) for config in world.curves)
+    median = float(np.median([world.surrogate.predict_errors(p.config).min() for p in drawn]))
+    best = min(float(world.surrogate.predict_errors(config).min()) for config in world.curves)
     print(
         f"\nrecorded curves of {space}, {world.epochs} epochs, {WORKERS} workers; surrogate's "
         f"rank correlation {world.rank_correlation:.2f}; mean (standard deviation) of the seeds"
@@ -196,7 +196,9 @@ def search(world: Recorded, sampler: str, seed: int, rule: StoppingRule) -> tupl
             begun = max(begun, epoch.number + 1)
             if epoch.error is not None and epoch.error < least:
                 least = epoch.error
-                truth = float(world.surrogate.errors(epoch.proposal.config)[: epoch.epoch].min())
+                truth = float(
+                    world.surrogate.predict_errors(epoch.proposal.config)[: epoch.epoch].min()
+                )
         if n_epochs >= BUDGET and n_ended == 100:
             break
     return of_first, begun, truth

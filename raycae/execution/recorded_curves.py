@@ -1,9 +1,9 @@
-"""Recorded learning curves, and a surrogate for configurations that nobody ran.
+"""Recorded learning curves, with a surrogate for configurations that were never run.
 
-What a study's tables hold is answered as it was recorded. For the rest a surrogate is fitted to
-them, and what seeds were seen to change is added; so every proposal has a curve, the
-same one whenever it is asked for. Errors are validation errors (MSE, above 0), which differ by
-factors: means and deviations are those of their logarithms.
+Configurations in the tables of a study have their recorded curves. The others get the prediction
+of a surrogate plus the recorded deviation of a seed from its mean. So every proposal has a curve,
+which is the same every time. Errors are validation errors (MSE, above 0). They differ by factors,
+so means and deviations are those of their natural logarithms.
 """
 
 from __future__ import annotations
@@ -30,52 +30,75 @@ from raycae.study.plan import load_plan, load_study_space, read_study
 from raycae.study.records import COMPLETE, FAIL
 
 TRUSTED = 0.8
-"""The rank correlation on held-out configurations below which methods are not compared."""
+"""Smallest rank correlation on held-out configurations with which methods are compared."""
 FEWEST = 20
-"""Configurations that a surrogate can be fitted to, and held against."""
+"""Smallest number of configurations to fit and validate a surrogate."""
 FOLDS = 10
+"""Number of folds of the cross-validation of the surrogate."""
 ALIKE = 3
-"""Of so many repeated configurations, those that end nearest to it, a curve gets its noise: what
-learns nothing does so with every seed."""
+"""Number of repeated configurations, nearest by their lowest error, from which a predicted curve
+gets its noise. Configurations that learn nothing do so with every seed."""
 
 
 class Repeated(NamedTuple):
-    """A configuration that was run with several seeds, by the logarithms of its errors."""
+    """A configuration that was run with several seeds.
 
-    least: float
-    """Of the mean curve."""
+    Attributes:
+        lowest: Minimum of the mean of the logarithmic curves.
+        deviations: Deviations from that mean, float64 (n_seeds, epochs), scaled by
+            sqrt(n / (n - 1)) so that their variance is unbiased.
+    """
+
+    lowest: float
     deviations: Array
-    """(seeds, epochs), from the mean curve; as large as those from the true mean would be."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Curves of `epochs` epochs over `space`: for each configuration one a seed."""
+    """Recorded curves over a space.
+
+    Attributes:
+        space: The search space.
+        epochs: Number of epochs of every curve that did not diverge.
+        curves: Curves by configuration and seed.
+    """
 
     space: Space
     epochs: int
     curves: Mapping[Config, Mapping[int, Curve]]
 
-    def curve(self, config: Config, seed: int) -> Curve:
-        """What was recorded, with this seed or, if that was not run, with the first one; else what
-        the surrogate says, and on top what a seed was seen to do to curves that end about as low:
-        a function of `config` and `seed`."""
+    def get_curve(self, config: Config, seed: int) -> Curve:
+        """Return the curve of a configuration, a function of `config` and `seed`.
+
+        Args:
+            config: A configuration.
+            seed: Random seed of the trial.
+
+        Returns:
+            The recorded curve with this seed, else with the first recorded seed. For a
+            configuration that was never run, the prediction of the surrogate plus the deviation of
+            one seed of a configuration with a similar lowest error.
+
+        Raises:
+            InputError: There are too few curves to fit a surrogate.
+        """
         if runs := self.curves.get(config):
             return runs.get(seed) or next(iter(runs.values()))
-        logs = np.log(self.surrogate.errors(config))
+        logs = np.log(self.surrogate.predict_errors(config))
         if self.repeated:
-            near = sorted(self.repeated, key=lambda other: abs(other.least - logs.min()))
+            near = sorted(self.repeated, key=lambda other: abs(other.lowest - logs.min()))
             seen = np.concatenate([other.deviations for other in near[:ALIKE]])
-            # Of precision no recorded curve says anything, and earlier races knew none.
+            # No recorded curve depends on the precision, a setting that older races did not have.
             text = f"{config.model_dump_json(exclude={'precision'})} {seed}".encode()
             draw = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
             logs += seen[draw % len(seen)]
         good = next((i for i, log in enumerate(logs) if log > 0), self.epochs)
         errors = tuple(np.exp(logs[:good]).tolist())
-        return Curve(errors, self.surrogate.epoch_s(config), failed=good < self.epochs)
+        return Curve(errors, self.surrogate.predict_epoch_s(config), failed=good < self.epochs)
 
     @cached_property
     def repeated(self) -> list[Repeated]:
+        """Configurations with several complete curves."""
         found = []
         for runs in self.curves.values():
             logs = [np.log(run.errors) for run in runs.values() if len(run.errors) == self.epochs]
@@ -87,46 +110,58 @@ class Recorded:
 
     @cached_property
     def surrogate(self) -> Surrogate:
-        """Raises `InputError` where there is too little to fit it to."""
+        """The surrogate, fitted to all curves.
+
+        Raises:
+            InputError: There are too few curves.
+        """
         self._require_enough()
         return Surrogate(self.curves, self.epochs)
 
     @cached_property
     def rank_correlation(self) -> float:
-        """Spearman's, of the least error of a curve and the surrogate's, each configuration being
-        predicted by a surrogate that was fitted without it and a tenth of the others. Raises
-        `InputError` where there are too few."""
+        """Spearman's correlation of recorded and predicted lowest errors, by cross-validation.
+
+        Each configuration is predicted by a surrogate that was fitted without its fold.
+
+        Raises:
+            InputError: There are too few curves.
+        """
         self._require_enough()
         configs = list(self.curves)
         order = np.random.default_rng(0).permutation(len(configs))
-        told, predicted = [], []
+        recorded, predicted = [], []
         for fold in range(FOLDS):
             held_out = {configs[i] for i in order[fold::FOLDS]}
             rest = {config: self.curves[config] for config in configs if config not in held_out}
             surrogate = Surrogate(rest, self.epochs)
-            told += [np.min(average_log_errors(self.curves[c], self.epochs)) for c in held_out]
-            predicted += [np.min(surrogate.errors(c)) for c in held_out]
-        return float(spearmanr(told, predicted).statistic)
+            recorded += [np.min(average_log_errors(self.curves[c], self.epochs)) for c in held_out]
+            predicted += [np.min(surrogate.predict_errors(c)) for c in held_out]
+        return float(spearmanr(recorded, predicted).statistic)
 
     def _require_enough(self) -> None:
         if len(self.curves) < FEWEST:
             raise InputError(
                 f"{self.space.name}: {len(self.curves)} recorded configurations are too few for a "
-                f"surrogate; it takes {FEWEST}"
+                f"surrogate; it needs at least {FEWEST}"
             )
 
     @property
     def least(self) -> float:
-        """The least error that any trial reached."""
+        """The lowest recorded error."""
         runs = (run for seeds in self.curves.values() for run in seeds.values())
         return min(error for run in runs for error in run.errors)
 
 
 def read_curves(folders: Sequence[Place]) -> Recorded:
-    """The curves of the studies in `folders`: of trials that ran to their end or diverged. The
-    others have to have the first one's task and epochs; the space is the first one's.
+    """Read the curves of studies: of the trials that ran to their end or diverged.
 
-    Raises `InputError` where that is not so, or there are no curves.
+    Args:
+        folders: The studies. All need the task, image size and epochs of the first, whose space is
+            used.
+
+    Raises:
+        InputError: The studies do not go together, or there are no curves.
     """
     curves: dict[Config, dict[int, Curve]] = defaultdict(dict)
     first = read_study(folders[0])
@@ -134,11 +169,11 @@ def read_curves(folders: Sequence[Place]) -> Recorded:
     for folder in folders:
         content = read_study(folder)
         other, plan = load_study_space(content), load_plan(content)
-        ours, theirs = (
+        first_kind, kind = (
             (s.task, s.image_size, e) for s, e in ((space, epochs), (other, plan.epochs))
         )
-        if ours != theirs:
-            words = ("{} at {} pixels, {} epochs".format(*what) for what in (theirs, ours))
+        if kind != first_kind:
+            words = ("{} at {} pixels, {} epochs".format(*k) for k in (kind, first_kind))
             raise InputError(f"{folder}: {' does not go with '.join(words)}")
         for config, seed, curve in read_runs(folder, epochs):
             curves[config].setdefault(seed, curve)
@@ -148,6 +183,18 @@ def read_curves(folders: Sequence[Place]) -> Recorded:
 
 
 def read_runs(folder: Place, epochs: int) -> list[tuple[Config, int, Curve]]:
+    """Read the curves of one study.
+
+    Args:
+        folder: The study.
+        epochs: Number of epochs of a complete curve.
+
+    Returns:
+        Configuration, seed and curve of each trial that ran to its end or diverged.
+
+    Raises:
+        InputError: An error or a duration is missing or not above 0.
+    """
     epochs_table = tables.read_epochs(folder).sort_values("epoch")
     measured: dict[Any, pd.DataFrame] = dict(list(epochs_table.groupby("trial_number")))
     runs = []
@@ -156,12 +203,12 @@ def read_runs(folder: Place, epochs: int) -> list[tuple[Config, int, Curve]]:
         failed = trial["state"] == FAIL and str(trial["reason"]).startswith("diverged")
         if number not in measured or not (trial["state"] == COMPLETE or failed):
             continue
-        told = measured[number][["val_mse", "epoch_time_s"]].to_numpy(float, na_value=math.nan)
-        if not (told > 0).all():
+        values = measured[number][["val_mse", "epoch_time_s"]].to_numpy(float, na_value=math.nan)
+        if not (values > 0).all():
             raise InputError(
-                f"{folder}: trial {number}: val_mse and epoch_time_s of a curve are above 0"
+                f"{folder}: trial {number}: val_mse and epoch_time_s have to be above 0"
             )
-        errors, seconds = told.T
+        errors, seconds = values.T
         if failed or len(errors) == epochs:
             curve = Curve(tuple(errors.tolist()), float(np.median(seconds)), failed)
             runs.append((Config.model_validate_json(trial["config"]), int(trial["seed"]), curve))

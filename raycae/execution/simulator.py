@@ -1,7 +1,7 @@
-"""`raycae simulate`: a search over recorded curves, in simulated time.
+"""A search over recorded learning curves, in simulated time (`raycae simulate`).
 
-The searcher and the stopping rule are those of a real search, asked and told in the order in which
-simulated workers come to the end of their epochs. Nothing is trained, nothing is written.
+The proposer and the early-stopping rule are those of a real search. They get the epochs in the
+order in which simulated workers finish them. Nothing is trained or written.
 """
 
 from __future__ import annotations
@@ -20,18 +20,29 @@ if TYPE_CHECKING:
 
 
 class Searcher(Protocol):
-    """What a simulation asks of who proposes; `proposer.Proposer` is one."""
+    """What a simulation needs to get proposals, e.g. a `proposer.Proposer`."""
 
-    def propose(self, number: int) -> Proposal | None: ...
+    def propose(self, number: int) -> Proposal | None:
+        """Propose what trial `number` runs; None if there is nothing to run now."""
 
-    def report(self, number: int, epoch: int, value: float) -> None: ...
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Report the error of trial `number` after an epoch."""
 
-    def tell(self, number: int, state: str, value: float | None) -> None: ...
+    def tell(self, number: int, state: str, value: float | None) -> None:
+        """Report the state in which trial `number` ended, and its lowest error."""
 
 
 class Epoch(NamedTuple):
-    """An epoch that ended: when (simulated seconds since the search began), whose, which one, with
-    which error (None: it diverged), and how its trial stands."""
+    """An epoch that ended.
+
+    Attributes:
+        at_s: When it ended, in simulated seconds since the search began.
+        number: Trial number.
+        proposal: What the trial runs.
+        epoch: Epoch, from 1.
+        error: Validation error; None if the trial diverged.
+        state: State of the trial after this epoch.
+    """
 
     at_s: float
     number: int
@@ -50,20 +61,29 @@ def simulate_search(
     epochs: int,
     workers: int,
 ) -> Iterator[Epoch]:
-    """The epochs of a search for at most `trials`, of at most `epochs` each, on `workers`, in the
-    order in which they end; of two that end together the trial that began first comes first.
+    """Simulate a search; proposals and decisions take no simulated time.
 
-    A search takes no simulated time between epochs.
+    Args:
+        searcher: Proposes configurations.
+        stopping: Decides after each epoch whether a trial continues.
+        world: The recorded curves.
+        trials: Largest number of trials.
+        epochs: Largest number of epochs of a trial.
+        workers: Number of trials that run at the same time.
+
+    Yields:
+        The epochs in the order in which they end. Of two that end at the same time, that of the
+        trial that began first comes first.
     """
     ends: list[tuple[float, int]] = []
     running: dict[int, tuple[Proposal, Curve, list[float]]] = {}
-    at_s, begun = 0.0, 0
+    at_s, n_begun = 0.0, 0
     while True:
-        while begun < trials and len(running) < workers and (new := searcher.propose(begun)):
-            curve = world.curve(new.config, new.seed)
-            running[begun] = (new, curve, [])
-            heapq.heappush(ends, (at_s + curve.epoch_s, begun))
-            begun += 1
+        while n_begun < trials and len(running) < workers and (new := searcher.propose(n_begun)):
+            curve = world.get_curve(new.config, new.seed)
+            running[n_begun] = (new, curve, [])
+            heapq.heappush(ends, (at_s + curve.epoch_s, n_begun))
+            n_begun += 1
         if not ends:
             return
         at_s, number = heapq.heappop(ends)
@@ -73,9 +93,9 @@ def simulate_search(
         state = FAIL
         if error is not None:
             errors.append(error)
-            goes_on = stopping.report(number, epoch, error, {"point": proposal.point})
+            should_continue = stopping.report(number, epoch, error, {"point": proposal.point})
             searcher.report(number, epoch, error)
-            state = COMPLETE if epoch == epochs else RUNNING if goes_on else PRUNED
+            state = COMPLETE if epoch == epochs else RUNNING if should_continue else PRUNED
         if state == RUNNING:
             heapq.heappush(ends, (at_s + curve.epoch_s, number))
         else:

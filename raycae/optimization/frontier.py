@@ -1,6 +1,6 @@
-"""Error against what it costs: who is on the frontier, how far it reaches, where it is weakest.
+"""Error against cost: the Pareto front, its hypervolume, and the latent-size bin that lags behind.
 
-The cost is another column of the trials, usually the latent size. Less is better in both.
+The cost is another column of the trials, usually the latent size. Lower is better for both.
 """
 
 from __future__ import annotations
@@ -11,54 +11,78 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 COSTS = ("latent_size", "n_params", "flops", "epoch_time_s")
-"""The columns that may stand against the error."""
+"""Columns that may be minimised besides the error."""
 USUAL_STRATA = (64, 128, 256, 384, 512, 1024, 2048)
+"""Default upper bounds of the latent-size bins."""
 FADING = 0.8
-"""By how much a stratum counts less with each trial that did not improve it."""
+"""Factor by which the priority of a bin falls with each trial that did not improve it."""
 ENDED = ("COMPLETE", "PRUNED")
+"""States of trials that ended with an error."""
 
 
 def find_frontier(
     trials: Iterable[Mapping[str, Any]], cost: str = "latent_size"
 ) -> dict[int, bool]:
-    """Of each trial that ended with an error, whether no other costs at most as much and has less
-    error; stopped trials count too. Of two that are alike both are on it."""
+    """Find the trials on the Pareto front of error and cost.
+
+    A trial is on the front if no other one with at most its cost has a lower error, and none with
+    a lower cost has the same error. Trials that were stopped early count too.
+
+    Args:
+        trials: Rows with `trial_number`, `state`, `val_mse` and the cost.
+        cost: Column of the cost.
+
+    Returns:
+        For each trial that ended with an error, by number, whether it is on the front.
+    """
     ended = [t for t in trials if t["state"] in ENDED and t["val_mse"] is not None]
-    on: dict[int, bool] = {}
-    least, least_of_cheaper, now = math.inf, math.inf, -math.inf
+    is_on_front: dict[int, bool] = {}
+    lowest, lowest_of_cheaper, current_cost = math.inf, math.inf, -math.inf
     for trial in sorted(ended, key=lambda t: (t[cost], t["val_mse"])):
-        if trial[cost] != now:
-            now, least_of_cheaper = trial[cost], least
-        least = min(least, trial["val_mse"])
-        on[trial["trial_number"]] = trial["val_mse"] == least < least_of_cheaper
-    return on
+        if trial[cost] != current_cost:
+            current_cost, lowest_of_cheaper = trial[cost], lowest
+        lowest = min(lowest, trial["val_mse"])
+        is_on_front[trial["trial_number"]] = trial["val_mse"] == lowest < lowest_of_cheaper
+    return is_on_front
 
 
 def compute_hypervolume(
     points: Iterable[tuple[float, float]], low: float, high: float, worst: float
 ) -> float:
-    """How far below `worst` the least error lies, in decades, the mean over all costs from `low` to
-    `high` on a log scale.
+    """Compute the dominated area on logarithmic axes, divided by its width.
 
-    `points`: (cost, error), each above 0. It is the area that the frontier dominates, both axes
-    logarithmic, as a height; 0 where no point costs less than `high` or is better than `worst`.
+    This is the hypervolume indicator (Zitzler & Thiele, PPSN 1998) as a height: the number of
+    decades by which the lowest error is below `worst`, averaged over the logarithm of the cost.
+
+    Args:
+        points: (cost, error) of each trial, all above 0.
+        low: Lower end of the costs that are averaged over, above 0.
+        high: Upper end of these costs, above `low`.
+        worst: Reference error, above 0.
+
+    Returns:
+        Decades, at least 0; 0 if no point has a cost below `high` and an error below `worst`.
     """
-    area, least, at = 0.0, worst, low
+    area, lowest, position = 0.0, worst, low
     for cost, error in sorted(points):
         if cost >= high:
             break
-        if error < least:
-            area += math.log(max(cost, low) / at) * math.log10(worst / least)
-            at, least = max(cost, low), error
-    return (area + math.log(high / at) * math.log10(worst / least)) / math.log(high / low)
+        if error < lowest:
+            area += math.log(max(cost, low) / position) * math.log10(worst / lowest)
+            position, lowest = max(cost, low), error
+    area += math.log(high / position) * math.log10(worst / lowest)
+    return area / math.log(high / low)
 
 
 class Strata:
-    """The frontier cut at latent sizes, and which part of it needs the next trial.
+    """Latent-size bins, and which of them needs the next trial.
 
-    Stratum i holds the sizes above `bounds[i - 1]` and up to `bounds[i]`; `line` is the error there
-    of what a trial has to beat, a linear code of that size. Every trial is said to `begin` and to
-    `end`; which stratum is `weakest` depends on nothing else.
+    The answer of `choose_weakest` depends only on the calls of `begin_trial` and `end_trial`.
+
+    Args:
+        bounds: Upper bounds of the bins, ascending. Bin i has the sizes above `bounds[i - 1]` and
+            up to `bounds[i]`.
+        line: The error that trials of each bin have to beat: PCA with `bounds[i]` values.
     """
 
     def __init__(self, bounds: Iterable[int], line: Iterable[float]) -> None:
@@ -66,51 +90,83 @@ class Strata:
         self.line = tuple(line)
         n = len(self.bounds)
         self.best = [math.inf] * n
-        self._begun = [0] * n
-        self._running = [0] * n
-        self._in_vain = [0] * n
-        """Trials that ended since the best of the stratum did."""
+        """Lowest error in each bin."""
+        self._n_begun = [0] * n
+        self._n_running = [0] * n
+        self._n_without_gain = [0] * n
+        """Trials of each bin that ended since its lowest error improved."""
 
     def of(self, size: float) -> int | None:
-        """The stratum of a latent size; None above all of them."""
-        place = bisect_left(self.bounds, size)
-        return place if place < len(self.bounds) else None
+        """Return the index of the bin of a latent size; None above all bins.
 
-    def begin(self, size: int) -> None:
-        place = self.of(size)
-        if place is not None:
-            self._begun[place] += 1
-            self._running[place] += 1
+        Args:
+            size: Latent size, in values.
+        """
+        index = bisect_left(self.bounds, size)
+        return index if index < len(self.bounds) else None
 
-    def end(self, size: int, error: float | None) -> None:
-        """A trial has ended, with its least error if it has one."""
-        place = self.of(size)
-        if place is None:
+    def begin_trial(self, size: int) -> None:
+        """Note that a trial begins.
+
+        Args:
+            size: Its latent size.
+        """
+        index = self.of(size)
+        if index is not None:
+            self._n_begun[index] += 1
+            self._n_running[index] += 1
+
+    def end_trial(self, size: int, error: float | None) -> None:
+        """Note that a trial has ended.
+
+        Args:
+            size: Its latent size.
+            error: Its lowest validation error; None if it failed.
+        """
+        index = self.of(size)
+        if index is None:
             return
-        self._running[place] -= 1
-        self._in_vain[place] += 1
-        if error is not None and error < self.best[place]:
-            self.best[place] = error
-            self._in_vain[place] = 0
+        self._n_running[index] -= 1
+        self._n_without_gain[index] += 1
+        if error is not None and error < self.best[index]:
+            self.best[index] = error
+            self._n_without_gain[index] = 0
 
-    def outside(self, size: int, place: int) -> float:
-        """How many times doubled or halved `size` lies outside of the stratum; 0: within."""
-        above = math.log2(size / self.bounds[place])
-        below = math.log2((self.bounds[place - 1] + 1) / size) if place else 0.0
+    def compute_distance(self, size: int, index: int) -> float:
+        """Compute how far a latent size is outside of a bin.
+
+        Args:
+            size: Latent size.
+            index: Index of the bin.
+
+        Returns:
+            Number of doublings or halvings to the nearest end of the bin; 0 inside.
+        """
+        above = math.log2(size / self.bounds[index])
+        below = math.log2((self.bounds[index - 1] + 1) / size) if index else 0.0
         return max(above, below, 0.0)
 
-    def weakest(self) -> int:
-        """Where nobody has been yet, the smallest first; else where the error lies highest above
-        the line, or above a smaller latent's, unless trials have long been in vain there."""
-        return max(range(len(self.bounds)), key=lambda place: (self._need(place), -place))
+    def choose_weakest(self) -> int:
+        """Choose the bin that needs the next trial.
 
-    def _need(self, place: int) -> float:
-        if not self._begun[place]:
+        Bins without any trial come first, smallest first. Then comes the bin whose lowest error
+        is the largest multiple of what it should reach, less with every trial without a gain.
+
+        Returns:
+            Index of the bin.
+        """
+        indices = range(len(self.bounds))
+        return max(indices, key=lambda index: (self._compute_priority(index), -index))
+
+    def _compute_priority(self, index: int) -> float:
+        if not self._n_begun[index]:
             return math.inf
-        smaller = min(self.best[:place], default=math.inf)
-        goal = min(self.line[place], smaller)
-        best = self.best[place]
-        # Where all that began still runs or has failed, only their number says anything.
-        above = best / goal if best < math.inf and goal > 0 else 1.0
-        # Those that run are taken to be in vain: workers that ask together go to different strata.
-        return float(above * FADING ** (self._in_vain[place] + self._running[place]))
+        # A larger latent should be at least as good as PCA and as any smaller latent.
+        goal = min(self.line[index], min(self.best[:index], default=math.inf))
+        best = self.best[index]
+        # While no trial has an error, only their number counts.
+        ratio = best / goal if best < math.inf and goal > 0 else 1.0
+        # Running trials count as trials without a gain, so that workers that ask at the same time
+        # get different bins.
+        n_without_gain = self._n_without_gain[index] + self._n_running[index]
+        return float(ratio * FADING**n_without_gain)

@@ -178,7 +178,7 @@ class NeighbourChanges:
         for distance in itertools.count(1):
             has_found = False
             for column in ordered:
-                for value in self._space.parameters[column].neighbours(held[column], distance):
+                for value in self._space.parameters[column].list_neighbours(held[column], distance):
                     has_found = True
                     yield make_change(column, held[column], value)
             if not has_found:
@@ -278,7 +278,7 @@ def hold_settings(space: Space, config: Config) -> dict[str, Any]:
     """
     return {
         column: parameter.label(value) if parameter.contains(value) else value
-        for column, parameter, value in space.in_force(config)
+        for column, parameter, value in space.list_active(config)
     }
 
 

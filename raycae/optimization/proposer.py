@@ -1,9 +1,9 @@
 """The proposer: accepts what the samplers suggest, numbers it, and keeps the Optuna study.
 
 Ray's own `OptunaSearch` is not used. It reports stopped trials as COMPLETE with their first loss,
-leaves diverged trials RUNNING, and cannot be told twice. Here the Optuna study is in memory and a
-function of the ledger: replaying the events gives the same study. What is proposed depends only on
-the seed, the trial number and the history.
+leaves diverged trials RUNNING, and fails on a second report. Here the Optuna study is in memory and
+a function of the ledger: replaying the events gives the same study. What is proposed depends only
+on the seed, the trial number and the history.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class Proposer:
             n_runs = self.history.count_runs(candidate.config)
             if self._shared:
                 identity = json.dumps(make_training_identity(candidate.config))
-                n_runs += self._shared.n_tries(identity)
+                n_runs += self._shared.count_tries(identity)
             if n_runs and self.repeats == "refuse":
                 return None
             seed = self.seed + n_runs

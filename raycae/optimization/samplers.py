@@ -76,7 +76,7 @@ class DrawingSampler(Sampler):
         return False
 
     def sample(self, number: int, history: History) -> Iterator[Candidate]:
-        while network := self._unfinished.first():
+        while network := self._unfinished.get_first():
             yield from self._draw(number, history, network)
             self._unfinished.drop_first()  # All its settings have been tried.
         yield from self._draw(number, history, {})
@@ -144,7 +144,7 @@ class StrataSampler(TPESampler):
         self._latent_sizes: dict[int, int] = {}
 
     def sample(self, number: int, history: History) -> Iterator[Candidate]:
-        self._wanted = self._strata.weakest() if self._strata else None
+        self._wanted = self._strata.choose_weakest() if self._strata else None
         yield from super().sample(number, history)
 
     def select_trials(self, history: History) -> list[FrozenTrial]:
@@ -153,7 +153,9 @@ class StrataSampler(TPESampler):
             return super().select_trials(history)
         selected = history.select_recent(lambda latent_size: strata.of(latent_size) == wanted)
         return [
-            with_stratum_constraint(trial, strata.outside(history.latent_sizes[number], wanted))
+            with_stratum_constraint(
+                trial, strata.compute_distance(history.latent_sizes[number], wanted)
+            )
             for number, trial in selected.items()
         ]
 
@@ -170,12 +172,12 @@ class StrataSampler(TPESampler):
         super().begin(number, proposal)
         if self._strata:
             self._latent_sizes[number] = build_architecture(proposal.config).latent_size
-            self._strata.begin(self._latent_sizes[number])
+            self._strata.begin_trial(self._latent_sizes[number])
 
     def end(self, number: int, state: str, error: float | None) -> None:
         if self._strata:
             latent_size = self._latent_sizes.pop(number)
-            self._strata.end(latent_size, None if state == "FAIL" else error)
+            self._strata.end_trial(latent_size, None if state == "FAIL" else error)
 
 
 class UnfinishedNetworks:
@@ -191,7 +193,7 @@ class UnfinishedNetworks:
         self._missing: dict[str, tuple[int, dict[str, Value]]] = {}
         """By architecture hash: how many settings are missing, and the network's parameters."""
 
-    def first(self) -> dict[str, Value] | None:
+    def get_first(self) -> dict[str, Value] | None:
         """Return the parameters of the network that comes next, if there is one."""
         return next((params for _, params in self._missing.values()), None)
 

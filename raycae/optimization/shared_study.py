@@ -1,10 +1,10 @@
-"""One study, several searches: who tries what and how it ended, in a database that all reach.
+"""One study, several drivers: claims and results that they exchange in a database.
 
-Each search, a driver, has a folder and a ledger of its own, and says in an Optuna study what it
-tries. That is a claim: Optuna numbers trials one after the other, so whoever looks after he has
-made his claim sees every earlier one, and of two equal claims the earlier one stands. The database
-is no place where results lie: what a driver has learnt there goes into its ledger, and what the
-database lacks of its own trials is put there again from the ledger.
+Each driver is a search with its own folder and ledger. It writes to an Optuna study what it tries.
+That is a claim: Optuna numbers trials one after the other, so a driver that looks after its claim
+sees every earlier one, and of two equal claims the earlier one wins. The database does not store
+results: what a driver learns from it goes into the ledger, and trials of this driver that the
+database lacks are written to it again from the ledger.
 """
 
 from __future__ import annotations
@@ -32,16 +32,26 @@ from raycae.storage.retry import retry_policy
 
 T = TypeVar("T")
 SQLITE, JOURNAL = "sqlite:///", "journal:///"
+"""Beginnings of the URLs of databases that are files."""
 DRIVER = "driver "
+"""Beginning of the user attributes that name the drivers of a study."""
 PAUSE_S = 1.0
+"""Pause in seconds before another try to reach the database."""
 TRIES = 20
+"""Number of tries, a quarter of `PAUSE_S` apart, while another driver creates tables or a study."""
 Claim = tuple[str, int | None]
-"""What is tried, and where it is tried with several seeds, with which."""
+"""The identity of a training, and its seed if configurations are run with several seeds."""
 
 
-class Ended(NamedTuple):
-    """A trial of another driver that has ended: who ran it, its configuration (JSON), its `error`,
-    None where it was stopped, and the error after each epoch."""
+class FinishedTrial(NamedTuple):
+    """A trial of another driver that has ended.
+
+    Attributes:
+        source: The driver and its trial number.
+        config: The configuration, JSON.
+        error: Its validation error; None if it was stopped early.
+        curve: Validation error by epoch; empty with two objectives.
+    """
 
     source: str
     config: str
@@ -51,7 +61,7 @@ class Ended(NamedTuple):
 
 @dataclass
 class OwnTrial:
-    """What the database has of a trial of this driver."""
+    """What the database has about a trial of this driver."""
 
     id: int
     claim: Claim
@@ -60,11 +70,18 @@ class OwnTrial:
 
 
 class SharedStudy:
-    """The Optuna study called `name` in the database at `url`, as one `driver` of it sees it.
+    """An Optuna study in a database, from the point of view of one of its drivers.
 
-    `facts` have to be the same for all drivers; where they are not, and no other driver ever was,
-    the study is made anew. `notes` says what was found damaged. Raises `InputError` where the
-    database does not answer, or has something else under that name.
+    Args:
+        url: URL of the database.
+        name: Name of the study in it.
+        driver: Unique name of this driver.
+        directions: One direction per objective.
+        facts: Properties that have to be the same for all drivers. If they differ and there never
+            was another driver, the study is created again.
+
+    Raises:
+        InputError: The database does not answer, or contains something else with this name.
     """
 
     def __init__(
@@ -77,104 +94,137 @@ class SharedStudy:
     ) -> None:
         self.driver = driver
         self.notes: list[str] = []
+        """What was found damaged when the study was opened."""
         self._url = url
-        self._takes_epochs = len(directions) == 1
-        """Optuna has no place for them where two things count."""
+        self._has_curves = len(directions) == 1
+        """Optuna stores no intermediate values with two objectives."""
         self._own: dict[int, OwnTrial] = {}
-        self._heard: set[int] = set()
-        self._first: dict[Claim, str] = {}
-        """Which driver was first with each claim."""
-        self._tried: Counter[str] = Counter()
+        self._seen: set[int] = set()
+        self._first_drivers: dict[Claim, str] = {}
+        """The driver that was first with each claim."""
+        self._n_tries: Counter[str] = Counter()
         self.others: Counter[str] = Counter()
-        """How many trials each other driver has begun."""
-        self._news: dict[str, Ended] = {}
-        self._away = False
-        """The database was waited for in vain."""
-        self._study_id = do_at_once(url, lambda: self._found(name, directions, facts))
-        self._look()
+        """Number of trials that each other driver has begun."""
+        self._finished: dict[str, FinishedTrial] = {}
+        self._is_unreachable = False
+        """The database did not answer within the time limit of the retries."""
+        self._study_id = run_or_explain(url, lambda: self._open_or_create(name, directions, facts))
+        self._refresh()
 
-    def n_tries(self, identity: str) -> int:
-        """How many trials of other drivers try the same."""
-        return self._tried[identity]
+    def count_tries(self, identity: str) -> int:
+        """Count the trials of other drivers that try the same.
+
+        Args:
+            identity: Identity of a training, JSON.
+        """
+        return self._n_tries[identity]
 
     def claim(self, number: int, trial: FrozenTrial) -> bool:
-        """Put trial `number` of this driver there; False, and nothing is there, where another
-        driver was first.
+        """Claim a configuration for a trial of this driver.
 
-        `trial` runs; its `user_attrs` have `identity`, one for all that is the same, `seed`, and
-        `config`, JSON.
+        Args:
+            number: Trial number.
+            trial: A running trial with the user attributes `identity` (JSON text that is equal for
+                equal trainings), `seed` and `config` (JSON).
+
+        Returns:
+            False if another driver was first; then the claim is withdrawn.
         """
         self.take(number, trial)
-        self._look()
-        if self._first[self._own[number].claim] == self.driver:
+        self._refresh()
+        if self._first_drivers[self._own[number].claim] == self.driver:
             return True
         self._withdraw(number)
         return False
 
     def take(self, number: int, trial: FrozenTrial) -> None:
-        """Trial `number` is this driver's, whoever else tries the same."""
+        """Write a trial of this driver to the database, even if another driver tries the same.
+
+        Args:
+            number: Trial number.
+            trial: A running trial, as for `claim`.
+        """
         claim = get_claim(trial)
         if number in self._own:
             if self._own[number].claim == claim:
                 return
-            self._withdraw(number)  # the process that claimed it died before its ledger knew
+            # The process that claimed it died before its ledger had the trial.
+            self._withdraw(number)
         trial.user_attrs |= {"driver": self.driver, "number": number}
-        made = self._do(lambda: self._storage.create_new_trial(self._study_id, trial))
+        made = self._retry(lambda: self._storage.create_new_trial(self._study_id, trial))
         self._own[number] = OwnTrial(made, claim)
 
     def report(self, number: int, epoch: int, error: float) -> None:
-        """The error after an epoch; once."""
+        """Write the error after an epoch, once.
+
+        Args:
+            number: Trial number.
+            epoch: Epoch, from 1.
+            error: Validation error after that epoch.
+        """
         own = self._own[number]
-        if self._takes_epochs and not own.ended and epoch not in own.epochs:
-            self._do(lambda: self._storage.set_trial_intermediate_value(own.id, epoch, error))
+        if self._has_curves and not own.ended and epoch not in own.epochs:
+            self._retry(lambda: self._storage.set_trial_intermediate_value(own.id, epoch, error))
             own.epochs.add(epoch)
 
     def tell(self, number: int, state: str, values: Sequence[float] | None) -> None:
-        """How the trial ended; once."""
+        """Write how a trial ended, once.
+
+        Args:
+            number: Trial number.
+            state: COMPLETE, PRUNED or FAIL.
+            values: One value per objective, for a COMPLETE trial.
+        """
         own = self._own[number]
         if not own.ended:
             self._end(own, TrialState[state], values)
 
-    def news(self) -> list[Ended]:
-        """Trials of other drivers that have ended since this was last asked, but for failures."""
-        self._look()
-        news, self._news = self._news, {}
-        return list(news.values())
+    def pop_finished(self) -> list[FinishedTrial]:
+        """Return the trials of other drivers that have ended since the last call, without FAILs."""
+        self._refresh()
+        finished, self._finished = self._finished, {}
+        return list(finished.values())
 
-    def known(self, source: str) -> None:
-        """The trial of another driver called `source` is no news."""
-        self._news.pop(source, None)
+    def mark_seen(self, source: str) -> None:
+        """Leave a trial of another driver out of the next `pop_finished`.
 
-    def _found(
+        Args:
+            source: `FinishedTrial.source`.
+        """
+        self._finished.pop(source, None)
+
+    def _open_or_create(
         self, name: str, directions: Sequence[StudyDirection], facts: Mapping[str, Any]
     ) -> int:
-        """The study's id. An SQLite file that is damaged is set aside: what it held of this driver
-        can be made again from the ledger."""
+        """Open or create the study and return its id; a damaged SQLite file is quarantined.
+
+        What the file had about this driver is written again from the ledger.
+        """
         path = Path(self._url.removeprefix(SQLITE))
         try:
             if self._url.startswith(SQLITE) and path.is_file():
                 require_whole_sqlite(path)
-            return self._join(name, directions, facts)
+            return self._connect_to_study(name, directions, facts)
         except (sqlite3.DatabaseError, ValueError) as fault:
-            busy = isinstance(fault, sqlite3.OperationalError)  # another driver's, and whole
-            if busy or isinstance(fault, InputError) or not path.is_file():
+            is_busy = isinstance(fault, sqlite3.OperationalError)  # In use, not damaged.
+            if is_busy or isinstance(fault, InputError) or not path.is_file():
                 raise
-            aside = quarantine(path).parent
+            folder = quarantine(path).parent
             self.notes.append(
-                f"{path}: {format_database_error(fault)}; set aside in {aside}, made anew"
+                f"{path}: {format_database_error(fault)}; moved to {folder} and created again"
             )
-            return self._join(name, directions, facts)
+            return self._connect_to_study(name, directions, facts)
 
-    def _join(
+    def _connect_to_study(
         self, name: str, directions: Sequence[StudyDirection], facts: Mapping[str, Any]
     ) -> int:
         self._storage = open_storage(self._url)
         study = None
         while study is None:
             try:
-                study = self._made(name, directions, facts)
+                study = self._create(name, directions, facts)
             except DuplicatedStudyError:
-                study = self._met(name, facts)
+                study = self._join_existing(name, facts)
         for trial in study.trials:
             if get_driver(trial) == self.driver and "withdrawn" not in trial.user_attrs:
                 self._own[trial.user_attrs["number"]] = OwnTrial(
@@ -185,149 +235,205 @@ class SharedStudy:
                 )
         return study._study_id
 
-    def _made(
+    def _create(
         self, name: str, directions: Sequence[StudyDirection], facts: Mapping[str, Any]
     ) -> optuna.Study:
         study = optuna.create_study(study_name=name, storage=self._storage, directions=directions)
-        study.set_user_attr(DRIVER + self.driver, True)  # first: it says whose a half made one is
+        study.set_user_attr(
+            DRIVER + self.driver, True
+        )  # First, so that an unfinished study has an owner.
         for fact, value in facts.items():
             study.set_user_attr(fact, value)
         return study
 
-    def _met(self, name: str, facts: Mapping[str, Any]) -> optuna.Study | None:
-        """The study that another driver, or this one, made; None where it has to be made anew."""
+    def _join_existing(self, name: str, facts: Mapping[str, Any]) -> optuna.Study | None:
+        """Join the study that a driver created; None if it was deleted to be created again."""
         study = optuna.load_study(study_name=name, storage=self._storage)
         for _ in range(TRIES):
-            there = study.user_attrs
-            missing = facts.keys() - there.keys()
+            written = study.user_attrs
+            missing = facts.keys() - written.keys()
             if study.trials or not missing:
                 break
-            time.sleep(PAUSE_S / 4)  # who made it may be about to write them
-        drivers = {key for key in there if key.startswith(DRIVER)}
-        differ = [fact for fact in facts.keys() & there.keys() if there[fact] != facts[fact]]
+            time.sleep(PAUSE_S / 4)  # Its creator may be about to write them.
+        drivers = {key for key in written if key.startswith(DRIVER)}
+        differ = [fact for fact in facts.keys() & written.keys() if written[fact] != facts[fact]]
         if differ and drivers == {DRIVER + self.driver}:
             optuna.delete_study(study_name=name, storage=self._storage)
             return None
-        # One whose first driver died while he made it has a mark of his, and no trials.
-        foreign = missing and (study.trials or not drivers)
-        if foreign or differ:
-            told = ", ".join(f"{fact} {there[fact]}, here {facts[fact]}" for fact in sorted(differ))
-            fault = f"is of something else ({told})"
-            if foreign:
+        # If its first driver died while it was created, the study names a driver and has no trials.
+        is_foreign = missing and (study.trials or not drivers)
+        if is_foreign or differ:
+            differences = ", ".join(
+                f"{fact} {written[fact]}, here {facts[fact]}" for fact in sorted(differ)
+            )
+            fault = f"is of something else ({differences})"
+            if is_foreign:
                 fault = "was not written by this version of raycae"
             raise InputError(
-                f"--storage {hide_password(self._url)}: {name} in it {fault}; give this one "
-                "another name "
-                f"with --study NAME, or delete that one from the database"
+                f"--storage {hide_password(self._url)}: {name} in it {fault}; choose another name "
+                "for this study with --study NAME, or delete that one from the database"
             )
         for fact in missing:
             study.set_user_attr(fact, facts[fact])
         study.set_user_attr(DRIVER + self.driver, True)
         return study
 
-    def _look(self) -> None:
-        trials = self._do(lambda: self._storage.get_all_trials(self._study_id, deepcopy=False))
+    def _refresh(self) -> None:
+        """Read all trials: claims of all drivers, and what has ended."""
+        trials = self._retry(lambda: self._storage.get_all_trials(self._study_id, deepcopy=False))
         standing = [t for t in trials if get_driver(t) and "withdrawn" not in t.user_attrs]
         theirs = [trial for trial in standing if get_driver(trial) != self.driver]
-        self._first = {get_claim(trial): get_driver(trial) for trial in reversed(standing)}
-        self._tried = Counter(trial.user_attrs["identity"] for trial in theirs)
+        self._first_drivers = {get_claim(trial): get_driver(trial) for trial in reversed(standing)}
+        self._n_tries = Counter(trial.user_attrs["identity"] for trial in theirs)
         self.others = Counter(get_driver(trial) for trial in theirs)
         for trial in theirs:
-            if trial.state.is_finished() and trial.number not in self._heard:
-                self._heard.add(trial.number)
+            if trial.state.is_finished() and trial.number not in self._seen:
+                self._seen.add(trial.number)
                 if trial.state != TrialState.FAIL:
-                    ended = get_ended(trial)
-                    self._news[ended.source] = ended
+                    ended = make_finished_trial(trial)
+                    self._finished[ended.source] = ended
 
     def _withdraw(self, number: int) -> None:
         own = self._own.pop(number)
         if not own.ended:
-            self._do(lambda: self._storage.set_trial_user_attr(own.id, "withdrawn", True))
+            self._retry(lambda: self._storage.set_trial_user_attr(own.id, "withdrawn", True))
             self._end(own, TrialState.FAIL, None)
 
     def _end(self, own: OwnTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        with suppress(UpdateFinishedTrialError):  # done, and the answer was lost
-            self._do(lambda: self._storage.set_trial_state_values(own.id, state, values))
+        with suppress(UpdateFinishedTrialError):  # An earlier try succeeded unnoticed.
+            self._retry(lambda: self._storage.set_trial_state_values(own.id, state, values))
         own.ended = True
 
-    def _do(self, action: Callable[[], T]) -> T:
-        """Do `action`; a database that is away for a while is waited for. Raises `InputError`."""
+    def _retry(self, action: Callable[[], T]) -> T:
+        """Do `action`, again and again while the database does not answer.
+
+        Raises:
+            InputError: It did not answer within the time limit of the retries.
+        """
         begun = time.monotonic()
         while True:
             try:
                 return action()
             except (StorageInternalError, OSError) as error:
-                what, waited = (
-                    f"{hide_password(self._url)}: {format_database_error(error)}",
-                    time.monotonic() - begun,
-                )
-            if self._away or waited + PAUSE_S > retry_policy.limit():
-                self._away = True  # nothing else is waited for as long
-                raise InputError(f"--storage {what}; waited for {waited:.0f} s")
-            retry_policy.say(f"waiting for the database: {what}")
+                fault = f"{hide_password(self._url)}: {format_database_error(error)}"
+                waited_s = time.monotonic() - begun
+            if self._is_unreachable or waited_s + PAUSE_S > retry_policy.limit():
+                self._is_unreachable = True  # Later calls do not wait again.
+                raise InputError(f"--storage {fault}; waited for {waited_s:.0f} s")
+            retry_policy.say(f"waiting for the database: {fault}")
             time.sleep(PAUSE_S)
 
 
 def require_database(url: str) -> None:
-    """Raise `InputError` where no study can be laid into the database at `url`."""
+    """Require that a database can hold a study; SQLite files are not opened.
+
+    Args:
+        url: URL of the database.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
     if not url.startswith(SQLITE):
-        do_at_once(url, lambda: open_storage(url))
+        run_or_explain(url, lambda: open_storage(url))
 
 
 def hide_password(url: str) -> str:
-    """A URL without its password."""
+    """Return a URL without user and password.
+
+    Args:
+        url: URL of a database.
+    """
     return re.sub("//[^/@]*@", "//", url)
 
 
 def get_driver(trial: FrozenTrial) -> str:
-    """Empty for a trial that no search of raycae's put there."""
+    """Return the driver of a trial; empty if the trial was not written by raycae.
+
+    Args:
+        trial: A trial of the study in the database.
+    """
     return str(trial.user_attrs.get("driver", ""))
 
 
 def get_claim(trial: FrozenTrial) -> Claim:
+    """Return what a trial claims.
+
+    Args:
+        trial: A trial of the study in the database.
+    """
     return trial.user_attrs["identity"], trial.user_attrs["seed"]
 
 
-def get_ended(trial: FrozenTrial) -> Ended:
-    said = trial.user_attrs
+def make_finished_trial(trial: FrozenTrial) -> FinishedTrial:
+    """Return a trial of another driver as that driver reported it.
+
+    Args:
+        trial: A trial that has ended.
+    """
+    attributes = trial.user_attrs
     curve = dict(sorted(trial.intermediate_values.items()))
     error = trial.values[0] if trial.values else None
-    source = f"{said['driver']} {said['number']}"
-    return Ended(source, said["config"], error, curve)
+    source = f"{attributes['driver']} {attributes['number']}"
+    return FinishedTrial(source, attributes["config"], error, curve)
 
 
 def open_storage(url: str) -> BaseStorage:
+    """Open a database; its tables are created if it is empty.
+
+    Args:
+        url: URL of the database.
+    """
     if url.startswith(JOURNAL):
         return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
     for _ in range(TRIES):
         try:
             return optuna.storages.get_storage(url)
         except Exception as error:
-            # Other drivers, as early as this one, make the tables at the same time.
+            # Another driver creates the tables at the same time.
             if not re.search("duplicate key|already exists", format_database_error(error)):
                 raise
             time.sleep(PAUSE_S / 4)
     return optuna.storages.get_storage(url)
 
 
-def do_at_once(url: str, action: Callable[[], T]) -> T:
-    """Do `action` in the database at `url`. Raises `InputError`."""
+def run_or_explain(url: str, action: Callable[[], T]) -> T:
+    """Do an action in a database, without retries.
+
+    Args:
+        url: URL of the database, for the message.
+        action: What to do.
+
+    Raises:
+        InputError: The action failed.
+    """
     try:
         return action()
     except InputError:
         raise
-    except Exception as error:  # each kind of database has its own
+    except Exception as error:  # Every database driver has exceptions of its own.
         raise InputError(
             f"--storage {hide_password(url)}: {format_database_error(error)}"
         ) from None
 
 
 def format_database_error(error: BaseException) -> str:
+    """Return the first line of an error's cause.
+
+    Args:
+        error: What Optuna or a database driver raised.
+    """
     return (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
 
 
 def require_whole_sqlite(path: Path) -> None:
-    """Raise `sqlite3.DatabaseError` with what SQLite finds wrong with its file."""
+    """Check an SQLite file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        sqlite3.DatabaseError: SQLite finds a fault.
+    """
     with closing(sqlite3.connect(path)) as connection:
         (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
@@ -335,9 +441,18 @@ def require_whole_sqlite(path: Path) -> None:
 
 
 def describe_shared_study(shared: SharedStudy, name: str) -> list[str]:
-    """What there is to say of a shared study when it is opened."""
+    """Describe a shared study when it is opened.
+
+    Args:
+        shared: The study in the database.
+        name: Name of the study.
+
+    Returns:
+        Notes for the user.
+    """
     if not shared.others:
         return shared.notes
-    n, who = shared.others.total(), len(shared.others)
-    also = f"{name} is searched by {who} other{'s' * (who > 1)} too"
-    return [*shared.notes, f"{also}: {n} trials of theirs so far; none is run again"]
+    n_trials, n_drivers = shared.others.total(), len(shared.others)
+    drivers = f"{n_drivers} other driver{'s' * (n_drivers > 1)}"
+    note = f"{name} is shared with {drivers}, which began {n_trials} trials; none is run again"
+    return [*shared.notes, note]

@@ -19,25 +19,36 @@ from raycae.space.space import Space
 from raycae.space.validation import check_draws, check_params, check_points
 from raycae.yaml_core import dump_yaml, load_yaml
 
-MOST_CHARACTERS = 100_000
+MAX_CHARACTERS = 100_000
+"""Largest size of a space file."""
 REPORT = ("ex2-report", "ex3-report")
-"""The spaces whose points are the source report's experiments."""
+"""Spaces whose points are the experiments of the source report."""
 
 
 def get_spaces_folder() -> Path:
-    """Where the shipped spaces are: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the shipped spaces, in the installed package or in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "search_spaces"
     return installed if installed.is_dir() else package.parent / "search_spaces"
 
 
 def list_space_names() -> list[str]:
-    """The shipped spaces, in alphabetical order."""
+    """List the names of the shipped spaces in alphabetical order."""
     return sorted(path.stem for path in get_spaces_folder().glob("*.yaml"))
 
 
 def load_space(space: str) -> Space:
-    """A shipped space by name, or a file by path. Raises `InputError`."""
+    """Load a shipped space by its name, or a file by its path.
+
+    Args:
+        space: Name or path.
+
+    Returns:
+        The checked space.
+
+    Raises:
+        InputError: There is no such space, or its file has a fault.
+    """
     path = Path(space)
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1 and not is_space_file(path):
         if space not in list_space_names():
@@ -50,24 +61,35 @@ def load_space(space: str) -> Space:
         path = get_spaces_folder() / f"{space}.yaml"
     try:
         with path.expanduser().open(encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody
+            text = file.read(MAX_CHARACTERS + 1)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # RuntimeError: the home of an unknown user.
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--space {space}: {path} cannot be read: {reason}") from None
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise InputError(
-            f"--space {space}: {path} is larger than {MOST_CHARACTERS:,} characters; "
+            f"--space {space}: {path} is larger than {MAX_CHARACTERS:,} characters; "
             "a space is a small YAML file"
         )
     folder = None if path.parent == get_spaces_folder() else path.expanduser().absolute().parent
-    name = path.stem.encode(errors="replace").decode()  # file names may hold bytes that are no text
+    name = path.stem.encode(
+        errors="replace"
+    ).decode()  # File names may contain bytes that are not text.
     return parse_space(text, name=name, where=path.name, folder=folder)
 
 
 def is_space_file(path: Path) -> bool:
+    """Return whether there is a file at a path; False for names that no file can have.
+
+    Args:
+        path: A path or the name of a space.
+    """
     try:
         return path.is_file()
-    except OSError:  # a name that no file system takes
+    except OSError:  # E.g. the name is too long.
         return False
 
 
@@ -77,10 +99,10 @@ def parse_space(
     """Read and check a space.
 
     Args:
-        text: What the file holds: YAML 1.2 with the core schema.
-        name: The space's name.
-        where: What stands in front of error messages; the file's name if None.
-        folder: Where the file is; see `Space.folder`.
+        text: Content of the file: YAML 1.2 with the core schema.
+        name: Name of the space.
+        where: What error messages begin with; by default the name of the file.
+        folder: Folder of the file; see `Space.folder`.
 
     Raises:
         InputError: The message names the file, the key, the value and what is allowed.
@@ -93,7 +115,7 @@ def parse_space(
     if not isinstance(content, dict):
         raise InputError(f"{where}: has to be a mapping with the keys {list_file_keys()}")
     if odd := next(_find_odd_keys(content), None):
-        raise InputError(f"{where}: {odd}: keys are words; write a name that is none in quotes")
+        raise InputError(f"{where}: {odd}: this key is not text; put it in quotes")
     try:
         file = SpaceFile(**content)
     except ValidationError as error:
@@ -106,63 +128,68 @@ def parse_space(
 
 
 def limit_space(space: Space, limits: list[str]) -> Space:
-    """Limit what a trial of `space` may have.
+    """Set upper limits for the trials of a space.
+
+    Named points that exceed a limit are removed, and so are changes of the series that exceed it
+    when they are made to the first remaining point. If no point remains for a series to start
+    from, the series is removed.
 
     Args:
-        space: The space as its file has it.
-        limits: NAME=VALUE each: the most of a count or of the time of an epoch, instead of what the
-            file says.
+        space: The space as its file describes it.
+        limits: NAME=VALUE each: the maximum of a count or of the time of an epoch, in place of the
+            one in the file.
 
     Returns:
-        The space with these limits, without the named points that exceed them. Without changes of
-        the series that exceed them, too, when made to the first point that is left; without a
-        series where no point is left for it to start at.
+        The space with these limits.
 
     Raises:
-        InputError: A limit is not one, or contradicts the file.
+        InputError: A limit is malformed, or contradicts the file.
     """
     content = load_yaml(space.text)
     constraints = content.setdefault("constraints", {})
     for limit in limits:
-        name, most = _parse_limit(limit)
-        constraints[name] = {**constraints.get(name, {}), "max": most}
+        name, maximum = _parse_limit(limit)
+        constraints[name] = {**constraints.get(name, {}), "max": maximum}
     where = f"--max {', '.join(limits)}"
     points, series = content.pop("points", {}), content.pop("series", {})
     limited = parse_space(dump_yaml(content), name=space.name, where=where)
 
-    def fits(settings: Mapping[str, Any]) -> bool:
+    def is_within(settings: Mapping[str, Any]) -> bool:
         try:
             return limited.check(resolve({**space.fixed, **settings})) is None
-        except InputError:  # a change that does not go with the first point that is left
+        except InputError:  # A change that contradicts the first remaining point.
             return False
 
-    if left := {name: point for name, point in points.items() if fits(point)}:
-        content["points"] = left
-    if series and (left or not points):
-        start: dict[str, Any] = next(iter(left.values()), {})
-        content["series"] = {n: change for n, change in series.items() if fits({**start, **change})}
+    if remaining := {name: point for name, point in points.items() if is_within(point)}:
+        content["points"] = remaining
+    if series and (remaining or not points):
+        start: dict[str, Any] = next(iter(remaining.values()), {})
+        content["series"] = {
+            name: change for name, change in series.items() if is_within({**start, **change})
+        }
     comments = [line for line in space.text.splitlines() if line.startswith("#")]
     text = "\n".join([*comments, dump_yaml(content)])
     return parse_space(text, name=space.name, where=where, folder=space.folder)
 
 
 def _parse_limit(limit: str) -> tuple[str, float]:
-    """Read `NAME=VALUE`, the value as in a space file; digits may be grouped by `_`."""
+    """Parse `NAME=VALUE`, the value as in a space file; digits may be grouped by `_`."""
     name, _, value = limit.partition("=")
     if name not in Constraints.model_fields:
         allowed = ", ".join(Constraints.model_fields)
         raise InputError(f"--max {limit}: {name!r} has no limit; allowed: {allowed}")
     try:
-        most = load_yaml(re.sub("(?<=[0-9])_(?=[0-9])", "", value))
+        maximum = load_yaml(re.sub("(?<=[0-9])_(?=[0-9])", "", value))
     except (yaml.YAMLError, RecursionError):
-        most = None
-    if isinstance(most, bool) or not isinstance(most, int | float) or not 0 <= most < math.inf:
+        maximum = None
+    is_number = isinstance(maximum, int | float) and not isinstance(maximum, bool)
+    if not is_number or not 0 <= maximum < math.inf:
         raise InputError(f"--max {limit}: write {name}=NUMBER, e.g. {name}=50000")
-    return name, float(most)
+    return name, float(maximum)
 
 
 def _find_odd_keys(content: Any, path: str = "") -> Iterator[str]:
-    """Find keys that YAML reads as a number, a boolean or null; yields their paths."""
+    """Yield the paths of keys that YAML reads as a number, a boolean or null."""
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         if isinstance(content, dict) and not isinstance(key, str):
             yield f"{path}{key}"

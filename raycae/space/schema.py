@@ -21,10 +21,11 @@ from raycae.space.parameters import (
 )
 
 SEARCHABLE = [name for name in Config.model_fields if name not in ("task", "image_size")]
+"""Names of the settings that a space may search."""
 
 
 class Bounds(StrictModel):
-    """What a trial may have at least and at most; both ends included."""
+    """Smallest and largest allowed value, both included."""
 
     min: FiniteFloat | None = None
     max: FiniteFloat | None = None
@@ -37,53 +38,54 @@ class Bounds(StrictModel):
 
 
 class UpperBound(StrictModel):
-    """What a trial may have at most."""
+    """Largest allowed value."""
 
     max: PositiveFloat | None = None
 
 
-COUNTED = ("latent_size", "n_params", "flops")
+COUNT_CONSTRAINTS = ("latent_size", "n_params", "flops")
+"""Constraints that are known before a trial is run."""
 
 
 class Constraints(StrictModel):
-    """Counts are checked before a trial is issued; a proposal outside is replaced."""
+    """What a trial may have; proposals that break a constraint on a count are replaced."""
 
     latent_size: Bounds = Bounds()
     n_params: Bounds = Bounds()
     flops: Bounds = Bounds()
     epoch_time_s: UpperBound = UpperBound()
-    """Known once it is measured: a trial is stopped after an epoch that takes longer."""
+    """A trial is stopped after an epoch that takes longer than this, in seconds."""
 
 
 class Budget(StrictModel):
-    """What a search of this space spends if the command does not say otherwise."""
+    """What a search of this space spends unless the command says otherwise."""
 
     trials: PositiveInt = 50
     epochs: PositiveInt = 10
     limit: Annotated[int, Field(ge=16), IsInt] | None = None
-    """Images for training and validation together; all of them if not given."""
+    """Number of images for training and validation together; all of them if not given."""
     hours: PositiveFloat | None = None
 
 
 class SpaceFile(StrictModel):
-    """The file as it is written."""
+    """The content of a search-space file."""
 
     task: Literal["reconstruct", "colourise"]
     data: str = "cifar10"
     budget: Budget = Budget()
     objective: Literal["val_mse", "frontier"] = "val_mse"
-    """What a search of this space is after if the command does not say otherwise: the least error,
-    or the frontier of error against latent size."""
+    """What a search minimises unless the command says otherwise: the validation error, or error
+    and latent size, of which it finds the Pareto front."""
     params: dict[str, Parameter] = {}  # noqa: RUF012 - pydantic copies defaults
     fixed: Settings = Settings()
     points: dict[str, Settings] = {}  # noqa: RUF012
     series: dict[str, Settings] = {}  # noqa: RUF012
-    """Changes for `--sampler greedy`, tried in this order on top of the best so far."""
+    """Changes for `--sampler greedy`, tried in this order on top of the best trial so far."""
     constraints: Constraints = Constraints()
 
     @model_validator(mode="after")
     def _read_choices(self) -> Self:
-        """Bring choices such as 1e2 to the setting's type, as everywhere else in the file."""
+        """Convert choices such as 1e2 to the type of the setting, as elsewhere in the file."""
         for name, parameter in self.params.items():
             if isinstance(parameter, CategoricalParameter) and name in SEARCHABLE:
                 parameter.choices[:] = [read_choice(name, each) for each in parameter.choices]
@@ -91,16 +93,21 @@ class SpaceFile(StrictModel):
 
 
 def make_json_schema() -> str:
-    """The JSON Schema of a space file, for editors; `search_spaces/schema.json` is this text."""
+    """Return the JSON Schema of a space file, the text of `search_spaces/schema.json`."""
     return json.dumps(SpaceFile.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def list_file_keys() -> str:
+    """List the keys of a space file, for messages."""
     return ", ".join(SpaceFile.model_fields)
 
 
 def list_keys_at(error: ValidationError) -> list[str]:
-    """The keys that were allowed where the first fault found an unknown one."""
+    """List the keys that are allowed where a space file has an unknown one.
+
+    Args:
+        error: What pydantic found; its first fault is looked at.
+    """
     path = [part for part in error.errors()[0]["loc"] if isinstance(part, str)]
     match path:
         case [_]:

@@ -18,72 +18,125 @@ from raycae.yaml_core import load_yaml
 
 
 def check_params(space: Space, where: str) -> None:
+    """Check the parameters of a space: names, values, conditions.
+
+    Args:
+        space: The parsed space.
+        where: What messages begin with, e.g. the name of the file.
+
+    Raises:
+        InputError: The first fault.
+    """
     fixed = list_given(space.file.fixed)
     for name, parameter in space.file.params.items():
-        at = f"{where}: params.{name}"
+        path = f"{where}: params.{name}"
         if name not in SEARCHABLE:
             close = difflib.get_close_matches(name, SEARCHABLE, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"{at}: unknown parameter; {hint}allowed: {', '.join(SEARCHABLE)}")
+            raise InputError(f"{path}: unknown parameter; {hint}allowed: {', '.join(SEARCHABLE)}")
         if name in fixed:
-            raise InputError(f"{at}: also stands under fixed; a setting is searched or fixed")
+            raise InputError(f"{path}: is also listed under fixed; remove one of the two")
         if parameter.per and name not in STAGE_KEYS:
             raise InputError(
-                f"{at}.per: 'stage' is not allowed here; "
+                f"{path}.per: 'stage' is not allowed here; "
                 f"allowed for {', '.join(sorted(STAGE_KEYS))}"
             )
-        for key, value in list_extremes(parameter):
-            try:
-                meant = read_setting(name, value)
-            except ValidationError as error:
-                message = explain_validation_error(error).partition(": ")[2]
-                raise InputError(f"{at}.{key}: {message}") from None
-            if not isinstance(value, list) and type(meant) is not type(value) and meant is not None:
-                kind = "int" if isinstance(meant, int) else type(meant).__name__
-                if not (kind == "float" and isinstance(value, int)):
-                    raise InputError(f"{at}.{key}: {value!r} is not allowed; it has to be {kind}")
-        if isinstance(parameter, CategoricalParameter):
-            labels = parameter.labels
-            if len(set(map(repr, labels))) < len(labels):
-                raise InputError(f"{at}.choices: {parameter.choices}: a choice stands there twice")
-        if name == "depth" and parameter.when:
-            raise InputError(f"{at}.when: depth is drawn first; it cannot wait for another setting")
-        for key, values in parameter.when.items():
-            if key not in SEARCHABLE:
-                allowed = ", ".join(SEARCHABLE)
-                raise InputError(f"{at}.when: {key!r} is no setting; allowed: {allowed}")
-            other = space.file.params.get(key)
-            if other and other.per and not parameter.per:
-                raise InputError(
-                    f"{at}.when: {key} differs from stage to stage; add `per: stage` to {name}"
-                )
-            try:
-                wanted = values if isinstance(values, list) else [values]
-                for value in wanted:
-                    unquoted = load_yaml(value) if isinstance(value, str) else value
-                    meant = read_setting(key, unquoted)
-                    if meant != value:
-                        raise InputError(f"{at}.when.{key}: {value!r}: write {json.dumps(meant)}")
-                if not wanted:
-                    raise InputError(f"{at}.when.{key}: [] is never the case; name a value")
-            except ValidationError as error:
-                message = explain_validation_error(error).partition(": ")[2]
-                raise InputError(f"{at}.when.{key}: {message}") from None
-    for name in space.file.params.keys() - dict(space._in_order).keys():
+        check_values(name, parameter, path)
+        check_conditions(space, name, path)
+    for name in space.file.params.keys() - dict(space.ordered_params).keys():
         needs = ", ".join(space.file.params[name].when)
-        raise InputError(f"{where}: params.{name}.when: {needs} waits for {name} in turn")
+        raise InputError(
+            f"{where}: params.{name}.when: {needs} also depends on {name}; remove one condition"
+        )
+
+
+def check_values(name: str, parameter: Any, path: str) -> None:
+    """Check that a setting allows the values of its parameter, and that they have its type.
+
+    Args:
+        name: Name of the setting.
+        parameter: The parameter.
+        path: What messages begin with.
+
+    Raises:
+        InputError: The first fault.
+    """
+    for key, value in list_extremes(parameter):
+        try:
+            meant = read_setting(name, value)
+        except ValidationError as error:
+            message = explain_validation_error(error).partition(": ")[2]
+            raise InputError(f"{path}.{key}: {message}") from None
+        if not isinstance(value, list) and type(meant) is not type(value) and meant is not None:
+            kind = "int" if isinstance(meant, int) else type(meant).__name__
+            if not (kind == "float" and isinstance(value, int)):
+                raise InputError(f"{path}.{key}: {value!r} is not allowed; it has to be {kind}")
+    if isinstance(parameter, CategoricalParameter):
+        labels = parameter.labels
+        if len(set(map(repr, labels))) < len(labels):
+            raise InputError(f"{path}.choices: {parameter.choices}: a choice is listed twice")
+
+
+def check_conditions(space: Space, name: str, path: str) -> None:
+    """Check the conditions (`when`) of a parameter.
+
+    Args:
+        space: The parsed space.
+        name: Name of the parameter.
+        path: What messages begin with.
+
+    Raises:
+        InputError: The first fault.
+    """
+    parameter = space.file.params[name]
+    if name == "depth" and parameter.when:
+        raise InputError(
+            f"{path}.when: depth is drawn first, so it cannot depend on another setting"
+        )
+    for key, values in parameter.when.items():
+        if key not in SEARCHABLE:
+            allowed = ", ".join(SEARCHABLE)
+            raise InputError(f"{path}.when: {key!r} is not a setting; allowed: {allowed}")
+        other = space.file.params.get(key)
+        if other and other.per and not parameter.per:
+            raise InputError(
+                f"{path}.when: {key} has one value per stage; add `per: stage` to {name}"
+            )
+        try:
+            wanted = values if isinstance(values, list) else [values]
+            for value in wanted:
+                unquoted = load_yaml(value) if isinstance(value, str) else value
+                meant = read_setting(key, unquoted)
+                if meant != value:
+                    raise InputError(f"{path}.when.{key}: {value!r}: write {json.dumps(meant)}")
+            if not wanted:
+                raise InputError(f"{path}.when.{key}: [] is never true; name at least one value")
+        except ValidationError as error:
+            message = explain_validation_error(error).partition(": ")[2]
+            raise InputError(f"{path}.when.{key}: {message}") from None
 
 
 def check_points(space: Space, where: str) -> None:
+    """Check the fixed settings, the named points and the series of a space.
+
+    Args:
+        space: The parsed space.
+        where: What messages begin with.
+
+    Raises:
+        InputError: The first fault.
+    """
     try:
         resolve(space.fixed)
     except InputError as error:
         raise InputError(f"{where}: fixed: {error}") from None
     if "task" in list_given(space.file.fixed):
-        raise InputError(f"{where}: fixed.task: the task stands at the top of the file, once")
+        raise InputError(f"{where}: fixed.task: set the task at the top of the file only")
     for name, point in space.file.points.items():
         for key in list_given(point).keys() & {"task", "image_size"}:
-            raise InputError(f"{where}: points.{name}.{key}: is the same for the whole space")
+            raise InputError(
+                f"{where}: points.{name}.{key}: cannot differ between trials of a space"
+            )
         try:
             config = resolve({**space.fixed, **list_given(point)})
         except InputError as error:
@@ -93,7 +146,9 @@ def check_points(space: Space, where: str) -> None:
     start = next((list_given(point) for point in space.file.points.values()), {})
     for name, change in space.file.series.items():
         for key in list_given(change).keys() & {"task", "image_size"}:
-            raise InputError(f"{where}: series.{name}.{key}: is the same for the whole space")
+            raise InputError(
+                f"{where}: series.{name}.{key}: cannot differ between trials of a space"
+            )
         if not list_given(change):
             raise InputError(f"{where}: series.{name}: changes nothing; name a setting")
         try:
@@ -105,17 +160,30 @@ def check_points(space: Space, where: str) -> None:
 
 
 def check_draws(space: Space, where: str) -> None:
-    """What no rule above foresees shows when configurations are drawn; cheap, so some are."""
+    """Draw 30 configurations, to find contradictions that the other checks do not foresee.
+
+    Args:
+        space: The parsed space.
+        where: What messages begin with.
+
+    Raises:
+        InputError: A configuration contradicts itself.
+    """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30 if space.file.params else 0):
         trial = study.ask()
         try:
             space.draw(trial)
         except InputError as error:
-            raise InputError(f"{where}: params: {trial.params} cannot be: {error}") from None
+            raise InputError(f"{where}: params: {trial.params} is not possible: {error}") from None
 
 
 def list_extremes(parameter: Any) -> list[tuple[str, Any]]:
+    """List the key and value of every choice, or of both ends of the range.
+
+    Args:
+        parameter: The parameter.
+    """
     if isinstance(parameter, CategoricalParameter):
         return [("choices", choice) for choice in parameter.choices]
     return [("low", parameter.low), ("high", parameter.high)]

@@ -219,7 +219,7 @@ def replay_ledger(
                     {int(epoch): error for epoch, error in curve.items()},
                 )
                 if shared and event["source"]:
-                    shared.known(event["source"])
+                    shared.mark_seen(event["source"])
             case "created" if not is_known:
                 is_same_space = drawn_from == space.hash
                 params = event["params"] if is_same_space else derive_params(space, event["config"])

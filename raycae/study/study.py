@@ -300,7 +300,7 @@ class Study:
 
     def _import_shared_trials(self) -> None:
         """Learn what other drivers of this study have found; the ledger records it first."""
-        finished = self._shared.news() if self._shared else []
+        finished = self._shared.pop_finished() if self._shared else []
         if not finished:
             return
         self.journal.record(

@@ -190,9 +190,9 @@ def test_seeds_are_told_apart() -> None:
     they are 0.1 x sqrt(2)."""
     up, down = (Curve((0.2 * factor, 0.1 * factor), 1.0) for factor in (math.exp(0.2), 1.0))
     table = Recorded(loading.parse_space(TINY_SPACE, name="tiny"), 2, {of(0.1): {5: up, 6: down}})
-    assert [table.curve(of(0.1), seed) for seed in (5, 6, 7)] == [up, down, up]
+    assert [table.get_curve(of(0.1), seed) for seed in (5, 6, 7)] == [up, down, up]
     (repeated,) = table.repeated
-    assert repeated.least == pytest.approx(math.log(0.1) + 0.1)
+    assert repeated.lowest == pytest.approx(math.log(0.1) + 0.1)
     size = 0.1 * math.sqrt(2)
     assert repeated.deviations == pytest.approx(np.array([[size, size], [-size, -size]]))
 
@@ -229,9 +229,9 @@ class TestSurrogate:
             curves[config] = {**curves[config], 1: Curve(up, 1.0)}
         noisy = replace(table, curves=curves)
         good = of(0.00301)
-        seen = [noisy.curve(good, seed) for seed in range(600)]
-        assert seen[7] == noisy.curve(good, 7)
-        deviations = np.log([c.errors for c in seen] / noisy.surrogate.errors(good))
+        seen = [noisy.get_curve(good, seed) for seed in range(600)]
+        assert seen[7] == noisy.get_curve(good, 7)
+        deviations = np.log([c.errors for c in seen] / noisy.surrogate.predict_errors(good))
         assert np.ptp(deviations, axis=1) == pytest.approx(0)
         values, counts = np.unique(deviations[:, 0].round(9), return_counts=True)
         assert values == pytest.approx([0.01 * n / math.sqrt(2) for n in (-3, -2, -1, 1, 2, 3)])
@@ -247,9 +247,9 @@ class TestSurrogate:
         }
         split = replace(table, curves=curves)
         (sgd, adam) = (resolve({"optimizer": o, "lr": 0.0031}) for o in ("sgd", "adam"))
-        assert split.curve(sgd, 0).failed
-        assert len(split.curve(sgd, 0).errors) < EPOCHS
-        assert not split.curve(adam, 0).failed
+        assert split.get_curve(sgd, 0).failed
+        assert len(split.get_curve(sgd, 0).errors) < EPOCHS
+        assert not split.get_curve(adam, 0).failed
 
     @pytest.mark.parametrize("scheduler", SCHEDULERS)
     @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -301,7 +301,10 @@ def test_what_holds_no_curves(tmp_path: Path, tiny_space: Space, run: Run) -> No
     begin_study(tmp_path / "colour", colour, 1)
     for names, message in (
         (["none"], "no trial ran to its end, so there are no curves to replay"),
-        (["few"], "tiny: 3 recorded configurations are too few for a surrogate; it takes 20"),
+        (
+            ["few"],
+            "tiny: 3 recorded configurations are too few for a surrogate; it needs at least 20",
+        ),
         (
             ["few", "colour"],
             "colourise at 32 pixels, 3 epochs does not go with reconstruct at 32 pixels, 3 epochs",

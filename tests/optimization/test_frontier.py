@@ -62,10 +62,15 @@ def test_the_stratum_of_a_size() -> None:
     """Oracle: by hand: a bound belongs to its own stratum; above the last there is none."""
     strata = Strata((64, 128), (0.1, 0.05))
     assert [strata.of(size) for size in (1, 64, 65, 128, 129)] == [0, 0, 1, 1, None]
-    assert strata.outside(64, 0) == strata.outside(65, 1) == strata.outside(128, 1) == 0.0
-    assert strata.outside(128, 0) == 1.0
-    assert strata.outside(256, 1) == 1.0
-    assert strata.outside(32, 1) == pytest.approx(math.log2(65 / 32))
+    assert (
+        strata.compute_distance(64, 0)
+        == strata.compute_distance(65, 1)
+        == strata.compute_distance(128, 1)
+        == 0.0
+    )
+    assert strata.compute_distance(128, 0) == 1.0
+    assert strata.compute_distance(256, 1) == 1.0
+    assert strata.compute_distance(32, 1) == pytest.approx(math.log2(65 / 32))
 
 
 def test_the_weakest_stratum() -> None:
@@ -74,22 +79,22 @@ def test_the_weakest_stratum() -> None:
     latent is measured against that."""
     strata = Strata((64, 128, 256), (0.1, 0.05, 0.02))
     for size, error in ((60, 0.11), (100, 0.06), (200, 0.04)):
-        assert strata.weakest() == strata.of(size)
-        strata.begin(size)
-        strata.end(size, error)
-    assert strata.weakest() == 2  # 1.1, 1.2 and 2.0 times the line
+        assert strata.choose_weakest() == strata.of(size)
+        strata.begin_trial(size)
+        strata.end_trial(size, error)
+    assert strata.choose_weakest() == 2  # 1.1, 1.2 and 2.0 times the line
     n_in_vain = math.ceil(math.log(1.2 / 2.0) / math.log(FADING))
     for _ in range(n_in_vain):
-        assert strata.weakest() == 2
-        strata.begin(200)
-        strata.end(200, 0.05)
-    assert strata.weakest() == 1
-    strata.begin(200)
-    strata.end(200, 0.03)
-    assert strata.weakest() == 2  # 1.5 times, and nothing in vain
-    strata.begin(50)
-    strata.end(50, 0.01)  # a sixth of what 128 numbers reach
-    assert strata.weakest() == 1
+        assert strata.choose_weakest() == 2
+        strata.begin_trial(200)
+        strata.end_trial(200, 0.05)
+    assert strata.choose_weakest() == 1
+    strata.begin_trial(200)
+    strata.end_trial(200, 0.03)
+    assert strata.choose_weakest() == 2  # 1.5 times, and nothing in vain
+    strata.begin_trial(50)
+    strata.end_trial(50, 0.01)  # a sixth of what 128 numbers reach
+    assert strata.choose_weakest() == 1
 
 
 def test_trials_that_run_and_trials_that_fail() -> None:
@@ -98,12 +103,12 @@ def test_trials_that_run_and_trials_that_fail() -> None:
     strata = Strata((64, 128), (0.1, 0.05))
     asked = []
     for _ in range(6):
-        asked.append(strata.weakest())
-        strata.begin(strata.bounds[asked[-1]])
+        asked.append(strata.choose_weakest())
+        strata.begin_trial(strata.bounds[asked[-1]])
     assert sorted(asked) == [0, 0, 0, 1, 1, 1]
-    strata.end(64, None)
-    strata.begin(4096)
-    strata.end(4096, 1e-9)
+    strata.end_trial(64, None)
+    strata.begin_trial(4096)
+    strata.end_trial(4096, 1e-9)
     assert strata.best == [math.inf, math.inf]
 
 
@@ -112,10 +117,10 @@ def test_an_improvement_does_not_call_everybody() -> None:
     0.8 to the fourth of its need is left, also after a fifth has improved it to 1.4."""
     strata = Strata((64, 128), (0.1, 0.05))
     for size, error in ((64, 0.15), (128, 0.06)):
-        strata.begin(size)
-        strata.end(size, error)
+        strata.begin_trial(size)
+        strata.end_trial(size, error)
     for _ in range(5):
-        strata.begin(64)
-    strata.end(64, 0.14)
+        strata.begin_trial(64)
+    strata.end_trial(64, 0.14)
     assert 1.4 * FADING**4 < 1.2
-    assert strata.weakest() == 1
+    assert strata.choose_weakest() == 1

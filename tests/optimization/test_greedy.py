@@ -218,7 +218,7 @@ def test_neighbours_by_hand() -> None:
         ("activation", "silu", 1): ["gelu", "relu"],
         ("activation", "none", 2): ["silu"],
     }
-    found = {case: params[case[0]].neighbours(*case[1:]) for case in expected}
+    found = {case: params[case[0]].list_neighbours(*case[1:]) for case in expected}
     assert found == {case: pytest.approx(values) for case, values in expected.items()}
     middles = [params[name].middle for name in params]
     assert middles == [9, 8, 0.000707, 0.4, pytest.approx(0.3), "silu"]

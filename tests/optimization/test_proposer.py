@@ -171,7 +171,7 @@ def test_strata_are_asked_for() -> None:
     strata = Strata((64, 128, 256, 512, 1024), (0.01, 0.008, 0.005, 0.003, 0.002))
     proposer = Proposer(ex2, "strata", seed=1, cost="latent_size", strata=strata)
     for number in range(25):
-        wanted = strata.weakest()
+        wanted = strata.choose_weakest()
         proposal = proposer.propose(number)
         assert proposal is not None
         size = build_architecture(proposal.config).latent_size

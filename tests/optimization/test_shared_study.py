@@ -128,7 +128,8 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
     assert [json.loads(event["curve"]) for event in known] == [{"1": 0.3, "2": 0.2}]
     die(two)
     again = resume_study(two.folder, two.plan, database=url)
-    assert any("searched by 1 other too: 2 trials" in note for note in again.notes)
+    expected = "is shared with 1 other driver, which began 2 trials"
+    assert any(expected in note for note in again.notes)
     recent = again.proposer.history.select_recent().values()
     assert [t.values for t in recent] == [t.values for t in seen]
     again.ask()

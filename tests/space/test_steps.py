@@ -192,7 +192,7 @@ def test_float_steps_are_exact(low: float, width: float, step: float, at: int) -
     assert not parameter.contains(rough + step / 2)
     assert parameter.label(rough + step / 2) == rough + step / 2
     for far in (1, 2):
-        near = parameter.neighbours(parameter.label(rough), far)
+        near = parameter.list_neighbours(parameter.label(rough), far)
         inside = [k + far, k - far]
         assert [n for n in near if n not in (parameter.low, parameter.high)] == [
             float(exact_low + n * exact_step) for n in inside if 0 < n < n_steps

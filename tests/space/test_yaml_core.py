@@ -164,9 +164,9 @@ def parse(text: str) -> Space:
             "params: {lr: {type: float, low: 0.1, high: 0.2, when: {residual: on}}}",
             "params.lr.when.residual: 'on' is not allowed; it has to be bool",
         ),
-        ("points: {2024: {}}", "points.2024: keys are words"),
-        ("points: {a: {0x10: 3}}", "points.a.16: keys are words"),
-        ("true: 1", "True: keys are words"),
+        ("points: {2024: {}}", "points.2024: this key is not text"),
+        ("points: {a: {0x10: 3}}", "points.a.16: this key is not text"),
+        ("true: 1", "True: this key is not text"),
         ("params: {lr: {type: float, low: 0.1, high: 0.2, when: {~: 1}}}", "params.lr.when.None: "),
     ],
 )
