@@ -23,8 +23,8 @@ Which images are the data set:
 - **Files.** Links to folders are followed; no folder is read twice. Hidden, system and thumbnail
   folders, raycae's own studies, and image formats that are not decoded are left out and counted. A
   damaged image is an error.
-- **Parquet.** If there are Parquet files with images, they are the data set, and image files beside
-  them are counted. The column ``image`` or ``img`` is used, else the only candidate. Missing
+- **Parquet.** If there are Parquet files with images, they are the data set, and image files next
+  to them are counted. The column ``image`` or ``img`` is used, else the only candidate. Missing
   shards, empty splits and rows without bytes are refused.
 - **Colour.** Embedded colour profiles are converted to sRGB.
 - **Copies.** An image that is in several splits, equal in every pixel after decoding, stays in one:

@@ -101,8 +101,8 @@ def load_test(
     Args:
         source: A name or a folder, see the package.
         image_size: Side of the images in pixels.
-        seed: Seed of the splits, the one given to `load`: a source without test images of its own
-            sets a tenth aside by it.
+        seed: Seed of the splits, the one given to `load`: a source without its own test images
+            reserves a tenth by it.
         membership: The splits as `load` cut them; `seed` is not used then.
 
     Returns:

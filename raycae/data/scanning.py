@@ -1,4 +1,4 @@
-"""List the image and Parquet files of a folder; count what is not among them and why."""
+"""List the image and Parquet files of a folder; count other files by reason."""
 
 from __future__ import annotations
 

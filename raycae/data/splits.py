@@ -31,18 +31,18 @@ def split_indices(
 ) -> Split:
     """Divide shuffled images into disjoint splits.
 
-    - A source without test images of its own reserves the first tenth of the shuffled images for
+    - A source without its own test images reserves the first tenth of the shuffled images for
       ``test``, whatever the limit.
     - ``limit`` bounds training and validation images together: the first ``limit`` of the rest.
     - The first eighth of these (a ninth where a tenth is reserved) is ``validation``. So CIFAR-10
       gives 43,750 / 6,250 / its own 10,000, and an undivided folder 80 / 10 / 10 percent.
-    - A source with validation images of its own keeps them in their order; ``validation`` then
+    - A source with its own validation images keeps them in their order; ``validation`` then
       indexes those. A limit is divided in proportion, and the validation images are evenly spaced.
 
     Args:
         count: Number of training images in the source.
         own_validation: Number of the source's own validation images; None if it has none.
-        own_test: Whether the source has test images of its own.
+        own_test: Whether the source has its own test images.
         limit: Maximum number of training and validation images; None, or more than there are, means
             all.
         seed: Seed of the shuffle.

@@ -123,8 +123,8 @@ class Architecture:
     def __str__(self) -> str:
         """Describe the network in words: `conv 3-8 k3, max-pool 2, … | …`.
 
-        The bar marks the latent; `+ linear` precedes what is added to a half, `+ refine` what is
-        added to the image.
+        The bar marks the latent; `+ linear` precedes the convolution added to a half, `+ refine`
+        the layers added to the image.
         """
         halves = [", ".join(map(str, half)) for half in (self.encoder, self.decoder)]
         if self.linear:
@@ -169,7 +169,7 @@ def build_architecture(config: Config) -> Architecture:
     linear: tuple[Conv, ...] = ()
     if config.linear_path != "none":
         linear = make_linear_path(config, latent)
-        # What is added to a linear code may have either sign.
+        # The value added to the linear path's latent may have either sign.
         encoder = strip_last_activation(encoder)
     refine = make_refinement(config, decoder[-1].out_shape) if config.refine else ()
     return Architecture(

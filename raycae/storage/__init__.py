@@ -1,1 +1,1 @@
-"""Files that are whole or absent, in local folders and object stores."""
+"""Atomic files in local folders and object stores, retries, Parquet tables."""

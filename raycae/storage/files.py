@@ -152,7 +152,7 @@ def require_writable_folder(folder: Path, *, may_be_new: bool = False) -> None:
 
 
 def quarantine(path: Place) -> Place:
-    """Move an unreadable file into `damaged/` beside it, so that it can be inspected later.
+    """Move an unreadable file into `damaged/` next to it, for later inspection.
 
     Args:
         path: The damaged file.

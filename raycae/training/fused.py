@@ -182,7 +182,7 @@ class FusedTrainings:
 class Replay:
     """A step captured as a CUDA graph: one launch instead of hundreds.
 
-    The first steps run normally on a stream of their own, as the warm-up of the capture. It was
+    The first steps run normally on a separate stream, as the warm-up of the capture. It was
     written without a GPU and has never run.
     """
 
