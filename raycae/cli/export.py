@@ -33,16 +33,16 @@ def export_model(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where to.", show_default="NAME.FORMAT here"
+            "--output", "-o", metavar="FILE", help="File to write.", show_default="NAME.FORMAT here"
         ),
     ] = None,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Write a model as ONNX, PyTorch program (pt2) or plain weights, and its card beside it.
+    """Write a model as ONNX, PyTorch program (pt2) or plain weights, with its model card.
 
-    Programs take RGB pictures, float32 (N, 3, H, W) in [0, 1], and give such; whatever colours
-    have to be converted is inside. What was written is read back and compared with the model on
-    photographs; if it differs by more than 0.0001 anywhere, there is no file.
+    Programs map RGB pictures to RGB pictures, both float32 (N, 3, H, W) in [0, 1]; they convert
+    colours themselves. The file is read back and compared with the model on photographs. If an
+    output differs by more than 0.0001, no file is written.
 
     Example: raycae export ex3 --format onnx -o colour.onnx
     """
@@ -85,12 +85,20 @@ def export_model(
 
 
 def get_model_name(folder: Place) -> str:
-    """`ex3-12` of a trial's model in a study, else the folder's name."""
+    """Name a model after its folder.
+
+    Args:
+        folder: The folder of the model.
+
+    Returns:
+        Study and trial, such as `ex3-12`, or the name of the folder if it is in no study.
+    """
     within = folder.parent.name == "models"
     return f"{folder.parent.parent.name}-{folder.name}" if within else folder.name
 
 
 def require_onnx() -> None:
+    """Raise `InputError` unless the packages of the extra `onnx` are installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -102,14 +110,24 @@ def require_onnx() -> None:
 
 
 def describe_usage(ready: Codec, form: str, name: str) -> str:
+    """Write the section of the model card that shows how to use the file.
+
+    Args:
+        ready: The model.
+        form: The format of the file, one of `FORMATS`.
+        name: The name of the file.
+
+    Returns:
+        Markdown.
+    """
     size, stride = ready.config.image_size, ready.stride
     if stride:
         sides = f"H and W are multiples of {stride}, from {2 * stride} on"
     else:
         sides = f"H and W are {size}: larger pictures have to be cut into tiles"
-    told = "; `labels`, int64 (N,), the class of each" if ready.config.classes else ""
+    labels = "; `labels`, int64 (N,), the class of each" if ready.config.classes else ""
     io = (
-        f"In: `rgb`, float32 (N, 3, H, W), RGB in [0, 1]{told}. Out: RGB pictures of that "
+        f"In: `rgb`, float32 (N, 3, H, W), RGB in [0, 1]{labels}. Out: RGB pictures of that "
         f"shape and range. N is any number; {sides}."
     )
     more = ', "labels": labels' if ready.config.classes else ""

@@ -50,11 +50,11 @@ HeadOption = Annotated[
         "--address",
         metavar="URL",
         envvar="RAY_API_SERVER_ADDRESS",
-        help="Where the cluster's head takes jobs: http://HEAD:8265.",
+        help="URL of the cluster's job server: http://HEAD:8265.",
     ),
 ]
 JobArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="What `raycae submit` said, as in `raycae jobs`.")
+    str, typer.Argument(metavar="NAME", help="Name of the job, as in `raycae jobs`.")
 ]
 
 
@@ -65,12 +65,12 @@ def submit_search(
     ] = None,
     address: HeadOption = HEAD,
 ) -> None:
-    """Hand a search to a running cluster and print the name of its job. It goes on without this
-    machine.
+    """Submit a search to a running cluster and print the name of its job.
 
-    Takes the options of `raycae search`; they are checked here before anything is sent. --results
-    or RAYCAE_RESULTS has to say where: an object store, or a folder that this machine and every
-    node share. --data names a source, or a folder of the nodes. A space's file goes with the job.
+    The search does not depend on this machine. It takes the options of `raycae search`, which are
+    checked before anything is sent. --results or RAYCAE_RESULTS must name an object store, or a
+    folder that this machine and all nodes share. --data names a built-in source or a folder on the
+    nodes. A space file is sent with the job.
 
     Example: raycae submit --address http://head:8265 --space ex3 --results s3://my-bucket/studies
     """
@@ -98,7 +98,7 @@ def submit_search(
 
 
 def list_jobs(address: HeadOption = HEAD) -> None:
-    """List the searches that a cluster was handed, and where their results lie.
+    """List the searches that were submitted to a cluster, with their results.
 
     Example: raycae jobs --address http://head:8265
     """
@@ -112,7 +112,7 @@ def list_jobs(address: HeadOption = HEAD) -> None:
 
 
 def show_status(name: JobArgument, address: HeadOption = HEAD) -> None:
-    """Say how a search stands: trials, the best so far, the time left.
+    """Print the state of a search: its trials, the best so far, the time left.
 
     Example: raycae status ex3-7f3a --address http://head:8265
     """
@@ -131,10 +131,12 @@ def show_status(name: JobArgument, address: HeadOption = HEAD) -> None:
 
 def show_logs(
     name: JobArgument,
-    follow: Annotated[bool, typer.Option("-f", help="Go on with what comes, to its end.")] = False,
+    follow: Annotated[
+        bool, typer.Option("-f", help="Follow the output until the search ends.")
+    ] = False,
     address: HeadOption = HEAD,
 ) -> None:
-    """Print what a search has said.
+    """Print the output of a search.
 
     Example: raycae logs ex3-7f3a -f --address http://head:8265
     """
@@ -151,14 +153,17 @@ def show_logs(
     try:
         asyncio.run(print_all())
     except (OSError, RuntimeError) as error:
-        print(f"raycae: {name} may go on, but the head is lost: {error}", file=sys.stderr)
+        print(
+            f"raycae: the connection to the head is lost, {name} may still run: {error}",
+            file=sys.stderr,
+        )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
 
 
 def stop_job(name: JobArgument, address: HeadOption = HEAD) -> None:
-    """End a search in order, as Ctrl-C does where it runs in a terminal, and wait until it has.
+    """Stop a search cleanly, as Ctrl-C does in a terminal, and wait until it has ended.
 
     Example: raycae stop ex3-7f3a --address http://head:8265
     """
@@ -171,25 +176,25 @@ def stop_job(name: JobArgument, address: HeadOption = HEAD) -> None:
     if str(state) == "STOPPED":
         folder = get_job_folder(job)
         where = shlex.join(["--study", folder.name, "--results", str(folder.parent)])
-        print(f"go on with: raycae submit --address {address} --resume {where}")
+        print(f"Continue with: raycae submit --address {address} --resume {where}")
 
 
 def fetch_results(
     name: JobArgument,
     to: Annotated[
-        Path, typer.Option("-o", metavar="FOLDER", help="The study becomes a folder in it.")
+        Path, typer.Option("-o", metavar="FOLDER", help="Folder in which to put the study.")
     ] = Path("results"),
     address: HeadOption = HEAD,
 ) -> None:
-    """Bring the results of a search that has ended home: its study, with models and report.
+    """Copy the study of a search that has ended to this machine, with models and report.
 
     Example: raycae fetch ex3-7f3a -o results --address http://head:8265
     """
     job = find_job(connect_to_head(address), name)
     if not job.status.is_terminal():
         raise InputError(
-            f"{name}: is still {job.status}; read it where it lies (raycae show, report and load "
-            f"take {get_job_folder(job)}), or end it with raycae stop {name}"
+            f"{name} is still {job.status}. Read its results at {get_job_folder(job)}, or end it "
+            f"with raycae stop {name}."
         )
     folder = find.find_study(job.metadata["study"], job.metadata["results"])
     home = resolve_place(to / folder.name)
@@ -215,19 +220,19 @@ def check_search(context: Any) -> SearchRequest:
     options = context.params
     if get_option_source(context, "results") == "DEFAULT":
         raise InputError(
-            "--results: where every node of the cluster reaches it has to be said, here or in "
-            "RAYCAE_RESULTS: s3://BUCKET/PATH, or a folder that this machine and all nodes share"
+            "--results is required. Give an object store (s3://BUCKET/PATH), or a folder that this "
+            "machine and all nodes share, here or in RAYCAE_RESULTS."
         )
     if re.search("//[^/@]*:[^/@]*@|password=", options["storage"] or ""):
         raise InputError(
-            "--storage: leave the password out of the URL: a job's command can be read by all; "
-            "the environment of the nodes or their ~/.pgpass is asked"
+            "--storage: leave the password out of the URL, because everyone can read a job's "
+            "command. Put it into the environment of the nodes or their ~/.pgpass."
         )
     results_folder = resolve_place(options["results"])
     if isinstance(results_folder, Path) and not results_folder.is_dir():
         raise InputError(
-            f"--results {options['results']}: there is no such folder here; it has to be one that "
-            "this machine and every node of the cluster share, or a URI: s3://BUCKET/PATH"
+            f"--results {options['results']}: there is no such folder here. Give a folder that "
+            "this machine and all nodes share, or a URI such as s3://BUCKET/PATH."
         )
     request = parse_options(options)
     source = options["data"] or request.space.file.data
@@ -256,9 +261,15 @@ def build_command(context: Any, replaced: dict[str, Any]) -> list[str]:
 
 
 def get_option_source(context: Any, option: str) -> str:
-    """Return where the value of an option comes from: COMMANDLINE, ENVIRONMENT or DEFAULT.
+    """Return where the value of an option comes from.
 
-    It is a name because Typer bundles a Click of its own, whose objects differ from Click's.
+    Args:
+        context: Click's context of the command.
+        option: The name of the option.
+
+    Returns:
+        COMMANDLINE, ENVIRONMENT or DEFAULT. It is a name because Typer bundles its own Click,
+        whose objects differ from Click's.
     """
     name: str = context.get_parameter_source(option).name
     return name
@@ -293,5 +304,12 @@ def print_job_state(folder: Place, job: Any) -> None:
 
 
 def format_start(milliseconds: int) -> str:
-    """Write a time in milliseconds since 1970 as date and minute in UTC."""
+    """Write when a job started.
+
+    Args:
+        milliseconds: The time since 1970 in ms.
+
+    Returns:
+        Date and minute in UTC.
+    """
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"

@@ -62,7 +62,11 @@ app.command("fetch")(fetch_results)
 
 
 def print_version(is_requested: bool) -> None:
-    """Print the version and end, if `--version` is given."""
+    """Print the version and end, if `--version` is given.
+
+    Args:
+        is_requested: Whether it is given.
+    """
     if is_requested:
         print(f"raycae {version('raycae')}")
         raise typer.Exit()

@@ -45,7 +45,7 @@ ResultsOption = Annotated[
         "--results",
         metavar="FOLDER|URI",
         envvar="RAYCAE_RESULTS",
-        help="Where studies lie: a folder, s3://BUCKET/PATH, gs://…",
+        help="Where studies are stored: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH.",
     ),
 ]
 LimitOption = Annotated[int | None, make_typer_option("limit")]

@@ -24,31 +24,33 @@ if TYPE_CHECKING:
     from raycae.inference.codec import Codec
 
 SHEET, LATENTS = "sheet.png", "latents.parquet"
+"""The names of the files that show and list all images."""
 MOST_ROWS = 24
-"""Of the sheet; nobody looks through more."""
+"""The sheet shows at most this many images."""
 CELL = 400
-"""Pixels that a picture of the sheet has at most each way, and a small one is enlarged towards."""
+"""The largest side of a picture on the sheet, in pixels. Small pictures are enlarged towards it."""
 GAP, HEADING = 8, 28
+"""The space between pictures and the height of the heading on the sheet, in pixels."""
 
 
 def predict_images(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Files of any size.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the pictures.")
     ],
     label: Annotated[
         int | None,
-        typer.Option(min=0, metavar="CLASS", help="For a model that is told the images' class."),
+        typer.Option(min=0, metavar="CLASS", help="Class of the images, if the model needs it."),
     ] = None,
-    latents: Annotated[bool, typer.Option("--latents", help=f"Write {LATENTS} too.")] = False,
+    latents: Annotated[bool, typer.Option("--latents", help=f"Also write {LATENTS}.")] = False,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Reconstruct or colourise image files, whichever the model does, at their own size.
+    """Reconstruct or colourise image files, whichever the model does, at their original size.
 
-    FOLDER gets a PNG for each image and sheet.png, which shows what went in beside what came out.
-    Colour profiles are converted to sRGB; the PNGs are sRGB and say so.
-    Files that are there already are not overwritten: one is enough for nothing to be written.
+    FOLDER gets a PNG for each image and sheet.png, which shows inputs and outputs side by side.
+    Colour profiles are converted to sRGB; the PNGs contain the sRGB profile. Files are never
+    overwritten: if one exists, nothing is written.
 
     Example: raycae predict ex3 holiday.jpg grandmother.png -o coloured
     """
@@ -86,14 +88,25 @@ def predict_images(
 
 
 def choose_targets(images: Iterable[Path], output: Path, latents: bool) -> dict[Path, Path]:
-    """Where the picture of each image goes. Raises `InputError` where two would be one file, one is
-    there already, or none could be written."""
+    """Choose the file for the picture of each image.
+
+    Args:
+        images: The image files.
+        output: The folder for the pictures.
+        latents: Whether the latent vectors are written too.
+
+    Returns:
+        The file to write for each image.
+
+    Raises:
+        InputError: Two images would have the same file, a file exists, or none can be written.
+    """
     targets = {image: output / f"{image.stem}.png" for image in images}
     written = [*targets.values(), output / SHEET, *([output / LATENTS] if latents else [])]
     path, times = Counter(written).most_common(1)[0]
     if times > 1:
         raise InputError(
-            f"{path}: {times} files would have this name; give them to folders of their own"
+            f"{path}: {times} files would have this name. Write them to separate folders."
         )
     for target in written:
         require_new_file(target)
@@ -102,8 +115,16 @@ def choose_targets(images: Iterable[Path], output: Path, latents: bool) -> dict[
 
 
 def make_columns(ready: Codec, pixels: np.ndarray, painted: np.ndarray) -> list[np.ndarray]:
-    """What of an image the sheet shows: original, grey where that is what the network saw,
-    output."""
+    """List the pictures of one image on the sheet.
+
+    Args:
+        ready: The model.
+        pixels: The image, uint8 (H, W, 3).
+        painted: The output of the model, same shape and type.
+
+    Returns:
+        The original, the grey image if the model colourises, and the output.
+    """
     if ready.config.task == "reconstruct":
         return [pixels, painted]
     grey = np.array(Image.fromarray(pixels).convert("L").convert("RGB"))
@@ -111,7 +132,11 @@ def make_columns(ready: Codec, pixels: np.ndarray, painted: np.ndarray) -> list[
 
 
 def fit_cell(picture: Image.Image) -> Image.Image:
-    """Fitted into the cell; a small one by whole pixels, which then are to be seen."""
+    """Resize a picture to a cell of the sheet.
+
+    Args:
+        picture: The picture. A small one is enlarged by a whole number, so that its pixels show.
+    """
     largest = max(picture.size)
     if 2 * largest <= CELL:
         factor = CELL // largest
@@ -123,7 +148,12 @@ def fit_cell(picture: Image.Image) -> Image.Image:
 
 
 def draw_prediction_sheet(names: Iterable[str], rows: list[list[Image.Image]]) -> Image.Image:
-    """A row an image under the names of the columns, on white."""
+    """Draw one row per image under the names of the columns, on white.
+
+    Args:
+        names: The names of the columns.
+        rows: For each image one picture per column, all of the same width.
+    """
     width = max(row[0].width for row in rows)
     heights = [row[0].height for row in rows]
     size = (

@@ -1,8 +1,8 @@
 """`raycae reproduce`: the source report's experiments with several seeds, and a page of verdicts.
 
-The experiments are the named points of two spaces. Errors of one task say nothing about those of
-the other, so each task is a study of its own, `RESULTS/NAME/ex2-report` and `RESULTS/NAME/
-ex3-report`, run by the same code as every search; the page over both is `RESULTS/NAME/report.html`.
+The experiments are the named points of two spaces. Errors of different tasks cannot be compared,
+so each task has its own study, `RESULTS/NAME/ex2-report` and `RESULTS/NAME/ex3-report`. They are
+run by the same code as every search. The page about both is `RESULTS/NAME/report.html`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,10 @@ from raycae.cli.options import (
 from raycae.cli.terminal import exit_on_interrupt
 from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution import runner
+from raycae.execution.locations import get_study_folder, make_absolute
+from raycae.execution.resuming import require_comparable
 from raycae.execution.search_options import MAX_SEED
-from raycae.execution.search_request import (
-    SearchRequest,
-    get_study_folder,
-    make_absolute,
-    require_comparable,
-)
+from raycae.execution.search_request import SearchRequest
 from raycae.report import trials
 from raycae.space import loading
 from raycae.space.loading import REPORT
@@ -61,33 +58,36 @@ def reproduce_report(
         typer.Option(
             "--data",
             metavar="SOURCE",
-            help="cifar10, photos, or a folder of Parquet files or of images.",
+            help="cifar10, photos, or a folder of Parquet files or images.",
             show_default="cifar10",
         ),
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME,NAME", help="These experiments alone.", show_default="every one"
-        ),
+        typer.Option(metavar="NAME,NAME", help="Only these experiments.", show_default="all"),
     ] = None,
     leave_out: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="All but these experiments.")
+        str | None, typer.Option(metavar="NAME,NAME", help="All experiments except these.")
     ] = None,
     n_seeds: Annotated[
         int | None,
         typer.Option(
-            "--seeds", min=1, max=1000, metavar="N", help="Runs of each.", show_default=str(SEEDS)
+            "--seeds",
+            min=1,
+            max=1000,
+            metavar="N",
+            help="Runs of each experiment.",
+            show_default=str(SEEDS),
         ),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="E", help="Epochs a run.", show_default="10"),
+        typer.Option(min=1, metavar="E", help="Epochs per run.", show_default="10"),
     ] = None,
     limit: LimitOption = None,
     results_folder: ResultsOption = "results",
     name: Annotated[
-        str, typer.Option("--study", metavar="NAME", help="The folder under the results.")
+        str, typer.Option("--study", metavar="NAME", help="Name of the folder in the results.")
     ] = "reproduction",
     seed: Annotated[
         int | None,
@@ -95,7 +95,7 @@ def reproduce_report(
             min=0,
             max=MAX_SEED,
             metavar="S",
-            help="Of splits, and the first of the runs'.",
+            help="Seed of the splits and of the first run.",
             show_default="0",
         ),
     ] = None,
@@ -104,10 +104,10 @@ def reproduce_report(
     concurrent: ConcurrentOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Run the source report's experiments, and judge each of its claims.
+    """Run the experiments of the source report and check each of its claims.
 
-    What was cut short goes on where it stopped; more seeds and more experiments are added to what
-    is there.
+    An interrupted reproduction continues where it stopped. More seeds and experiments are added to
+    the runs that exist.
 
     Example: raycae reproduce --seeds 3 --epochs 3 --limit 12000
     """
@@ -153,7 +153,7 @@ def plan_reproduction(
         The searches, with those that have nothing left to run.
 
     Raises:
-        InputError: An experiment is not known, or an option contradicts what was run before.
+        InputError: An experiment is not known, or an option contradicts earlier runs.
     """
     spaces = [loading.load_space(name) for name in REPORT]
     chosen = choose_experiments(spaces, only, leave_out)
@@ -204,6 +204,9 @@ def add_illustrations(folder: Place) -> None:
     """Make the baselines that a study lacks, and pictures of the best run of each experiment.
 
     What cannot be made is printed as a note.
+
+    Args:
+        folder: The study.
     """
     from raycae.report import picture_sheets
     from raycae.report.reproduction.page import read_part, select_best_runs
@@ -251,15 +254,20 @@ def choose_experiments(spaces: list[Space], only: str | None, leave_out: str | N
     wanted = parse_names("--only", only, known) if only is not None else known
     excluded = parse_names("--leave-out", leave_out, known) if leave_out is not None else []
     if not (chosen := [name for name in known if name in wanted and name not in excluded]):
-        raise InputError(f"--leave-out {leave_out}: leaves no experiment to run")
+        raise InputError(f"--leave-out {leave_out}: no experiment is left to run.")
     return chosen
 
 
 def parse_names(option: str, text: str, known: list[str]) -> list[str]:
-    """Parse a list of experiments, separated by commas.
+    """Parse a list of experiments.
+
+    Args:
+        option: The option, for messages.
+        text: Its value: names separated by commas.
+        known: All experiments.
 
     Raises:
-        InputError: A name is not among the `known` ones.
+        InputError: A name is not known.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -288,9 +296,9 @@ def complete_budget(folders: list[Place], given: dict[str, Any]) -> dict[str, An
             for name in BUDGET:
                 if given.get(name) not in (None, budget[name]):
                     raise InputError(
-                        f"--{name} {given[name]}: {folder} was begun with {budget[name]}, and runs "
-                        "of different budgets cannot be compared; leave the option out, or begin "
-                        "another reproduction with --study NAME"
+                        f"--{name} {given[name]}: {folder} was started with {budget[name]}, and "
+                        "runs of different budgets cannot be compared. Remove the option, or start "
+                        "another reproduction with --study NAME."
                     )
             return {**given, **budget}
     return given
@@ -336,7 +344,12 @@ def plan_runs(folder: Place, space: Space, chosen: list[str], given: dict[str, A
 
 
 def has_work(folder: Place, plan: Plan) -> bool:
-    """Return whether a trial of the plan has not been started, or has not ended."""
+    """Return whether a trial of the plan has not been started, or has not ended.
+
+    Args:
+        folder: The study.
+        plan: What to run in it.
+    """
     if not holds_study(folder):
         return True
     started, is_unfinished = list_begun_points(folder)
@@ -359,6 +372,6 @@ def require_same(folder: Place, space: Space) -> None:
     require_comparable(content.get("versions") or {}, force=False)
     if load_study_space(content).hash != space.hash:
         raise InputError(
-            f"{folder}: was begun with other experiments than today's {space.name}; begin "
-            "another reproduction with --study NAME"
+            f"{folder} was started with other experiments than {space.name} has now. Start "
+            "another reproduction with --study NAME."
         )

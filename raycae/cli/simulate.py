@@ -31,8 +31,8 @@ def run_simulation(
         list[str],
         typer.Argument(
             metavar="STUDY...",
-            help="Studies whose trials ran to their end; further ones add curves to the first "
-            "one's, also other seeds.",
+            help="Studies with complete trials. Further ones add curves to those of the first, "
+            "other seeds included.",
         ),
     ],
     results_folder: ResultsOption = "results",
@@ -43,11 +43,11 @@ def run_simulation(
     trials: Annotated[int, typer.Option(min=1, metavar="N")] = 100,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="E", help="Epochs a trial.", show_default="the study's"),
+        typer.Option(min=1, metavar="E", help="Epochs per trial.", show_default="the study's"),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="W", help="Trials at a time.")] = 2,
     grace: Annotated[
-        int, typer.Option(min=1, metavar="E", help="No trial is stopped before epoch E.")
+        int, typer.Option(min=1, metavar="E", help="Do not stop a trial before epoch E.")
     ] = 1,
     factor: Annotated[
         int,
@@ -57,21 +57,23 @@ def run_simulation(
     ] = FACTOR,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
 ) -> None:
-    """Search over the recorded curves of a study in simulated time; nothing is trained.
+    """Simulate a search over the recorded learning curves of a study; nothing is trained.
 
-    A configuration that was run has the curve that was recorded, every other one what a surrogate
-    fitted to the table predicts, with the noise of seeds where the table shows any.
+    A configuration that was run has its recorded curve. For any other one, a surrogate predicts the
+    curve, with the noise between seeds if the records show any.
 
     Example: raycae simulate ex2 --sampler tpe --scheduler asha --trials 300 --workers 8
     """
     from raycae.execution import recorded_curves  # It imports SciPy, which takes a while.
 
     if sampler == "strata":
-        raise InputError("--sampler strata: is after a frontier; simulated is the least error")
+        raise InputError(
+            "--sampler strata searches a frontier, which cannot be simulated. Use another sampler."
+        )
     folders = [find.find_study(name, results_folder) for name in studies]
     recorded = recorded_curves.read_curves(folders)
     if epochs is not None and epochs > recorded.epochs:
-        raise InputError(f"--epochs {epochs}: the curves end after epoch {recorded.epochs}")
+        raise InputError(f"--epochs {epochs}: the curves end after epoch {recorded.epochs}.")
     epochs = epochs or recorded.epochs
     proposer = Proposer(recorded.space, sampler, seed)
     rule = make_rule(scheduler, epochs, grace=grace, factor=factor)
@@ -95,7 +97,11 @@ def print_recorded_curves(studies: list[str], recorded: Recorded) -> None:
     from raycae.execution.recorded_curves import TRUSTED
 
     correlation = recorded.rank_correlation
-    caution = f"; below {TRUSTED} it is not fit to compare methods" if correlation < TRUSTED else ""
+    caution = (
+        f"; below {TRUSTED} the surrogate is not fit to compare methods"
+        if correlation < TRUSTED
+        else ""
+    )
     print(
         f"{make_printable(', '.join(studies))}: {len(recorded.curves)} configurations, "
         f"{recorded.epochs} epochs; least error {recorded.least:.5f}\n"
@@ -106,7 +112,7 @@ def print_recorded_curves(studies: list[str], recorded: Recorded) -> None:
         f"noise of seeds: as in {len(spreads)} configurations, {min(spreads):.1%} to "
         f"{max(spreads):.1%}, median {np.median(spreads):.1%}"
         if spreads
-        else "noise of seeds: none, for no configuration was run with two"
+        else "noise of seeds: unknown, because no configuration was run with two seeds"
     )
 
 

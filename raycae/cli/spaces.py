@@ -31,7 +31,9 @@ def list_spaces() -> None:
 
 def preview_space(
     space_name: SpaceOption = "ex3",
-    number: Annotated[int, typer.Option("-n", min=1, help="How many configurations.")] = 20,
+    number: Annotated[
+        int, typer.Option("-n", min=1, help="Number of configurations to print.")
+    ] = 20,
     sampler: Annotated[
         str | None, typer.Option(help="tpe, random, grid, greedy.", show_default="the space's")
     ] = None,
@@ -42,11 +44,11 @@ def preview_space(
             min=2,
             max=9999,
             metavar="M",
-            help="Measure on this machine whether up to M trainings of each network pay as one.",
+            help="Measure on this machine how many of M trainings of each network to fuse.",
         ),
     ] = None,
 ) -> None:
-    """Print configurations that a search would begin with; nothing is trained.
+    """Print the first configurations of a search; nothing is trained.
 
     Example: raycae preview --space ex2 -n 20
     """
@@ -59,7 +61,7 @@ def preview_space(
     space = loading.load_space(space_name)
     sampler = sampler or choose_sampler(space)
     proposer = Proposer(space, sampler, seed)
-    columns = ["", "latent", "params", "MFLOPs", "network", "training", *(["as one"] * bool(fuse))]
+    columns = ["", "latent", "params", "MFLOPs", "network", "training", *(["fused"] * bool(fuse))]
     table = Table(*columns, box=None, pad_edge=False)
     for trial_number in range(number):
         proposal = proposer.propose(trial_number)

@@ -21,7 +21,7 @@ from raycae.study.plan import read_plan_facts, read_study
 def show_study(
     study: StudyArgument = "ex3",
     results_folder: ResultsOption = "results",
-    number: Annotated[int, typer.Option("-n", min=1, help="How many trials.")] = 20,
+    number: Annotated[int, typer.Option("-n", min=1, help="Number of trials to print.")] = 20,
 ) -> None:
     """Print the leaderboard of a study, also while it runs.
 
@@ -103,23 +103,23 @@ def report_study(
             "-o",
             metavar="FILE",
             help="Where to write the page.",
-            show_default="report.html in the study, or comparison.html where studies lie",
+            show_default="report.html in the study, or comparison.html in the results",
         ),
     ] = None,
     png: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write the figures as images as well; one study."),
+        typer.Option(metavar="FOLDER", help="Also write the figures of one study as images."),
     ] = None,
 ) -> None:
-    """Write the report of a study, or one that compares several: an HTML page that works offline.
+    """Write the report of a study, or a comparison of several: an HTML page that works offline.
 
-    Lines and pictures that an interrupted search left out are made now.
+    Baselines and pictures that an interrupted search has not made are added.
 
     Example: raycae report ex3
     """
     names = studies or ["ex3"]
     if png is not None and len(names) > 1:
-        raise InputError("--png: writes the figures of one study, not of a comparison")
+        raise InputError("--png works with one study, not with a comparison.")
     folders = [find.find_study(name, results_folder) for name in names]
     path = None if output is None else resolve_place(output)
     from raycae.report.comparison import write_comparison
@@ -139,7 +139,11 @@ def report_study(
 
 
 def reopen_study(folder: Place) -> Any:
-    """Return a context manager that opens a study for writing and closes it."""
+    """Return a context manager that opens a study for writing and closes it.
+
+    Args:
+        folder: The study.
+    """
     from contextlib import closing
 
     from raycae.study.opening import resume_study
@@ -149,7 +153,12 @@ def reopen_study(folder: Place) -> Any:
 
 
 def format_or_dash(value: Any, template: str) -> str:
-    """Write a value by a format string, or a dash if it is missing."""
+    """Write a value, or a dash if it is missing.
+
+    Args:
+        value: A value of a table.
+        template: How `str.format` writes it.
+    """
     import pandas as pd
 
     return "-" if pd.isna(value) else template.format(value)

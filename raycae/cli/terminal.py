@@ -80,7 +80,11 @@ def require_current_folder() -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table in the width of the terminal, or 200 columns wide into a file or a pipe."""
+    """Print a table.
+
+    Args:
+        table: It is as wide as the terminal, or `PIPE_COLUMNS` wide in a file or a pipe.
+    """
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
@@ -99,7 +103,7 @@ def exit_on_interrupt() -> Iterator[None]:
 
 
 def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
-    """Return the replacement of characters that cannot be encoded, and where to go on."""
+    """Return the replacement of characters that cannot be encoded, and the position after them."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

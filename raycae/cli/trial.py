@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,11 @@ from raycae.errors import InputError
 from raycae.execution.search_options import MAX_SEED
 from raycae.space import loading
 from raycae.space.space import Space
+
+if TYPE_CHECKING:
+    import torch
+
+    from raycae.data import Images
 
 
 def run_trial(
@@ -29,9 +34,9 @@ def run_trial(
     limit: Annotated[int | None, typer.Option(min=16, metavar="IMAGES", show_default="all")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
 ) -> None:
-    """Run one trial in this process, without Ray: the door for debugging.
+    """Run one trial in this process, without Ray, for debugging.
 
-    Faults keep their traceback. The test error is measured once, after the last epoch.
+    Exceptions keep their traceback. The test error is measured once, after the last epoch.
 
     Example: raycae trial --space ex1 --set lr=0.01 --epochs 3
     """
@@ -41,7 +46,6 @@ def run_trial(
         raise InputError(f"this configuration cannot be tried: {reason}")
 
     from raycae import data
-    from raycae.model.architecture import build_architecture
     from raycae.training.device import choose_device, put_on_device
     from raycae.training.trainer import Diverged, Training
     from raycae.training.validation import compute_errors
@@ -54,19 +58,7 @@ def run_trial(
         source, image_size=config.image_size, limit=limit, seed=seed, classes=config.classes
     )
     device = choose_device()
-    architecture = build_architecture(config)
-    print(f"network   {architecture}, {config.activation}, {config.output}")
-    print(
-        f"latent    {architecture.latent_size}, {architecture.n_params:,} parameters, "
-        f"{architecture.flops:,} FLOPs"
-    )
-    print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
-    print(
-        f"          schedule {config.schedule}, averaging {config.averaging:g}, "
-        f"linear path {config.linear_path}, {config.precision}"
-    )
-    print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
-    print(f"data      {images.summary}")
+    print_setup(config, device, images)
     epochs = epochs or space.budget.epochs
     training = Training(
         config,
@@ -96,6 +88,31 @@ def run_trial(
         f"best epoch {training.best_epoch}: val_mse {training.best_val_mse:.5f}, "
         f"test_mse {test_mse:.5f} ({test_psnr_db:.2f} dB, {len(test):,} images)"
     )
+
+
+def print_setup(config: Config, device: torch.device, images: Images) -> None:
+    """Print the network, its training and the images.
+
+    Args:
+        config: The configuration of the trial.
+        device: Where it is trained.
+        images: What it is trained on.
+    """
+    from raycae.model.architecture import build_architecture
+
+    architecture = build_architecture(config)
+    print(f"network   {architecture}, {config.activation}, {config.output}")
+    print(
+        f"latent    {architecture.latent_size}, {architecture.n_params:,} parameters, "
+        f"{architecture.flops:,} FLOPs"
+    )
+    print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
+    print(
+        f"          schedule {config.schedule}, averaging {config.averaging:g}, "
+        f"linear path {config.linear_path}, {config.precision}"
+    )
+    print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
+    print(f"data      {images.summary}")
 
 
 def resolve_trial_config(space: Space, point: str | None, settings: list[str]) -> Config:

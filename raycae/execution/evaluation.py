@@ -1,4 +1,4 @@
-"""Test errors of kept models, and validation errors of linear codes.
+"""Test errors of kept models, and validation errors of PCA baselines.
 
 Nothing is selected on test images.
 """
@@ -75,7 +75,7 @@ def compute_linear_code_errors(task: str, images: data.Images, sizes: Sequence[i
         sizes: Latent sizes, in numbers.
 
     Returns:
-        For each size the least validation MSE of a baseline that needs at most so many numbers. A
+        For each size the least validation MSE of a baseline that needs at most that many numbers. A
         baseline without a code, such as the mean colour, needs none.
     """
     frame = compute_baselines(task, images.train, images.val)

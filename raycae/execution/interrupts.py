@@ -57,15 +57,14 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def install_handlers(self) -> None:
-        """Take both signals back from a library that has installed handlers of its own."""
+        """Take both signals back from a library that has installed its own handlers."""
         for number in self._caught:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal, or end the process at the second one.
 
-        In an interactive Python the process goes on: there a second SIGINT is a
-        `KeyboardInterrupt`.
+        In an interactive Python a second SIGINT raises `KeyboardInterrupt` instead.
         """
         is_first = self.signal_number is None
         if is_first:
@@ -80,6 +79,9 @@ class StopRequest:
 
 def raise_interrupt(signal_number: int) -> NoReturn:
     """Raise the exception that stands for a signal.
+
+    Args:
+        signal_number: The signal.
 
     Raises:
         KeyboardInterrupt: The signal is SIGINT.

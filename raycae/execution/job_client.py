@@ -31,7 +31,14 @@ NOISY_LOGGERS = (
 
 
 def make_job_metadata(request: SearchRequest) -> dict[str, str]:
-    """Make what the head records about a search: its study, where results lie, its time limit."""
+    """Make what the head records about a search.
+
+    Args:
+        request: What the search will do.
+
+    Returns:
+        The name of its study, where studies are stored, and its time limit in hours, if any.
+    """
     metadata = {"study": request.folder.name, "results": str(request.folder.parent)}
     if request.hours is not None:
         metadata["hours"] = str(request.hours)
@@ -80,7 +87,14 @@ def connect_to_head(address: str) -> Any:
 
 
 def list_searches(client: Any) -> dict[str, Any]:
-    """List the jobs of a cluster that are searches, by name, the newest last."""
+    """List the jobs of a cluster that are searches.
+
+    Args:
+        client: What `connect_to_head` returns.
+
+    Returns:
+        Ray's description of each job by the name of the job, the newest last.
+    """
     keys = {"study", "results"}
     searches = [job for job in client.list_jobs() if keys <= (job.metadata or {}).keys()]
     return {job.submission_id: job for job in sorted(searches, key=lambda job: job.start_time)}
@@ -104,5 +118,9 @@ def find_job(client: Any, name: str) -> Any:
 
 
 def get_job_folder(job: Any) -> Place:
-    """Return the study of a search on a cluster."""
+    """Return the folder of the study of a search on a cluster.
+
+    Args:
+        job: Ray's description of the job.
+    """
     return resolve_place(job.metadata["results"]) / job.metadata["study"]

@@ -87,12 +87,20 @@ class Progress:
             self._live.stop()
 
     def say(self, note: str) -> None:
-        """Show what happens beside the trials, in the last line of the live view."""
+        """Show what happens apart from the trials.
+
+        Args:
+            note: The last line of the live view.
+        """
         self.note = note
         self._refresh()
 
     def warn(self, text: str) -> None:
-        """Print a line that stays, above the live view or on standard error."""
+        """Print a line that stays.
+
+        Args:
+            text: The line. It appears above the live view, or on standard error.
+        """
         if isinstance(self._live, Live):
             self._live.console.print(text, markup=False, highlight=False)
         else:
@@ -113,7 +121,11 @@ class Progress:
             self._waits[kind] = now
 
     def load_records(self, records: Records) -> None:
-        """Show what earlier processes have done. It does not count for the pace of this one."""
+        """Show what earlier processes have done. It does not count for the pace of this one.
+
+        Args:
+            records: What the study knows of its trials.
+        """
         self.records = records
 
     def listen(self, event: Event, records: Records) -> None:
@@ -188,7 +200,7 @@ class Progress:
             )
         facts.add_row("pace", self.format_pace())
         lines: list[RenderableType] = [head, facts]
-        lines += [self._running_line(row) for row in running]
+        lines += [self._format_running_line(row) for row in running]
         if self.note:
             lines.append(Text(self.note, style="dim"))
         return Group(*lines)
@@ -219,7 +231,7 @@ class Progress:
         if isinstance(self._live, NotebookCell):
             self._live.refresh()
 
-    def _running_line(self, row: Mapping[str, Any]) -> Text:
+    def _format_running_line(self, row: Mapping[str, Any]) -> Text:
         done = row["epochs_run"] or 0
         error = f"val_mse {row['val_mse']:.5f}" if row["val_mse"] is not None else "first epoch"
         text = f"  trial {row['trial_number']}  epoch {done}/{self.epochs}  {error}"
@@ -240,18 +252,18 @@ class NotebookCell:
         """Display the output."""
         from IPython.display import display
 
-        self._shown = display(self._output(), raw=True, display_id=True)
+        self._shown = display(self._render_output(), raw=True, display_id=True)
 
     def refresh(self) -> None:
         """Replace the output unless it was replaced within the last `CELL_EVERY_S` seconds."""
         if time.monotonic() - self._shown_at >= CELL_EVERY_S:
-            self._shown.update(self._output(), raw=True)
+            self._shown.update(self._render_output(), raw=True)
 
     def stop(self) -> None:
         """Replace the output for the last time."""
-        self._shown.update(self._output(), raw=True)
+        self._shown.update(self._render_output(), raw=True)
 
-    def _output(self) -> dict[str, str]:
+    def _render_output(self) -> dict[str, str]:
         """Draw the view as text and as HTML, by MIME type."""
         self._shown_at = time.monotonic()
         console = Console(

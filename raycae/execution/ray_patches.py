@@ -51,7 +51,7 @@ def treat_ray_errors_as_lost_workers() -> None:
 def keep_credentials_on_their_node() -> None:
     """Stop Tune from sending the keys of an object store with each trial.
 
-    Ray writes what is sent to its log in clear text. Each node has keys of its own.
+    Ray writes the variables to its log in clear text. Each node has its own keys.
     """
     from ray.tune.execution import class_cache
 
@@ -63,7 +63,7 @@ def make_isolated_job_config() -> Any:
     """Make a job configuration whose workers do not import from this driver's folders.
 
     `ray.init` inserts the driver's current folder and the folder of its script before all others
-    on the `sys.path` of each worker, unless the job has a working directory of its own.
+    on the `sys.path` of each worker, unless the job has its own working directory.
     """
     from ray.job_config import JobConfig
 

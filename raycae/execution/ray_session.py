@@ -74,7 +74,7 @@ def connect_ray(address: str | None) -> Iterator[bool]:
     silence_libraries()
     target = find_ray(address)
     if target.address is None:
-        # Ray would listen on every interface; nobody else is meant to reach this machine's own.
+        # Otherwise Ray listens on every interface, where other machines could reach it.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
@@ -97,12 +97,19 @@ def starts_own_ray(address: str | None) -> bool:
 
     Without an address it joins the cluster that `ray start` left a file about, which is what
     `ray submit` needs.
+
+    Args:
+        address: The option `--address`.
     """
     return find_ray(address).address is None
 
 
 def find_ray(address: str | None) -> RayTarget:
-    """Find out which Ray to use: `--address`, then RAY_ADDRESS, then the file of `ray start`."""
+    """Find out which Ray to use: `--address`, then RAY_ADDRESS, then the file of `ray start`.
+
+    Args:
+        address: The option `--address`.
+    """
     if address not in (None, "auto"):
         target = RayTarget(address, f"--address {address}")
     elif (variable := os.environ.get("RAY_ADDRESS", "")) not in ("", "auto"):
@@ -119,11 +126,14 @@ def find_ray(address: str | None) -> RayTarget:
 
 def ray_address_file() -> Path:
     """Return where `ray start` writes the address of the cluster that this machine is in."""
-    return _ray_folder() / "ray_current_cluster"
+    return _get_ray_folder() / "ray_current_cluster"
 
 
 def require_ray_head(target: RayTarget) -> None:
     """Check within `ANSWER_S` seconds that a Ray head answers. Ray itself would try for minutes.
+
+    Args:
+        target: Which Ray to use.
 
     Raises:
         InputError: The address is not one, or what answers there is not a Ray head.
@@ -133,7 +143,7 @@ def require_ray_head(target: RayTarget) -> None:
         return
     address = ADDRESS.fullmatch(where)
     if address is None or int(address["port"]) > 65535:
-        raise _no_head(
+        raise _make_no_head_error(
             target,
             f"{where!r} is not the address of a Ray head; expected HOST:PORT, ray://HOST:PORT, "
             "auto or local",
@@ -142,9 +152,9 @@ def require_ray_head(target: RayTarget) -> None:
         try:
             _greet_http2(address["host"].strip("[]"), int(address["port"]))
         except OSError as error:
-            raise _no_head(target, f"nothing answers there: {error}") from None
+            raise _make_no_head_error(target, f"nothing answers there: {error}") from None
         except ValueError:
-            raise _no_head(target, "what answers there is not a Ray head") from None
+            raise _make_no_head_error(target, "what answers there is not a Ray head") from None
     if not address["client"]:
         _ask_gcs(target, where)
 
@@ -152,12 +162,12 @@ def require_ray_head(target: RayTarget) -> None:
 def silence_libraries() -> None:
     """Keep the messages of Ray and Tune out of the terminal, and their files out of the study."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # raycae ends the search in order
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # raycae stops the search
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # its snapshot is not needed
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "1")  # what still runs has had its time
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is searched here
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no report to Ray
     # By default a `ray://` address without an answer is tried for 35 seconds.
     os.environ.setdefault("RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S", "1")
     os.environ.setdefault("RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S", "3")
@@ -170,14 +180,14 @@ def silence_libraries() -> None:
 
 
 def _start_ray(options: dict[str, Any], stack: ExitStack) -> None:
-    """Start a Ray on this machine; `stack` removes what was made for it."""
+    """Start a Ray on this machine; `stack` removes its files later."""
     import ray
 
-    session_folder = _ray_folder()
+    session_folder = _get_ray_folder()
     if problem := _find_folder_problem(session_folder):
         session_folder = _make_session_folder(problem, stack)
         options["_temp_dir"] = str(session_folder)
-    with _importable_package(stack):
+    with _make_package_importable(stack):
         try:
             ray.init(
                 address="local",
@@ -209,11 +219,13 @@ def _join_ray(target: RayTarget, address: str | None, options: dict[str, Any]) -
     try:
         ray.init(address=address, **options)
     except Exception as error:
-        raise _no_head(target, f"cannot connect to the Ray there: {_describe(error)}") from error
+        raise _make_no_head_error(
+            target, f"cannot connect to the Ray there: {_describe(error)}"
+        ) from error
 
 
 @contextmanager
-def _importable_package(stack: ExitStack) -> Iterator[None]:
+def _make_package_importable(stack: ExitStack) -> Iterator[None]:
     """Let the processes that are started inside import the raycae that this process has imported.
 
     A source checkout that is not installed is found through a folder that holds nothing but a link
@@ -239,7 +251,7 @@ def _importable_package(stack: ExitStack) -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _ray_folder() -> Path:
+def _get_ray_folder() -> Path:
     """Return where Ray puts the folders of its sessions, by the variables that Ray reads."""
     variables = ("RAY_TMPDIR",) if sys.platform == "darwin" else ("RAY_TMPDIR", "TMPDIR")
     given = [os.environ[name] for name in variables if name in os.environ]
@@ -290,8 +302,8 @@ def _make_session_folder(problem: str, stack: ExitStack) -> Path:
             return folder
     longest = SOCKET_PATH_BYTES - len(RAY_SOCKET) - len("/ray")
     raise StorageError(
-        f"Ray cannot put its session folder into {_ray_folder()}: {problem}. Set RAY_TMPDIR to a "
-        f"writable folder of at most {longest} characters with 64 MiB free"
+        f"Ray cannot put its session folder into {_get_ray_folder()}: {problem}. Set RAY_TMPDIR to "
+        f"a writable folder of at most {longest} characters with 64 MiB free"
     )
 
 
@@ -344,16 +356,16 @@ def _ask_gcs(target: RayTarget, where: str) -> None:
             InnerGcsClient.standalone(where, None, 3000)
     except AuthenticationError as error:
         if target.file is None:  # For the cluster of this machine, Ray finds the token itself.
-            raise _no_head(target, f"the Ray head refuses: {_describe(error)}") from None
+            raise _make_no_head_error(target, f"the Ray head refuses: {_describe(error)}") from None
     except RpcError as error:
-        raise _no_head(
+        raise _make_no_head_error(
             target, f"what answers there is not a Ray head: {_describe(error)}"
         ) from None
 
 
 @contextmanager
 def _discard_stderr() -> Iterator[None]:
-    """Discard what is written to file descriptor 2, which Ray's C++ code logs failures to."""
+    """Discard output to file descriptor 2, where Ray's C++ code logs failures."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -364,7 +376,7 @@ def _discard_stderr() -> Iterator[None]:
         os.close(null)
 
 
-def _no_head(target: RayTarget, problem: str) -> InputError:
+def _make_no_head_error(target: RayTarget, problem: str) -> InputError:
     """Return the message that no Ray can be used where `target` says, with the ways out."""
     if target.file is None:
         return InputError(

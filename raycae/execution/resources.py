@@ -168,7 +168,7 @@ def count_trial_slots(resources: Mapping[str, float], cpus: int, gpus: float) ->
     Args:
         resources: What the node has, by Ray's names.
         cpus: CPU cores per trial, at least 1.
-        gpus: GPUs per trial. A share lies on one GPU: 0.4 fits twice on each.
+        gpus: GPUs per trial. A share belongs to one GPU: 0.4 fits twice on each.
     """
     n_cpus = resources.get("CPU", 0) // cpus
     if not gpus:
@@ -213,9 +213,9 @@ def survey_nodes(results: Place) -> Autoscaler:
         for node, (blind, file) in answers.items():
             if blind:
                 raise InputError(
-                    f"--results {results}: node {names[node]} does not see what is written there "
-                    f"from here ({blind}); take a folder that all nodes share, or an object store: "
-                    "s3://BUCKET/PATH"
+                    f"--results {results}: node {names[node]} does not see files that this machine "
+                    f"writes there ({blind}). Use a folder that all nodes share, or an object "
+                    "store: s3://BUCKET/PATH"
                 )
             files.append(file)
     for text in filter(None, files):
@@ -230,7 +230,7 @@ def _require_same_package(names: Mapping[str, str]) -> None:
     for node, found in _ask_nodes(list(names), names, identify).items():
         if found is None:
             raise InputError(
-                f"node {names[node]}: there is no raycae that its workers can import; this process "
+                f"node {names[node]}: its workers cannot import raycae; this process "
                 f"imports raycae {version} from {folder}. Install the same version there"
             )
         if found[2] != digest:
@@ -329,7 +329,11 @@ def read_cluster_file() -> str | None:
 
 
 def find_nearest_folder(results: Place) -> Place:
-    """Return the folder of results, or the nearest folder above it that exists."""
+    """Return the nearest folder that exists, so that a file can be written there.
+
+    Args:
+        results: The folder of all studies. An object store needs no folders.
+    """
     if isinstance(results, Path):
         return next(folder for folder in (results, *results.parents) if folder.exists())
     return results

@@ -129,11 +129,11 @@ def run_study(request: SearchRequest) -> int | None:
         return stop.signal_number
     if study.hopeless:
         command = format_resume_command(request)
-        raise SearchAborted(f"{study.hopeless}; once that is mended: {command}")
+        raise SearchAborted(f"{study.hopeless}. Fix the cause, then continue with: {command}")
     if finish.errors:
         raise Unfinished(
-            "all trials are recorded, but not every step after them succeeded; "
-            "the notes above say what to run"
+            "All trials are recorded, but a step after them failed. The notes above name the "
+            "command to run."
         )
     return None
 
@@ -173,15 +173,19 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
         print(f"report   {shorten_path(folder / 'report.html')}")
     n_missing = plan.trials - len(records.trials)
     if stop.is_interrupted():
-        print(f"Interrupted; go on with: {format_resume_command(request)}")
+        print(f"Interrupted; continue with: {format_resume_command(request)}")
     elif stop.is_time_up() and n_missing > 0:
-        print(f"Time is up; go on with: {format_resume_command(request)}")
+        print(f"Time is up; continue with: {format_resume_command(request)}")
     elif not study.hopeless and n_missing > 0:
         print("Nothing is left to try in this space.")
 
 
 def format_resume_command(request: SearchRequest) -> str:
-    """Write the command that continues a search, without passwords."""
+    """Write the command that continues a search, without passwords.
+
+    Args:
+        request: What is searched.
+    """
     if request.resume_command is not None:
         return request.resume_command
     command = f"raycae search --resume --study {request.plan.study}"
@@ -225,7 +229,7 @@ def finish_study(
         finish.attempt(failure, evaluate, evaluate_kept_models, study, images, over)
         finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
-        progress.say("Painting pictures and fitting linear codes …")
+        progress.say("Drawing pictures and computing baselines …")
         failure = "Pictures and baselines could not be made"
         finish.attempt(
             failure,
@@ -244,7 +248,7 @@ def finish_study(
 
 
 def _load_images(request: SearchRequest) -> sources.Images:
-    """Load the images of a search, decoding the test images too, and print what was found."""
+    """Load the images of a search, decoding the test images too, and print a summary."""
     plan, space = request.plan, request.space
     notes: list[str] = []
     if request.resume:
@@ -264,7 +268,12 @@ def _load_images(request: SearchRequest) -> sources.Images:
 
 
 def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
-    """Return the part `data` of `study.json` for the images of a new study."""
+    """Return the part `data` of `study.json` for the images of a new study.
+
+    Args:
+        source: The source of the images, as `Plan.data` has it.
+        images: The images.
+    """
     return {
         "source": source,
         "fingerprint": images.fingerprint,
@@ -304,7 +313,7 @@ def _create_study(request: SearchRequest, images: sources.Images, progress: Prog
     plan, space = request.plan, request.space
     described = describe_data(plan.data, images)
     if plan.strata:
-        progress.say("fitting linear codes, to know what each latent size has to beat …")
+        progress.say("Fitting PCA baselines for each latent size …")
         described["line"] = compute_linear_code_errors(space.task, images, plan.strata)
     study = create_study(
         request.folder,
@@ -343,22 +352,31 @@ def _resume_study(request: SearchRequest, images: sources.Images, progress: Prog
     print_notes(study, progress)
     n_missing = max(plan.trials - len(study.records.trials), 0)
     print(
-        f"resuming {plan.study}: {study.records.n_ended()} trials have ended, "
-        f"{len(study.running())} go on, {n_missing} are to come",
+        f"resuming {plan.study}: {study.records.n_ended()} trials ended, "
+        f"{len(study.running())} unfinished, {n_missing} not started",
         flush=True,
     )
     return study
 
 
 def print_notes(study: Study, progress: Progress) -> None:
-    """Print the notes of a study above the live view, and clear them."""
+    """Print the notes of a study above the live view, and clear them.
+
+    Args:
+        study: The study.
+        progress: The live view.
+    """
     for note in study.notes:
         progress.warn(note)
     study.notes.clear()
 
 
 def shorten_path(path: Place) -> str:
-    """Write a path relative to the current folder if that is shorter."""
+    """Write a path relative to the current folder if that is shorter.
+
+    Args:
+        path: A path, or a URI, which is written as it is.
+    """
     if not isinstance(path, Path):
         return str(path)
     try:

@@ -9,7 +9,6 @@ records. A new option is a field here, and a field of `study.plan.Plan` if studi
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -23,8 +22,6 @@ from raycae.optimization.samplers import REPEATS, SAMPLERS
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy and PyTorch both take."""
-MAX_HOURS = 100_000
-"""The longest time limit that `--hours` takes."""
 OBJECTIVES = ("val_mse", "frontier")
 """What a search can minimize: the validation error, or the error at every cost."""
 
@@ -111,7 +108,7 @@ class Option:
             "" if low is None else f"from {low:g}",
             "" if high is None else f"to {high}",
         ]
-        raise InputError(f"{self.flag} {value!r}: has to be {' '.join(filter(None, words))}")
+        raise InputError(f"{self.flag} {value!r}: expected {' '.join(filter(None, words))}")
 
 
 class SourceOptions(TypedDict, total=False):
@@ -124,7 +121,7 @@ class SourceOptions(TypedDict, total=False):
     data: Annotated[
         str | Path | None,
         Option(
-            "cifar10, photos, or a folder of Parquet files or of images.",
+            "cifar10, photos, or a folder of Parquet files or images.",
             "SOURCE",
             default_text="the space's",
             is_recorded=True,
@@ -137,13 +134,17 @@ class KeywordOptions(TypedDict, total=False):
 
     trials: Annotated[
         int | str | None,
-        Option("Trials of the study in all; +N adds to them.", "N|+N", default_text="the space's"),
+        Option(
+            "Total number of trials of the study; +N adds N trials.",
+            "N|+N",
+            default_text="the space's",
+        ),
     ]
     epochs: Annotated[
         int | None,
-        Option("Epochs a trial.", "E", default_text="the space's", minimum=1, is_recorded=True),
+        Option("Epochs per trial.", "E", default_text="the space's", minimum=1, is_recorded=True),
     ]
-    hours: Annotated[float | None, Option("End the search in order after so long.", "H")]
+    hours: Annotated[float | None, Option("Stop cleanly after this many hours.", "H")]
     limit: Annotated[
         int | None,
         Option(
@@ -157,7 +158,8 @@ class KeywordOptions(TypedDict, total=False):
     results: Annotated[
         str | Path | None,
         Option(
-            "Where studies lie: a folder, s3://BUCKET/PATH, gs://… Has to be said on a cluster.",
+            "Where studies are stored: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH. Required on "
+            "a cluster.",
             "FOLDER|URI",
             default_text="results",
             variable="RAYCAE_RESULTS",
@@ -165,12 +167,16 @@ class KeywordOptions(TypedDict, total=False):
     ]
     study: Annotated[
         str | None,
-        Option("The folder under the results.", "NAME", default_text="the space's name"),
+        Option(
+            "Name of the study, which is a folder in the results.",
+            "NAME",
+            default_text="the space's name",
+        ),
     ]
     seed: Annotated[
         int | None,
         Option(
-            "Of splits, weights and proposals.",
+            "Random seed for splits, weights and sampling.",
             "S",
             default_text="0",
             minimum=0,
@@ -181,7 +187,7 @@ class KeywordOptions(TypedDict, total=False):
     sampler: Annotated[
         str | None,
         Option(
-            f"{', '.join(SAMPLERS)}.",
+            f"How configurations are proposed: {', '.join(SAMPLERS)}.",
             "NAME",
             default_text="the space's",
             choices=tuple(SAMPLERS),
@@ -201,8 +207,8 @@ class KeywordOptions(TypedDict, total=False):
     max: Annotated[
         Mapping[str, float] | Sequence[str] | None,
         Option(
-            "What a trial may have at most: latent_size, n_params, flops, epoch_time_s; may "
-            "be repeated. Named points with more are left out.",
+            "Upper limit for latent_size, n_params, flops or epoch_time_s; may be repeated. Named "
+            "points above it are left out.",
             "NAME=VALUE",
             default_text="the space's",
             is_repeatable=True,
@@ -211,7 +217,7 @@ class KeywordOptions(TypedDict, total=False):
     grace: Annotated[
         int | None,
         Option(
-            "No trial is stopped before epoch E.",
+            "Do not stop a trial before epoch E.",
             "E",
             default_text="1",
             minimum=1,
@@ -221,7 +227,7 @@ class KeywordOptions(TypedDict, total=False):
     first_images: Annotated[
         int | None,
         Option(
-            "Few images first: epoch 1 sees so many, each further one twice as many.",
+            "Train on this many images in epoch 1, and on twice as many in each further epoch.",
             "IMAGES",
             default_text="all",
             minimum=16,
@@ -241,7 +247,7 @@ class KeywordOptions(TypedDict, total=False):
     repeats: Annotated[
         str | None,
         Option(
-            "A proposal that was run already: refuse it, or run it with another seed: seed.",
+            "Repeated configurations: skip them (refuse) or rerun them with a new seed (seed).",
             "HOW",
             default_text="refuse",
             choices=tuple(REPEATS),
@@ -251,7 +257,8 @@ class KeywordOptions(TypedDict, total=False):
     objective: Annotated[
         str | None,
         Option(
-            "The least error, val_mse; or the frontier of error against a cost: frontier.",
+            "Minimize the validation error (val_mse), or find the Pareto front of error and cost "
+            "(frontier).",
             "WHAT",
             default_text="the space's",
             choices=OBJECTIVES,
@@ -261,7 +268,7 @@ class KeywordOptions(TypedDict, total=False):
     cost: Annotated[
         str | None,
         Option(
-            f"Of the frontier: {', '.join(COSTS)}.",
+            f"Cost of the Pareto front: {', '.join(COSTS)}.",
             "COLUMN",
             default_text="latent_size",
             choices=tuple(COSTS),
@@ -271,18 +278,18 @@ class KeywordOptions(TypedDict, total=False):
     strata: Annotated[
         Sequence[int] | str | None,
         Option(
-            "Latent sizes that the sampler strata keeps a best trial up to, spending the "
-            "next one where the curve is weakest.",
+            "Upper bounds of latent-size bins. The sampler strata keeps the best trial of each bin "
+            "and searches where the curve is weakest.",
             "N,N",
-            default_text=f"of {','.join(map(str, USUAL_STRATA))} what the space reaches",
+            default_text=f"those of {','.join(map(str, USUAL_STRATA))} that the space reaches",
             is_recorded=True,
         ),
     ]
     settings: Annotated[
         int | None,
         Option(
-            "Settings of the training (optimizer, learning rate, …) for each network; only "
-            "its best so far goes on.",
+            "Training settings (optimizer, learning rate, …) to try for each network; only its "
+            "best so far continues.",
             "K",
             default_text="1",
             minimum=1,
@@ -292,15 +299,15 @@ class KeywordOptions(TypedDict, total=False):
     ]
     from_: Annotated[
         Sequence[str] | str | None,
-        Option("Earlier studies whose trials the sampler knows from the beginning.", "STUDY,STUDY"),
+        Option("Earlier studies whose trials the sampler learns from at the start.", "STUDY,STUDY"),
     ]
-    cpus_per_trial: Annotated[int, Option("CPU cores a trial.", "C", default=1, minimum=1)]
+    cpus_per_trial: Annotated[int, Option("CPU cores per trial.", "C", default=1, minimum=1)]
     gpus_per_trial: Annotated[
         float | None,
         Option(
-            "GPUs a trial, e.g. 0.25 for four on one.",
+            "GPUs per trial; 0.25 runs four trials on one GPU.",
             "G",
-            default_text="1 if there is any",
+            default_text="1 if there is a GPU",
             minimum=0.0,
         ),
     ]
@@ -310,8 +317,8 @@ class KeywordOptions(TypedDict, total=False):
     fuse: Annotated[
         int | str | None,
         Option(
-            "Trials of one network (--settings) that train as one: as many as pays, none, or "
-            "at most M.",
+            "Trials of one network (--settings) to train together: as many as make it faster "
+            "(auto), none (off), or at most M.",
             "auto|off|M",
             default_text="auto",
         ),
@@ -319,24 +326,27 @@ class KeywordOptions(TypedDict, total=False):
     address: Annotated[
         str | None,
         Option(
-            "A running Ray: auto, or its address; local: one of this machine's own.",
+            "The Ray to use: auto or HOST:PORT joins a running one, local starts one on this "
+            "machine.",
             "A",
-            default_text="the cluster this machine is in, or its own",
+            default_text="the cluster of this machine, or local",
         ),
     ]
     storage: Annotated[
         str | None,
         Option(
-            "A database with the Optuna study, to look at, and for several searches to "
-            "extend: postgresql+psycopg://…, sqlite:///FILE, journal:///FILE.",
+            "Database for the Optuna study, which several searches can extend: "
+            "postgresql+psycopg://…, sqlite:///FILE, journal:///FILE.",
             "URL",
             default_text="none",
         ),
     ]
-    resume: Annotated[bool, Option("Go on with the study where it stands.", default=False)]
+    resume: Annotated[bool, Option("Continue an existing study.", default=False)]
     force: Annotated[
         bool,
-        Option("With --resume: go on though versions or the space have changed.", default=False),
+        Option(
+            "With --resume: continue even if versions or the space have changed.", default=False
+        ),
     ]
 
 
@@ -359,6 +369,9 @@ OPTIONS = _read_declaration()
 
 def complete_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Add the default of every option that is not given.
+
+    Args:
+        options: Values by the names in `SearchOptions`.
 
     Raises:
         TypeError: There is no such option.
@@ -397,81 +410,3 @@ def show_options(function: F) -> F:
     shown.__signature__ = inspect.signature(function).replace(parameters=parameters)
     shown.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
     return function
-
-
-def format_option(value: Any) -> str:
-    """Write a value as it would be typed: sequences with commas."""
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def parse_trials(trials: str | None, *, so_far: int) -> int | None:
-    """Parse `--trials`.
-
-    Args:
-        trials: `N` for a total of N, `+N` for N more than `so_far`, or None.
-        so_far: Trials that the study has been planned with.
-
-    Returns:
-        The study's total; None if the option is not given.
-
-    Raises:
-        InputError: The text is neither.
-    """
-    if trials is None:
-        return None
-    digits = trials.removeprefix("+")
-    if not re.fullmatch("[0-9]{1,9}", digits) or int(digits) < 1:
-        raise InputError(f"--trials {trials}: has to be a whole number from 1, or +N to add N")
-    return int(digits) + (so_far if trials.startswith("+") else 0)
-
-
-def parse_strata(text: str) -> list[int]:
-    """Parse `--strata`, such as `64,128,256`.
-
-    Returns:
-        The upper bound of each latent-size bin, ascending.
-
-    Raises:
-        InputError: The text is no ascending list of latent sizes.
-    """
-    bounds = [int(size) if re.fullmatch("[0-9]{1,9}", size) else 0 for size in text.split(",")]
-    if min(bounds) < 1 or bounds != sorted(set(bounds)):
-        raise InputError(f"--strata {text}: write latent sizes, each above the last: 64,128,256")
-    return bounds
-
-
-def parse_fuse(text: int | str | None) -> int | None:
-    """Parse `--fuse`.
-
-    Returns:
-        The largest number of trials to train together; None: as many as make it faster.
-
-    Raises:
-        InputError: The value is not allowed.
-    """
-    if text in (None, "auto"):
-        return None
-    if text == "off":
-        return 1
-    if not re.fullmatch("[0-9]{1,4}", str(text)) or int(text or 0) < 2:
-        raise InputError(f"--fuse {text}: auto, off, or how many at most, from 2 to 9999")
-    return int(text or 0)
-
-
-def parse_hours(hours: float | None) -> float | None:
-    """Check `--hours`, which has to be above zero.
-
-    Raises:
-        InputError: It is not a number of hours above 0 and up to `MAX_HOURS`.
-    """
-    hours = OPTIONS["hours"].check(hours)
-    if hours is not None and not 0 < hours <= MAX_HOURS:
-        raise InputError(f"--hours {hours:g}: has to be above 0 and at most {MAX_HOURS:,}")
-    return hours
-
-
-def parse_limits(limits: Mapping[str, float] | Sequence[str] | None) -> list[str]:
-    """Write the limits of `--max` as they would be typed, `NAME=VALUE`."""
-    if isinstance(limits, Mapping):
-        return [f"{name}={value}" for name, value in limits.items()]
-    return [limits] if isinstance(limits, str) else list(limits or ())

@@ -76,7 +76,12 @@ class RetryPolicy:
 
     @contextmanager
     def use(self, say: Callable[[str], None], over: Callable[[], bool]) -> Iterator[None]:
-        """Report through `say` and watch `over` inside the `with` block."""
+        """Report and end by other functions inside the `with` block.
+
+        Args:
+            say: Takes the note that the process waits.
+            over: Whether the process should end.
+        """
         earlier = self.say, self.over
         self.say, self.over = say, over
         try:
@@ -89,7 +94,11 @@ class RetryPolicy:
         return min(SILENT_S, self.limit_s) if self.spent or self.over() else self.limit_s
 
     def report(self, note: str) -> None:
-        """Report that this thread waits, unless another thread has reported that it does."""
+        """Report that this thread waits, unless another thread has reported that it does.
+
+        Args:
+            note: What it waits for.
+        """
         thread = threading.get_ident()
         if self.speaker in (None, thread):
             self.speaker = thread
@@ -107,7 +116,7 @@ class RetryPolicy:
 
 
 retry_policy = RetryPolicy()
-"""The policy of this process. A search lets its live view report what is waited for."""
+"""The policy of this process. A search reports waiting in its live view."""
 
 
 def with_retries(what: str, action: Callable[[], T]) -> T:
@@ -226,6 +235,9 @@ def format_cause(error: OSError) -> str:
     """Write the cause of an error in one line.
 
     Messages of object stores begin with the request, which is known, and end with an id.
+
+    Args:
+        error: What a call to the storage has raised.
     """
     line = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
     line = line.partition(": AWS Error ")[2] or line

@@ -123,13 +123,13 @@ def test_wrong_use_is_refused(cluster: Cluster) -> None:
     worker's /tmp is not the head's; no node has three GPUs, and of the worker that is off nobody
     knows what it has; the folder of results is not said."""
     unshared = cluster.refused("--results /tmp/mine")
-    assert "--results /tmp/mine: node worker1 (10.77.0.2) does not see what is" in unshared
+    assert "--results /tmp/mine: node worker1 (10.77.0.2) does not see files" in unshared
     assert cluster.hosts.run("head", "ls -A /tmp | grep -e mine -e seen", check=False).stdout == ""
     assert cluster.refused("--gpus-per-trial 3") == (
         "raycae: --cpus-per-trial 1 --gpus-per-trial 3: no node has that much; there is: "
         "0 CPU, 0 GPU; 1 CPU, 0 GPU; yet to join: 1 (see `ray status`)"
     )
-    assert "--results: has to be said on a cluster" in cluster.refused(
+    assert "--results is required on a cluster" in cluster.refused(
         "", before="env -u RAYCAE_RESULTS"
     )
     assert not cluster.results.exists()
@@ -156,7 +156,7 @@ def test_a_search_from_up_to_down(cluster: Cluster) -> None:
     wait_for(lambda: used() == {*WORKERS}, search, log, 180)
     cluster.hosts.run("head", "pkill -INT -f '^python .*search.py'")
     assert search.wait(120) != 0
-    assert "Interrupted; go on with: raycae search --resume" in log.read_text()
+    assert "Interrupted; continue with: raycae search --resume" in log.read_text()
 
     begun = len(events_of(study, "created"))
     more = cluster.submit("--resume", "--study", "tiny", "--trials", str(begun), log=log)

@@ -171,7 +171,7 @@ class TestCurrentFolder:
             from raycae.execution import ray_session
             sys.path.pop(0)
             child = "import os, raycae, optuna; print(os.path.realpath(raycae.__file__))"
-            with ExitStack() as stack, ray_session._importable_package(stack):
+            with ExitStack() as stack, ray_session._make_package_importable(stack):
                 subprocess.run([sys.executable, "-c", child], check=True, cwd="/")
             """
         )
@@ -560,7 +560,9 @@ class TestTemporaryFolder:
         refused["too long"].mkdir()
         monkeypatch.delenv("RAY_TMPDIR", raising=False)
         monkeypatch.setenv(variable, str(refused[what]))
-        problem = execution_ray_session._find_folder_problem(execution_ray_session._ray_folder())
+        problem = execution_ray_session._find_folder_problem(
+            execution_ray_session._get_ray_folder()
+        )
         assert problem
         with ExitStack() as stack:
             folder, other = (
@@ -641,4 +643,6 @@ class TestTemporaryFolder:
 def test_targets_say_where_they_come_from() -> None:
     """Oracle: by hand."""
     target = RayTarget("1.2.3.4:5", "--address 1.2.3.4:5")
-    assert "Check the address" in str(execution_ray_session._no_head(target, "nothing answers"))
+    assert "Check the address" in str(
+        execution_ray_session._make_no_head_error(target, "nothing answers")
+    )

@@ -257,4 +257,4 @@ def test_wrong_fuse(run: Run, told: str) -> None:
     """Oracle: exit code 2 and one message that names the option, the value and what is allowed."""
     code, _, err = run("search", "--fuse", told)
     assert code == 2
-    assert err == f"raycae: --fuse {told}: auto, off, or how many at most, from 2 to 9999\n"
+    assert err == f"raycae: --fuse {told}: expected auto, off or a whole number from 2 to 9999\n"

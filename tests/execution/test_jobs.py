@@ -202,18 +202,20 @@ def test_two_searches_on_a_cluster(
     assert [line.split()[:2] for line in listed[1:]] == [[long, "RUNNING"], [short, "SUCCEEDED"]]
     code, _, err = typed("fetch", long)
     assert code == 2
-    assert f"{long}: is still RUNNING; read it where it lies" in err
+    assert f"{long} is still RUNNING. Read its results at" in err
     folder = raycae.open_study("long", where).folder
     wait_for(lambda: epochs_so_far(folder) >= 2)
     assert "1 RUNNING of 6\nleft     unknown yet\n" in raycae_("status", long)
     stopped = raycae_("stop", long)
     go_on = f"--resume --study long --results {shlex.quote(where)}"
     assert stopped == (
-        f"{long}  STOPPED\ngo on with: raycae submit --address {head.address} {go_on}\n"
+        f"{long}  STOPPED\nContinue with: raycae submit --address {head.address} {go_on}\n"
     )
     assert (folder / "report.html").exists()
     assert trials_of(folder)["reason"].tolist() == ["interrupted"]
-    assert "Interrupted; go on with: raycae search --resume --study long" in raycae_("logs", long)
+    assert "Interrupted; continue with: raycae search --resume --study long" in raycae_(
+        "logs", long
+    )
 
     code, _, err = typed("status", "ex3-0000")
     assert code == 2
@@ -267,14 +269,14 @@ def test_a_head_that_does_not_answer(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--results: where every node of the cluster reaches it has to be said"),
+        ([], "--results is required"),
         (["--results", "nowhere"], "--results nowhere: there is no such folder here"),
         (["--results", ".", "--data", "pictures"], "--data pictures: cifar10, photos, or the abs"),
         (["--results", ".", "--space", "ex4"], "--space ex4: there is no such space"),
-        (["--results", ".", "--trials", "0"], "--trials 0: has to be a whole number from 1"),
+        (["--results", ".", "--trials", "0"], "--trials 0: expected a whole number from 1"),
         (["--results", ".", "--epochs", "0"], "'--epochs'"),
         (["--results", ".", "--trails", "5"], "No such option"),
-        (["--results", ".", "--resume"], "holds no study; leave --resume out to begin one"),
+        (["--results", ".", "--resume"], "Remove --resume to start one"),
         (
             ["--results", ".", "--storage", "postgresql://me:pw@there/optuna"],
             "--storage: leave the password out of the URL",

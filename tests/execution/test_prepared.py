@@ -16,12 +16,8 @@ from PIL import Image
 from raycae import data
 from raycae.data import check
 from raycae.errors import InputError
-from raycae.execution.search_request import (
-    SearchRequest,
-    choose_study_name,
-    get_study_folder,
-    parse_options,
-)
+from raycae.execution.locations import choose_study_name, get_study_folder
+from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.model.architecture import build_architecture
 from raycae.optimization.proposer import Proposer
 from raycae.optimization.samplers import SAMPLERS

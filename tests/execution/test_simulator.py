@@ -278,7 +278,7 @@ class TestSurrogate:
     ("arguments", "message"),
     [
         (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, strata, random, grid"),
-        (["--sampler", "strata"], "--sampler strata: is after a frontier"),
+        (["--sampler", "strata"], "--sampler strata searches a frontier"),
         (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, hyperband, none"),
         (["--epochs", "4"], "--epochs 4: the curves end after epoch 3"),
         (["--workers", "0"], "'--workers'"),

@@ -456,7 +456,7 @@ def test_a_package_was_updated(
     refused = run(more, small_ray)
     assert refused.returncode == 2
     assert f"pandas 0.1 → {now['pandas']}" in refused.stdout
-    assert "this study was begun with a space of other content" in refused.stderr
+    assert "this study was started with a space of other content" in refused.stderr
     goes_on = run([*more, "--force"], small_ray)
     assert goes_on.returncode == 0, goes_on.stderr
     assert len(trials_of(folder)) == 3

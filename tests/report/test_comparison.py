@@ -122,7 +122,7 @@ def test_the_command_compares_and_says_where(
     for arguments, message in (
         (["wide", "wide"], "is named twice"),
         (["wide", "gone"], "gone: there is no study of this name"),
-        (["wide", "narrow", "--png", tmp_path / "p"], "--png: writes the figures of one study"),
+        (["wide", "narrow", "--png", tmp_path / "p"], "--png works with one study"),
         (["wide", "-o", tmp_path / "c.html" / "x"], "the page cannot be written there"),
     ):
         code, out, err = run("report", *arguments, *where)

@@ -208,7 +208,7 @@ def test_the_choice_of_the_epoch_never_sees_the_test_error(tmp_path: Path) -> No
         (["--only", "ex2-baze"], "--only ex2-baze: no such experiment; known: ex2-base, "),
         (["--only", ""], "--only : no such experiment; known: "),
         (["--leave-out", "nothing"], "--leave-out nothing: no such experiment; known: "),
-        (["--only", "ex2-base", "--leave-out", "ex2-base"], "leaves no experiment to run"),
+        (["--only", "ex2-base", "--leave-out", "ex2-base"], "no experiment is left to run"),
         (["--data", "/nowhere"], "'/nowhere' is no known source"),
         (["--study", "../x"], "--study '../x': "),
         (["--seeds", "0"], "--seeds"),
@@ -228,7 +228,7 @@ def test_other_budgets_are_refused(run: Run, reproduced: Path) -> None:
     code, _, err = run("reproduce", *arguments)
     assert code == 2
     assert "--epochs 3: " in err
-    assert "was begun with 2" in err
+    assert "was started with 2" in err
 
 
 @pytest.mark.ray
@@ -246,7 +246,7 @@ def test_it_runs_goes_on_and_grows(tmp_path: Path, small_ray: dict[str, str]) ->
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
-    assert "go on with: raycae reproduce --data photos" in out
+    assert "continue with: raycae reproduce --data photos" in out
 
     done = subprocess.run(
         [*command, *only], env=small_ray, capture_output=True, text=True, timeout=150
@@ -336,7 +336,7 @@ def test_other_experiments_are_refused(run: Run, reproduced: Path) -> None:
     resume_study(reproduced / "ex2-report", plan, space=other).close()
     code, _, err = run("reproduce", "--results", reproduced.parent, "--data", "photos")
     assert code == 2
-    assert "was begun with other experiments" in err
+    assert "was started with other experiments" in err
 
 
 def test_other_versions_are_refused(run: Run, reproduced: Path) -> None:

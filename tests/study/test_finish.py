@@ -216,6 +216,7 @@ def test_an_interrupted_search_says_how_to_continue(
     assert (code, err) == (130, "")
     require_safe(folder, out)
     assert "The report could not be written: no report today; run `raycae report" in out
-    assert f"Interrupted; go on with: raycae search --resume --study tiny --results {folder}" in (
-        out.replace(str(folder.parent), str(folder))
+    assert (
+        f"Interrupted; continue with: raycae search --resume --study tiny --results {folder}"
+        in (out.replace(str(folder.parent), str(folder)))
     )

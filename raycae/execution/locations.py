@@ -1,0 +1,100 @@
+"""Where a search finds and puts things: studies, images and database files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+from raycae import data as sources
+from raycae.errors import InputError
+from raycae.execution.ray_session import find_ray, require_ray_head, starts_own_ray
+from raycae.optimization.shared_study import JOURNAL, SQLITE
+from raycae.storage.paths import Place, resolve_place
+
+MAX_STUDY_NAME = 100
+"""The longest name of a study, in characters."""
+
+
+def choose_results_folder(results: str | Path | None, address: str | None) -> str:
+    """Choose where studies are stored: `--results`, RAYCAE_RESULTS, or `results` on this machine.
+
+    Args:
+        results: The option `--results`.
+        address: The option `--address`.
+
+    Raises:
+        InputError: The search runs on a cluster and neither is given. A folder of the head would
+            be lost with the head.
+    """
+    if given := results or os.environ.get("RAYCAE_RESULTS"):
+        return str(given)
+    if not starts_own_ray(address):
+        require_ray_head(find_ray(address))
+        raise InputError(
+            "--results is required on a cluster. Give a folder that all nodes share, or an object "
+            "store (s3://BUCKET/PATH), here or in RAYCAE_RESULTS."
+        )
+    return "results"
+
+
+def choose_study_name(space_name: str) -> str:
+    """Make a valid study name from the name of a space file.
+
+    Characters that no study name may have become `-`; letters lose their accents. A name that is
+    too long or not in Latin letters ends in a checksum, so that different names stay apart.
+
+    Args:
+        space_name: The name of the space file, without its extension.
+    """
+    decomposed = unicodedata.normalize("NFKD", space_name)
+    plain = "".join(c for c in decomposed if not unicodedata.combining(c))
+    name = re.sub("[^A-Za-z0-9_.]+", "-", plain).strip("-.")
+    if name and plain.isascii() and len(name) <= MAX_STUDY_NAME:
+        return name
+    checksum = hashlib.blake2b(os.fsencode(space_name), digest_size=4).hexdigest()
+    return f"{name[: MAX_STUDY_NAME - 9].strip('-.') or 'space'}-{checksum}"
+
+
+def get_study_folder(results_folder: str, name: str) -> Place:
+    """Return the folder of a study.
+
+    Args:
+        results_folder: Where studies are stored: a folder or a URI.
+        name: The name of the study.
+
+    Raises:
+        InputError: No study can have this name.
+    """
+    if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_STUDY_NAME - 1}}}", name):
+        raise InputError(
+            f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, at most "
+            f"{MAX_STUDY_NAME}. The first one must be a letter, a digit or '_'."
+        )
+    return resolve_place(results_folder) / name
+
+
+def make_absolute(source: str | None) -> str | None:
+    """Make the path of a data source absolute, because trials run elsewhere.
+
+    Args:
+        source: A built-in source, a folder, or None.
+    """
+    return None if source is None else sources.resolve_source(source)
+
+
+def make_database_absolute(url: str | None) -> str | None:
+    """Make the path in the URL of a database file absolute.
+
+    The command that resumes a search is printed, and may be used in another folder.
+
+    Args:
+        url: The option `--storage`.
+    """
+    for scheme in (SQLITE, JOURNAL):
+        if url is not None and url.startswith(scheme):
+            path, mark, options = url.removeprefix(scheme).partition("?")
+            return f"{scheme}{Path(path).expanduser().absolute()}{mark}{options}" if path else url
+    return url

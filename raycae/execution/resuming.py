@@ -1,0 +1,126 @@
+"""Plan how to continue a study: what may change, and what must be as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from raycae.errors import InputError
+from raycae.execution.option_values import format_option, parse_trials
+from raycae.execution.search_options import OPTIONS
+from raycae.provenance import get_versions
+from raycae.space.space import Space
+from raycae.storage.paths import Place
+from raycae.study.plan import (
+    Plan,
+    count_begun,
+    holds_study,
+    load_plan,
+    load_study_space,
+    read_content,
+)
+
+DECISIVE_PACKAGES = ("raycae", "torch")
+"""Packages of which another minor version may train or measure differently."""
+
+
+def plan_resumed_study(
+    folder: Place,
+    trials: str | None,
+    recorded: Mapping[str, Any],
+    wanted: Space | None,
+    force: bool,
+) -> tuple[Plan, Space]:
+    """Plan how to continue a study. Only its number of trials may change.
+
+    Args:
+        folder: The study.
+        trials: The option `--trials`.
+        recorded: The options that are given, of those that a study records.
+        wanted: The space of `--space`; None if it is not given.
+        force: The option `--force`: take `wanted` even if its content has changed.
+
+    Returns:
+        The plan and the space.
+
+    Raises:
+        InputError: There is no study, or an option contradicts it.
+    """
+    if not holds_study(folder):
+        raise InputError(f"--resume: there is no study in {folder}. Remove --resume to start one.")
+    content = read_content(folder)
+    plan = load_plan(content)
+    for name, value in recorded.items():
+        if value != getattr(plan, name):
+            raise InputError(
+                f"{OPTIONS[name].flag} {format_option(value)}: this study was started with "
+                f"{format_option(getattr(plan, name))}. Remove the option, or start another study "
+                "with --study NAME."
+            )
+    space = load_study_space(content)
+    require_comparable(content.get("versions") or {}, force)
+    if wanted and wanted.hash != space.hash:
+        require_replaceable_space(space, wanted, force)
+        space = wanted
+    total = parse_trials(trials, so_far=plan.trials) or plan.trials
+    if total < (n_started := count_begun(folder)):
+        raise InputError(
+            f"--trials {trials}: {n_started} trials have been started already. Give a total of at "
+            "least that many, or +N to add N."
+        )
+    return replace(plan, trials=total, space=space.name), space
+
+
+def require_replaceable_space(space: Space, wanted: Space, force: bool) -> None:
+    """Raise `InputError` unless a study may continue with a space of other content.
+
+    Args:
+        space: The space that the study began with.
+        wanted: The space of `--space`.
+        force: The option `--force`.
+    """
+    if not force:
+        raise InputError(
+            f"--space {wanted.name}: this study was started with a space of other content. Remove "
+            "--space to continue with that one, add --force to continue with this one, or start "
+            "another study with --study NAME."
+        )
+    if (wanted.task, wanted.image_size) != (space.task, space.image_size):
+        raise InputError(
+            f"--space {wanted.name}: {wanted.task} at {wanted.image_size} pixels cannot be "
+            f"compared with this study's {space.task} at {space.image_size}. Start another study "
+            "with --study NAME."
+        )
+
+
+def require_comparable(recorded: Mapping[str, str], force: bool) -> None:
+    """Print which packages have changed since a study began.
+
+    Args:
+        recorded: The versions in `study.json`, by package.
+        force: Whether to allow errors that may not be comparable.
+
+    Raises:
+        InputError: Errors measured then and now may differ, and `force` is not given.
+    """
+    current = get_versions()
+    changed = [
+        f"{name} {recorded[name]} → {version}"
+        for name, version in current.items()
+        if recorded.get(name, version) != version
+    ]
+    if not changed:
+        return
+    print(f"versions have changed since this study started: {', '.join(changed)}", flush=True)
+    decisive = [
+        name
+        for name in DECISIVE_PACKAGES
+        if name in recorded
+        and recorded[name].split(".")[:2] != current.get(name, "").split(".")[:2]
+    ]
+    if decisive and not force:
+        raise InputError(
+            f"errors of this study were measured with another {' and '.join(decisive)}. Install "
+            "that version, start another study, or accept the difference with --resume --force."
+        )
