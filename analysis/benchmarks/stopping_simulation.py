@@ -130,7 +130,7 @@ def print_brackets() -> None:
         errors = np.random.default_rng(0).uniform(size=20_000)
         trials, spent = Counter[int](), Counter[int]()
         for number, error in enumerate(errors):
-            bracket = hyperband.bracket(number)
+            bracket = hyperband.find_bracket(number)
             trials[bracket] += 1
             for epoch in range(1, epochs + 1):
                 spent[bracket] += 1

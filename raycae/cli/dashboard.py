@@ -1,10 +1,10 @@
-"""`raycae dashboard`: optuna-dashboard over a study, while its search runs or after.
+"""`raycae dashboard`: optuna-dashboard for a study, during its search or afterwards.
 
-The Optuna study of a search lives in its memory and is a function of the ledger. So is the copy
-that is shown here: the ledger is followed, never written, and nobody's lease is taken.
+The Optuna study of a search is in its memory and is a function of the ledger. The dashboard shows
+a copy that follows the ledger. It writes nothing and takes no lease.
 
-optuna-dashboard computes the importance of parameters by itself, of complete trials only and from
-two trials on. Its page asks its server for it, so this server answers with what the report shows.
+optuna-dashboard computes importance from complete trials only, from the second trial on. This
+server answers its page with the numbers of the report instead.
 """
 
 from __future__ import annotations
@@ -30,29 +30,30 @@ from raycae.study import find
 
 LOOPBACK = "127.0.0.1"
 FOLLOW_S = 2.0
-"""So long after one look at the ledger comes the next, …"""
+"""Shortest pause between two reads of the ledger, in seconds."""
 FOLLOW_SHARE = 0.1
-"""and looking takes at most this share of the time, however long the study has grown."""
+"""Largest share of the time that reading takes; longer reads are followed by longer pauses."""
 
 
 def serve_dashboard(
     study: StudyArgument = "ex3",
     results_folder: ResultsOption = "results",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="P", help="0: any that is free.")
+        int,
+        typer.Option(min=0, max=65535, metavar="P", help="Port to listen on; 0 picks a free one."),
     ] = 8080,
     host: Annotated[
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="Where to listen. The page asks nobody who they are: another address than "
-            "this machine's own shows the study to everyone who reaches it.",
+            help="Address to listen on. The dashboard has no login: any other address exposes "
+            "the study to that network.",
         ),
     ] = LOOPBACK,
 ) -> None:
-    """Show a study in optuna-dashboard, while its search runs or after; Ctrl-C ends it.
+    """Show a study in optuna-dashboard, during its search or afterwards. Press Ctrl-C to stop.
 
-    What is shown is a copy that follows the study; nothing done there changes the study.
+    The dashboard shows a copy that follows the study. It cannot change the study.
 
     Example: raycae dashboard ex3 --port 8080
     """
@@ -63,7 +64,7 @@ def serve_dashboard(
         raise InputError(
             "raycae dashboard: optuna-dashboard is not installed; pip install 'raycae[dashboard]'"
         ) from None
-    warnings.filterwarnings("ignore", module="optuna")  # what importances of few trials are worth
+    warnings.filterwarnings("ignore", module="optuna")  # Optuna warns about few trials.
     copy = OptunaMirror(folder)
     copy.follow()
     app = with_importances(make_read_only(optuna_dashboard.wsgi(copy.study._storage)), copy)
@@ -79,31 +80,44 @@ def serve_dashboard(
 
 
 def keep_following(copy: OptunaMirror) -> None:
+    """Follow the study until the process ends.
+
+    Args:
+        copy: The Optuna study that follows it.
+    """
     took_s = 0.0
     while True:
         time.sleep(max(FOLLOW_S, took_s / FOLLOW_SHARE))
         begun = time.monotonic()
-        # A ledger that is being mended, a store that does not answer: the next look may find it.
+        # The ledger may be under repair or the storage away; the next read may succeed.
         with suppress(InputError, StorageError, OSError):
             copy.follow()
         took_s = time.monotonic() - begun
 
 
 def make_read_only(app: Callable[..., Any]) -> Callable[..., Any]:
-    """The dashboard could also rename, delete, and tell trials; with a copy of a study that would
-    only look as if it did something."""
+    """Refuse requests that would change something, which would only change the copy.
+
+    Args:
+        app: The WSGI application of optuna-dashboard.
+    """
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return app(environ, start_response)
         start_response("405 Method Not Allowed", [("Content-Type", "application/json")])
-        return [b'{"reason": "raycae dashboard shows a study; it changes none."}']
+        return [b'{"reason": "raycae dashboard only shows a study and cannot change it."}']
 
     return answer
 
 
 def with_importances(app: Callable[..., Any], copy: OptunaMirror) -> Callable[..., Any]:
-    """Answer what the page asks about the importance of parameters with the report's numbers."""
+    """Answer requests for importance with the numbers of the report.
+
+    Args:
+        app: The WSGI application.
+        copy: The Optuna study that follows the study.
+    """
     path = re.compile(rf"/api/studies/{copy.study._study_id}/param_importances/?")
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
@@ -111,15 +125,19 @@ def with_importances(app: Callable[..., Any], copy: OptunaMirror) -> Callable[..
         if not is_asked:
             return app(environ, start_response)
         start_response("200 OK", [("Content-Type", "application/json")])
-        return [json.dumps({"param_importances": copy.importances()}).encode()]
+        return [json.dumps({"param_importances": copy.get_importances()}).encode()]
 
     return answer
 
 
 class DashboardServer(ThreadingMixIn, WSGIServer):
+    """A server with one thread per request."""
+
     daemon_threads = True
 
 
 class DashboardHandler(WSGIRequestHandler):
+    """A handler that logs nothing."""
+
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a page asks every few seconds."""
+        """Log nothing: the page sends a request every few seconds."""

@@ -1,6 +1,6 @@
-"""Several studies on one page: the answer of each, and the Pareto fronts of those that compare.
+"""Several studies on one page: the answer of each, and the Pareto fronts of comparable studies.
 
-Errors say something of one another on the same task and the same images alone.
+Errors can be compared only between studies of the same task and the same images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 
 @dataclass(frozen=True)
 class Entry:
-    """One study: its name on the page, where it is, `study.json`, its trials and their errors."""
+    """A study on the page.
+
+    Attributes:
+        name: Its name on the page.
+        folder: The folder of the study.
+        study: The content of `study.json`.
+        trials: Its trials, with the columns of `add_config_columns`.
+        latent: Its errors against latent size.
+    """
 
     name: str
     folder: Place
@@ -41,17 +49,35 @@ class Entry:
 
     @property
     def images(self) -> tuple[str, str]:
-        """The task, and which images it was trained and measured on."""
+        """The task, and the fingerprint of the images."""
         return self.study["task"], self.study["data"]["fingerprint"]
 
 
 def write_comparison(folders: list[Place], path: Place) -> Place:
-    """Write the page to `path`. Returns it. Raises `InputError`."""
+    """Write the page that compares studies.
+
+    Args:
+        folders: The folders of the studies.
+        path: The file to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: A folder holds no readable study, or comes twice, or the page cannot be written.
+    """
     return html.write_page(path, render_comparison(folders))
 
 
 def render_comparison(folders: list[Place]) -> str:
-    """The page. Raises `InputError` where a folder holds no readable study, or one comes twice."""
+    """Render the page that compares studies.
+
+    Args:
+        folders: The folders of the studies.
+
+    Raises:
+        InputError: A folder holds no readable study, or comes twice.
+    """
     entries = read_entry(folders)
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
@@ -76,10 +102,18 @@ def render_comparison(folders: list[Place]) -> str:
 
 
 def read_entry(folders: list[Place]) -> list[Entry]:
+    """Read the studies; those of the same name are named by their folders.
+
+    Args:
+        folders: The folders of the studies.
+
+    Raises:
+        InputError: A folder holds no readable study, or comes twice.
+    """
     entries: list[Entry] = []
     for folder in folders:
         if folder in [entry.folder for entry in entries]:
-            raise InputError(f"{folder}: is named twice; a study is compared with others")
+            raise InputError(f"{folder}: is listed twice. List each study once")
         study = read_study(folder)
         trials = add_config_columns(tables.read_trials(folder))
         baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
@@ -91,7 +125,14 @@ def read_entry(folders: list[Place]) -> list[Entry]:
 
 
 def explain_separation(groups: list[list[Entry]]) -> str | None:
-    """Why not all studies are in one figure; None where they are."""
+    """Explain why studies are in separate figures.
+
+    Args:
+        groups: The studies of each figure.
+
+    Returns:
+        The explanation; None if there is a single figure.
+    """
     if len(groups) == 1:
         return None
     tasks = {task for task, _ in (group[0].images for group in groups)}
@@ -100,54 +141,67 @@ def explain_separation(groups: list[list[Entry]]) -> str | None:
         what for what, kinds in (("task", tasks), ("images", images)) if len(kinds) > 1
     )
     return (
-        f"Not all of them are of the same {why}, and errors of others say nothing of one another: "
-        "they stand in figures of their own."
+        f"Not all studies have the same {why}. Errors on different tasks or images cannot be "
+        "compared, so each group has its own figure."
     )
 
 
 def compare_studies(entries: list[Entry]) -> str:
-    """Which study has the least error, and at how many latent sizes. `entries` are of the same task
-    and images."""
+    """Describe which study has the least error, and at how many latent sizes.
+
+    Args:
+        entries: Studies of the same task and images with a trial that ended with an error.
+    """
     if not entries:
         return "None of these studies has a trial that ended with an error."
-    least = [float(entry.latent.points["val_mse"].min()) for entry in entries]
-    order = sorted(range(len(entries)), key=least.__getitem__)
+    least_errors = [float(entry.latent.points["val_mse"].min()) for entry in entries]
+    order = sorted(range(len(entries)), key=least_errors.__getitem__)
     best = entries[order[0]]
     if len(entries) == 1:
         return (
-            f"{best.name} has the least error, {format_error(least[order[0]])}; there is no "
-            "other study "
-            "of these images to compare it with."
+            f"{best.name} has the least error, {format_error(least_errors[order[0]])}; there is no "
+            "other study of these images to compare it with."
         )
     wins, n = count_lower_sizes(entries)
     counts = ", ".join(f"{entry.name} at {won:,}" for entry, won in zip(entries, wins, strict=True))
     sizes = format_count(n, "latent size")
     tried = ", ".join(f"{entry.name} {len(entry.latent.points):,}" for entry in entries)
+    lead = _describe_lead(
+        best.name, entries[order[1]].name, least_errors[order[0]], least_errors[order[1]]
+    )
     return (
-        f"{_lead(best.name, entries[order[1]].name, least[order[0]], least[order[1]])} Of {sizes} "
+        f"{lead} Of {sizes} "
         f"on any of the Pareto fronts the least error for no larger a latent has {counts}. Each "
         f"error is the least of a study's trials ({tried}) and was measured in one run, so a small "
         "difference may be chance."
     )
 
 
-def _lead(best: str, second: str, least: float, next_least: float) -> str:
-    """How far the study with the least error is ahead of the next one."""
-    if least == next_least:
-        return f"{best} and {second} have the same least error, {format_error(least)}."
-    first, other = format_errors_apart(least, next_least)
-    if next_least <= EXACT:
+def _describe_lead(best: str, second: str, least_error: float, next_error: float) -> str:
+    """Describe how far the study with the least error is ahead of the next one."""
+    if least_error == next_error:
+        return f"{best} and {second} have the same least error, {format_error(least_error)}."
+    first, other = format_errors_apart(least_error, next_error)
+    if next_error <= EXACT:
         return f"{best} has the least error, {first}; {second} has {other}."
-    times = format_ratio(least / next_least)
+    times = format_ratio(least_error / next_error)
     if times == "1.00":
         return f"{best} has the least error, {first}, hardly less than {second}, {other}."
     return f"{best} has the least error, {first}, {times} times that of {second}."
 
 
 def count_lower_sizes(entries: list[Entry]) -> tuple[list[int], int]:
-    """At how many of the latent sizes on any Pareto front each study has the least error of trials
-    whose latent is no larger, and how many sizes there are. Where studies tie it counts for each of
-    them."""
+    """Count at how many latent sizes each study has the least error.
+
+    The sizes are those on any Pareto front. A study's error at a size is that of its best trial
+    with no larger latent. A tie counts for each study.
+
+    Args:
+        entries: Studies of the same task and images.
+
+    Returns:
+        The count of each study, and the number of sizes.
+    """
     fronts = [entry.latent.frontier for entry in entries]
     sizes = sorted({size for front in fronts for size in front["latent_size"].tolist()})
     wins = [0] * len(entries)
@@ -159,10 +213,14 @@ def count_lower_sizes(entries: list[Entry]) -> tuple[list[int], int]:
 
 
 def draw_frontiers(entries: list[Entry]) -> go.Figure:
-    """Draw each study's Pareto front in its own colour, axes logarithmic. Each needs a point."""
+    """Draw the Pareto front of each study on logarithmic axes.
+
+    Args:
+        entries: The studies; each has a trial that ended with an error.
+    """
     figure = plotting.make_figure("latent size, numbers per image", "validation error, MSE")
     every = pd.concat([entry.latent.frontier for entry in entries])["val_mse"].tolist()
-    zero = plotting.floor(every)
+    zero = plotting.choose_zero_position(every)
     for i, entry in enumerate(entries):
         front = entry.latent.frontier
         name = plotting.escape_html(entry.name)
@@ -170,7 +228,7 @@ def draw_frontiers(entries: list[Entry]) -> go.Figure:
         sizes = front["latent_size"].tolist()
         figure.add_scatter(
             x=sizes,
-            y=plotting.lifted(errors, zero),
+            y=plotting.lift_zeros(errors, zero),
             name=name,
             mode="lines+markers",
             line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % 4]},
@@ -181,9 +239,9 @@ def draw_frontiers(entries: list[Entry]) -> go.Figure:
             hoverinfo="text",
         )
     fronts = pd.concat([entry.latent.frontier for entry in entries])
-    drawn = plotting.lifted(every, zero)
+    drawn = plotting.lift_zeros(every, zero)
     low, high = min(drawn) / 1.2, max(drawn) * 1.2
-    figure.update_yaxes(plotting.error_log_axis(low, max(high, 1.5 * low), every))
+    figure.update_yaxes(plotting.make_full_error_axis(low, max(high, 1.5 * low), every))
     low, high = fronts["latent_size"].min() / 1.5, fronts["latent_size"].max() * 1.5
     return figure.update_xaxes(
         plotting.make_log_axis(low, high, plotting.list_powers_of_two(low, high), "{:,}")
@@ -191,7 +249,14 @@ def draw_frontiers(entries: list[Entry]) -> go.Figure:
 
 
 def make_row(entry: Entry) -> dict[str, Any]:
-    """What the table says of a study; `best` is the row of its best complete trial, or None."""
+    """Make the row of a study in the table.
+
+    Args:
+        entry: The study.
+
+    Returns:
+        The cells; `best` is its best complete trial, or None.
+    """
     number = find.find_best_trial(entry.trials)
     best = None
     if number is not None:

@@ -14,16 +14,33 @@ from raycae.storage.paths import Place
 
 
 def write_page(path: Place, page: str) -> Place:
-    """Write a page, whole or not at all. Returns its path. Raises `InputError`."""
+    """Write an HTML page; either the whole file appears or nothing changes.
+
+    Args:
+        path: The file to write.
+        page: The HTML text.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: The folder of `path` does not exist.
+    """
     if not path.parent.is_dir():
-        raise InputError(f"{path}: the page cannot be written there: {path.parent} is no folder")
+        raise InputError(f"{path}: the page cannot be written there: {path.parent} is not a folder")
     # A path on the command line need not be UTF-8; the page has to be.
     write_atomic(path, page.encode("utf-8", errors="replace"))
     return path
 
 
 def render_page(template: str, plots: dict[str, str], **values: Any) -> str:
-    """An HTML page with everything inside; `plots`: plotly's JSON by the id of its place."""
+    """Render an HTML page that contains everything it needs.
+
+    Args:
+        template: A file name under `templates/`.
+        plots: The JSON of plotly figures by the `id` of their element.
+        values: The variables of the template.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

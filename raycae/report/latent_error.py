@@ -21,7 +21,7 @@ POINT_COLUMNS = [
 
 @dataclass(frozen=True)
 class LinearCode:
-    """A PCA baseline: its name, numbers per image, and errors."""
+    """A PCA baseline: its name, its latent size in numbers per image, and its errors."""
 
     baseline: str
     latent_size: int
@@ -31,14 +31,15 @@ class LinearCode:
 
 @dataclass(frozen=True)
 class LatentError:
-    """What a latent size costs.
+    """Error against latent size.
 
-    `points`: one row a trial that ended with an error (complete or stopped early), `POINT_COLUMNS`
-    and `on_frontier`, `linear_mse` (see `best_linear`; NaN where there is none).
-    `linear`: `baseline`, `latent_size`, `val_mse`, `test_mse` of the PCA baselines.
-    `levels`: the error of each baseline without a latent, lowest first; 0 is an error, too.
-    `seeds`: one row a configuration that ran to its end with several seeds: `latent_size`, `n`,
-    `mean`, `low`, `high` of its errors.
+    Attributes:
+        points: One row per trial that ended with an error: `POINT_COLUMNS`, `on_frontier`, and
+            `linear_mse`, the error of `best_linear` (NaN without one).
+        linear: The PCA baselines: `baseline`, `latent_size`, `val_mse`, `test_mse`.
+        levels: The error of each baseline without a latent, lowest first; it may be 0.
+        seeds: One row per configuration that is complete with several seeds: `latent_size`, `n`,
+            and `mean`, `low`, `high` of its errors.
     """
 
     points: pd.DataFrame
@@ -48,23 +49,31 @@ class LatentError:
 
     @property
     def frontier(self) -> pd.DataFrame:
-        """The points that no other beats, from the smallest latent size to the largest; of several
-        equal ones the first trial."""
-        on = self.points[self.points["on_frontier"]].sort_values(["latent_size", "trial_number"])
-        return on.drop_duplicates("latent_size")
+        """The Pareto front by latent size; of equal points only the first trial."""
+        front = self.points[self.points["on_frontier"]].sort_values(["latent_size", "trial_number"])
+        return front.drop_duplicates("latent_size")
 
     @property
     def psnr_frontier(self) -> pd.DataFrame:
-        """The Pareto front by PSNR: the points that no other beats in latent size and mean PSNR of
-        an image. It need not be that by MSE, for the mean of PSNRs is not the PSNR of the mean."""
+        """The Pareto front by latent size and mean PSNR of an image.
+
+        It can differ from the front by error: a mean of PSNRs is not the PSNR of the mean error.
+        """
         rows = self.points.assign(val_mse=-self.points["val_psnr_db"].astype(float))
-        on = find_frontier(rows.to_dict("records"))  # type: ignore[arg-type]
-        rows = self.points[self.points["trial_number"].map(on).astype(bool)]
+        is_on_front = find_frontier(rows.to_dict("records"))  # type: ignore[arg-type]
+        rows = self.points[self.points["trial_number"].map(is_on_front).astype(bool)]
         rows = rows.sort_values(["latent_size", "trial_number"])
         return rows.drop_duplicates("latent_size")
 
-    def best_linear(self, latent_size: int) -> LinearCode | None:
-        """The PCA baseline with the least error among those of at most `latent_size` numbers."""
+    def find_best_linear(self, latent_size: int) -> LinearCode | None:
+        """Find the PCA baseline with the least error that is no larger than a latent size.
+
+        Args:
+            latent_size: The largest number of values per image.
+
+        Returns:
+            The baseline; None if all are larger.
+        """
         short = self.linear[self.linear["latent_size"] <= latent_size]
         if short.empty:
             return None
@@ -74,23 +83,32 @@ class LatentError:
 
 
 def compute_latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> LatentError:
-    """The numbers of "latent size against validation error".
+    """Compute the numbers of the figure "latent size against validation error".
 
-    `trials`: rows as `described` gives them. `baselines`: `baseline`, `latent_size` (null: there is
-    no latent), `val_mse`; None where there are none yet.
+    Args:
+        trials: Trials in any state, with the columns of `add_config_columns`.
+        baselines: Rows of `baselines.parquet`; None if there are none yet.
     """
     points = select_ended(trials).filter(POINT_COLUMNS).reset_index(drop=True)
     points = points.astype({"trial_number": int, "latent_size": int, "val_mse": float})
-    on = find_frontier(points.to_dict("records"))  # type: ignore[arg-type]
-    points["on_frontier"] = points["trial_number"].map(on).astype(bool)
+    is_on_frontier = find_frontier(points.to_dict("records"))  # type: ignore[arg-type]
+    points["on_frontier"] = points["trial_number"].map(is_on_frontier).astype(bool)
     data = LatentError(points, *split_codes_and_levels(baselines), summarise_seeds(trials))
-    codes = {size: data.best_linear(size) for size in points["latent_size"].unique().tolist()}
+    codes = {size: data.find_best_linear(size) for size in points["latent_size"].unique().tolist()}
     errors = {size: math.nan if code is None else code.val_mse for size, code in codes.items()}
     points["linear_mse"] = points["latent_size"].map(errors).astype(float)
     return data
 
 
 def summarise_seeds(trials: pd.DataFrame) -> pd.DataFrame:
+    """Summarise the errors of each configuration that is complete with several seeds.
+
+    Args:
+        trials: Trials in any state.
+
+    Returns:
+        One row per configuration: `latent_size`, `n` seeds, and `mean`, `low`, `high` of the error.
+    """
     ended = select_ended(trials)
     complete = ended[ended["state"] == COMPLETE]
     errors = complete.astype({"val_mse": float}).groupby("config", sort=False)
@@ -105,8 +123,15 @@ def summarise_seeds(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return PCA baselines by size, and the levels: the baselines without a latent. A level may be
-    0: pictures without colour leave no error to colourisation."""
+    """Split baselines into PCA of various sizes and baselines without a latent.
+
+    Args:
+        baselines: Rows of `baselines.parquet`; None if there are none yet.
+
+    Returns:
+        The PCA baselines (`baseline`, `latent_size`, `val_mse`, `test_mse`), and the validation
+        error of each other baseline, lowest first. Such an error may be 0.
+    """
     if baselines is None:
         baselines = pd.DataFrame({"baseline": [], "latent_size": [], "val_mse": [], "test_mse": []})
     coded = baselines["latent_size"].notna()
@@ -124,7 +149,16 @@ def split_codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame
 
 
 def divide_by_linear(row: Row, latent: LatentError) -> dict[str, str]:
-    code = latent.best_linear(row["latent_size"])
+    """Divide the errors of a trial by those of the best PCA of no larger size.
+
+    Args:
+        row: A trial.
+        latent: The PCA baselines.
+
+    Returns:
+        `linear` and `linear_test` as text, for validation and test images; `–` without a ratio.
+    """
+    code = latent.find_best_linear(row["latent_size"])
     if code is None or code.val_mse <= EXACT:
         return {"linear": "–", "linear_test": "–"}
     has_test = row["test_mse"] is not None and code.test_mse > EXACT

@@ -29,12 +29,17 @@ ATTRIBUTES = (
 
 
 class OptunaMirror:
-    """A study's trials as an Optuna study in memory, under the study's name: `val_mse` to be
-    minimised, and of a frontier its cost beside it. `follow` brings it to where the study stands.
+    """An in-memory Optuna study that follows a study on disk.
 
-    A trial that has ended stays as it is, as Optuna has it: a test error that is measured later is
-    not among its attributes until the dashboard is started anew. Raises `InputError` where the
-    folder holds no study that can be read.
+    It has the name of the study and minimises `val_mse`; if the study optimises a Pareto front,
+    also the cost. `follow` brings it up to date. A trial that has ended does not change any more,
+    so a test error that is measured later is missing until the dashboard is started again.
+
+    Args:
+        folder: The folder of the study.
+
+    Raises:
+        InputError: The folder holds no readable study.
     """
 
     def __init__(self, folder: Place) -> None:
@@ -59,7 +64,7 @@ class OptunaMirror:
             self.study.set_metric_names(["val_mse", *([self._cost] if self._cost else [])])
 
     def follow(self) -> None:
-        """Take in what has happened since the last time."""
+        """Apply the events since the last call."""
         happened = [event for event in self._events() if event["trial_number"] is not None]
         for event in happened:
             self._records.apply(event)
@@ -70,37 +75,38 @@ class OptunaMirror:
             self._draw()
 
     def _show(self, number: int) -> None:
+        """Add a trial to the Optuna study, or update it there."""
         storage = self.study._storage
-        trial = self._frozen(number)
+        trial = self._make_frozen_trial(number)
         if number not in self._shown:
-            at = storage.create_new_trial(self.study._study_id, template_trial=trial)
-            self._shown[number] = at
+            trial_id = storage.create_new_trial(self.study._study_id, template_trial=trial)
+            self._shown[number] = trial_id
             return
-        at = self._shown[number]
-        if storage.get_trial(at).state.is_finished():
+        trial_id = self._shown[number]
+        if storage.get_trial(trial_id).state.is_finished():
             return
         for epoch, error in trial.intermediate_values.items():
-            storage.set_trial_intermediate_value(at, epoch, error)
+            storage.set_trial_intermediate_value(trial_id, epoch, error)
         for name, value in trial.user_attrs.items():
-            storage.set_trial_user_attr(at, name, value)
+            storage.set_trial_user_attr(trial_id, name, value)
         if trial.state.is_finished():
-            storage.set_trial_state_values(at, trial.state, trial.values)
+            storage.set_trial_state_values(trial_id, trial.state, trial.values)
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        """The trial as Optuna has it."""
+    def _make_frozen_trial(self, number: int) -> FrozenTrial:
+        """Make the Optuna trial of a trial of the study."""
         row = self._records.trials[number]
         config = Config.model_validate_json(row["config"])
         params = self._space.params_of(config)
         values = None
         if row["state"] not in (RUNNING, FAIL):
             values = [row["val_mse"], *([row[self._cost]] if self._cost else [])]
-        said = {name: row[name] for name in ATTRIBUTES if row[name] is not None}
+        attributes = {name: row[name] for name in ATTRIBUTES if row[name] is not None}
         trial = optuna.trial.create_trial(
             state=TrialState[row["state"]],
             values=values,
             params=params,
             distributions={name: self._space.parameters[name].distribution for name in params},
-            user_attrs={**said, "network": str(build_architecture(config))},
+            user_attrs={**attributes, "network": str(build_architecture(config))},
             intermediate_values={
                 epoch: measured["val_mse"]
                 for epoch, measured in self._records.epochs[number].items()
@@ -111,7 +117,7 @@ class OptunaMirror:
             trial.datetime_complete = to_local_time(row["ended_at"])
         return trial
 
-    def importances(self) -> list[list[dict[str, Any]]]:
+    def get_importances(self) -> list[list[dict[str, Any]]]:
         """Return the importance of the parameters as optuna-dashboard's page takes it.
 
         Returns:
@@ -126,7 +132,7 @@ class OptunaMirror:
     def _compute_importances(self) -> list[list[dict[str, Any]]]:
         from raycae.report.sections import importance
 
-        trials, parameters = self._table(), self._space.parameters
+        trials, parameters = self._make_trials_table(), self._space.parameters
         found = []
         for target in ("val_mse", *([self._cost] if self._cost else [])):
             weights = importance.compute_importance(trials, parameters, target)
@@ -136,8 +142,8 @@ class OptunaMirror:
             found.append([dict(zip(names, row, strict=True)) for row in rows])
         return found
 
-    def _table(self) -> pd.DataFrame:
-        """Return the table of trials with what each drew, which recorded events do not say."""
+    def _make_trials_table(self) -> pd.DataFrame:
+        """Make the table of trials with drawn parameters, which recorded events lack."""
         trials = self._records.trials_table().to_pandas()
         drawn = {t.user_attrs["trial_number"]: t.params for t in self.study.get_trials(False)}
         params = {
@@ -149,15 +155,14 @@ class OptunaMirror:
         return trials.assign(**params)
 
     def _draw(self) -> None:
-        """The figure of the report: error against latent size, or against the study's cost; and a
-        note on the importance of parameters."""
+        """Save the figure of error against latent size or cost, and a note on importance."""
         import optuna_dashboard
 
         from raycae.report import latent_error
         from raycae.report.sections import cost, importance, latent_size
         from raycae.report.trials import add_config_columns, select_ended
 
-        trials = self._table()
+        trials = self._make_trials_table()
         weights = importance.compute_importance(trials, self._space.parameters)
         sentence = importance.describe_importance(weights, len(importance.select_weighed(trials)))
         optuna_dashboard.save_note(
@@ -177,18 +182,26 @@ class OptunaMirror:
 
 
 def make_event_source(folder: Place) -> Callable[[], Iterable[Event]]:
-    """What gives the events that are new since it was last asked: of the ledger, or where a study
-    was recorded without one, of its tables, which then no longer change."""
+    """Return a function that gives the events since its last call.
+
+    Args:
+        folder: The folder of the study. A study that was recorded without its ledger gives the
+            events of its tables, once.
+    """
     if ledger.has_parts(folder / "ledger"):
         return Follower(folder / "ledger").news
     trials, epochs = tables.read_trials(folder), tables.read_epochs(folder)
     events = [
         {"params": None, **event} for event in recovery.rebuild_events(trials, epochs, Records())
     ]
-    told = [events]
-    return lambda: told.pop() if told else []
+    batches = [events]
+    return lambda: batches.pop() if batches else []
 
 
-def to_local_time(at: datetime | None) -> datetime | None:
-    """As Optuna has it: this machine's time, without a zone."""
-    return None if at is None else datetime.fromtimestamp(at.timestamp())
+def to_local_time(time: datetime | None) -> datetime | None:
+    """Convert a time to this computer's time without a zone, as Optuna stores it.
+
+    Args:
+        time: A time with a zone, or None.
+    """
+    return None if time is None else datetime.fromtimestamp(time.timestamp())

@@ -23,22 +23,29 @@ are, and whether they have no order."""
 
 
 def assign_cells(rows: pd.DataFrame, name: str, parameter: Parameter) -> Cells:
-    """Sort what each trial drew into the cells of Optuna's PED-ANOVA."""
+    """Assign what each trial drew to the cells of Optuna's PED-ANOVA.
+
+    Args:
+        rows: The trials.
+        name: The name of the parameter.
+        parameter: The parameter.
+    """
     drawn = get_drawn_values(rows, name, parameter)
     if isinstance(parameter, CategoricalParameter):
-        place = {label: i for i, label in enumerate(parameter.labels)}
-        cells = [-1 if value is None else place[value] for value in drawn]
-        return np.array(cells, np.int64), len(place), True
+        index_of = {label: i for i, label in enumerate(parameter.labels)}
+        cells = [-1 if value is None else index_of[value] for value in drawn]
+        return np.array(cells, np.int64), len(index_of), True
     n_cells, distribution = GRID, parameter.distribution
     if isinstance(parameter, IntParameter) and parameter.log:
         n_cells = math.ceil(math.log2(parameter.high - parameter.low + 1)) + 1
     elif step := getattr(distribution, "step", None):
         n_cells = round((parameter.high - parameter.low) / step) + 1
     n_cells = max(1, min(n_cells, GRID))
-    where = [-1 if value is None else get_position(value, parameter) for value in drawn]
+    positions = [-1 if value is None else get_position(value, parameter) for value in drawn]
     # Halves go to the lower cell, as in Optuna.
     cells = [
-        -1 if at < 0 else min(math.ceil(at * (n_cells - 1) - 0.5), n_cells - 1) for at in where
+        -1 if position < 0 else min(math.ceil(position * (n_cells - 1) - 0.5), n_cells - 1)
+        for position in positions
     ]
     return np.array(cells, np.int64), n_cells, False
 
@@ -78,7 +85,16 @@ def compute_divergences(
 def count_chosen(
     cells: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_], n_cells: int
 ) -> npt.NDArray[np.float64]:
-    """Count the chosen trials in each cell: (R, n) to (R, cells)."""
+    """Count the chosen trials in each cell.
+
+    Args:
+        cells: The cell of each trial, (R, n); -1 if the trial did not draw the parameter.
+        chosen: Which trials count, (R, n).
+        n_cells: The number of cells.
+
+    Returns:
+        Counts, float64 (R, cells).
+    """
     row = np.arange(len(cells))[:, None] * n_cells
     kept = chosen & (cells >= 0)
     flat = np.bincount((row + cells)[kept], minlength=len(cells) * n_cells)
@@ -86,8 +102,17 @@ def count_chosen(
 
 
 def estimate_density(counts: npt.NDArray[np.float64], unordered: bool) -> npt.NDArray[np.float64]:
-    """Estimate the density over cells, (R, cells), as Optuna's Parzen estimator does, with one
-    trial's weight of a prior that knows nothing."""
+    """Estimate the density over cells as Optuna's Parzen estimator does.
+
+    The prior has the weight of one trial.
+
+    Args:
+        counts: Trials in each cell, (R, cells).
+        unordered: Whether the cells are choices without an order.
+
+    Returns:
+        Densities, (R, cells).
+    """
     n_cells = counts.shape[1]
     total = counts.sum(axis=1, keepdims=True)
     if unordered:
@@ -106,7 +131,16 @@ def estimate_density(counts: npt.NDArray[np.float64], unordered: bool) -> npt.ND
 def compute_cell_masses(
     centres: npt.NDArray[Any], width: npt.NDArray[Any], n_cells: int
 ) -> npt.NDArray[np.float64]:
-    """Return the mass that a normal kernel, cut at the ends of the range, has in each cell."""
+    """Compute the mass of truncated normal kernels in each cell.
+
+    Args:
+        centres: The cells of the kernels' centres, (K,).
+        width: Their standard deviations in cells, (R, 1, 1).
+        n_cells: The number of cells.
+
+    Returns:
+        Masses, (R, K, cells), that sum to 1 over the cells.
+    """
     centres = centres.reshape(1, -1, 1)
     edges = ndtr((np.arange(n_cells + 1)[None, None] - 0.5 - centres) / width)
     masses: npt.NDArray[np.float64] = np.diff(edges) / (edges[..., -1:] - edges[..., :1])
@@ -116,7 +150,15 @@ def compute_cell_masses(
 def choose_widths(
     counts: npt.NDArray[np.float64], total: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Choose the kernels' standard deviation in cells, (R, 1), by Scott's rule as Optuna does."""
+    """Choose the standard deviation of the kernels by Scott's rule, as Optuna does.
+
+    Args:
+        counts: Trials in each cell, (R, cells).
+        total: Trials in all cells, (R, 1).
+
+    Returns:
+        Standard deviations in cells, (R, 1).
+    """
     cells = np.arange(counts.shape[1])
     n = np.maximum(total, 1)
     mean = (counts @ cells)[:, None] / n

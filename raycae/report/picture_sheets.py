@@ -99,8 +99,8 @@ def least_classes(configs: Iterable[str]) -> int:
     Args:
         configs: The models' configurations, JSON.
     """
-    told = (Config.model_validate_json(config).classes for config in configs)
-    return min(filter(None, told), default=0)
+    counts = (Config.model_validate_json(config).classes for config in configs)
+    return min(filter(None, counts), default=0)
 
 
 def _load_for_report(
@@ -110,8 +110,11 @@ def _load_for_report(
     classes: int,
     with_training: bool,
 ) -> tuple[data.Pixels, data.Indices | None, data.Images | None]:
-    """Return the test images of a study, their labels if there are `classes`, and with
-    `with_training` all its images; `images` as far as they are loaded already."""
+    """Load the test images for the report; with `with_training` all images.
+
+    Returns:
+        The test images, their classes if `classes` is above 0, and all images if they are loaded.
+    """
     if images is not None and not (classes and images.labels.test is None):
         return images.test, images.labels.test, images
     if with_training and images is None:
@@ -125,10 +128,15 @@ def _load_for_report(
 
 
 def measure_baselines(folder: Place, images: data.Images) -> None:
-    """Write `baselines.parquet` of a study's images if it is missing."""
-    the_space = load_study_space(plan.read_study(folder))
+    """Write `baselines.parquet` of a study if it is missing.
+
+    Args:
+        folder: The folder of the study.
+        images: The images of the study.
+    """
+    space = load_study_space(plan.read_study(folder))
     if not has_baselines(folder, images.fingerprint):
-        frame = compute_baselines(the_space.task, images.train, images.val, images.test)
+        frame = compute_baselines(space.task, images.train, images.val, images.test)
         frame.insert(0, "data_fingerprint", images.fingerprint)
         write_parquet(folder / "baselines.parquet", frame)
 
@@ -136,33 +144,41 @@ def measure_baselines(folder: Place, images: data.Images) -> None:
 def write_picture_sheets(
     study_folder: Place, number: int, test: np.ndarray, labels: data.Indices | None = None
 ) -> None:
-    """Two sheets of pictures of one trial's model on test images, as PNG, and what is measured of
-    them, in `pictures.parquet`.
+    """Write two sheets of pictures of a trial as PNG, and what is measured on them.
 
-    `NUMBER.png` has the same images for every trial, spread over the set, for neighbours may be
-    crops of one photograph; `NUMBER-cases.png` the `N_CASES` images with the least error, the least
-    first, then those with the largest, the largest last. Rows: the original, what the network is
-    shown (colourise: grey), its output, the difference. `labels`: the classes of the test images,
-    int64 (N,), for a model that is told them.
+    `NUMBER.png` has the same images for every trial, spread over the set, because neighbours may be
+    crops of one photograph. `NUMBER-cases.png` has the `N_CASES` images with the least error, then
+    those with the largest, in the order of their errors. The rows are the original, the input (only
+    in
+    colourisation: grey), the output, and the difference. The measurements go to `pictures.parquet`.
+
+    Args:
+        study_folder: The folder of the study.
+        number: The trial.
+        test: The test images, uint8 (N, H, W, 3).
+        labels: Their classes, int64 (N,), for a model that gets classes as input.
     """
     network, config = weights.load_model(get_model_folder(study_folder, number))
     device = choose_device()
     images = put_on_device(test, device, labels)
-    the_task = make_task(config.task, config.gammas, config.classes)
+    task = make_task(config.task, config.gammas, config.classes)
     network = network.to(device)
-    measured = measure_pictures(network, the_task, images)
+    measured = measure_pictures(network, task, images)
     order = measured["mse"].argsort(kind="stable").to_numpy()
     same = np.unique(np.linspace(0, len(test) - 1, N_PICTURES).astype(int))  # of a few, all
     cases = {SAME: same, BEST: order[:N_CASES], WORST: order[-N_CASES:]}
     make_folder(study_folder / "pictures", within=study_folder)
     for name, places in (("", same), ("-cases", np.concatenate((cases[BEST], cases[WORST])))):
         path = study_folder / "pictures" / f"{number}{name}.png"
-        write_atomic(path, draw_sheet(make_sheet_rows(network, the_task, images[places])))
-    told = [measured.mean().to_frame().T.assign(shows=ALL, image=None)]
-    told += [measured.iloc[at].assign(shows=shows, image=at) for shows, at in cases.items()]
+        write_atomic(path, draw_sheet(make_sheet_rows(network, task, images[places])))
+    parts_table = [measured.mean().to_frame().T.assign(shows=ALL, image=None)]
+    parts_table += [
+        measured.iloc[indices].assign(shows=shows, image=indices)
+        for shows, indices in cases.items()
+    ]
     before = tables.read_pictures(study_folder)
     others = [] if before is None else [before[before["trial_number"] != number]]
-    frame = pd.concat([*others, *(part.assign(trial_number=number) for part in told)])
+    frame = pd.concat([*others, *(part.assign(trial_number=number) for part in parts_table)])
     write_parquet(
         study_folder / "pictures.parquet",
         frame[list(tables.PICTURE_COLUMNS)].astype({"image": "Int64"}),
@@ -170,13 +186,22 @@ def write_picture_sheets(
 
 
 @torch.inference_mode()
-def measure_pictures(network: nn.Module, the_task: Task, images: TensorDataset) -> pd.DataFrame:
-    """One row an image, one column each of `tables.MEASURES`. `network` in eval mode."""
+def measure_pictures(network: nn.Module, task: Task, images: TensorDataset) -> pd.DataFrame:
+    """Measure the output of a network for each image.
+
+    Args:
+        network: The network in eval mode, on the device of the images.
+        task: The task.
+        images: The images, and the classes if the model needs them.
+
+    Returns:
+        One row per image, with the columns `tables.MEASURES`.
+    """
     parts = []
     for batch, rgb in Reference(images):
-        x, y = the_task.batch(*batch)
+        x, y = task.batch(*batch)
         output = network(x)
-        picture = the_task.picture(batch[0], output)
+        picture = task.picture(batch[0], output)
         colours, true = metrics.rgb_to_lab(picture), metrics.rgb_to_lab(rgb)
         values = (
             metrics.compute_mse(output, y),
@@ -193,19 +218,32 @@ def measure_pictures(network: nn.Module, the_task: Task, images: TensorDataset) 
 
 
 @torch.inference_mode()
-def make_sheet_rows(network: nn.Module, the_task: Task, batch: tuple[Tensor, ...]) -> list[Tensor]:
-    """The rows of a sheet, each RGB (N, 3, H, W) in [0, 1]."""
+def make_sheet_rows(network: nn.Module, task: Task, batch: tuple[Tensor, ...]) -> list[Tensor]:
+    """Make the rows of a sheet.
+
+    Args:
+        network: The network in eval mode.
+        task: The task.
+        batch: The images, uint8 (N, H, W, 3), and the classes if the model needs them.
+
+    Returns:
+        The rows, each RGB (N, 3, H, W), values in [0, 1].
+    """
     images = batch[0]
     original = images.permute(0, 3, 1, 2).float() / 255
-    output = the_task.picture(images, network(the_task.batch(*batch)[0]))
+    output = task.picture(images, network(task.batch(*batch)[0]))
     difference = (0.5 + tables.AMPLIFIED * (output - original)).clamp(0, 1)
-    shown = [the_task.grey(images)] if isinstance(the_task, Colourise) else []
+    shown = [task.grey(images)] if isinstance(task, Colourise) else []
     return [original, *shown, output, difference]
 
 
 def draw_sheet(rows: list[Tensor], gap: int = 2) -> bytes:
-    """Rows of RGB pictures (N, 3, H, W) in [0, 1] as PNG, transparent between them: the page may
-    be light or dark."""
+    """Draw rows of pictures as a PNG, transparent between them.
+
+    Args:
+        rows: The rows, each RGB (N, 3, H, W), values in [0, 1].
+        gap: The distance of two pictures in pixels.
+    """
     n, _, height, width = rows[0].shape
     sheet = np.zeros((len(rows) * (height + gap) - gap, n * (width + gap) - gap, 4), np.uint8)
     for i, pictures in enumerate(rows):
@@ -220,5 +258,11 @@ def draw_sheet(rows: list[Tensor], gap: int = 2) -> bytes:
 
 
 def has_baselines(folder: Place, fingerprint: str) -> bool:
+    """Check whether a study has baselines of its images.
+
+    Args:
+        folder: The folder of the study.
+        fingerprint: The fingerprint of the images.
+    """
     found = tables.read_baselines(folder, fingerprint)
     return found is not None and not found.empty

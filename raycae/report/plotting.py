@@ -1,7 +1,8 @@
-"""The look that all figures share: colours, axes, how numbers are written in words.
+"""The style that all figures share: colours, axes, and the drawing of trials.
 
-Colours and text are chosen to be read on a white and on a black page alike; backgrounds are
-transparent.
+Colours and text are chosen to be readable on a white and on a black page. Backgrounds are
+transparent. Every error is a mean squared error on values from 0 to 1. Plotly reads some HTML in
+every text, so text from files is escaped before.
 """
 
 from __future__ import annotations
@@ -23,12 +24,21 @@ EXACT = 1e-8
 
 
 def escape_html(text: str) -> str:
-    """Text that plotly shows as it is; it reads a little HTML, but no escaped quotes."""
+    """Escape text for plotly, which reads some HTML but no escaped quotes.
+
+    Args:
+        text: Any text.
+    """
     return html.escape(text, quote=False)
 
 
 def choose_log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high` (0 < low < high) for a logarithmic axis, four or more."""
+    """Choose at least four round numbers as ticks of a logarithmic axis.
+
+    Args:
+        low: The lower end, above 0.
+        high: The upper end, above `low`.
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
         ticks = [float(f"{m}e{decade}") for decade in decades for m in mantissas]
@@ -41,47 +51,73 @@ def choose_log_ticks(low: float, high: float) -> list[float]:
 
 
 def make_error_axis(errors: Sequence[float]) -> dict[str, object]:
-    """A logarithmic axis from the least of `errors` to a little above nine tenths of them: one that
-    exploded must not flatten all the others. What lies above is drawn at `get_error_ceiling`, and
-    what is zero at `floor`."""
-    low, high = min(lifted(errors, floor(errors))) / 1.15, get_error_ceiling(errors) * 1.05
-    return error_log_axis(low, max(high, 1.5 * low), errors)
+    """Make a logarithmic axis that leaves out errors far above the others.
+
+    It runs from the least error to slightly above nine tenths of them. Larger errors are drawn at
+    `get_error_ceiling`, and errors of zero at `choose_zero_position`.
+
+    Args:
+        errors: The errors of the figure.
+    """
+    low, high = (
+        min(lift_zeros(errors, choose_zero_position(errors))) / 1.15,
+        get_error_ceiling(errors) * 1.05,
+    )
+    return make_full_error_axis(low, max(high, 1.5 * low), errors)
 
 
 def get_error_ceiling(errors: Sequence[float]) -> float:
-    """The greatest error that is drawn where it is."""
-    ordered = sorted(lifted(errors, floor(errors)))
+    """Return the largest error that is drawn at its own value.
+
+    Args:
+        errors: The errors of the figure.
+    """
+    ordered = sorted(lift_zeros(errors, choose_zero_position(errors)))
     return min(ordered[-1], 3 * ordered[int(0.9 * (len(ordered) - 1))])
 
 
-def floor(errors: Iterable[float]) -> float:
-    """Return where a logarithmic axis draws zero: at half of the least error above `EXACT`."""
+def choose_zero_position(errors: Iterable[float]) -> float:
+    """Choose where a logarithmic axis draws zero: at half of the least error above `EXACT`.
+
+    Args:
+        errors: The errors of the figure.
+    """
     return min((error for error in errors if error > EXACT), default=2 * EXACT) / 2
 
 
-def lifted(errors: Iterable[float], floor: float) -> list[float]:
-    """Lift what is zero to `floor`, so that a logarithmic axis can show it."""
-    return [floor if error <= EXACT else float(error) for error in errors]
+def lift_zeros(errors: Iterable[float], zero: float) -> list[float]:
+    """Replace errors of zero, so that a logarithmic axis can show them.
+
+    Args:
+        errors: The errors; those up to `EXACT` count as zero.
+        zero: Where zero is drawn.
+    """
+    return [zero if error <= EXACT else float(error) for error in errors]
 
 
-def error_log_axis(low: float, high: float, errors: Sequence[float]) -> dict[str, object]:
-    """Build a logarithmic axis of errors from `low` to `high`, with a tick `0` where one is zero.
+def make_full_error_axis(low: float, high: float, errors: Sequence[float]) -> dict[str, object]:
+    """Make a logarithmic axis of errors, with a tick `0` if one is zero.
 
     Args:
         low: The lower end, above 0.
         high: The upper end, above `low`.
-        errors: What is drawn, before it was `lifted`.
+        errors: The drawn errors before `lift_zeros`.
     """
     axis = make_log_axis(low, high)
     if any(error <= EXACT for error in errors):
-        zero = floor(errors)
+        zero = choose_zero_position(errors)
         ticks = [tick for tick in choose_log_ticks(low, high) if tick > 1.2 * zero]
         axis |= {"tickvals": [zero, *ticks], "ticktext": ["0", *(f"{t:.3g}" for t in ticks)]}
     return axis
 
 
 def list_powers_of_two(low: float, high: float) -> list[int]:
-    """Those from `low` to `high`, nine at most."""
+    """List at most nine powers of two.
+
+    Args:
+        low: The lower end.
+        high: The upper end.
+    """
     powers = range(math.ceil(math.log2(max(low, 1))), math.floor(math.log2(high)) + 1)
     return [2**n for n in powers][:: 1 + len(powers) // 8]
 
@@ -89,8 +125,14 @@ def list_powers_of_two(low: float, high: float) -> list[int]:
 def make_log_axis(
     low: float, high: float, ticks: Iterable[float] | None = None, form: str = "{:.3g}"
 ) -> dict[str, object]:
-    """What makes a plotly axis logarithmic from `low` to `high`, marked at `ticks` or, without any,
-    at round numbers."""
+    """Make the settings of a logarithmic plotly axis.
+
+    Args:
+        low: The lower end, above 0.
+        high: The upper end, above `low`.
+        ticks: The values with a tick; round numbers by default.
+        form: The format of the tick labels.
+    """
     ticks = choose_log_ticks(low, high) if ticks is None else list(ticks)
     return {
         "type": "log",
@@ -101,7 +143,14 @@ def make_log_axis(
 
 
 def make_figure(x_title: str, y_title: str) -> go.Figure:
-    """An empty figure in the page's look. Dragging does nothing: on a phone it has to scroll."""
+    """Make an empty figure in the style of the page.
+
+    Dragging does nothing, so that a phone can scroll.
+
+    Args:
+        x_title: The title of the x axis.
+        y_title: The title of the y axis.
+    """
     axis = {"gridcolor": FAINT, "linecolor": FAINT, "zeroline": False, "fixedrange": True}
     axis["automargin"] = True
     x, y = ({**axis, "title": {"text": text, "font": {"size": 13}}} for text in (x_title, y_title))
@@ -141,11 +190,20 @@ def draw_trials(
     zero: float,
     top: float = math.inf,
 ) -> None:
-    """Draw each trial's error over its `cost`, what is zero at `zero`, at most at `top`, and a line
-    through `front`."""
+    """Draw the error of each trial over its cost, and a line through the Pareto front.
+
+    Args:
+        figure: The figure to draw into.
+        trials: The trials.
+        front: The trials of the line, in their order.
+        cost: The column of the x axis.
+        hover: Gives the hover text of a trial.
+        zero: Where an error of zero is drawn.
+        top: Where larger errors are drawn.
+    """
     figure.add_scatter(
         x=front[cost].tolist(),
-        y=lifted(front["val_mse"], zero),
+        y=lift_zeros(front["val_mse"], zero),
         customdata=front["trial_number"].astype(int).tolist(),
         name="Pareto front",
         mode="lines",
@@ -160,7 +218,7 @@ def draw_trials(
         if not shown.empty:
             figure.add_scatter(
                 x=shown[cost].tolist(),
-                y=[min(y, top) for y in lifted(shown["val_mse"], zero)],
+                y=[min(y, top) for y in lift_zeros(shown["val_mse"], zero)],
                 name=name,
                 mode="markers",
                 marker=marker,

@@ -1,7 +1,7 @@
-"""A study as Python reads it: its tables, its best trial, its frontier, its report.
+"""A study in Python and in notebooks: its tables, best trial, Pareto front and report.
 
-Read only, also while a search runs: every answer is what the two tables say when it is asked for,
-at most seconds behind the search.
+Reading changes nothing and works while a search runs. Every answer is what the two tables contain
+at that moment, at most seconds behind the search.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from raycae.optimization.frontier import ENDED, find_frontier
+from raycae.report.trials import rank_trials
 from raycae.storage.paths import Place
 from raycae.study.find import find_best_trial, find_study
 from raycae.study.finish import Finish
@@ -29,50 +30,73 @@ BEST = 5
 
 
 def open_study(study: str | Path, results: str | Path = "results") -> StudyReader:
-    """A study to be read: its folder, its URI (`s3://BUCKET/PATH/NAME`, `gs://…`), or its name
-    under `results`, a folder or a URI. Raises `InputError` where there is none."""
+    """Open a study for reading.
+
+    Args:
+        study: Its folder, its URI (`s3://BUCKET/PATH/NAME`, `gs://…`), or its name under `results`.
+        results: The folder or URI of the results.
+
+    Raises:
+        InputError: There is no such study.
+    """
     return StudyReader(find_study(study, results))
 
 
 class StudyReader:
-    """The study in `folder`. Its tables are empty in the seconds before the first trial; everything
-    raises `InputError` where the folder's files are no study's."""
+    """A study that is read.
+
+    Its tables are empty in the seconds before the first trial. Everything raises `InputError` if
+    the files are not those of a study.
+    """
 
     def __init__(self, folder: Place) -> None:
         self.folder = folder
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row a trial, in any state; the columns of `trials.parquet`."""
-        return read_trials(self.folder) if self._begun() else Records().trials_table().to_pandas()
+        """One row per trial in any state; the columns of `trials.parquet`."""
+        return (
+            read_trials(self.folder) if self._has_begun() else Records().trials_table().to_pandas()
+        )
 
     @property
     def epochs(self) -> pd.DataFrame:
-        """One row an epoch of a trial; the columns of `epochs.parquet`."""
-        return read_epochs(self.folder) if self._begun() else Records().epochs_table().to_pandas()
+        """One row per epoch of a trial; the columns of `epochs.parquet`."""
+        return (
+            read_epochs(self.folder) if self._has_begun() else Records().epochs_table().to_pandas()
+        )
 
     @property
     def best(self) -> pd.Series[Any] | None:
-        """The row of the COMPLETE trial with the least validation error; None where there is none
-        yet."""
+        """The COMPLETE trial with the least validation error; None without one."""
         trials = self.trials
         number = find_best_trial(trials)
         return None if number is None else trials[trials["trial_number"] == number].iloc[0]
 
     def frontier(self) -> pd.DataFrame:
-        """The rows of the trials that no other beats in both error and cost, from the cheapest on;
-        the cost is the study's own (`cost` of its plan), usually `latent_size`. Trials that were
-        stopped early count too."""
+        """Select the Pareto front of error and cost, the cheapest trial first.
+
+        The cost is that of the study, usually `latent_size`. Trials that were stopped early count,
+        too.
+        """
         cost = read_plan_facts(read_study(self.folder))["cost"]
         trials = self.trials
         ended = trials[trials["state"].isin(ENDED) & trials["val_mse"].notna()]
-        on = find_frontier(ended.to_dict("records"), cost)  # type: ignore[arg-type]
-        return ended[ended["trial_number"].map(on).astype(bool)].sort_values(
+        is_on_frontier = find_frontier(ended.to_dict("records"), cost)  # type: ignore[arg-type]
+        return ended[ended["trial_number"].map(is_on_frontier).astype(bool)].sort_values(
             [cost, "trial_number"], ignore_index=True
         )
 
     def report(self) -> Place:
-        """Write `report.html`, as `raycae report` does. Returns its path."""
+        """Write `report.html`, as `raycae report` does.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            InputError: A step failed, for example because the images are gone. The page is written
+                anyway.
+        """
         from raycae.report.page import write_report
 
         finish = self.illustrate()
@@ -97,28 +121,28 @@ class StudyReader:
             print(f"note: {note}", file=sys.stderr)
         return finish
 
-    def _begun(self) -> bool:
+    def _has_begun(self) -> bool:
         return (self.folder / "trials.parquet").exists()
 
     def __repr__(self) -> str:
-        return f"<study {self.folder}: {self._summary(self.trials)}>"
+        return f"<study {self.folder}: {self._format_counts(self.trials)}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: how it stands, the best trials, and where the report is."""
+        """Show the counts, the best trials and the report's path in a notebook."""
         trials = self.trials
         scored = trials[trials["val_mse"].notna() & (trials["state"] != FAIL)]
-        best = scored.sort_values(["val_mse", "trial_number"]).head(BEST)[SHOWN]
+        best = rank_trials(scored).head(BEST)[SHOWN]
         report = self.folder / "report.html"
         where = html.escape(str(report))
         if isinstance(report, Path):
             link = html.escape(os.path.relpath(report))
             where = f'<a href="{link}" target="_blank">{link}</a>' if report.exists() else "not yet"
         return (
-            f"<p><b>{html.escape(self.folder.name)}</b>: {self._summary(trials)}</p>"
+            f"<p><b>{html.escape(self.folder.name)}</b>: {self._format_counts(trials)}</p>"
             f"{best.to_html(index=False, na_rep='–', float_format='{:.5g}'.format, border=0)}"
             f"<p>report: {where}</p>"
         )
 
     @staticmethod
-    def _summary(trials: pd.DataFrame) -> str:
+    def _format_counts(trials: pd.DataFrame) -> str:
         return format_counts(Counter(trials["state"]))

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from raycae.formatting import join_words
+from raycae.report.trials import replace_missing
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 
 Parameter = FloatParameter | IntParameter | CategoricalParameter
@@ -21,8 +22,17 @@ BEST = 0.1
 
 
 def get_drawn_values(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[Any]:
-    """What each trial drew for a parameter, as the space writes it; null where it drew none, or
-    where a named point lies outside of what is searched."""
+    """Return what each trial drew for a parameter.
+
+    Args:
+        trials: Trials in any state.
+        name: The name of the parameter.
+        parameter: The parameter.
+
+    Returns:
+        The values as the space writes them; None if a trial drew none, or if a named point lies
+        outside the searched range.
+    """
     if (column := f"params_{name}") not in trials:
         return pd.Series([None] * len(trials), index=trials.index, dtype=object)
     known: dict[Any, Any] = {}
@@ -30,20 +40,27 @@ def get_drawn_values(trials: pd.DataFrame, name: str, parameter: Parameter) -> p
         # A column of numbers and words is one of words.
         known = {str(label): label for label in parameter.labels}
         known |= {label: label for label in parameter.labels}
-    told: list[Any] = []
-    for value in trials[column].astype(object).where(trials[column].notna(), None).tolist():
+    values: list[Any] = []
+    for value in replace_missing(trials[column]).tolist():
         if value is None:
-            told.append(None)
+            values.append(None)
         elif isinstance(parameter, CategoricalParameter):
-            told.append(known.get(value))
+            values.append(known.get(value))
         else:
-            told.append(parameter.label(value) if parameter.contains(value) else None)
-    return pd.Series(told, index=trials.index, dtype=object)
+            values.append(parameter.label(value) if parameter.contains(value) else None)
+    return pd.Series(values, index=trials.index, dtype=object)
 
 
 def get_position(value: Any, parameter: Parameter) -> float:
-    """Where a value lies in what is searched: 0 at the lower end, or the first choice, 1 at the
-    upper end, or the last; as the sampler measures it, on a logarithmic scale where it draws so."""
+    """Return where a value lies in the searched range, on the sampler's scale.
+
+    Args:
+        value: A value of the parameter.
+        parameter: The parameter.
+
+    Returns:
+        0 at the lower end or the first choice, 1 at the upper end or the last choice.
+    """
     if isinstance(parameter, CategoricalParameter):
         return parameter.labels.index(value) / max(len(parameter.labels) - 1, 1)
     low, high, value = (
@@ -54,7 +71,14 @@ def get_position(value: Any, parameter: Parameter) -> float:
 
 
 def list_marks(parameter: Parameter) -> list[tuple[float, str]]:
-    """Positions and their values in words: all choices, or the range's ends and its middle."""
+    """List positions on an axis and their labels.
+
+    Args:
+        parameter: The parameter.
+
+    Returns:
+        All choices, or the ends of the range and its middle.
+    """
     if isinstance(parameter, CategoricalParameter):
         shown = parameter.labels
     else:
@@ -63,20 +87,35 @@ def list_marks(parameter: Parameter) -> list[tuple[float, str]]:
 
 
 def format_choice(value: Any) -> str:
-    """A parameter's value, floats in three digits, a list's members with commas."""
+    """Format a value: floats with three digits, lists with commas.
+
+    Args:
+        value: A value of a parameter.
+    """
     if isinstance(value, str) and value.startswith("["):  # the label of a list
         return ", ".join(map(format_choice, json.loads(value)))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def shorten(text: str) -> str:
-    """What fits beside an axis."""
+    """Shorten text to fit beside an axis.
+
+    Args:
+        text: Any text.
+    """
     return textwrap.shorten(text, 18, placeholder="…")
 
 
 def get_positions(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """`get_position` of what each trial drew; one column for each parameter that any trial drew,
-    NaN where a trial did not."""
+    """Return `get_position` of what each trial drew.
+
+    Args:
+        trials: Trials in any state.
+        parameters: The searched parameters.
+
+    Returns:
+        One column per parameter that any trial drew; NaN where a trial drew none.
+    """
     columns = {}
     for name, parameter in parameters.items():
         drawn = get_drawn_values(trials, name, parameter)
@@ -105,23 +144,38 @@ def select_best_drawn(
 
 
 def format_span(drawn: pd.Series[Any], parameter: Parameter) -> str:
-    """Say which values there are: `0.001 to 0.004`, `8`, `adam and sgd`."""
+    """Format which values occur: `0.001 to 0.004`, `8`, `adam and sgd`.
+
+    Args:
+        drawn: The values, at least one.
+        parameter: The parameter.
+    """
     if isinstance(parameter, CategoricalParameter):
-        there = set(drawn)
-        return join_words([format_choice(label) for label in parameter.labels if label in there])
+        occurring = set(drawn)
+        return join_words(
+            [format_choice(label) for label in parameter.labels if label in occurring]
+        )
     return " to ".join(dict.fromkeys((format_choice(drawn.min()), format_choice(drawn.max()))))
 
 
 def split_into_parts(trials: pd.DataFrame, name: str, parameter: Parameter) -> pd.Series[Any]:
-    """Sort what each trial drew into choices or thirds of the range, in words with the parameter's
-    name; without the trials that did not draw it."""
+    """Assign what each trial drew to a choice or a third of the range.
+
+    Args:
+        trials: Trials in any state.
+        name: The name of the parameter.
+        parameter: The parameter.
+
+    Returns:
+        The part as text with the parameter's name; trials that drew no value are left out.
+    """
     drawn = get_drawn_values(trials, name, parameter).dropna()
     if isinstance(parameter, CategoricalParameter):
         return drawn.map(lambda label: f"{name} {format_choice(label)}")
     thirds = drawn.map(lambda value: min(int(3 * get_position(value, parameter)), 2))
     ends = drawn.groupby(thirds).agg(["min", "max"])
-    words = {
-        at: f"{name} {format_choice(low)} to {format_choice(high)}"
-        for at, low, high in ends.itertuples()
+    names = {
+        third: f"{name} {format_choice(low)} to {format_choice(high)}"
+        for third, low, high in ends.itertuples()
     }
-    return thirds.map(words)
+    return thirds.map(names)

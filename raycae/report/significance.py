@@ -14,8 +14,19 @@ pure noise at most 5 % hold a false statement."""
 
 
 def compute_chance_of_marked(n: int, n_marked: int, n_drawn: int, at_least: int) -> float:
-    """Compute the probability that at least `at_least` of `n_drawn` trials, drawn at random from
-    `n`, are among the `n_marked` (the upper tail of the hypergeometric distribution)."""
+    """Compute the probability that a random draw contains at least so many marked trials.
+
+    This is the upper tail of the hypergeometric distribution.
+
+    Args:
+        n: Number of trials.
+        n_marked: Number of marked trials among them.
+        n_drawn: Number of trials that are drawn at random, without replacement.
+        at_least: Number of marked trials in the draw.
+
+    Returns:
+        A probability from 0 to 1.
+    """
     low, high = max(at_least, n_drawn - (n - n_marked)), min(n_marked, n_drawn)
     k = np.arange(low, high + 1)
     logs = compute_log_choose(n_marked, k) + compute_log_choose(n - n_marked, n_drawn - k)
@@ -23,4 +34,10 @@ def compute_chance_of_marked(n: int, n_marked: int, n_drawn: int, at_least: int)
 
 
 def compute_log_choose(n: int, k: Any) -> Any:
+    """Compute the natural logarithm of the binomial coefficient `n` over `k`.
+
+    Args:
+        n: Size of the set.
+        k: Size of the subsets, a number or an array.
+    """
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)

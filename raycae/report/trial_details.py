@@ -13,46 +13,65 @@ from raycae.report.trials import Row, format_latent_shape, is_measured
 
 
 def describe_trials(
-    drawn: Iterable[go.Figure], ranked: list[Row], epochs: pd.DataFrame
+    figures: Iterable[go.Figure], ranked: list[Row], epochs: pd.DataFrame
 ) -> dict[int, dict[str, Any]]:
-    """What the page tells of a trial when its point is clicked, for all trials of which any figure
-    has a point: `words`, `psnr` (dB), and its curve, `epoch` and `val_mse`."""
-    numbers = {number for figure in drawn for number in get_point_trials(figure)}
-    told = epochs[epochs["trial_number"].isin(numbers) & is_measured(epochs["val_mse"])]
-    told = told.sort_values(["trial_number", "epoch"]).astype({"val_mse": float})
-    curves = dict(list(told.groupby("trial_number")))
-    known = {}
+    """Collect what the page shows of a trial when its point is clicked.
+
+    Args:
+        figures: The figures of the page.
+        ranked: The trials as rows.
+        epochs: Their epochs.
+
+    Returns:
+        By number, for all trials with a point in any figure: `words` (lines of text), `psnr` in dB,
+        and the learning curve as the lists `epoch` and `val_mse`.
+    """
+    numbers = {number for figure in figures for number in get_point_trials(figure)}
+    measured = epochs[epochs["trial_number"].isin(numbers) & is_measured(epochs["val_mse"])]
+    measured = measured.sort_values(["trial_number", "epoch"]).astype({"val_mse": float})
+    curves = dict(list(measured.groupby("trial_number")))
+    details = {}
     for row in ranked:
         if (number := row["trial_number"]) in numbers:
-            curve = curves.get(number, told[:0])
-            known[number] = {
+            curve = curves.get(number, measured[:0])
+            details[number] = {
                 "words": describe_trial(row),
                 "psnr": row["val_psnr_db"],
                 "epoch": curve["epoch"].tolist(),
                 "val_mse": [float(f"{val_mse:.4g}") for val_mse in curve["val_mse"]],
             }
-    return known
+    return details
 
 
 def get_point_trials(figure: go.Figure) -> set[int]:
-    """The numbers of the trials that have a point in it."""
-    told = (trace.customdata for trace in figure.data if trace.customdata is not None)
-    return {number for numbers in told for number in numbers if number is not None}
+    """Return the numbers of the trials that have a point in a figure.
+
+    Args:
+        figure: A figure whose traces have trial numbers as `customdata`.
+    """
+    columns = (trace.customdata for trace in figure.data if trace.customdata is not None)
+    return {number for numbers in columns for number in numbers if number is not None}
 
 
 def describe_trial(row: Row) -> list[str]:
-    """A trial, line by line."""
+    """Describe a trial in a few lines.
+
+    Args:
+        row: A trial.
+    """
     named = f", point {row['point']}" if row["point"] else ""
     epochs = format_count(row["epochs_run"], "epoch") if row["epochs_run"] else "its first epoch"
-    said = [f"trial {row['trial_number']}{named}: {row['state']} after {epochs}"]
+    lines = [f"trial {row['trial_number']}{named}: {row['state']} after {epochs}"]
     if row["val_mse"] is not None:
         test = (
             "" if row["test_mse"] is None else f", on test images {format_error(row['test_mse'])}"
         )
-        said.append(f"error {format_error(row['val_mse'])}{test}; PSNR {row['val_psnr_db']:.2f} dB")
-    said.append(
+        lines.append(
+            f"error {format_error(row['val_mse'])}{test}; PSNR {row['val_psnr_db']:.2f} dB"
+        )
+    lines.append(
         f"latent {format_latent_shape(row)} = {row['latent_size']:,}, {row['n_params']:,} "
         "parameters"
     )
-    said.append(f"{row['optimizer']}, lr {row['lr']:.3g}, batch {row['batch_size']}")
-    return [*said, row["network"], *([row["reason"]] if row["reason"] else [])]
+    lines.append(f"{row['optimizer']}, lr {row['lr']:.3g}, batch {row['batch_size']}")
+    return [*lines, row["network"], *([row["reason"]] if row["reason"] else [])]

@@ -1,16 +1,10 @@
-"""The figures of a report, each in two steps: numbers first, a plotly figure second.
-
-The first step is where something can be wrong, and is tested on its numbers; the second only
-draws. Every error is the task's mean squared error, on values from 0 to 1.
-
-Plotly reads a little HTML in every text, so what comes from files is escaped before it gets there.
-"""
+"""Trials as the report reads them: ranked, selected, counted, and as rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -40,18 +34,32 @@ BASELINES = {
 
 
 def get_baseline_name(baseline: str) -> str:
-    """In words; a baseline that this version does not know keeps its own name."""
+    """Name a baseline as the report shows it.
+
+    Args:
+        baseline: The name in `baselines.parquet`. A name that this version does not know is kept.
+    """
     return BASELINES.get(baseline, baseline.replace("_", " "))
 
 
 def add_config_columns(trials: pd.DataFrame) -> pd.DataFrame:
-    """`trials` with what their configurations say: `network` (in words),
-    `latent_positions` (height × width), `optimizer`, `lr`, `batch_size`."""
+    """Add columns that follow from the configuration of each trial.
+
+    Args:
+        trials: Rows of `trials.parquet`.
+
+    Returns:
+        A copy with `network` (the layers as text), `latent_positions` (height times width of the
+        latent), `optimizer`, `lr` and `batch_size`.
+    """
     configs = [Config.model_validate_json(text) for text in trials["config"]]
-    nets = [build_architecture(config) for config in configs]
+    architectures = [build_architecture(config) for config in configs]
     return trials.assign(
-        network=list(map(str, nets)),
-        latent_positions=[net.latent_shape[1] * net.latent_shape[2] for net in nets],
+        network=list(map(str, architectures)),
+        latent_positions=[
+            architecture.latent_shape[1] * architecture.latent_shape[2]
+            for architecture in architectures
+        ],
         optimizer=[config.optimizer for config in configs],
         lr=[config.lr for config in configs],
         batch_size=[config.batch_size for config in configs],
@@ -59,15 +67,26 @@ def add_config_columns(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank_trials(trials: pd.DataFrame) -> pd.DataFrame:
-    """Best first; those that failed or have no error yet come last, by their numbers."""
+    """Sort trials by validation error, the best first.
+
+    Args:
+        trials: Trials in any state.
+
+    Returns:
+        All trials. Failed ones and those without an error come last. Ties are sorted by number.
+    """
     scored = trials["val_mse"].notna() & trials["state"].ne(FAIL)
     best_first = trials[scored].sort_values(["val_mse", "trial_number"])
     return pd.concat([best_first, trials[~scored].sort_values("trial_number")])
 
 
 def thin_trials(trials: pd.DataFrame, most: int) -> pd.DataFrame:
-    """At most `most` rows: a third of them the first, the others taken evenly from the rest, in
-    their order. For trials from the best to the worst: the best are looked at most."""
+    """Keep at most `most` trials: the first third of them from the top, the rest evenly spaced.
+
+    Args:
+        trials: Trials, the best first.
+        most: The largest number of rows to keep.
+    """
     if len(trials) <= most:
         return trials
     first = most // 3
@@ -76,20 +95,31 @@ def thin_trials(trials: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def is_measured(errors: pd.Series[float]) -> pd.Series[bool]:
-    """True where there is a finite error; 0 is a measured error."""
+    """Mark the finite errors; an error of 0 is measured, too.
+
+    Args:
+        errors: Mean squared errors; missing values are allowed.
+    """
     values = errors.to_numpy(dtype=float, na_value=math.nan)
     return pd.Series(np.isfinite(values) & (values >= 0), index=errors.index)
 
 
 def select_ended(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that ended with an error, complete or stopped early; 0 is an error, too."""
+    """Select the trials that ended with an error, complete or stopped early.
+
+    Args:
+        trials: Trials in any state.
+    """
     return trials[trials["state"].isin([COMPLETE, PRUNED]) & is_measured(trials["val_mse"])]
 
 
 def select_distinct(trials: pd.DataFrame) -> pd.DataFrame:
     """Select the first trial of each configuration that ended with an error.
 
-    Another seed of a configuration repeats it; it is no further evidence about its settings.
+    A repeat with another seed is no further evidence about the settings.
+
+    Args:
+        trials: Trials in any state.
     """
     return select_ended(trials).sort_values("trial_number").drop_duplicates("config")
 
@@ -99,67 +129,116 @@ Row = dict[str, Any]
 
 
 def count_states(trials: pd.DataFrame) -> dict[str, int]:
-    """How many trials are in each state, those states only that occur."""
+    """Count the trials in each state; states that do not occur are left out.
+
+    Args:
+        trials: Trials in any state.
+    """
     counts = trials["state"].value_counts()
     return {state: int(counts[state]) for state in STATES if state in counts}
 
 
+Table = TypeVar("Table", pd.DataFrame, "pd.Series[Any]")
+
+
+def replace_missing(table: Table) -> Table:
+    """Return a copy with Python objects, and None where a value is missing.
+
+    Args:
+        table: A table or one column.
+    """
+    return table.astype(object).where(table.notna(), None)
+
+
 def list_rows(table: pd.DataFrame) -> list[Row]:
-    """A table's rows."""
-    plain = table.astype(object).where(table.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+    """List the rows of a table as dictionaries, with None where a value is missing.
+
+    Args:
+        table: Any table; its columns become keys.
+    """
+    records = replace_missing(table).to_dict("records")
+    return [{str(name): value for name, value in record.items()} for record in records]
 
 
 MOST_PICTURED = 6
 
 
 def select_best_per_latent_size(trials: pd.DataFrame, strata: Iterable[int] | None) -> list[int]:
-    """The trials that stand for their latent size, by latent size: the best one of each if it is
-    COMPLETE; of a frontier with `strata` the one of it with the least error in each. The best trial
-    is among them. None without a COMPLETE trial."""
+    """Select the trials that represent the latent sizes.
+
+    Without latent-size bins this is the best trial of each latent size, if it is COMPLETE. With
+    bins it is the trial of the Pareto front with the least error in each bin. The best trial of the
+    study is always included.
+
+    Args:
+        trials: Trials in any state.
+        strata: The upper bounds of the latent-size bins; None without bins.
+
+    Returns:
+        Trial numbers by latent size; empty without a COMPLETE trial.
+    """
     best = find_best_trial(trials)
     if best is None:
         return []
-    ordered = trials.sort_values(["val_mse", "trial_number"]).dropna(subset="val_mse")
+    ordered = rank_trials(trials.dropna(subset="val_mse"))
     if strata is None:
         first = ordered[ordered["state"].isin([COMPLETE, PRUNED])].drop_duplicates("latent_size")
         chosen = first[first["state"] == COMPLETE]
     else:
-        on = ordered[ordered["on_frontier"].fillna(False).astype(bool)]
-        within = on["latent_size"].map(
+        front = ordered[ordered["on_frontier"].fillna(False).astype(bool)]
+        within = front["latent_size"].map(
             lambda size: min((bound for bound in strata if bound >= size), default=None)
         )
-        chosen = on[within.notna() & ~within.duplicated()]
+        chosen = front[within.notna() & ~within.duplicated()]
     numbers = {*chosen["trial_number"], best}
     by_size = trials[trials["trial_number"].isin(numbers)].sort_values(["latent_size", "val_mse"])
     return [int(number) for number in by_size["trial_number"]]
 
 
 def select_trials_to_picture(trials: pd.DataFrame, strata: Iterable[int] | None) -> list[int]:
-    """The trials whose pictures the report shows: `MOST_PICTURED` of `select_best_per_latent_size`,
-    evenly from the smallest latent to the largest, with the best among them."""
+    """Select the trials whose pictures the report shows.
+
+    Args:
+        trials: Trials in any state.
+        strata: The upper bounds of the latent-size bins; None without bins.
+
+    Returns:
+        At most `MOST_PICTURED` numbers of `select_best_per_latent_size`, evenly from the smallest
+        latent size to the largest; the best trial is included.
+    """
     numbers = select_best_per_latent_size(trials, strata)
     best = find_best_trial(trials)
     if best is None or len(numbers) <= MOST_PICTURED:
         return numbers
-    places = {round(i * (len(numbers) - 1) / (MOST_PICTURED - 1)) for i in range(MOST_PICTURED)}
-    own = numbers.index(best)
-    places.remove(min(places, key=lambda place: abs(place - own)))
-    return [numbers[place] for place in sorted({*places, own})]
+    indices = {round(i * (len(numbers) - 1) / (MOST_PICTURED - 1)) for i in range(MOST_PICTURED)}
+    best_index = numbers.index(best)
+    indices.remove(min(indices, key=lambda index: abs(index - best_index)))
+    return [numbers[index] for index in sorted({*indices, best_index})]
 
 
 def list_trials_with_pictures(folder: Place) -> set[int]:
-    """The trials whose sheets are there, with what was measured of them. (Older versions painted
-    validation images, and measured nothing.)"""
-    told = read_pictures(folder)
-    numbers = () if told is None else map(int, told["trial_number"].unique())
+    """List the trials that have both picture sheets and their measurements.
+
+    Older versions painted validation images and measured nothing; their sheets do not count.
+
+    Args:
+        folder: The folder of the study.
+    """
+    pictures = read_pictures(folder)
+    numbers = () if pictures is None else map(int, pictures["trial_number"].unique())
     return {
         number
         for number in numbers
-        if all((folder / "pictures" / f"{number}{of}.png").exists() for of in ("", "-cases"))
+        if all(
+            (folder / "pictures" / f"{number}{suffix}.png").exists() for suffix in ("", "-cases")
+        )
     }
 
 
 def format_latent_shape(row: Row) -> str:
-    """Channels × height × width."""
+    """Format the shape of a latent as channels × height × width.
+
+    Args:
+        row: A trial.
+    """
     return " × ".join(str(row[f"latent_{side}"]) for side in ("channels", "height", "width"))

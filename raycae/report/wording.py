@@ -7,14 +7,14 @@ from raycae.report.plotting import EXACT
 
 
 def format_errors_apart(first: float, second: float) -> tuple[str, str]:
-    """Write two errors with as many digits as it takes to tell them apart.
+    """Format two errors with as many digits as it takes to tell them apart.
 
     Args:
         first: A mean squared error.
-        second: Another one. Two equal errors are written alike.
+        second: Another one. Two equal errors get the same text.
 
     Returns:
-        Both errors as text, as `error` writes them where that is enough.
+        Both errors as text, as `format_error` gives them where that is enough.
     """
     texts = format_error(first), format_error(second)
     for digits in range(4, 18):
@@ -25,7 +25,7 @@ def format_errors_apart(first: float, second: float) -> tuple[str, str]:
 
 
 def describe_fall(first: float, last: float) -> str:
-    """Say by how much an error falls: `by a factor of 2.2`, `by 3.1 %`, `to zero`.
+    """Describe by how much an error falls: `by a factor of 2.2`, `by 3.1 %`, `to zero`.
 
     Args:
         first: The error before, above `last`.
@@ -42,28 +42,48 @@ def describe_fall(first: float, last: float) -> str:
 
 
 def format_larger_factor(times: float) -> str:
-    """`3.1 times`, or `1.0031 times` where two digits would read as no difference."""
+    """Format a factor: `3.1 times`, or `1.0031 times` where two digits would read as no difference.
+
+    Args:
+        times: A factor of at least 1.
+    """
     return format_factor(times) if times >= 1.1 else f"{times:.6g} times"
 
 
 def format_percent(share: float) -> str:
-    """`50 %`, `0.31 %`, `100 %`: two digits, or as many as a whole number has."""
+    """Format a share in percent with two digits: `50 %`, `0.31 %`, `100 %`.
+
+    Args:
+        share: A share from 0 to 1.
+    """
     return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
 
 
 def format_time(seconds: float) -> str:
-    """`41 s`, `12 min`, `3.4 h`"""
+    """Format a duration in the unit that suits it: `41 s`, `12 min`, `3.4 h`.
+
+    Args:
+        seconds: A duration in seconds.
+    """
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
 def format_signed_percent(percent: float) -> str:
-    """`−4.5 %`, `+0.03 %`"""
+    """Format a change in percent with its sign: `−4.5 %`, `+0.03 %`.
+
+    Args:
+        percent: The change in percent.
+    """
     digits = 1 if abs(percent) >= 0.1 else 2
     return f"{percent:+.{digits}f} %".replace("-", "−")
 
 
 def format_bound(value: float) -> str:
-    """Write the end of an interval; what is too large to say anything as `over 1,000`."""
+    """Format an end of an interval; a value that is too large to be useful as `over 1,000`.
+
+    Args:
+        value: A ratio above 0.
+    """
     return format_ratio(value) if value <= 1000 else "over 1,000"

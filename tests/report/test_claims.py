@@ -106,9 +106,9 @@ def test_the_effect_is_a_ratio_and_paired() -> None:
 def test_what_is_missing_is_named() -> None:
     """Oracle: the experiments that the claim compares and nobody ran; what was run with other
     seeds."""
-    assert judged(A_BELOW_B, {("b", 0): [1.0]}).why == "For want of runs of a."
+    assert judged(A_BELOW_B, {("b", 0): [1.0]}).why == "Runs are missing: a."
     apart = judged(A_BELOW_B, {("b", 0): [1.0], ("a", 1): [1.0]})
-    assert apart.why == "For want of runs of a and b with the same seed."
+    assert apart.why == "Runs are missing: a and b with the same seed."
 
 
 def test_a_failed_run_is_no_run() -> None:
@@ -165,7 +165,7 @@ def test_smoothness_is_how_far_a_curve_rises_again() -> None:
     assert found.effect == pytest.approx(-math.log(1.51), rel=0.01)
     still = judged(claim, a | {("b", s): [3.0, 2.0, 1.0] for s in range(3)})
     assert (still.verdict, still.effect) == (UNDECIDED, 0)
-    assert "Both the same" in still.why
+    assert "Both are the same" in still.why
 
 
 @pytest.mark.parametrize(

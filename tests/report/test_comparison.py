@@ -56,7 +56,7 @@ def test_studies_of_the_same_images_share_a_figure(tmp_path: Path) -> None:
     ) in page.text
     assert page.having("id") == ["frontiers-0"]
     assert "wide: Trial 1 reaches" in " ".join(page.text.split()).replace(" :", ":")
-    assert "figures of their own" not in page.text
+    assert "has its own figure" not in page.text
 
 
 def test_a_legend_shows_quotes_as_they_are(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_errors_that_say_nothing_of_one_another_stand_apart(tmp_path: Path, why:
     other = made_study(tmp_path / "other", NARROW, study="other", task=task)
     page = Page(render_comparison([one, with_images(other, "beef") if why == "images" else other]))
     assert page.having("id") == ["frontiers-0", "frontiers-1"]
-    assert f"Not all of them are of the same {why}" in page.text
+    assert f"Not all studies have the same {why}." in page.text
     assert page.text.count("there is no other study of these images") == 2
 
 
@@ -120,7 +120,7 @@ def test_the_command_compares_and_says_where(
     assert (code, out) == (0, f"{tmp_path / 'one.html'}\n")
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in (
-        (["wide", "wide"], "is named twice"),
+        (["wide", "wide"], "is listed twice"),
         (["wide", "gone"], "gone: there is no study of this name"),
         (["wide", "narrow", "--png", tmp_path / "p"], "--png works with one study"),
         (["wide", "-o", tmp_path / "c.html" / "x"], "the page cannot be written there"),

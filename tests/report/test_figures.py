@@ -136,7 +136,7 @@ def test_the_linear_code_to_compare_with_is_never_larger(
 ) -> None:
     """Oracle: read off `BASELINES`."""
     data = compute_latent_error(made_trials((COMPLETE, 1024, 0.004)), BASELINES)
-    found = data.best_linear(latent_size)
+    found = data.find_best_linear(latent_size)
     assert (found and (found.baseline, found.latent_size)) == code
 
 

@@ -55,8 +55,18 @@ MEASURES = {**RATIOS, ROUGHNESS: "rises of the validation error, summed", **SIZE
 
 @dataclass(frozen=True)
 class Claim:
-    """`lower` has less of `measure` than `higher`; by at least `margin` (0.1: a tenth) where that
-    is above 0, and at most so much more where it is below."""
+    """A claim that one experiment has less of a measure than another.
+
+    Attributes:
+        sentence: The claim in words.
+        lower: The experiment that has less.
+        higher: The experiment that has more.
+        measure: A key of `MEASURES`.
+        margin: If above 0, the claim is that `lower` has less by at least this share (0.1: a
+            tenth). If below 0, that it has more by at most this share.
+        eventually: Whether the claim is about where the curves end. A gap that is closing then
+            refutes nothing yet.
+    """
 
     sentence: str
     lower: str
@@ -64,7 +74,6 @@ class Claim:
     measure: str = "test"
     margin: float = 0.0
     eventually: bool = False
-    """The claim is about where the curves end, so a gap that is closing refutes nothing yet."""
 
 
 CLAIMS = (
@@ -234,12 +243,19 @@ class Judgement:
 
 
 def collect_runs(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run that ended well: `experiment`, `seed`, `trial_number`, `latent_side` (pixels of
-    the latent's height and width), and every measure.
+    """Collect the measures of each complete run.
 
-    `trials` and `epochs` as `results` reads them. `val`, `train` and `test` are those of the epoch
-    with the least validation error; `time` is the median over the epochs. A run without epochs, or
-    with an error of exactly 0, of which there is no ratio, is left out.
+    A run without epochs is left out, and so is a run with an error of exactly 0, which has no
+    ratio.
+
+    Args:
+        trials: Rows of `trials.parquet`.
+        epochs: Rows of `epochs.parquet`.
+
+    Returns:
+        One row per run: `experiment`, `seed`, `trial_number`, `latent_side` (height and width of
+        the latent in pixels), and every measure. `val`, `train` and `test` are those of the epoch
+        with the least validation error; `time` is the median over the epochs, in seconds.
     """
     ended = trials[trials["point"].notna() & (trials["state"] == COMPLETE)]
     curves = dict(list(epochs.sort_values("epoch").groupby("trial_number")))
@@ -305,12 +321,23 @@ def adjust_verdicts(judgements: Sequence[Judgement]) -> list[Judgement]:
 
 
 def adjust_judgement(judgement: Judgement, p: float) -> Judgement:
+    """Set the adjusted p-value and the adjusted verdict.
+
+    Args:
+        judgement: The verdict on a claim.
+        p: The adjusted p-value.
+    """
     remains = judgement.verdict if p <= 1 - CONFIDENCE else UNDECIDED
     return replace(judgement, adjusted_p=p, adjusted=remains)
 
 
 def compute_differences(found: pd.DataFrame, claim: Claim) -> pd.Series[float]:
-    """`lower` minus `higher` by seed, where both were run with it; of ratios the logarithms."""
+    """Compute `lower` minus `higher` for each seed with runs of both; of ratios, of the logarithms.
+
+    Args:
+        found: What `collect_runs` returns.
+        claim: The claim.
+    """
     by_seed = found.pivot(index="seed", columns="experiment", values=claim.measure)
     if claim.lower not in by_seed or claim.higher not in by_seed:
         return pd.Series(dtype=float)
@@ -328,7 +355,7 @@ def judge_claim(
             name for name in (claim.lower, claim.higher) if name not in set(found["experiment"])
         ]
         want = " and ".join(lacking) or f"{claim.lower} and {claim.higher} with the same seed"
-        return Judgement(claim, MISSING, why=f"For want of runs of {want}.")
+        return Judgement(claim, MISSING, why=f"Runs are missing: {want}.")
     values = differences.tolist()
     if claim.measure in SIZES:
         sizes = found.drop_duplicates("experiment").set_index("experiment")[claim.measure]
@@ -354,11 +381,14 @@ def judge_claim(
 
 def describe_what_would_decide(values: list[float], threshold: float) -> str:
     if not any(values):
-        return "Both the same with every seed; more epochs may tell them apart."
+        return "Both are the same with every seed. More epochs may tell them apart."
     if len(values) < 2:
-        return "One seed has no spread; two or more have."
+        return "One seed has no spread. At least two are needed."
     if (n := estimate_seeds_needed(values, threshold)) is None:
-        return f"More than {MOST:,} seeds would have to decide, so near to the limit is it."
+        return (
+            "The difference is so close to the limit that more than "
+            f"{MOST:,} seeds would be needed."
+        )
     return f"At least {n} seeds would decide, if the difference stays what it is."
 
 

@@ -18,11 +18,15 @@ from raycae.report.trials import get_baseline_name
 
 @dataclass(frozen=True)
 class Spread:
-    """`rows`: `experiment`, `latent_size`, `mean`, `low`, `high` of the test error over seeds, best
-    first; `each`, the errors of the seeds; `baseline`, the error of PCA of at most its
-    latent size, or where nothing is coded the least of the levels (NaN: none). `linear`:
-    `latent_size`, `error` of the best PCA of at most that size. `levels`: the error of each
-    baseline without a latent."""
+    """Test errors by experiment.
+
+    Attributes:
+        rows: One row per experiment, the best first: `experiment`, `latent_size`, `mean`, `low` and
+            `high` of the test error over seeds; `each`, the errors of the seeds; `baseline`, the
+            error of PCA of no larger size, or without a PCA the least of the levels (NaN: none).
+        linear: `latent_size`, and `error` of the best PCA of no larger size.
+        levels: The error of each baseline without a latent.
+    """
 
     rows: pd.DataFrame
     linear: pd.DataFrame
@@ -30,14 +34,19 @@ class Spread:
 
     @property
     def baseline_name(self) -> str:
+        """The name of the baseline of `rows`."""
         if self.linear.empty:
             return get_baseline_name(min(self.levels, key=self.levels.__getitem__, default=""))
         return "PCA"
 
 
 def compute_spread(found: pd.DataFrame, baselines: pd.DataFrame | None) -> Spread:
-    """Test errors by experiment. `found` as `claims.collect_runs` gives it; `baselines` as
-    `results` reads them, of the same images."""
+    """Compute test errors by experiment.
+
+    Args:
+        found: What `claims.collect_runs` returns.
+        baselines: Rows of `baselines.parquet` of the same images; None without them.
+    """
     measured = found.dropna(subset="test")
     rows = (
         measured.groupby("experiment")
@@ -61,6 +70,16 @@ def compute_spread(found: pd.DataFrame, baselines: pd.DataFrame | None) -> Sprea
 
 
 def find_baseline(latent_size: int, linear: pd.DataFrame, levels: dict[str, float]) -> float:
+    """Find the error of the baseline of an experiment.
+
+    Args:
+        latent_size: The latent size of the experiment.
+        linear: Rows of `Spread.linear`.
+        levels: The errors of the baselines without a latent.
+
+    Returns:
+        The error of PCA of no larger size, or without a PCA the least level; NaN without one.
+    """
     if linear.empty:
         return min(levels.values(), default=math.nan)
     codes = linear.loc[linear["latent_size"] <= latent_size, "error"]
@@ -68,16 +87,19 @@ def find_baseline(latent_size: int, linear: pd.DataFrame, levels: dict[str, floa
 
 
 def draw_spread(data: Spread) -> go.Figure:
-    """One line an experiment, from the least to the greatest of its seeds, the mean marked. Needs
-    at least one."""
+    """Draw the errors of each experiment's seeds and their mean.
+
+    Args:
+        data: The errors of at least one experiment.
+    """
     figure = plotting.make_figure("test error, MSE", "")
     rows = data.rows[::-1]  # plotly begins at the bottom
     names = [plotting.escape_html(name) for name in rows["experiment"]]
     errors = [*(error for each in rows["each"] for error in each), *data.levels.values()]
-    zero = plotting.floor(errors)
-    levels = dict(zip(data.levels, plotting.lifted(data.levels.values(), zero), strict=True))
+    zero = plotting.choose_zero_position(errors)
+    levels = dict(zip(data.levels, plotting.lift_zeros(data.levels.values(), zero), strict=True))
     figure.add_scatter(
-        x=plotting.lifted((error for each in rows["each"] for error in each), zero),
+        x=plotting.lift_zeros((error for each in rows["each"] for error in each), zero),
         y=[name for name, each in zip(names, rows["each"], strict=True) for _ in each],
         name="one seed",
         mode="markers",
@@ -85,14 +107,14 @@ def draw_spread(data: Spread) -> go.Figure:
         hovertemplate="%{y}: %{x:.5f}<extra></extra>",
     )
     figure.add_scatter(
-        x=plotting.lifted(rows["mean"], zero),
+        x=plotting.lift_zeros(rows["mean"], zero),
         y=names,
         name="mean over seeds",
         mode="markers",
         marker={"color": ORANGE, "size": 10, "symbol": "line-ns-open", "line": {"width": 3}},
         hovertemplate="%{y}: mean %{x:.5f}<extra></extra>",
     )
-    low = min(plotting.lifted([*rows["low"], *data.levels.values()], zero)) / 1.15
+    low = min(plotting.lift_zeros([*rows["low"], *data.levels.values()], zero)) / 1.15
     linear = rows[rows["baseline"].notna()] if len(data.linear) else rows[:0]
     if len(linear):
         figure.add_scatter(
@@ -104,9 +126,9 @@ def draw_spread(data: Spread) -> go.Figure:
             hovertext=[f"PCA: {format_error(value)}" for value in linear["baseline"]],
             hoverinfo="text",
         )
-    shown = [*plotting.lifted(rows["high"], zero), *levels.values(), *linear["baseline"]]
+    shown = [*plotting.lift_zeros(rows["high"], zero), *levels.values(), *linear["baseline"]]
     for baseline, level in levels.items():
-        if level > 3 * max(plotting.lifted(rows["high"], zero)):
+        if level > 3 * max(plotting.lift_zeros(rows["high"], zero)):
             shown.remove(level)  # far away; it would flatten the rest
             continue
         figure.add_vline(
@@ -123,18 +145,22 @@ def draw_spread(data: Spread) -> go.Figure:
             },
         )
     high = max(shown) * 1.15
-    figure.update_xaxes(plotting.error_log_axis(low, high, errors))
+    figure.update_xaxes(plotting.make_full_error_axis(low, high, errors))
     figure.update_yaxes(showgrid=True, ticks="", ticksuffix="  ")
     return figure
 
 
 def draw_latent_spread(data: Spread) -> go.Figure:
-    """Latent size against test error, both logarithmic, PCA beside it."""
+    """Draw test error against latent size on logarithmic axes, with PCA.
+
+    Args:
+        data: The errors of at least one experiment.
+    """
     figure = plotting.make_figure("latent size, numbers per image", "test error, MSE")
     rows = data.rows
     sizes = rows["latent_size"].astype(int)
     errors = [error for each in rows["each"] for error in each]
-    zero = plotting.floor(errors)
+    zero = plotting.choose_zero_position(errors)
     near = data.linear[data.linear["latent_size"].between(sizes.min() / 2, sizes.max() * 2)]
     if not near.empty:
         figure.add_scatter(
@@ -147,7 +173,7 @@ def draw_latent_spread(data: Spread) -> go.Figure:
         )
     figure.add_scatter(
         x=sizes.tolist(),
-        y=plotting.lifted(rows["mean"], zero),
+        y=plotting.lift_zeros(rows["mean"], zero),
         error_y={
             "type": "data",
             "array": (rows["high"] - rows["mean"]).tolist(),
@@ -165,13 +191,13 @@ def draw_latent_spread(data: Spread) -> go.Figure:
         ],
         hoverinfo="text",
     )
-    lows = plotting.lifted(rows["low"], zero)
+    lows = plotting.lift_zeros(rows["low"], zero)
     low = max(min([*lows, *near["error"]]), min(lows) / 30) / 1.3
-    high = max(plotting.lifted(rows["high"], zero)) * 1.3
+    high = max(plotting.lift_zeros(rows["high"], zero)) * 1.3
     x_low, x_high = sizes.min() / 1.7, sizes.max() * 1.7
     powers = plotting.list_powers_of_two(x_low, x_high)
     figure.update_xaxes(plotting.make_log_axis(x_low, x_high, powers, "{:,}"))
-    figure.update_yaxes(plotting.error_log_axis(low, high, errors))
+    figure.update_yaxes(plotting.make_full_error_axis(low, high, errors))
     return figure
 
 
@@ -183,8 +209,14 @@ CURVES = {
 
 
 def compute_three_curves(epochs: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds of the three errors by `point` and `epoch`, of the epochs that all the
-    point's seeds have reached."""
+    """Compute the mean training, validation and test error of each epoch over seeds.
+
+    Args:
+        epochs: Epochs with `point` and `seed`.
+
+    Returns:
+        One row per `point` and `epoch` that all seeds of the point have reached.
+    """
     grouped = epochs.groupby(["point", "epoch"])
     mean = grouped[list(CURVES)].mean().astype(float)
     n = grouped["seed"].nunique()
@@ -192,8 +224,15 @@ def compute_three_curves(epochs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_three_curves(curves: pd.DataFrame, data: Spread, columns: int = 4) -> go.Figure:
-    """A small panel for each experiment, best first, all on the same axes, beside its baseline: the
-    PCA of its latent size, or the least of what needs no latent."""
+    """Draw a panel of three curves for each experiment, the best first, on the same axes.
+
+    Each panel shows the experiment's baseline: PCA of its latent size, or the least level.
+
+    Args:
+        curves: What `compute_three_curves` returns.
+        data: The errors of the experiments.
+        columns: The number of panels in a row.
+    """
     order = data.rows["experiment"].tolist()
     n_rows = math.ceil(len(order) / columns)
     baseline = dict(zip(order, data.rows["baseline"], strict=True))
@@ -217,15 +256,18 @@ def draw_three_curves(curves: pd.DataFrame, data: Spread, columns: int = 4) -> g
         figure.layout[name] = plain[name]
     figure.update_layout(dragmode=False, legend_y=1.04)
     errors = [x for x in curves[list(CURVES)].to_numpy(float).ravel().tolist() if x == x]
-    zero = plotting.floor(errors)
-    low, high = min(plotting.lifted(errors, zero)) / 1.1, max(plotting.lifted(errors, zero)) * 1.1
+    zero = plotting.choose_zero_position(errors)
+    low, high = (
+        min(plotting.lift_zeros(errors, zero)) / 1.1,
+        max(plotting.lift_zeros(errors, zero)) * 1.1,
+    )
     for i, point in enumerate(order):
         curve = curves[curves["point"] == point]
         place = {"row": i // columns + 1, "col": i % columns + 1}
         for column, (name, colour) in CURVES.items():
             figure.add_scatter(
                 x=curve["epoch"].tolist(),
-                y=plotting.lifted(curve[column], zero),
+                y=plotting.lift_zeros(curve[column], zero),
                 name=name,
                 legendgroup=name,
                 showlegend=i == 0,
@@ -240,7 +282,7 @@ def draw_three_curves(curves: pd.DataFrame, data: Spread, columns: int = 4) -> g
             figure.add_hline(y=baseline[point], line=line, **place)
     axis = {name: plain.xaxis[name] for name in ("gridcolor", "linecolor", "zeroline")}
     axis |= {"fixedrange": True, "automargin": True}
-    figure.update_yaxes(plotting.error_log_axis(low, high, errors) | axis)
+    figure.update_yaxes(plotting.make_full_error_axis(low, high, errors) | axis)
     last = int(curves["epoch"].max())
     figure.update_xaxes(
         axis | {"dtick": 1 if last <= 6 else None, "range": [0.7, last + 0.3], "tickformat": "d"}

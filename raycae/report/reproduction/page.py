@@ -1,6 +1,6 @@
-"""The page of `raycae reproduce`: verdicts first, then what they rest on.
+"""The page of `raycae reproduce`: verdicts first, then the runs that they rest on.
 
-Everything comes from the two studies' folders: tables, baselines, pictures, `study.json`.
+Everything comes from the folders of the two studies.
 """
 
 from __future__ import annotations
@@ -50,9 +50,16 @@ class Part:
 
 
 def write_reproduction(folder: Place) -> Place:
-    """Write `report.html` into a reproduction's folder, from the studies in it. Returns its path.
+    """Write `report.html` into the folder of a reproduction.
 
-    Raises `InputError` where there is none to read.
+    Args:
+        folder: The folder with the studies.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: The folder holds no readable study of a reproduction.
     """
     path = folder / "report.html"
     write_atomic(path, render_reproduction(folder).encode("utf-8", errors="replace"))
@@ -60,7 +67,14 @@ def write_reproduction(folder: Place) -> Place:
 
 
 def render_reproduction(folder: Place) -> str:
-    """The page. Raises `InputError`."""
+    """Render the page of a reproduction.
+
+    Args:
+        folder: The folder with the studies.
+
+    Raises:
+        InputError: The folder holds no readable study of a reproduction.
+    """
     parts = [read_part(folder / name) for name in REPORT if (folder / name / "study.json").exists()]
     if not parts:
         raise InputError(f"{folder}: there is no reproduction; run raycae reproduce")
@@ -72,8 +86,8 @@ def render_reproduction(folder: Place) -> str:
         plots,
         name=folder.name,
         parts=shown,
-        counts={said: sum(j.verdict == said for j in judged) for said in VERDICTS},
-        adjusted={said: sum(j.adjusted == said for j in judged) for said in VERDICTS},
+        counts={verdict: sum(j.verdict == verdict for j in judged) for verdict in VERDICTS},
+        adjusted={verdict: sum(j.adjusted == verdict for j in judged) for verdict in VERDICTS},
         n_tested=sum(j.p is not None for j in judged),
         claims=[make_claim_row(judgement) for judgement in judged],
         axis=[(label, place_on_axis(label)) for label in (0.5, 1.0, 2.0)],
@@ -86,7 +100,14 @@ VERDICTS = (UPHELD, CONTRADICTED, UNDECIDED, MISSING)
 
 
 def read_part(folder: Place) -> Part:
-    """The study in `folder`. Raises `InputError`."""
+    """Read a study of a reproduction.
+
+    Args:
+        folder: The folder of the study.
+
+    Raises:
+        InputError: The folder holds no readable study.
+    """
     study = plan.read_study(folder)
     trials, epochs = tables.read_trials(folder), tables.read_epochs(folder)
     epochs = epochs.merge(trials[["trial_number", "point", "seed"]], on="trial_number")
@@ -103,12 +124,16 @@ def read_part(folder: Place) -> Part:
 
 
 def judge_reproduction(parts: list[Part]) -> list[Judgement]:
-    """Judge every claim from what was run, and adjust the verdicts for all claims of the page."""
+    """Judge every claim by the runs, and adjust the verdicts for the number of claims.
+
+    Args:
+        parts: The studies.
+    """
     judged: dict[Claim, Judgement] = {}
     for part in parts:
         points = part.space.points
-        own = [claim for claim in claims.CLAIMS if claim.lower in points]
-        judged |= {j.claim: j for j in claims.judge_claims(part.runs, part.epochs, own)}
+        own_claims = [claim for claim in claims.CLAIMS if claim.lower in points]
+        judged |= {j.claim: j for j in claims.judge_claims(part.runs, part.epochs, own_claims)}
     none = pd.DataFrame(columns=["experiment", "seed", *claims.MEASURES])
     lacking = [claim for claim in claims.CLAIMS if claim not in judged]
     judged |= {j.claim: j for j in claims.judge_claims(none, none, lacking)}
@@ -116,7 +141,11 @@ def judge_reproduction(parts: list[Part]) -> list[Judgement]:
 
 
 def describe_part(part: Part) -> dict[str, Any]:
-    """What the template shows of one study."""
+    """Collect what the template shows of a study.
+
+    Args:
+        part: The study.
+    """
     study, task = part.study, part.study["task"]
     spread = figures.compute_spread(part.runs, part.baselines)
     order = spread.rows["experiment"].tolist()
@@ -189,13 +218,24 @@ def correlate_latent_size(runs: pd.DataFrame) -> str | None:
 
 
 def list_sizes(latents: pd.Series[int]) -> str:
-    """How many different sizes there are, and how many experiments share the most common one."""
+    """Describe how many latent sizes there are, and how many experiments share the most common one.
+
+    Args:
+        latents: The latent size of each experiment.
+    """
     counts = latents.value_counts()
     share = f"{counts.iloc[0]} of {len(latents)} have {counts.index[0]:,} numbers"
     return f"their latents have {len(counts)} sizes, and {share}"
 
 
 def describe_tendency(rho: float, low: float, high: float) -> str:
+    """Describe whether larger latents go with smaller errors.
+
+    Args:
+        rho: The rank correlation of latent size and error.
+        low: The lower end of its interval.
+        high: The upper end.
+    """
     figure = f"(rank correlation {rho:.2f}, {low:.2f} to {high:.2f})".replace("-", "−")
     if high < 0:
         return f"larger latents go with smaller errors {figure}"
@@ -205,8 +245,15 @@ def describe_tendency(rho: float, low: float, high: float) -> str:
 
 
 def make_experiment_row(part: Part, name: str, spread: Spread) -> dict[str, Any]:
-    own = part.runs[part.runs["experiment"] == name]
-    number = own["trial_number"].iloc[0]
+    """Make the row of an experiment in the table.
+
+    Args:
+        part: The study.
+        name: The experiment.
+        spread: The test errors of all experiments.
+    """
+    runs = part.runs[part.runs["experiment"] == name]
+    number = runs["trial_number"].iloc[0]
     (trial,) = part.trials[part.trials["trial_number"] == number].to_dict("records")
     size = int(trial["latent_size"])
     codes = spread.linear[spread.linear["latent_size"] <= size]
@@ -214,13 +261,13 @@ def make_experiment_row(part: Part, name: str, spread: Spread) -> dict[str, Any]
     config = Config.model_validate_json(trial["config"])
     return {
         "name": name,
-        "n": len(own),
+        "n": len(runs),
         "latent": format_latent_shape({str(k): v for k, v in trial.items()}),
         "latent_size": size,
         "n_params": int(trial["n_params"]),
-        **{m: format_mean_and_spread(own[m]) for m in ("train", "val", "test")},
-        "linear": format_times(float(own["test"].mean()), linear),
-        "time": f"{own['time'].mean():.1f}",
+        **{m: format_mean_and_spread(runs[m]) for m in ("train", "val", "test")},
+        "linear": format_times(float(runs["test"].mean()), linear),
+        "time": f"{runs['time'].mean():.1f}",
         "network": str(build_architecture(config)),
         "training": f"{config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, "
         f"{config.activation}, {config.output}",
@@ -228,24 +275,47 @@ def make_experiment_row(part: Part, name: str, spread: Spread) -> dict[str, Any]
 
 
 def format_times(error: float, linear: float | None) -> str:
-    """A linear code of nearly as many numbers as the picture has loses next to nothing."""
+    """Format an error as a multiple of that of PCA.
+
+    Args:
+        error: The test error of an experiment.
+        linear: The error of PCA; None without one. PCA of almost as many numbers as the picture has
+            loses almost nothing, so the factor may be very large.
+    """
     if linear is None or linear == 0:  # of an error of zero nothing is a multiple
         return "–"
     return "> 1,000" if error > 1000 * linear else formatting.format_ratio(error / linear)
 
 
 def format_mean_and_spread(values: pd.Series[float]) -> str:
+    """Format the mean and the standard deviation of errors over seeds.
+
+    Args:
+        values: The error of each seed.
+    """
     mean = f"{values.mean():.5f}"
     return mean if len(values) < 2 else f"{mean} ± {values.std():.5f}"
 
 
 def select_best_runs(runs: pd.DataFrame) -> dict[str, int]:
-    """Of each experiment the trial with the least validation error, whose model is kept."""
+    """Select the trial with the least validation error of each experiment; its model is kept.
+
+    Args:
+        runs: What `claims.collect_runs` returns.
+
+    Returns:
+        Trial numbers by experiment.
+    """
     best = runs.sort_values(["val", "trial_number"]).drop_duplicates("experiment")
     return dict(zip(best["experiment"], best["trial_number"].astype(int), strict=True))
 
 
 def list_failed(trials: pd.DataFrame) -> list[str]:
+    """List the failed runs with their reasons.
+
+    Args:
+        trials: The trials of a study.
+    """
     failed = trials[(trials["state"] == records.FAIL) & trials["point"].notna()]
     return [
         f"{point}, seed {seed}: {reason}"
@@ -256,12 +326,17 @@ def list_failed(trials: pd.DataFrame) -> list[str]:
 
 
 def _count_without_error(part: Part) -> int:
-    """How many complete runs have an error of exactly 0, of which no ratio can be taken."""
+    """Count the complete runs with an error of exactly 0, which has no ratio."""
     complete = part.trials["point"].notna() & (part.trials["state"] == records.COMPLETE)
     return int(complete.sum()) - len(part.runs)
 
 
 def make_claim_row(judgement: Judgement) -> dict[str, Any]:
+    """Make the row of a claim in the table.
+
+    Args:
+        judgement: The verdict on the claim.
+    """
     claim, low, high = judgement.claim, judgement.low, judgement.high
     is_ratio = claim.measure in claims.RATIOS
     by = claims.MEASURES[claim.measure]
@@ -305,16 +380,30 @@ def make_claim_row(judgement: Judgement) -> dict[str, Any]:
 
 
 def choose_style(verdict: str) -> str:
+    """Choose the CSS class of a verdict.
+
+    Args:
+        verdict: The verdict.
+    """
     return "missing" if verdict == MISSING else verdict
 
 
 def format_p_value(p: float | None) -> str:
+    """Format a p-value.
+
+    Args:
+        p: The p-value; None if there is none.
+    """
     if p is None:
         return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def place_on_axis(ratio: float) -> float:
-    """Where a ratio lies on the axis of the small intervals, in percent."""
+    """Return where a ratio lies on the axis of the small intervals, in percent.
+
+    Args:
+        ratio: A ratio; ratios outside of `AXIS` are drawn at its ends.
+    """
     low, high = (math.log(end) for end in AXIS)
     return 100 * (min(max(math.log(max(ratio, 1e-9)), low), high) - low) / (high - low)

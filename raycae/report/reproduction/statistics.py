@@ -17,8 +17,13 @@ LEAST_VALUES = 4
 
 
 def decide_verdict(low: float, high: float, threshold: float = 0.0) -> str:
-    """The rule. `low` and `high`: the interval of `lower` minus `higher`, of whichever scale; the
-    claim is that it lies below `threshold`."""
+    """Decide whether a claim is upheld.
+
+    Args:
+        low: The lower end of the interval of `lower` minus `higher`, on any scale.
+        high: Its upper end.
+        threshold: The claim is that the difference lies below it.
+    """
     if high < threshold:
         return UPHELD
     if low > threshold:
@@ -98,13 +103,21 @@ def compute_rank_correlation(
         return None
     rho = float(stats.spearmanr(x, y).statistic)
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
-    most = 1 - 1 / len(x) ** 2  # a perfect order of a few is no certainty
-    at = math.atanh(min(max(rho, -most), most))
-    return rho, min(math.tanh(at - half), rho), max(math.tanh(at + half), rho)
+    limit = 1 - 1 / len(x) ** 2  # a perfect order of a few is no certainty
+    centre = math.atanh(min(max(rho, -limit), limit))
+    return rho, min(math.tanh(centre - half), rho), max(math.tanh(centre + half), rho)
 
 
 def compute_half_width(differences: Sequence[float], n: int) -> float:
-    """Half the interval of a mean of `n` numbers that spread as `differences` do."""
+    """Compute half the interval of a mean of `n` numbers.
+
+    Args:
+        differences: Numbers with the same spread.
+        n: How many numbers the mean is of.
+
+    Returns:
+        Half the width; infinite for fewer than two differences.
+    """
     if len(differences) < 2:
         return math.inf
     quantile = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))

@@ -18,7 +18,11 @@ NOTHING = ("mean_colour", "mean_chroma", "grey_copy")
 
 
 def describe_answer(best: Row) -> str:
-    """What the best complete trial reaches, and with what."""
+    """Describe what the best trial reaches, and with which latent size.
+
+    Args:
+        best: The best complete trial.
+    """
     test = (
         ""
         if best["test_mse"] is None
@@ -34,9 +38,17 @@ def describe_answer(best: Row) -> str:
 
 
 def describe_comparison(best: Row, ranked: list[Row], latent: LatentError) -> str | None:
-    """The best trial's error as a multiple of the base point's, of PCA's of its latent size, and of
-    doing nothing; None where there is nothing to compare with. An error of zero has no multiple:
-    it is named."""
+    """Compare the best trial with the base point, with PCA, and with doing nothing.
+
+    Args:
+        best: The best complete trial.
+        ranked: All trials as rows.
+        latent: The baselines.
+
+    Returns:
+        A few sentences with factors; None if there is nothing to compare with. A factor of an error
+        of zero does not exist, so such a baseline is named instead.
+    """
     parts = [compare_with_base(best, ranked), compare_with_linear(best, latent)]
     zero = []
     for level in filter(NOTHING.__contains__, latent.levels):
@@ -47,18 +59,25 @@ def describe_comparison(best: Row, ranked: list[Row], latent: LatentError) -> st
         parts.append(f"{times} that of doing nothing ({get_baseline_name(level)})")
     factors = [part for part in parts if part]
     base = find_base(ranked)
-    said = [
+    sentences = [
         "It is the base point itself." if best["point"] == early_stopping.BASE else "",
         "The base point has no error." if base and base is not best and _is_zero(base) else "",
         f"Its error is {join_words(factors)}." if factors else "",
         f"Doing nothing ({join_words(zero)}) has no error on these images." if zero else "",
         "PCA of that latent size loses nothing." if is_exact(best, latent) else "",
     ]
-    return " ".join(filter(None, said)) or None
+    return " ".join(filter(None, sentences)) or None
 
 
 def find_base(ranked: list[Row]) -> Row | None:
-    """The trial of the base point, if it ended with an error."""
+    """Find the trial of the base point.
+
+    Args:
+        ranked: All trials as rows.
+
+    Returns:
+        The trial; None if it has not ended with an error.
+    """
     base = next((row for row in ranked if row["point"] == early_stopping.BASE), None)
     if base is None or base["state"] not in (COMPLETE, PRUNED) or base["val_mse"] is None:
         return None
@@ -66,10 +85,20 @@ def find_base(ranked: list[Row]) -> Row | None:
 
 
 def _is_zero(row: Row) -> bool:
+    """Check whether the error of a trial is zero but for rounding."""
     return bool(row["val_mse"] <= EXACT)
 
 
 def compare_with_base(best: Row, ranked: list[Row]) -> str | None:
+    """Compare the best trial with the base point.
+
+    Args:
+        best: The best complete trial.
+        ranked: All trials as rows.
+
+    Returns:
+        `0.20 times that of the base point (trial 0)`; None without a factor.
+    """
     base = find_base(ranked)
     if base is None or base is best or _is_zero(base):
         return None
@@ -79,7 +108,16 @@ def compare_with_base(best: Row, ranked: list[Row]) -> str | None:
 
 
 def compare_with_linear(best: Row, latent: LatentError) -> str | None:
-    code = latent.best_linear(best["latent_size"])
+    """Compare the best trial with PCA of no larger size.
+
+    Args:
+        best: The best complete trial.
+        latent: The baselines.
+
+    Returns:
+        `0.50 times that of PCA of the same latent size`; None without a factor.
+    """
+    code = latent.find_best_linear(best["latent_size"])
     if code is None or code.val_mse <= EXACT:
         return None
     kind = get_baseline_name(code.baseline).removeprefix("PCA, ")
@@ -91,37 +129,52 @@ def compare_with_linear(best: Row, latent: LatentError) -> str | None:
 
 
 def is_exact(best: Row, latent: LatentError) -> bool:
-    """A latent as large as the picture need not code anything."""
-    code = latent.best_linear(best["latent_size"])
+    """Check whether PCA of this latent size loses nothing.
+
+    This is so if the latent is as large as the picture.
+
+    Args:
+        best: The best complete trial.
+        latent: The baselines.
+    """
+    code = latent.find_best_linear(best["latent_size"])
     return code is not None and code.val_mse <= EXACT
 
 
 def describe_frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
-    """At which latent sizes the Pareto front lies below PCA, on validation and test images."""
+    """Describe at which latent sizes the Pareto front lies below PCA.
+
+    Args:
+        latent: The trials, the front and the baselines.
+        ranked: All trials as rows.
+    """
     rows = {row["trial_number"]: row for row in ranked}
     front = [rows[number] for number in latent.frontier["trial_number"]]
     low, high = front[0]["latent_size"], front[-1]["latent_size"]
     sizes = f"from {low:,} to {high:,} numbers" if low < high else format_count(low, "number")
-    said = f"The Pareto front has {format_count(len(front), 'trial')}, {sizes} per image."
-    codes = [(row, latent.best_linear(row["latent_size"])) for row in front]
+    text = f"The Pareto front has {format_count(len(front), 'trial')}, {sizes} per image."
+    codes = [(row, latent.find_best_linear(row["latent_size"])) for row in front]
     compared = [(row, code) for row, code in codes if code is not None and code.val_mse > EXACT]
     below = [(row, code) for row, code in compared if row["val_mse"] < code.val_mse]
     if not compared:
-        return said
+        return text
     if not below:
-        return f"{said} PCA of no larger size has less error, or as little, at every size compared."
+        return f"{text} PCA of no larger size has less error, or as little, at every size compared."
     tested = [(row, code) for row, code in below if row["test_mse"] is not None]
     on_test = sum(row["test_mse"] < code.test_mse for row, code in tested)
     first, *others = (
         (f"{row['latent_size']:,}", format_ratio(row["val_mse"] / code.val_mse))
         for row, code in below
     )
-    words = [f"{first[0]} ({first[1]} times its error)", *(f"{n} ({times})" for n, times in others)]
-    said += f" It lies below the best PCA of no larger size at {join_words(words)}"
+    factors = [
+        f"{first[0]} ({first[1]} times its error)",
+        *(f"{n} ({times})" for n, times in others),
+    ]
+    text += f" It lies below the best PCA of no larger size at {join_words(factors)}"
     if not tested:
-        return f"{said}."
+        return f"{text}."
     where = "all" if on_test == len(below) else f"{on_test:,}" if on_test else "none"
-    return f"{said}; on the test images at {where} of these."
+    return f"{text}; on the test images at {where} of these."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +192,14 @@ class AnswerSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> AnswerSection:
-        """Build the section; see `Section.build`. It is on every page."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section; it is on every page.
+        """
         best, latent = data.best, data.latent
         winner = describe_answer(best) if best else None
         is_front_of_sizes = data.is_frontier and data.cost == "latent_size"

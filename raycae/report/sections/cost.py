@@ -20,15 +20,24 @@ from raycae.report.wording import describe_fall, format_errors_apart, format_lar
 
 
 def select_cost_frontier(trials: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """Of the trials that ended with an error those that no other beats in error and `cost`, the
-    cheapest first."""
+    """Select the Pareto front of error and cost, the cheapest trial first.
+
+    Args:
+        trials: Trials in any state.
+        cost: The column of the cost.
+    """
     rows = select_ended(trials).sort_values([cost, "val_mse"])
-    on = find_frontier(rows.to_dict("records"), cost)  # type: ignore[arg-type]
-    return rows[rows["trial_number"].map(on).astype(bool)]
+    is_on_front = find_frontier(rows.to_dict("records"), cost)  # type: ignore[arg-type]
+    return rows[rows["trial_number"].map(is_on_front).astype(bool)]
 
 
 def describe_cost(front: pd.DataFrame, cost: str) -> str:
-    """How far the error falls along a Pareto front of error and `cost`, and for how much."""
+    """Describe how far the error falls along the Pareto front, and what that costs.
+
+    Args:
+        front: What `select_cost_frontier` returns, at least one row.
+        cost: The column of the cost.
+    """
     over = COST_NAMES[cost].partition(",")[0]
     front = front.drop_duplicates(["val_mse", cost])
     first, last = front.iloc[0], front.iloc[-1]
@@ -46,19 +55,23 @@ def describe_cost(front: pd.DataFrame, cost: str) -> str:
 
 
 def draw_cost(trials: pd.DataFrame, cost: str) -> go.Figure:
-    """Error against a cost other than the latent size, both axes logarithmic. Needs one trial that
-    ended with an error."""
+    """Draw error against a cost other than the latent size, on logarithmic axes.
+
+    Args:
+        trials: Trials in any state; at least one has ended with an error.
+        cost: The column of the cost.
+    """
     rows = select_ended(trials)
     figure = plotting.make_figure(COST_NAMES[cost], "validation error, MSE")
 
-    def hover(row: dict[Hashable, Any]) -> str:
+    def format_hover(row: dict[Hashable, Any]) -> str:
         return f"trial {row['trial_number']}: {format_error(row['val_mse'])}, {row[cost]:,.4g}"
 
     errors = rows["val_mse"].astype(float).tolist()
-    zero = plotting.floor(errors)
-    draw_trials(figure, rows, select_cost_frontier(rows, cost), cost, hover, zero)
-    drawn = plotting.lifted(errors, zero)
-    figure.update_yaxes(plotting.error_log_axis(min(drawn) / 1.2, max(drawn) * 1.2, errors))
+    zero = plotting.choose_zero_position(errors)
+    draw_trials(figure, rows, select_cost_frontier(rows, cost), cost, format_hover, zero)
+    drawn = plotting.lift_zeros(errors, zero)
+    figure.update_yaxes(plotting.make_full_error_axis(min(drawn) / 1.2, max(drawn) * 1.2, errors))
     low, high = float(rows[cost].min()) / 1.2, float(rows[cost].max()) * 1.2
     figure.update_xaxes(plotting.make_log_axis(low, high, form="{:,.4g}"))
     return figure
@@ -76,7 +89,11 @@ class CostSection(Section):
     def build(cls, data: ReportData) -> CostSection | None:
         """Build the section; see `Section.build`.
 
-        None if the cost is the latent size or no trial has ended with an error.
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None if the cost is the latent size or no trial has ended with an error.
         """
         has_own_cost = data.is_frontier and data.cost != "latent_size"
         if not has_own_cost or data.latent.points.empty:

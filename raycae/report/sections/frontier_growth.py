@@ -1,4 +1,4 @@
-"""How the Pareto front grew, and error against other costs."""
+"""How the Pareto front grew, trial by trial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from raycae.report.trials import COST_NAMES, select_ended
 
 
 def describe_growth(grown: Growth, cost: str) -> str:
-    """How far the Pareto front lies below doing nothing, and PCA does."""
+    """Describe how far the Pareto front and PCA lie below the error of doing nothing.
+
+    Args:
+        grown: The growth of the front.
+        cost: The column of the cost.
+    """
     height = float(grown.steps["height"].iloc[-1])
     line = (
         ""
@@ -35,10 +40,18 @@ def describe_growth(grown: Growth, cost: str) -> str:
 
 @dataclass(frozen=True)
 class Growth:
-    """How a frontier grew: `steps`: `cost` and `error` of each trial, in the order in which they
-    ended, and `height`, the hypervolume until then: the mean over costs from `low` to `high` of how
-    many decades the least error lies below `worst`. `line`: the same of PCA, where the
-    cost is the latent size and there are any."""
+    """How the Pareto front grew.
+
+    Attributes:
+        steps: One row per trial in the order of their ends: `cost`, `error`, and `height`, the
+            hypervolume so far. It is the mean, over costs from `low` to `high`, of how many decades
+            the least error lies below `worst`.
+        low: The smallest cost.
+        high: The largest cost.
+        worst: The error from which heights are measured.
+        line: The height of PCA; None unless the cost is the latent size and there is a PCA
+            baseline.
+    """
 
     steps: pd.DataFrame
     low: float
@@ -48,9 +61,20 @@ class Growth:
 
 
 def compute_growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Growth | None:
-    """From the smallest cost of any trial to twice the largest, so that each counts. `worst` is the
-    error of doing nothing, where that is known and not zero; else that of the worst trial. None
-    where no trial has ended with an error above zero."""
+    """Compute how the hypervolume grew.
+
+    Costs run from the smallest of any trial to twice the largest, so that each trial counts.
+    Heights are measured from the error of doing nothing; if that is unknown or zero, from the worst
+    error.
+
+    Args:
+        trials: Trials in any state.
+        latent: The baselines.
+        cost: The column of the cost.
+
+    Returns:
+        The growth; None if no trial has ended with an error above zero.
+    """
     rows = select_ended(trials).sort_values(["ended_at", "trial_number"])
     if rows.empty:
         return None
@@ -79,7 +103,11 @@ def compute_growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Grow
 
 
 def draw_growth(data: Growth) -> go.Figure:
-    """The hypervolume after each trial."""
+    """Draw the hypervolume after each trial.
+
+    Args:
+        data: The growth of the front.
+    """
     figure = plotting.make_figure("trials that ended", "mean height of the Pareto front, decades")
     places = list(range(1, len(data.steps) + 1))
     figure.add_scatter(
@@ -115,7 +143,11 @@ class FrontierGrowthSection(Section):
     def build(cls, data: ReportData) -> FrontierGrowthSection | None:
         """Build the section; see `Section.build`.
 
-        None if the search did not optimise the Pareto front or no error is above zero.
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None if the search did not optimise the front or no error is above zero.
         """
         if not data.is_frontier:
             return None

@@ -14,41 +14,55 @@ from raycae.report import plotting
 from raycae.report.plotting import GREY, ORANGE, VIOLET
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
-from raycae.report.trials import Row, is_measured, list_rows
+from raycae.report.trials import Row, is_measured, list_rows, replace_missing
 from raycae.report.wording import format_errors_apart, format_percent, format_signed_percent
 from raycae.study.records import FAIL, PRUNED, RUNNING
 
 
 def describe_ladder(steps: pd.DataFrame) -> str | None:
-    """How many changes were kept, which, and how far they came together."""
+    """Describe how many changes were kept, which ones, and how far they reduced the error.
+
+    Args:
+        steps: What `make_ladder` returns.
+
+    Returns:
+        The sentences; None without steps.
+    """
     if steps.empty:
         return None
     verdicts = steps["verdict"]
     kept = [str(change) for change in steps.loc[verdicts == KEPT, "change"]]
     n_judged = int(verdicts.isin([KEPT, DROPPED]).sum())
     if not n_judged:
-        said = "No change has been judged yet."
+        text = "No change has been judged yet."
     elif not kept:
-        said = f"None of {format_count(n_judged, 'change')} was better than the start."
+        text = f"None of {format_count(n_judged, 'change')} was better than the start."
     else:
         verb = "was" if len(kept) == 1 else "were"
-        said = f"Of {format_count(n_judged, 'change')} {len(kept)} {verb} kept: {join_words(kept)}."
+        text = f"Of {format_count(n_judged, 'change')} {len(kept)} {verb} kept: {join_words(kept)}."
         held = steps["best"].dropna()
         first, last = float(held.iloc[0]), float(held.iloc[-1])
         if first > last:
             before, after = format_errors_apart(first, last)
             gain = format_percent(1 - last / first)
-            said += f" They take the error from {before} to {after}, by {gain}."
+            text += f" They take the error from {before} to {after}, by {gain}."
     if n_again := int((verdicts == AGAIN).sum()):
-        said += (
+        text += (
             f" {format_count(n_again, 'change')} had to be tried again, "
-            "for another one was kept meanwhile."
+            "because another change was kept meanwhile."
         )
-    return said
+    return text
 
 
 def make_ladder_row(step: Row) -> dict[str, str]:
-    """A step of the ladder as the table shows it."""
+    """Make a row of the table of steps.
+
+    Args:
+        step: A row of `make_ladder`.
+
+    Returns:
+        The cells as text.
+    """
     parent, percent = step["parent"], step["percent"]
     named = f"{parent:.0f} ({step['parent_change'] or 'start'})" if parent is not None else "–"
     how = {PRUNED: ", stopped early", FAIL: ", failed"}.get(step["state"], "")
@@ -69,17 +83,21 @@ LADDER_COLUMNS = (
 
 
 def make_ladder(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials of a greedy series in the order in which they ended; empty where there is none.
+    """List the trials of a greedy search in the order of their ends.
 
-    `trial_number`, `state`, `change`, `parent`, `parent_change`, `val_mse`, `percent` (the error
-    against the parent's, where both ran to their end; else NaN), `verdict`, and `best`, the least
-    error so far of those that are kept (NaN before there is one).
+    Args:
+        trials: Trials in any state.
+
+    Returns:
+        One row per trial that has ended: `trial_number`, `state`, `change`, `parent`,
+        `parent_change`, `val_mse`, `percent` (the change against the parent's error; NaN unless
+        both ran to their end), `verdict`, and `best` (the least error of the kept trials so far;
+        NaN without one). Empty if the search was not greedy.
     """
     steps = trials[trials["state"] != RUNNING].sort_values(["ended_at", "trial_number"])
     if steps["change"].isna().all():
         return pd.DataFrame(columns=LADDER_COLUMNS)
-    changed = steps["change"].astype(object).where(steps["change"].notna(), None)
-    changes = dict(zip(steps["trial_number"], changed, strict=True))
+    changes = dict(zip(steps["trial_number"], replace_missing(steps["change"]), strict=True))
     rule = GreedyLadder()
     rows = []
     for number, state, parent, val_mse in zip(
@@ -88,8 +106,10 @@ def make_ladder(trials: pd.DataFrame) -> pd.DataFrame:
     ):
         parent, val_mse = (None if pd.isna(value) else value for value in (parent, val_mse))
         verdict = rule.judge(number, parent, state, val_mse)
-        own, before = rule.errors[number], rule.errors.get(parent, math.inf)
-        percent = 100 * (own / before - 1) if 0 < before < math.inf > own else math.nan
+        error, parent_error = rule.errors[number], rule.errors.get(parent, math.inf)
+        percent = (
+            100 * (error / parent_error - 1) if 0 < parent_error < math.inf > error else math.nan
+        )
         best = rule.errors.get(rule.best, math.inf)
         step = (number, state, changes[number], parent, val_mse, changes.get(parent), percent)
         rows.append((*step, verdict, best if best < math.inf else math.nan))
@@ -97,8 +117,14 @@ def make_ladder(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_ladder(steps: pd.DataFrame) -> go.Figure | None:
-    """Each step's error, in the order in which they ended, and the least of those that were kept;
-    None where no step has an error."""
+    """Draw the error of each step in the order of their ends, and the least error of the kept ones.
+
+    Args:
+        steps: What `make_ladder` returns.
+
+    Returns:
+        The figure; None if no step has an error.
+    """
     shown = is_measured(steps["val_mse"])
     if not shown.any():
         return None
@@ -106,10 +132,10 @@ def draw_ladder(steps: pd.DataFrame) -> go.Figure | None:
     places = pd.Series(range(1, len(steps) + 1), index=steps.index)
     held = is_measured(steps["best"])
     errors = steps.loc[shown, "val_mse"].astype(float).tolist()
-    zero = plotting.floor(errors)
+    zero = plotting.choose_zero_position(errors)
     figure.add_scatter(
         x=places[held].tolist(),
-        y=plotting.lifted(steps.loc[held, "best"], zero),
+        y=plotting.lift_zeros(steps.loc[held, "best"], zero),
         name="best so far",
         mode="lines",
         line={"color": ORANGE, "width": 2, "shape": "hv"},
@@ -124,7 +150,7 @@ def draw_ladder(steps: pd.DataFrame) -> go.Figure | None:
         if chosen.any():
             figure.add_scatter(
                 x=places[chosen].tolist(),
-                y=plotting.lifted(steps.loc[chosen, "val_mse"], zero),
+                y=plotting.lift_zeros(steps.loc[chosen, "val_mse"], zero),
                 name=name,
                 mode="markers",
                 marker=marker,
@@ -137,9 +163,9 @@ def draw_ladder(steps: pd.DataFrame) -> go.Figure | None:
                 ],
                 hoverinfo="text",
             )
-    low = min(plotting.lifted(errors, zero)) / 1.1
+    low = min(plotting.lift_zeros(errors, zero)) / 1.1
     high = max(min(max(errors) * 1.1, 1.0), 1.5 * low)
-    figure.update_yaxes(plotting.error_log_axis(low, high, errors))
+    figure.update_yaxes(plotting.make_full_error_axis(low, high, errors))
     last = len(steps)
     figure.update_xaxes(dtick=1 if last <= 24 else None, range=[0.5, last + 0.5], tickformat="d")
     return figure
@@ -155,7 +181,14 @@ class GreedyLadderSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> GreedyLadderSection | None:
-        """Build the section; see `Section.build`. None if no trial has ended in a greedy search."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None if no trial of a greedy search has ended.
+        """
         steps = make_ladder(data.trials)
         if steps.empty:
             return None

@@ -1,10 +1,10 @@
-"""What mattered in a study: each parameter's importance, the shape of its effect, and its size.
+"""What mattered in a study: the importance of each parameter.
 
-Numbers first, figures second, as in `figures`. A *parameter* is what the space leaves open and a
-sampler draws (`lr`, `channels_2`); a *setting* is one of `config.Config`, searched or not.
+A *parameter* is what the space leaves open and a sampler draws, such as `lr`. A *setting* is a
+field of `config.Config`, searched or not.
 
-A study looks at many parameters and few trials, so something always looks best. A sentence singles
-something out only if that is unlikely to be chance; see `LEVEL`.
+A study has many parameters and few trials, so some parameter always looks important. A sentence
+singles something out only if that is unlikely to be chance; see `significance.LEVEL`.
 """
 
 from __future__ import annotations
@@ -58,26 +58,27 @@ def compute_importance(
     """Rank parameters by how much they say about which trials are among the best tenth.
 
     The method is PED-ANOVA: the Pearson divergence between what the best tenth of the trials drew
-    and what all of them drew. It is the one method of raycae; the report and the dashboard show
-    this function's numbers. It is used, and not fANOVA, because it weighs a conditional parameter
-    within the trials that drew it, where fANOVA needs parameters that every trial has, and because
-    it is cheap enough to be repeated. Trials that were stopped early count with the error they
-    had. Repeats of a configuration say nothing new about it; its first trial counts.
+    and what all of them drew. The report and the dashboard both show the numbers of this function.
+    fANOVA is not used, because it needs parameters that every trial has. PED-ANOVA weighs a
+    conditional parameter within the trials that drew it, and is cheap enough to be repeated. Trials
+    that were stopped early count with the error they had. Of repeated configurations, the first
+    trial counts.
 
     Args:
         trials: Trials in any state.
-        parameters: What was searched.
+        parameters: The searched parameters.
         target: The column that is better when smaller.
 
     Returns:
-        One row a parameter, the largest share first: `parameter`; `share` of the importance, 0 to
-        1, together 1; `low` and `high`, its bootstrap interval (`CONFIDENCE`); `first`, the share
-        of the bootstrap samples in which no other parameter has more; `p`, see `_chances`; `n`, the
-        configurations that drew it. Empty below `FEWEST_RANKED` configurations that ended with an
-        error, and where no parameter has any importance.
+        One row per parameter, the largest share first: `parameter`; `share` of the importance, 0 to
+        1, with sum 1; `low` and `high`, its bootstrap interval (`CONFIDENCE`); `first`, the share
+        of the bootstrap samples in which no other parameter has more; `p`, see `_compute_chances`;
+        `n`, the configurations that drew it. Empty below `FEWEST_RANKED` configurations that ended
+        with an error, or if no parameter has any importance.
 
-    Source: Watanabe et al., PED-ANOVA (IJCAI 2023), and its conditional form in Optuna 5, whose
-    numbers these are.
+    Source: Watanabe et al., PED-ANOVA (IJCAI 2023), and its conditional form in Optuna 5, which
+        gives
+    the same numbers.
     """
     columns = ["parameter", "share", "low", "high", "first", "p", "n"]
     rows = select_weighed(trials)
@@ -105,14 +106,14 @@ def compute_importance(
             "low": low,
             "high": high,
             "first": (again >= again.max(axis=0)).mean(axis=1),
-            "p": _chances(rows.assign(target=errors), parameters, list(cells)),
+            "p": _compute_chances(rows.assign(target=errors), parameters, list(cells)),
             "n": [int((column[0] >= 0).sum()) for column in cells.values()],
         }
     )
     return frame.sort_values(["share", "parameter"], ascending=[False, True], ignore_index=True)
 
 
-def _chances(rows: pd.DataFrame, parameters: Parameters, names: list[str]) -> list[float]:
+def _compute_chances(rows: pd.DataFrame, parameters: Parameters, names: list[str]) -> list[float]:
     """Compute how likely it is by chance that a parameter seems to matter as much as it does.
 
     PED-ANOVA gives some parameter a large share of the importance also where nothing matters. Under
@@ -144,7 +145,11 @@ def _chances(rows: pd.DataFrame, parameters: Parameters, names: list[str]) -> li
 
 
 def draw_importance(weights: pd.DataFrame) -> go.Figure:
-    """One bar a parameter with its interval, the largest on top. Needs one."""
+    """Draw a bar with its interval for each parameter, the largest on top.
+
+    Args:
+        weights: What `compute_importance` returns, at least one row.
+    """
     rows = weights[::-1]  # plotly begins at the bottom
     figure = plotting.make_figure("share of the importance", "")
     figure.add_bar(
@@ -175,11 +180,11 @@ def draw_importance(weights: pd.DataFrame) -> go.Figure:
 
 
 def describe_importance(weights: pd.DataFrame, n: int) -> str:
-    """Say which parameter matters most, or why that cannot be said.
+    """Name the parameter that matters most, or say why none can be named.
 
     Args:
-        weights: What `compute_importance` gives.
-        n: How many trials it rests on, `select_weighed`.
+        weights: What `compute_importance` returns.
+        n: The number of trials of `select_weighed`.
     """
     if n < FEWEST_RANKED:
         return (
@@ -196,12 +201,12 @@ def describe_importance(weights: pd.DataFrame, n: int) -> str:
     first = clear.iloc[0]
     share = f"{first['share']:.0%} ({first['low']:.0%} to {first['high']:.0%})"
     if first["first"] >= CONFIDENCE:
-        said = (
+        text = (
             f"{names[0]} matters most for reaching the best tenth: its share of the importance is "
             f"{share}."
         )
         verb = "stands" if len(names) == 2 else "stand"
-        return f"{said} {join_words(names[1:])} {verb} out from chance, too." if names[1:] else said
+        return f"{text} {join_words(names[1:])} {verb} out from chance, too." if names[1:] else text
     if len(names) == 1:
         return (
             f"Of all parameters only {names[0]} stands out from chance, so it matters for reaching "
@@ -209,8 +214,7 @@ def describe_importance(weights: pd.DataFrame, n: int) -> str:
         )
     return (
         f"{join_words(names)} matter for reaching the best tenth. Which of these {len(names)} "
-        "matters "
-        f"most is not settled by {n:,} configurations."
+        f"matters most is not settled by {n:,} configurations."
     )
 
 
@@ -226,7 +230,14 @@ class ImportanceSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> ImportanceSection | None:
-        """Build the section; see `Section.build`. None if no trial has ended with an error."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None if no trial has ended with an error.
+        """
         if data.latent.points.empty:
             return None
         weights = compute_importance(data.trials, data.parameters)

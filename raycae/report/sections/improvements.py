@@ -21,13 +21,16 @@ from raycae.study.records import COMPLETE
 
 
 def find_improvements(trials: pd.DataFrame) -> pd.DataFrame:
-    """The complete trials that were better than all before them, in the order in which they ended.
+    """Find the complete trials that were better than all before them, in the order of their ends.
 
-    `trial_number`, `val_mse`, `n` (the trials that had ended by then, this one included), `hours`
-    since the first trial began, `spent_s` (what all trials that had ended by then spent in epochs,
-    in seconds of a worker: a GPU or its part, or a core), `cost_s` (of that since the improvement
-    before), `gain` (the part of the error that it took off; NaN for the first). The last row's
-    `n` need not be the last trial's.
+    Args:
+        trials: Trials in any state.
+
+    Returns:
+        One row per improvement: `trial_number`; `val_mse`; `n`, the number of trials that had ended
+        by then, this one included; `hours` since the first trial began; `spent_s`, the
+        worker-seconds that those trials spent in epochs; `cost_s`, the part of it since the last
+        improvement; `gain`, the share of the error that it removed (NaN for the first).
     """
     rows = trials.dropna(subset=["ended_at"]).sort_values(["ended_at", "trial_number"])
     rows = rows.assign(
@@ -48,11 +51,14 @@ def find_improvements(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def estimate_seed_spread(trials: pd.DataFrame) -> float:
-    """Estimate how far two complete runs of one configuration with other seeds lie apart.
+    """Estimate how far two complete runs of one configuration with different seeds lie apart.
+
+    Args:
+        trials: Trials in any state.
 
     Returns:
         The standard deviation of the difference of two log errors, pooled over all configurations
-        that are complete with several seeds and have an error above zero; NaN where there is none.
+        that are complete with several seeds and have an error above zero; NaN without one.
     """
     rows = select_ended(trials)
     rows = rows[(rows["state"] == COMPLETE) & (rows["val_mse"] > EXACT)]
@@ -66,8 +72,13 @@ def estimate_seed_spread(trials: pd.DataFrame) -> float:
 
 
 def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
-    """The least error so far, over `n` or `hours` of `find_improvements`, to `end`. Needs one
-    row."""
+    """Draw the least error so far.
+
+    Args:
+        data: What `find_improvements` returns, at least one row.
+        over: The column of the x axis, `n` or `hours`.
+        end: Where the line ends.
+    """
     titles = {"n": "trials that ended", "hours": "hours since the first trial began"}
     figure = plotting.make_figure(titles[over], "least validation error, MSE")
     texts = [
@@ -75,7 +86,7 @@ def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
         for number, val_mse in zip(data["trial_number"], data["val_mse"], strict=True)
     ]
     errors = data["val_mse"].tolist()
-    drawn = plotting.lifted(errors, plotting.floor(errors))
+    drawn = plotting.lift_zeros(errors, plotting.choose_zero_position(errors))
     figure.add_scatter(
         x=[*data[over].tolist(), end],
         y=[*drawn, drawn[-1]],
@@ -89,22 +100,28 @@ def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
     )
     low, high = min(drawn) / 1.1, max(drawn) * 1.1
     high = max(min(high, 1.0), 1.5 * low)
-    return figure.update_yaxes(plotting.error_log_axis(low, high, errors))
+    return figure.update_yaxes(plotting.make_full_error_axis(low, high, errors))
 
 
 def get_hours(times: pd.Series[Any], since: Any) -> pd.Series[float]:
+    """Return times as hours since a moment.
+
+    Args:
+        times: Times.
+        since: The moment.
+    """
     return (times - since).dt.total_seconds().astype(float) / 3600
 
 
 def describe_improvements(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
-    """Say when the best came, and whether the improvements are more than the spread of seeds.
+    """Describe when the best trial came, and whether improvements exceed the spread of seeds.
 
     Args:
-        data: What `find_improvements` gives.
+        data: What `find_improvements` returns.
         trials: Trials in any state.
 
     Returns:
-        None without a complete trial.
+        The sentences; None without a complete trial.
     """
     if data.empty:
         return None
@@ -119,7 +136,7 @@ def describe_improvements(data: pd.DataFrame, trials: pd.DataFrame) -> str | Non
             f"{format_count(after, 'trial')} that ended after it."
         )
     low, high = format_errors_apart(data["val_mse"].iloc[0], last["val_mse"])
-    said = (
+    text = (
         f"The least error fell from {low} to {high} in "
         f"{format_count(len(data) - 1, 'improvement')}. "
         f"The last one, trial {number}, ended as number {last['n']:,.0f} of {n_ended:,}, after "
@@ -128,35 +145,43 @@ def describe_improvements(data: pd.DataFrame, trials: pd.DataFrame) -> str | Non
     spread = estimate_seed_spread(trials)
     if math.isnan(spread):
         return (
-            f"{said} No configuration is complete with several seeds, so the report cannot tell "
+            f"{text} No configuration is complete with several seeds, so the report cannot tell "
             "improvements from the luck of a seed."
         )
     steps = data["val_mse"].astype(float).clip(lower=EXACT).map(math.log).diff()
     n_clear = int((steps < -2 * spread).sum())
     verb = "is" if n_clear == 1 else "are"
     return (
-        f"{said} Two seeds of one configuration typically differ by a factor of "
+        f"{text} Two seeds of one configuration typically differ by a factor of "
         f"{math.exp(spread):.3g}; {n_clear or 'none'} of the improvements {verb} larger than two "
         "such differences."
     )
 
 
 def describe_epochs_spent(data: pd.DataFrame, trials: pd.DataFrame) -> str | None:
-    """What all trials spent in epochs, what the best had cost by then, and the last improvement."""
+    """Describe how much time trials spent in epochs, until the best trial, and for its improvement.
+
+    Args:
+        data: What `find_improvements` returns.
+        trials: Trials in any state.
+
+    Returns:
+        A sentence; None if no trial has spent time in epochs.
+    """
     total = float(trials["wall_time_s"].astype(float).fillna(0).sum())
     if total == 0:
         return None
-    said = f"Trials spent {format_time(total)} in epochs, summed over workers"
+    text = f"Trials spent {format_time(total)} in epochs, summed over workers"
     devices = ", ".join(sorted(set(trials["device"].dropna())))
     if devices:
-        said += f" (on {devices})"
+        text += f" (on {devices})"
     if data.empty:
-        return f"{said}."
+        return f"{text}."
     last = data.iloc[-1]
-    said += f"; the best trial was there after {last['spent_s'] / total:.0%} of that"
+    text += f"; the best trial was there after {last['spent_s'] / total:.0%} of that"
     if len(data) == 1:
-        return f"{said}."
-    return f"{said}, and the last improvement cost {format_time(float(last['cost_s']))}."
+        return f"{text}."
+    return f"{text}, and the last improvement cost {format_time(float(last['cost_s']))}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +195,14 @@ class ImprovementsSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> ImprovementsSection:
-        """Build the section; see `Section.build`."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section, without figures if no trial is complete.
+        """
         trials = data.trials
         better = find_improvements(trials)
         figures = {}

@@ -30,10 +30,12 @@ SIDES = {
 class Shapes:
     """How often the largest spatial size with the fewest channels has the least error.
 
-    `n`: latent sizes that configurations reached with more than one shape and where one shape alone
-    has the least error; `n_wider`: those of them where it is that shape. `n_tied`: further sizes,
-    where it shares the least error. `expected`: what `n_wider` is on average if shapes do not
-    matter; `p`: the chance of being at least as far from that, on either side.
+    Attributes:
+        n: Latent sizes that have several shapes, of which one alone has the least error.
+        n_wider: Those of them where it is the shape with the largest spatial size.
+        n_tied: Further latent sizes, where that shape and another one share the least error.
+        expected: The mean of `n_wider` if shapes do not matter.
+        p: The probability of being at least as far from `expected`, on either side.
     """
 
     n: int
@@ -46,8 +48,11 @@ class Shapes:
 def count_wider_is_better(trials: pd.DataFrame) -> Shapes:
     """Compare shapes of the latent at each latent size.
 
-    If shapes do not matter each configuration of a latent size is equally likely to be its best, so
-    the widest shape wins with its share of the configurations, at each size by itself.
+    If shapes do not matter, each configuration of a latent size is equally likely to be its best.
+    So the widest shape wins with its share of the configurations, independently at each size.
+
+    Args:
+        trials: Trials in any state, with the columns of `add_config_columns`.
     """
     n_wider, n_tied, chances = 0, 0, []
     for _, rows in select_distinct(trials).groupby("latent_size"):
@@ -60,48 +65,59 @@ def count_wider_is_better(trials: pd.DataFrame) -> Shapes:
             continue
         n_wider += int(best < rest)
         chances.append(float(widest.mean()))
-    of = np.ones(1)  # the probability of each number of sizes
+    probabilities = np.ones(1)  # the probability of each number of sizes
     for chance in chances:
-        of = np.convolve(of, [1 - chance, chance])
-    p = min(1.0, 2 * float(min(of[: n_wider + 1].sum(), of[n_wider:].sum())))
+        probabilities = np.convolve(probabilities, [1 - chance, chance])
+    p = min(1.0, 2 * float(min(probabilities[: n_wider + 1].sum(), probabilities[n_wider:].sum())))
     return Shapes(len(chances), n_wider, n_tied, math.fsum(chances), p)
 
 
 def describe_sides(trials: pd.DataFrame) -> str | None:
-    """Say how often the widest shape has the least error, and whether that is more than chance;
-    None where no latent size has several shapes."""
+    """Describe how often the widest shape is best, and whether that exceeds chance.
+
+    Args:
+        trials: Trials in any state, with the columns of `add_config_columns`.
+
+    Returns:
+        The sentences; None if no latent size has several shapes.
+    """
     shapes = count_wider_is_better(trials)
     if not shapes.n:
         if not shapes.n_tied:
             return None
         return "Shapes of the same latent size tie for the least error."
-    said = (
+    text = (
         f"The shape with the largest spatial size and the fewest channels has the least error at "
         f"{shapes.n_wider or 'none'} of {format_count(shapes.n, 'latent size')} with more than one "
         f"shape; chance would give {shapes.expected:.1f}."
     )
     if shapes.p > LEVEL:
-        return f"{said} So neither spatial size nor channels stand out."
+        return f"{text} So neither spatial size nor channels stand out."
     better = "Spatial size" if shapes.n_wider > shapes.expected else "Channels"
     helps = "helps" if shapes.n_wider > shapes.expected else "help"
     worse = "channels" if shapes.n_wider > shapes.expected else "spatial size"
-    return f"{said} {better} {helps} more than {worse} here."
+    return f"{text} {better} {helps} more than {worse} here."
 
 
 def draw_side(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
-    """Error against one of `SIDES`, both axes logarithmic, with a line through the least error at
-    each. Needs one trial that ended with an error."""
+    """Draw error against spatial size or channels, and a line through the least error at each.
+
+    Args:
+        trials: Trials in any state; at least one has ended with an error.
+        side: A key of `SIDES`.
+        most: The largest number of points.
+    """
     ranked = rank_trials(select_ended(trials))
     least = ranked.drop_duplicates(side).sort_values(side)
     figure = plotting.make_figure(SIDES[side], "validation error, MSE")
 
-    def hover(row: dict[Hashable, Any]) -> str:
+    def format_hover(row: dict[Hashable, Any]) -> str:
         shape = f"{row['latent_channels']} × {row['latent_height']} × {row['latent_width']}"
         return f"trial {row['trial_number']}: {format_error(row['val_mse'])}<br>latent {shape}"
 
     errors = ranked["val_mse"].astype(float).tolist()
-    zero, top = plotting.floor(errors), plotting.get_error_ceiling(errors)
-    draw_trials(figure, thin_trials(ranked, most), least, side, hover, zero, top)
+    zero, top = plotting.choose_zero_position(errors), plotting.get_error_ceiling(errors)
+    draw_trials(figure, thin_trials(ranked, most), least, side, format_hover, zero, top)
     figure.data[0].name = "least error"
     figure.update_yaxes(plotting.make_error_axis(errors))
     low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
@@ -120,6 +136,13 @@ class LatentShapeSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> LatentShapeSection:
-        """Build the section; see `Section.build`. It needs a trial that ended with an error."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section. It needs a trial that ended with an error.
+        """
         figures = {side.replace("_", "-"): draw_side(data.trials, side) for side in SIDES}
         return cls(figures=figures, sentence=describe_sides(data.trials))

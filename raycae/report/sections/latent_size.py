@@ -23,22 +23,23 @@ from raycae.report.trial_details import get_point_trials
 from raycae.report.trials import (
     Row,
     get_baseline_name,
+    rank_trials,
     thin_trials,
 )
 from raycae.report.wording import describe_fall, format_errors_apart
 
 
 def draw_psnr_view(latent: LatentError, task: str) -> dict[str, Any]:
-    """Return what the PSNR view of "latent size against error" draws beside the trials.
+    """Return what the PSNR view of "latent size against error" draws besides the trials.
 
     Args:
         latent: The numbers of the figure.
-        task: Pictures and errors are of the same values in reconstruction alone, so colourisation
-            has no baseline in PSNR.
+        task: The task. Colourisation has no baselines in PSNR, because its errors are of chroma and
+            its PSNR is that of pictures.
 
     Returns:
         `front`: the trials of the Pareto front by PSNR, by latent size; `x` and `y` of that line;
-        `baselines`: whether an MSE is also a PSNR, 10 log10(1 / MSE).
+        `baselines`: whether the PSNR of a baseline is 10 log10(1 / MSE).
     """
     front = latent.psnr_frontier
     return {
@@ -50,34 +51,41 @@ def draw_psnr_view(latent: LatentError, task: str) -> dict[str, Any]:
 
 
 def describe_latent_error(latent: LatentError) -> str | None:
-    """How the Pareto front falls with the latent size, and how much of it PCA beats."""
+    """Describe how the error falls along the Pareto front, and where it is below that of PCA.
+
+    Args:
+        latent: The trials, the front and the baselines.
+
+    Returns:
+        One or two sentences; None if no trial has ended with an error.
+    """
     frontier = latent.frontier
     if frontier.empty:
         return None
     first, last = frontier.iloc[0], frontier.iloc[-1]
     if latent.points["latent_size"].nunique() == 1:
-        said = (
+        text = (
             f"Every trial has a latent of {format_count(last['latent_size'], 'number')}; "
             f"the least error is {format_error(last['val_mse'])}."
         )
     elif first["latent_size"] == last["latent_size"]:
-        said = (
+        text = (
             f"The smallest latent of all, {format_count(last['latent_size'], 'number')}, "
             f"also has the least error, {format_error(last['val_mse'])}."
         )
     else:
         before, after = format_errors_apart(first["val_mse"], last["val_mse"])
         fall = describe_fall(first["val_mse"], last["val_mse"])
-        said = (
+        text = (
             f"From latent size {first['latent_size']:,} to {last['latent_size']:,} the least "
             f"error falls from {before} to {after}, {fall}."
         )
     compared = frontier[frontier["linear_mse"] > EXACT]
     if compared.empty:
-        return said
+        return text
     below = int((compared["val_mse"] < compared["linear_mse"]).sum())
     return (
-        f"{said} Of {format_count(len(compared), 'trial')} on the Pareto front that can be "
+        f"{text} Of {format_count(len(compared), 'trial')} on the Pareto front that can be "
         "compared "
         f"with PCA of no larger size, {below or 'none'} {'has' if below == 1 else 'have'} less "
         "error than the best PCA."
@@ -85,8 +93,15 @@ def describe_latent_error(latent: LatentError) -> str | None:
 
 
 def make_frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
-    """The trials of the Pareto front as rows, with `linear` and `linear_test`: their error over
-    that of PCA, on validation and test images."""
+    """Make the rows of the table of the Pareto front.
+
+    Args:
+        latent: The trials, the front and the baselines.
+        ranked: All trials as rows.
+
+    Returns:
+        The trials by latent size, each with `linear` and `linear_test` of `divide_by_linear`.
+    """
     rows = {row["trial_number"]: row for row in ranked}
     return [
         {**rows[number], **divide_by_linear(rows[number], latent)}
@@ -99,7 +114,12 @@ CLOSE = 1.6
 
 
 def draw_latent_error(data: LatentError, most: int = 1500) -> go.Figure:
-    """Both axes logarithmic; beside the frontier at most `most` points. Needs at least one."""
+    """Draw error against latent size on logarithmic axes.
+
+    Args:
+        data: The numbers of the figure, with at least one point.
+        most: The largest number of points besides the Pareto front.
+    """
     low, high, x_low, x_high = compute_window(data)
     figure = plotting.make_figure("latent size, numbers per image", "validation error, MSE")
     dashes = ("solid", "dash", "dashdot")
@@ -114,40 +134,51 @@ def draw_latent_error(data: LatentError, most: int = 1500) -> go.Figure:
             line={"color": VIOLET, "width": 1.5, "dash": dashes[i % len(dashes)]},
             hovertemplate=f"{name}<br>%{{x:,}} numbers: %{{y:.4g}}<extra></extra>",
         )
-    points = thin_trials(data.points.sort_values(["val_mse", "trial_number"]), most)
-    on = [data.frontier, data.psnr_frontier] if "val_psnr_db" in points else [data.frontier]
-    points = pd.concat([points, *on]).drop_duplicates("trial_number")
-    zero = plotting.floor(list_zero_errors(data))
+    points = thin_trials(rank_trials(data.points), most)
+    fronts = [data.frontier, data.psnr_frontier] if "val_psnr_db" in points else [data.frontier]
+    points = pd.concat([points, *fronts]).drop_duplicates("trial_number")
+    zero = plotting.choose_zero_position(list_zero_errors(data))
     draw_trials(figure, points, data.frontier, "latent_size", format_hover, zero)
     draw_seeds(figure, thin_trials(data.seeds.sort_values("mean"), most // 5))
     draw_levels(figure, data.levels, zero)
     sizes = plotting.list_powers_of_two(x_low, x_high)
     figure.update_xaxes(plotting.make_log_axis(x_low, x_high, sizes, "{:,}"))
-    figure.update_yaxes(plotting.error_log_axis(low, high, list_zero_errors(data)))
+    figure.update_yaxes(plotting.make_full_error_axis(low, high, list_zero_errors(data)))
     return figure
 
 
 def compute_window(data: LatentError) -> tuple[float, float, float, float]:
-    """Lowest and highest error, smallest and largest latent size to show.
+    """Compute which part of the plane the figure shows.
 
-    The trials say which sizes; PCA runs on to both sides, down to no error at all.
+    The trials determine the latent sizes. PCA extends beyond them, down to an error of zero.
+
+    Args:
+        data: The numbers of the figure.
+
+    Returns:
+        The lowest and highest error, and the smallest and largest latent size.
     """
     sizes = data.points["latent_size"]
-    zero = plotting.floor(list_zero_errors(data))
-    errors = plotting.lifted(data.points["val_mse"], zero)
+    zero = plotting.choose_zero_position(list_zero_errors(data))
+    errors = plotting.lift_zeros(data.points["val_mse"], zero)
     near = data.linear[data.linear["latent_size"].between(sizes.min(), sizes.max())]
     near = near[near["val_mse"] > EXACT]
-    shown = [*errors, *near["val_mse"], *plotting.lifted(data.levels.values(), zero)]
+    shown = [*errors, *near["val_mse"], *plotting.lift_zeros(data.levels.values(), zero)]
     low = max(min(shown), min(errors) / 10) / 1.3
     high = max(max(shown) * 1.3, low * 3)
     if data.levels:  # room for their label
         label = (high / low) ** (0.07 * len(data.levels))
-        high = max(high, max(plotting.lifted(data.levels.values(), zero)) * label)
+        high = max(high, max(plotting.lift_zeros(data.levels.values(), zero)) * label)
     return low, high, min(sizes) / 1.7, max(sizes) * 1.7
 
 
 def draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
-    """A bar from the least to the greatest error of a configuration that ran with several seeds."""
+    """Draw a bar from the least to the greatest error of each configuration with several seeds.
+
+    Args:
+        figure: The figure to draw into.
+        seeds: Rows of `LatentError.seeds`.
+    """
     if seeds.empty:
         return
     seeds = seeds[seeds["low"] > EXACT]  # a bar down to zero has no end on a logarithmic axis
@@ -175,11 +206,19 @@ def draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
 
 
 def draw_levels(figure: go.Figure, levels: dict[str, float], zero: float) -> None:
-    """Draw dotted lines across, highest first, what is zero at `zero`. Lines too close for a label
-    each share one above them, which names them in the order in which they lie."""
+    """Draw a dotted line across the figure for each baseline without a latent.
+
+    Lines that are too close for a label each share the one above them, which names them from top to
+    bottom.
+
+    Args:
+        figure: The figure to draw into.
+        levels: The errors of the baselines by name.
+        zero: Where an error of zero is drawn.
+    """
     label: list[str] = []
     above = math.inf
-    drawn = zip(levels, plotting.lifted(levels.values(), zero), strict=True)
+    drawn = zip(levels, plotting.lift_zeros(levels.values(), zero), strict=True)
     for baseline, val_mse in sorted(drawn, key=lambda level: -level[1]):
         line = {"color": GREY, "width": 1.5, "dash": "dot"}
         figure.add_hline(y=val_mse, line=line, layer="below")
@@ -200,6 +239,11 @@ def draw_levels(figure: go.Figure, levels: dict[str, float], zero: float) -> Non
 
 
 def format_hover(point: dict[Hashable, Any]) -> str:
+    """Format the hover text of a trial.
+
+    Args:
+        point: A row of `LatentError.points`.
+    """
     name = "" if pd.isna(point["point"]) else f", point {point['point']}"
     network = textwrap.wrap(str(point["network"]), 56, break_long_words=False)
     lines = [
@@ -212,15 +256,28 @@ def format_hover(point: dict[Hashable, Any]) -> str:
 
 
 def list_zero_errors(data: LatentError) -> list[float]:
-    """Return the errors that say where zero is drawn: those of the trials and the levels."""
+    """List the errors that determine where zero is drawn: those of trials and levels.
+
+    Args:
+        data: The numbers of the figure.
+    """
     return [*data.points["val_mse"].tolist(), *data.levels.values()]
 
 
 def list_colours(
     trials: pd.DataFrame, parameters: Parameters, figure: go.Figure | None
 ) -> list[dict[str, Any]]:
-    """What the points of a figure can be coloured by: `name`, `marks` (positions with their values
-    in words), `at` (the position of each trial that drew it, 0 to 1)."""
+    """List the parameters by which the points of a figure can be coloured.
+
+    Args:
+        trials: Trials in any state.
+        parameters: The searched parameters.
+        figure: The figure; None without one.
+
+    Returns:
+        For each parameter `name`, `marks` (positions and their values as text), and `at`, the
+        position of each trial, 0 to 1.
+    """
     if figure is None:
         return []
     shown = trials[trials["trial_number"].isin(get_point_trials(figure))]
@@ -253,7 +310,14 @@ class LatentSizeSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> LatentSizeSection | None:
-        """Build the section; see `Section.build`. None if no trial has ended with an error."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None if no trial has ended with an error.
+        """
         latent = data.latent
         if latent.points.empty:
             return None

@@ -23,36 +23,54 @@ from raycae.study.records import COMPLETE, PRUNED
 
 
 def describe_curves(curves: LearningCurves, n_epochs: int) -> str | None:
-    """Whether the best trial had stopped improving, how many were stopped, what is drawn."""
+    """Describe how the best trial ended, how many were stopped, and what is drawn.
+
+    Args:
+        curves: The learning curves.
+        n_epochs: The number of epochs of a complete trial.
+
+    Returns:
+        The sentences; None if there is nothing to say.
+    """
     if curves.curves.empty:
         return None
-    said = []
+    sentences = []
     if curves.best is not None:
-        said.append(describe_ending(curves, n_epochs))
+        sentences.append(describe_ending(curves, n_epochs))
     if stopped := curves.stopped_after:
-        said.append(describe_stopping(stopped))
+        sentences.append(describe_stopping(stopped))
     if curves.n_drawn < curves.n_trials:
-        said.append(
+        sentences.append(
             f"Drawn are {curves.n_drawn} of {curves.n_trials} trials, "
             "taken evenly from the best to the worst."
         )
-    return " ".join(said) or None
+    return " ".join(sentences) or None
 
 
 def describe_stopping(stopped: tuple[int, ...]) -> str:
-    """After which epochs trials were stopped early."""
+    """Describe after which epochs trials were stopped early.
+
+    Args:
+        stopped: The last epoch of each stopped trial, at least one.
+    """
     if len(stopped) == 1:
         return f"1 trial was stopped early, after epoch {stopped[0]}."
-    who = f"{len(stopped):,} trials were stopped early"
+    subject = f"{len(stopped):,} trials were stopped early"
     if min(stopped) == max(stopped):
-        return f"{who}, all after epoch {stopped[0]}."
+        return f"{subject}, all after epoch {stopped[0]}."
     middle = statistics.median_low(stopped)
     if middle == max(stopped):  # "all of them by its epoch" would say nothing of the earlier ones
         middle = max(epoch for epoch in stopped if epoch < middle)
-    return f"{who}, {sum(epoch <= middle for epoch in stopped):,} of them by epoch {middle}."
+    return f"{subject}, {sum(epoch <= middle for epoch in stopped):,} of them by epoch {middle}."
 
 
 def describe_ending(curves: LearningCurves, n_epochs: int) -> str:
+    """Describe how the learning curve of the best trial ended.
+
+    Args:
+        curves: The learning curves, with a best trial.
+        n_epochs: The number of epochs of a complete trial.
+    """
     curve = curves.curves[curves.curves["trial_number"] == curves.best]
     epoch, last = curve["epoch"].tolist(), curve["val_mse"].tolist()
     lowest = last.index(min(last))
@@ -66,9 +84,13 @@ def describe_ending(curves: LearningCurves, n_epochs: int) -> str:
 
 @dataclass(frozen=True)
 class LearningCurves:
-    """`curves`: `trial_number`, `state`, `epoch`, `val_mse`, sorted by trial and epoch. `best`: the
-    best complete trial, if one is complete. `n_trials`: how many trials have a curve, drawn or not.
-    `stopped_after`: the last epoch of each trial that was stopped early, drawn or not.
+    """Validation error by epoch.
+
+    Attributes:
+        curves: `trial_number`, `state`, `epoch`, `val_mse`, by trial and epoch.
+        best: The best complete trial; None without one.
+        n_trials: The number of trials with a curve, drawn or not.
+        stopped_after: The last epoch of each trial that was stopped early, drawn or not.
     """
 
     curves: pd.DataFrame
@@ -84,13 +106,16 @@ class LearningCurves:
 def select_learning_curves(
     trials: pd.DataFrame, epochs: pd.DataFrame, most: int = 30
 ) -> LearningCurves:
-    """Validation error by epoch of at most `most` trials.
+    """Select the learning curves to draw, evenly from the best trial to the worst.
 
-    Where there are more, they are taken evenly from the best to the worst, both included.
+    Args:
+        trials: Trials in any state.
+        epochs: Their epochs.
+        most: The largest number of trials.
     """
-    told = epochs.loc[is_measured(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
-    told = told.astype({"trial_number": int, "epoch": int, "val_mse": float})
-    ranked = rank_trials(trials[trials["trial_number"].isin(told["trial_number"])])
+    measured = epochs.loc[is_measured(epochs["val_mse"]), ["trial_number", "epoch", "val_mse"]]
+    measured = measured.astype({"trial_number": int, "epoch": int, "val_mse": float})
+    ranked = rank_trials(trials[trials["trial_number"].isin(measured["trial_number"])])
     complete = (ranked["state"] == COMPLETE).to_numpy()
     places = np.linspace(0, max(len(ranked) - 1, 0), min(most, len(ranked))).round().astype(int)
     best = None
@@ -100,18 +125,24 @@ def select_learning_curves(
         if place not in places:
             places[0] = place  # stopped trials are ahead of it
     chosen = ranked.iloc[places][["trial_number", "state"]].astype({"trial_number": int})
-    curves = chosen.merge(told, on="trial_number").sort_values(["trial_number", "epoch"])
-    stopped = told["trial_number"].isin(ranked.loc[ranked["state"] == PRUNED, "trial_number"])
-    ends = told[stopped].groupby("trial_number")["epoch"].max()
+    curves = chosen.merge(measured, on="trial_number").sort_values(["trial_number", "epoch"])
+    stopped = measured["trial_number"].isin(ranked.loc[ranked["state"] == PRUNED, "trial_number"])
+    ends = measured[stopped].groupby("trial_number")["epoch"].max()
     return LearningCurves(curves.reset_index(drop=True), best, len(ranked), tuple(ends.tolist()))
 
 
 def draw_learning_curves(data: LearningCurves, rungs: Iterable[int] = ()) -> go.Figure:
-    """Error on a logarithmic axis; dotted lines at `rungs`, the epochs after which trials may be
-    stopped. Needs at least one curve."""
+    """Draw validation error by epoch.
+
+    Args:
+        data: The learning curves, at least one.
+        rungs: The epochs after which trials may be stopped; each gets a dotted line.
+    """
     figure = plotting.make_figure("epoch", "validation error, MSE")
     errors = data.curves["val_mse"].tolist()
-    curves = data.curves.assign(drawn=plotting.lifted(errors, plotting.floor(errors)))
+    curves = data.curves.assign(
+        drawn=plotting.lift_zeros(errors, plotting.choose_zero_position(errors))
+    )
     is_best = curves["trial_number"] == data.best
     complete = curves["state"] == COMPLETE
     stopped = curves["state"] == PRUNED
@@ -137,7 +168,7 @@ def draw_learning_curves(data: LearningCurves, rungs: Iterable[int] = ()) -> go.
     # first epoch must not flatten all the others.
     low, high = curves["drawn"].min() / 1.15, min(curves["drawn"].max() * 1.15, 1.0)
     high = max(high, 2 * low)
-    figure.update_yaxes(plotting.error_log_axis(low, high, errors))
+    figure.update_yaxes(plotting.make_full_error_axis(low, high, errors))
     last = int(curves["epoch"].max())
     for rung in rungs:
         if rung <= last:
@@ -151,7 +182,14 @@ def draw_learning_curves(data: LearningCurves, rungs: Iterable[int] = ()) -> go.
 def join_with_gaps(
     curves: pd.DataFrame,
 ) -> tuple[list[int | None], list[float | None], list[str | None]]:
-    """Many curves as one line with gaps, so that the legend has one entry for them."""
+    """Join curves to one line with gaps, so that the legend has a single entry for them.
+
+    Args:
+        curves: `trial_number`, `epoch`, `val_mse`, `drawn`.
+
+    Returns:
+        The x values, the y values and the hover texts, with None between two curves.
+    """
     x: list[int | None] = []
     y: list[float | None] = []
     texts: list[str | None] = []
@@ -173,7 +211,14 @@ class LearningCurvesSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> LearningCurvesSection | None:
-        """Build the section; see `Section.build`. None if no trial has an error of an epoch."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None if no trial has the error of an epoch.
+        """
         curves = select_learning_curves(data.trials, data.epochs)
         if curves.curves.empty:
             return None

@@ -25,8 +25,15 @@ PALE = 0.8
 
 @dataclass(frozen=True)
 class Pictures:
-    """A sheet of pictures as a data URI, how wide to show it, what its rows are, the error of each
-    picture (of old sheets unknown), and which split the images are of."""
+    """A sheet of pictures.
+
+    Attributes:
+        uri: The PNG as a data URI.
+        width_px: The width in which it is shown, in pixels.
+        rows: The labels of its rows.
+        errors: The error of each picture as text; empty for sheets of older versions.
+        split: The split of the images, `test` or `validation`.
+    """
 
     uri: str
     width_px: int
@@ -43,11 +50,22 @@ def make_sheets(
     latent: LatentError,
     task: str,
 ) -> list[tuple[str, Pictures | None]]:
-    """What is said of each trial that is shown, and its pictures; None where there are none yet.
-    `painted`: `pictures.parquet`."""
+    """Make the sentence and the sheet of each pictured trial.
+
+    Args:
+        folder: The folder of the study.
+        shown: The trial numbers.
+        painted: The content of `pictures.parquet`; None without it.
+        ranked: All trials as rows.
+        latent: The baselines.
+        task: The task.
+
+    Returns:
+        Sentence and sheet of each trial; None in place of a sheet that is not painted yet.
+    """
     rows = {row["trial_number"]: row for row in ranked}
     means = average_measures(painted)
-    said = []
+    sheets = []
     for number in shown:
         row = rows[number]
         over = divide_by_linear(row, latent)["linear"]
@@ -60,12 +78,17 @@ def make_sheets(
             text += f" {describe_measured(means[number], task)}"
         else:
             text += " These are validation images, which no trial was trained on."
-        said.append((text, read_pictures(folder, number, painted, task)))
-    return said
+        sheets.append((text, read_pictures(folder, number, painted, task)))
+    return sheets
 
 
 def describe_measured(mean: Row, task: str) -> str:
-    """How far a trial's test pictures are off on average; `mean` is a row of `pictures.parquet`."""
+    """Describe how far the pictures of a trial differ from the originals on average.
+
+    Args:
+        mean: A row of `pictures.parquet`.
+        task: The task.
+    """
     if task == "reconstruct":
         return (
             f"On average its test pictures have a PSNR of {mean['psnr_db']:.1f} dB and an SSIM of "
@@ -79,10 +102,16 @@ def describe_measured(mean: Row, task: str) -> str:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What stands around the sheets: what they are of, a warning, the best trial's best and worst
-    images."""
+    """The text around the sheets, and the best and worst images of the best trial.
 
-    said: str
+    Attributes:
+        text: What the sheets show.
+        warning: A warning about pale pictures; None without one.
+        cases: The sheet of the best and worst images; None if it is not painted yet.
+        cases_sentence: What that sheet shows.
+    """
+
+    text: str
     warning: str | None
     cases: Pictures | None
     cases_sentence: str
@@ -96,55 +125,79 @@ def make_gallery(
     strata: list[int] | None,
     task: str,
 ) -> Gallery | None:
-    """None where no test image was painted yet. `painted`: `pictures.parquet`."""
+    """Make the text around the sheets.
+
+    Args:
+        folder: The folder of the study.
+        shown: The numbers of the pictured trials.
+        painted: The content of `pictures.parquet`; None without it.
+        trials: Trials in any state.
+        strata: The upper bounds of the latent-size bins; None without bins.
+        task: The task.
+
+    Returns:
+        The gallery; None if no test images of the best trial are painted yet.
+    """
     means = average_measures(painted)
     best = find.find_best_trial(trials)
     if best not in means:
         return None
     n_sizes = len(select_best_per_latent_size(trials, strata))
-    some = (
-        f"Of {n_sizes} latent sizes {len(shown)} are shown, evenly from the smallest to the "
-        "largest, the best trial's among them."
+    selection = (
+        f"{len(shown)} of {n_sizes} latent sizes are shown, evenly from the smallest to the "
+        "largest. The best trial is included."
     )
-    of_what, units = (
-        (" (of chroma)", "; chroma and hue are in units of CIE Lab")
+    of_chroma, units = (
+        (" (of chroma)", " Chroma and hue are in units of CIE Lab.")
         if task == "colourise"
         else ("", "")
     )
-    said = (
-        some if n_sizes > len(shown) else "",
-        f"The test images are the same in every sheet, and below each stands its error{of_what}; "
-        "no trial was trained on them or chosen by them.",
-        f"The difference is output less original, {tables.AMPLIFIED} times as strong; where there "
-        "is none it is grey.",
-        "A Delta E (CIEDE2000) of 1 is about the least that is seen between two patches side by "
-        f"side{units}.",
+    sentences = (
+        selection if n_sizes > len(shown) else "",
+        f"The test images are the same in every sheet, with the error{of_chroma} below each. They "
+        "were used neither for training nor for selection.",
+        f"The difference is output minus original, amplified {tables.AMPLIFIED} times, with grey "
+        "for no difference.",
+        "A Delta E (CIEDE2000) of 1 is about the smallest visible difference between two adjacent "
+        f"patches.{units}",
     )
     cases = read_pictures(folder, best, painted, task, BEST, WORST)
     least, most = (cases.errors[0], cases.errors[-1]) if cases and cases.errors else ("", "")
     cases_sentence = (
-        f"Of all test images, from left to right, those with the least error of trial {best}, "
-        f"from {least}, and those with the largest, up to {most}."
+        f"Test images of trial {best}, from left to right: those with the least error, from "
+        f"{least}, then those with the largest, up to {most}."
     )
     return Gallery(
-        " ".join(filter(None, said)), warn_if_pale(best, means[best]), cases, cases_sentence
+        " ".join(filter(None, sentences)), warn_if_pale(best, means[best]), cases, cases_sentence
     )
 
 
 def warn_if_pale(number: int, mean: Row) -> str | None:
-    """A warning where a trial's pictures have clearly less colour than their originals."""
+    """Warn if the pictures of a trial clearly have less colour than their originals.
+
+    Args:
+        number: The trial.
+        mean: Its row of `pictures.parquet`.
+
+    Returns:
+        The warning; None if there is no reason for it.
+    """
     output, original = mean["colourfulness"], mean["original_colourfulness"]
     if not output < PALE * original:
         return None
     return (
-        f"The pictures of trial {number} are paler than their originals: their colourfulness "
-        f"(Hasler and Süsstrunk) is {output:.1f} on average where that of the originals is "
-        f"{original:.1f}: {format_ratio(output / original)} times as much."
+        f"The pictures of trial {number} are paler than their originals. Their mean colourfulness "
+        f"(Hasler and Süsstrunk) is {output:.1f}, {format_ratio(output / original)} times that of "
+        f"the originals, {original:.1f}."
     )
 
 
 def average_measures(painted: pd.DataFrame | None) -> dict[int, Row]:
-    """Of each trial what is measured of its pictures of test images, on average."""
+    """Return the average measurements of each trial's pictures of test images.
+
+    Args:
+        painted: The content of `pictures.parquet`; None without it.
+    """
     if painted is None:
         return {}
     return {row["trial_number"]: row for row in list_rows(painted[painted["shows"] == ALL])}
@@ -153,10 +206,23 @@ def average_measures(painted: pd.DataFrame | None) -> dict[int, Row]:
 def read_pictures(
     folder: Place, number: int, painted: pd.DataFrame | None, task: str, *shows: str
 ) -> Pictures | None:
-    """A trial's sheet of the same images as every trial's, or with `shows` BEST and WORST of those;
-    None where it has not been painted. What older versions painted are validation images, of which
-    `painted`, the study's `pictures.parquet`, says nothing. Raises `InputError` for what is no
-    PNG."""
+    """Read a picture sheet of a trial.
+
+    Older versions painted validation images; `pictures.parquet` has no rows for them.
+
+    Args:
+        folder: The folder of the study.
+        number: The trial.
+        painted: The content of `pictures.parquet`; None without it.
+        task: The task.
+        shows: BEST and WORST for the sheet of those images; nothing for the images of every trial.
+
+    Returns:
+        The sheet; None if it is not painted yet.
+
+    Raises:
+        InputError: The file is not a PNG.
+    """
     path = folder / "pictures" / f"{number}{'-cases' if shows else ''}.png"
     if not path.exists():
         return None
@@ -166,16 +232,18 @@ def read_pictures(
         raise InputError(f"{path}: cannot be read: {fault.strerror}") from None
     width = int.from_bytes(png[16:20], "big")  # the first field of the header, the first chunk
     if not png.startswith(PNG_HEADER) or not width:
-        raise InputError(f"{path}: this is no PNG; without it, raycae report paints it anew")
+        raise InputError(
+            f"{path}: not a PNG file. Delete it and run raycae report to paint it again"
+        )
     uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     # Whole multiples: every pixel is the same size on the screen.
     scaled = width * max(PICTURES_WIDTH_PX // width, 1)
     grey = ("Grey",) if task == "colourise" else ()
-    own = None if painted is None else painted[painted["trial_number"] == number]
-    if own is None or own.empty:
+    measured = None if painted is None else painted[painted["trial_number"] == number]
+    if measured is None or measured.empty:
         old = (*grey, "Output", "Original")
         return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), old, (), "validation")
-    drawn = own[own["shows"].isin(shows or (SAME,))]
+    drawn = measured[measured["shows"].isin(shows or (SAME,))]
     rows = ("Original", *grey, "Output", f"Difference × {tables.AMPLIFIED}")
     errors = tuple(map(format_error, drawn["mse"]))
     return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), rows, errors, "test")
@@ -193,7 +261,14 @@ class PicturesSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> PicturesSection | None:
-        """Build the section; see `Section.build`. None without a complete trial."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None without a complete trial.
+        """
         if data.best is None:
             return None
         strata = data.plan["strata"]

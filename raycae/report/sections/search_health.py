@@ -1,8 +1,4 @@
-"""How a search went: what failed and where, at which edges the best trials lie, what ran twice, how
-busy the workers were, and what each improvement cost.
-
-Numbers first, figures second, as in `figures`.
-"""
+"""How a search went: failures, edges of the ranges, repeats, and the use of workers."""
 
 from __future__ import annotations
 
@@ -46,11 +42,20 @@ FEWEST_FAILED = 3
 
 
 def count_failures(trials: pd.DataFrame) -> pd.DataFrame:
-    """`reason` and `n` of the trials that failed, the commonest first. Reasons that differ in their
-    numbers alone are one, with the first one's numbers."""
+    """Count the reasons of failed trials, the most common first.
+
+    Reasons that differ only in their numbers count as one and are shown with the first one's
+    numbers.
+
+    Args:
+        trials: Trials in any state.
+
+    Returns:
+        `reason` and `n`.
+    """
     failed = trials.loc[trials["state"] == FAIL, "reason"].fillna("no reason is known").astype(str)
-    alike = failed.map(lambda reason: re.sub(r"\d[\d.,e+-]*", "#", reason.partition("\n")[0]))
-    counts = failed.groupby(alike.to_numpy()).agg(["first", "size"])
+    pattern = failed.map(lambda reason: re.sub(r"\d[\d.,e+-]*", "#", reason.partition("\n")[0]))
+    counts = failed.groupby(pattern.to_numpy()).agg(["first", "size"])
     return counts.rename(columns={"first": "reason", "size": "n"}).sort_values(
         ["n", "reason"], ascending=[False, True], ignore_index=True
     )
@@ -75,15 +80,15 @@ def find_failing_regions(trials: pd.DataFrame, parameters: Parameters) -> pd.Dat
     has_failed = over["state"].eq(FAIL)
     looked_at = []
     for name, parameter in parameters.items():
-        there = split_into_parts(over, name, parameter)
-        counts = has_failed.loc[there.index].groupby(there).agg(["sum", "size"])
-        looked_at += [(there, region, int(f), int(n)) for region, f, n in counts.itertuples()]
+        parts = split_into_parts(over, name, parameter)
+        counts = has_failed.loc[parts.index].groupby(parts).agg(["sum", "size"])
+        looked_at += [(parts, region, int(f), int(n)) for region, f, n in counts.itertuples()]
     found = []
-    for there, region, failed, n in looked_at:
+    for parts, region, failed, n in looked_at:
         often = failed >= FEWEST_FAILED and failed / n >= 2 * has_failed.mean()
         chance = compute_chance_of_marked(len(over), int(has_failed.sum()), n, failed)
         if often and chance <= LEVEL / len(looked_at):
-            reasons = count_failures(over.loc[there.index[there == region]])
+            reasons = count_failures(over.loc[parts.index[parts == region]])
             found.append((region, failed, n, reasons["reason"].iloc[0]))
     found.sort(key=lambda row: row[1] / row[2], reverse=True)  # ties as the parameters come
     return pd.DataFrame(found, columns=["region", "failed", "n", "reason"])
@@ -111,10 +116,10 @@ def find_edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
         if isinstance(parameter, CategoricalParameter):
             continue
         drawn, best = select_best_drawn(ranked, name, parameter)
-        at = drawn.map(lambda value, p=parameter: get_position(value, p)).astype(float)
+        positions = drawn.map(lambda value, p=parameter: get_position(value, p)).astype(float)
         for end, limit, near in (
-            ("below", parameter.low, at <= EDGE),
-            ("above", parameter.high, at >= 1 - EDGE),
+            ("below", parameter.low, positions <= EDGE),
+            ("above", parameter.high, positions >= 1 - EDGE),
         ):
             if best.empty or not can_be_wider(name, parameter, end):
                 continue
@@ -130,7 +135,13 @@ def find_edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
 
 
 def can_be_wider(name: str, parameter: FloatParameter | IntParameter, end: str) -> bool:
-    """Whether the setting takes values beyond this end of what is searched."""
+    """Check whether a setting accepts values beyond an end of its searched range.
+
+    Args:
+        name: The name of the parameter.
+        parameter: The parameter.
+        end: `above` or `below`.
+    """
     setting, _, stage = name.rpartition("_")
     step = 1 if isinstance(parameter, IntParameter) else 1e-3 * (parameter.high - parameter.low)
     if isinstance(parameter, FloatParameter) and parameter.log and end == "below":
@@ -144,7 +155,14 @@ def can_be_wider(name: str, parameter: FloatParameter | IntParameter, end: str) 
 
 
 def count_duplicates(trials: pd.DataFrame) -> tuple[int, int]:
-    """How many trials repeat the configuration of an earlier one: with its seed, with another."""
+    """Count the trials that repeat the configuration of an earlier one.
+
+    Args:
+        trials: Trials in any state.
+
+    Returns:
+        The number with the same seed, and the number with another seed.
+    """
     again = trials.duplicated(["config"])
     same = trials.duplicated(["config", "seed"])
     return int(same.sum()), int((again & ~same).sum())
@@ -152,9 +170,14 @@ def count_duplicates(trials: pd.DataFrame) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class WorkerTimeline:
-    """How many trials ran at a time. `steps`: `hours` since the first trial began, and `running`
-    from then on. `busy_hours`: what trials spent in epochs, together; `mean`: how many ran on
-    average while any did; `most`: at most."""
+    """How many trials ran at a time.
+
+    Attributes:
+        steps: `hours` since the first trial began, and the number `running` from then on.
+        busy_hours: The time that all trials together spent in epochs.
+        mean: The mean number while any trial ran.
+        most: The largest number.
+    """
 
     steps: pd.DataFrame
     busy_hours: float
@@ -163,9 +186,18 @@ class WorkerTimeline:
 
 
 def count_workers(trials: pd.DataFrame, most: int = 600) -> WorkerTimeline | None:
-    """From when each trial began and ended; at most `most` steps, each the mean of its time. None
-    where no trial that began has ended. What has not ended counts until the last time that is known
-    of any trial. Where a search was interrupted, its trials count as running until they ended."""
+    """Count how many trials ran at a time, from their starts and ends.
+
+    A trial that has not ended counts until the last time known of any trial. An interrupted trial
+    counts as running until it ended.
+
+    Args:
+        trials: Trials in any state.
+        most: The largest number of steps; each step of a longer timeline is a mean.
+
+    Returns:
+        The timeline; None if no trial has ended.
+    """
     ran = trials.dropna(subset=["started_at"])
     if ran["ended_at"].isna().all():
         return None
@@ -181,15 +213,19 @@ def count_workers(trials: pd.DataFrame, most: int = 600) -> WorkerTimeline | Non
     steps = pd.DataFrame({"hours": hours, "running": n})
     if len(steps) > most:
         area = np.concatenate([[0.0], np.cumsum(spans * n[:-1])])
-        at = np.linspace(0, hours[-1], most + 1)
-        means = np.diff(np.interp(at, hours, area)) / np.diff(at)
-        steps = pd.DataFrame({"hours": at, "running": [*means, 0.0]})
+        edges = np.linspace(0, hours[-1], most + 1)
+        means = np.diff(np.interp(edges, hours, area)) / np.diff(edges)
+        steps = pd.DataFrame({"hours": edges, "running": [*means, 0.0]})
     busy = float(ran["wall_time_s"].fillna(0).sum()) / 3600
     return WorkerTimeline(steps, busy, mean, int(n.max()))
 
 
 def draw_workers(data: WorkerTimeline) -> go.Figure:
-    """How many trials ran, over the hours."""
+    """Draw the number of running trials over time.
+
+    Args:
+        data: The timeline.
+    """
     figure = plotting.make_figure("hours since the first trial began", "trials running")
     figure.add_scatter(
         x=data.steps["hours"].tolist(),
@@ -205,14 +241,22 @@ def draw_workers(data: WorkerTimeline) -> go.Figure:
 
 
 def describe_workers(data: WorkerTimeline) -> str:
-    """How many ran at a time, and which part of that time was epochs."""
+    """Describe how many trials ran at a time, and which share of that time was epochs.
+
+    Args:
+        data: The timeline.
+    """
     ran = float((data.steps["hours"].diff().shift(-1) * data.steps["running"]).sum())
     share = f"; {data.busy_hours / ran:.0%} of their time went into epochs" if ran > 0 else ""
     return f"While any trial ran, {data.mean:.1f} ran on average and {data.most:,} at most{share}."
 
 
 def describe_failures(trials: pd.DataFrame) -> str:
-    """The share of trials that failed."""
+    """Describe the share of trials that failed.
+
+    Args:
+        trials: Trials in any state.
+    """
     over = trials[trials["state"] != RUNNING]
     failed = int(over["state"].eq(FAIL).sum())
     if not failed:
@@ -242,7 +286,11 @@ def describe_edges(found: pd.DataFrame, n: int) -> str:
 
 
 def describe_duplicates(trials: pd.DataFrame) -> str:
-    """What ran more than once."""
+    """Describe which trials repeated a configuration.
+
+    Args:
+        trials: Trials in any state.
+    """
     same, seeds = count_duplicates(trials)
     if not same and not seeds:
         return "No configuration ran twice."
@@ -255,6 +303,12 @@ def describe_duplicates(trials: pd.DataFrame) -> str:
 
 
 def describe_edges_of_ranges(trials: pd.DataFrame, parameters: Parameters) -> str:
+    """Find edges and describe which ranges to widen.
+
+    Args:
+        trials: Trials in any state.
+        parameters: The searched parameters.
+    """
     n = len(select_distinct(trials))
     return describe_edges(find_edges(trials, parameters), n)
 
@@ -274,7 +328,14 @@ class SearchHealthSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> SearchHealthSection | None:
-        """Build the section; see `Section.build`. None if the study has no trial."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None if the study has no trial.
+        """
         trials, parameters = data.trials, data.parameters
         if trials.empty:
             return None

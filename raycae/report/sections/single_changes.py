@@ -1,4 +1,4 @@
-"""Pairs of trials that differ in one setting."""
+"""Single changes: pairs of trials that differ in one setting."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def compare_single_changes(
         if setting in NOT_COMPARED or len({line[place] for line in lines}) < 2:
             continue
         # Momentum means nothing but to SGD, of which each momentum is one more trial.
-        own = {setting, "momentum"} if setting == "optimizer" else {setting}
-        kept = [i for i, name in enumerate(names) if name not in own]
+        excluded = {setting, "momentum"} if setting == "optimizer" else {setting}
+        kept = [i for i, name in enumerate(names) if name not in excluded]
         groups: dict[tuple[str, ...], list[tuple[str, int, _Run]]] = {}
         for line, seed, run in zip(lines, rows["seed"].tolist(), runs, strict=True):
             key = tuple([line[i] for i in kept])
             groups.setdefault(key, []).append((line[place], seed, run))
-        for alike in groups.values():
-            for both, pair in compare_runs(alike).items():
+        for group in groups.values():
+            for both, pair in compare_runs(group).items():
                 ratios.setdefault((setting, *both), []).append(pair)
     n_tested = sum(len(found) >= FEWEST_PAIRS for found in ratios.values())
     effects = [estimate_effect(*key, found, n_tested) for key, found in ratios.items()]
@@ -106,32 +106,42 @@ class _Run:
 
 
 def collect_least_errors(epochs: pd.DataFrame, trials: pd.DataFrame) -> dict[int, dict[int, float]]:
-    """Return the least error by each epoch, by trial and epoch."""
-    told = epochs[
+    """Collect the least error up to each epoch.
+
+    Args:
+        epochs: The epochs of all trials.
+        trials: The trials to look at.
+
+    Returns:
+        The error by trial and epoch.
+    """
+    measured = epochs[
         epochs["trial_number"].isin(trials["trial_number"]) & is_measured(epochs["val_mse"])
     ]
-    told = told.sort_values(["trial_number", "epoch"])
-    least = told["val_mse"].astype(float).groupby(told["trial_number"]).cummin()
+    measured = measured.sort_values(["trial_number", "epoch"])
+    errors = measured["val_mse"].astype(float).groupby(measured["trial_number"]).cummin()
     curves: dict[int, dict[int, float]] = {}
-    for number, epoch, val_mse in zip(told["trial_number"], told["epoch"], least, strict=True):
+    for number, epoch, val_mse in zip(
+        measured["trial_number"], measured["epoch"], errors, strict=True
+    ):
         curves.setdefault(int(number), {})[int(epoch)] = float(val_mse)
     return curves
 
 
 def compare_runs(
-    alike: list[tuple[str, int, _Run]],
+    group: list[tuple[str, int, _Run]],
 ) -> dict[tuple[str, str], tuple[float, bool]]:
     """Compare trials that agree in all settings but one.
 
     Args:
-        alike: The value of that setting, the seed, and the trial.
+        group: The value of that setting, the seed, and the trial.
 
     Returns:
         By two values the mean difference of their log errors over all comparisons of the same
         seed, and whether any comparison is at an earlier epoch.
     """
     differences: dict[tuple[str, str], list[tuple[float, bool]]] = {}
-    ordered = sorted(alike, key=lambda trial: trial[:2])
+    ordered = sorted(group, key=lambda trial: trial[:2])
     for (value, seed, run), (other, other_seed, other_run) in itertools.combinations(ordered, 2):
         if value != other and seed == other_seed and (found := compute_difference(run, other_run)):
             differences.setdefault((value, other), []).append(found)
@@ -142,8 +152,16 @@ def compare_runs(
 
 
 def compute_difference(run: _Run, other: _Run) -> tuple[float, bool] | None:
-    """Return the difference of two log errors and whether it is at an epoch before the last; None
-    where they have no epoch in common. Errors up to `EXACT` count as that much."""
+    """Compute the difference of the log errors of two trials.
+
+    Args:
+        run: A trial.
+        other: Another trial. Errors up to `EXACT` count as `EXACT`.
+
+    Returns:
+        The difference, and whether it is taken before the last epoch; None if the trials have no
+        epoch in common.
+    """
     errors, is_early = (run.val_mse, other.val_mse), False
     if not (run.is_complete and other.is_complete):
         shared = run.curve.keys() & other.curve.keys()
@@ -157,18 +175,29 @@ def compute_difference(run: _Run, other: _Run) -> tuple[float, bool] | None:
 
 @functools.lru_cache(maxsize=4096)
 def get_written_settings(text: str) -> dict[str, str]:
-    """The settings of a configuration as words; what mirrors the encoder says only that."""
+    """Return the settings of a configuration as text.
+
+    Args:
+        text: The configuration as JSON.
+
+    Returns:
+        The settings by name; those that mirror the encoder as `as the encoder`.
+    """
     config = Config.model_validate_json(text)
-    told = config.model_dump()
-    mirrored = resolve({name: value for name, value in told.items() if name not in MIRRORS})
+    settings = config.model_dump()
+    mirrored = resolve({name: value for name, value in settings.items() if name not in MIRRORS})
     for name in MIRRORS:
         if getattr(mirrored, name) == getattr(config, name):
-            told[name] = "as the encoder"
-    return {name: format_brief(value) for name, value in told.items()}
+            settings[name] = "as the encoder"
+    return {name: format_brief(value) for name, value in settings.items()}
 
 
 def format_brief(value: Any) -> str:
-    """`max` where all stages say so, else `max stride`."""
+    """Format a setting: `max` if all stages have this value, else `max stride`.
+
+    Args:
+        value: The value of a setting, a tuple if each stage has one.
+    """
     if isinstance(value, tuple):
         return (
             format_choice(value[0]) if len(set(value)) == 1 else " ".join(map(format_choice, value))
@@ -179,8 +208,18 @@ def format_brief(value: Any) -> str:
 def estimate_effect(
     setting: str, value: str, other: str, found: list[tuple[float, bool]], n_tested: int
 ) -> tuple[Any, ...]:
-    """Make a row of `compare_single_changes` from the log ratios of an effect's pairs; `n_tested`
-    effects share `LEVEL`."""
+    """Estimate an effect from its pairs.
+
+    Args:
+        setting: The name of the setting.
+        value: A value of the setting.
+        other: Another value.
+        found: The difference of the log errors of each pair, and whether it is an early one.
+        n_tested: The number of effects that share `LEVEL`.
+
+    Returns:
+        A row of `compare_single_changes`.
+    """
     logs, n = [log for log, _ in found], len(found)
     mean, half = float(np.mean(logs)), math.nan
     if n >= FEWEST_PAIRS:
@@ -188,12 +227,17 @@ def estimate_effect(
         half = quantile * float(np.std(logs, ddof=1)) / math.sqrt(n)
     if mean > 0:
         mean, value, other = -mean, other, value
-    ratios = (math.exp(at) for at in (mean, mean - half, mean + half))
+    ratios = (math.exp(log) for log in (mean, mean - half, mean + half))
     return setting, value, other, n, sum(early for _, early in found), *ratios
 
 
 def draw_single_changes(effects: pd.DataFrame, most: int = 24) -> go.Figure:
-    """The ratio of each effect and its interval, those with the most pairs on top. Needs one."""
+    """Draw the ratio of each effect with its interval, those with the most pairs on top.
+
+    Args:
+        effects: What `compare_single_changes` returns, at least one row.
+        most: The largest number of effects.
+    """
     rows = effects.head(most)[::-1]  # plotly begins at the bottom
     ratios = rows["ratio"]
     figure = plotting.make_figure("error, as a multiple of the other's", "")
@@ -220,12 +264,20 @@ def draw_single_changes(effects: pd.DataFrame, most: int = 24) -> go.Figure:
 
 
 def name_change(effect: Mapping[Any, Any]) -> str:
-    """`downsample: stride, not max`"""
+    """Name an effect: `downsample: stride, not max`.
+
+    Args:
+        effect: A row of `compare_single_changes`.
+    """
     return f"{effect['setting']}: {effect['value']}, not {effect['other']}"
 
 
 def describe_change(effect: Mapping[Any, Any]) -> str:
-    """`0.93 times the error (0.90 to 0.97, 12 pairs)`"""
+    """Describe an effect: `0.93 times the error (0.90 to 0.97, 12 pairs)`.
+
+    Args:
+        effect: A row of `compare_single_changes`.
+    """
     between = (
         ""
         if math.isnan(effect["low"])
@@ -236,28 +288,32 @@ def describe_change(effect: Mapping[Any, Any]) -> str:
 
 
 def describe_single_changes(effects: pd.DataFrame) -> str:
-    """Name the clearest effect, if one stands out from chance, and say how many pairs there are."""
+    """Describe how many pairs there are, and the clearest effect if one stands out from chance.
+
+    Args:
+        effects: What `compare_single_changes` returns.
+    """
     if effects.empty:
         return "No two trials differ in one setting alone, so there is nothing to pair."
     n_pairs, n_early = int(effects["n"].sum()), int(effects["n_early"].sum())
     verb = "differs" if n_pairs == 1 else "differ"
-    said = f"{format_count(n_pairs, 'pair')} of trials {verb} in one setting alone."
+    text = f"{format_count(n_pairs, 'pair')} of trials {verb} in one setting alone."
     if n_early:
         was = "is" if n_early == 1 else "are"
-        said += f" {n_early:,} of them {was} compared at the epoch where a trial was stopped."
+        text += f" {n_early:,} of them {was} compared at the epoch where a trial was stopped."
     tested = effects[effects["n"] >= FEWEST_PAIRS]
     if tested.empty:
-        most = int(effects["n"].max())
+        largest = int(effects["n"].max())
         return (
-            f"{said} No effect can be told from chance: that takes {FEWEST_PAIRS} pairs in "
-            f"different settings, and the most of any effect is {most}."
+            f"{text} No effect can be told from chance: that takes {FEWEST_PAIRS} pairs in "
+            f"different settings, and the most of any effect is {largest}."
         )
     clear = tested[tested["high"] < 1].sort_values("high")
     if clear.empty:
-        of = f"the {len(tested):,} effects" if len(tested) > 1 else "the effects"
-        return f"{said} None of {of} with at least {FEWEST_PAIRS} pairs stands out from chance."
+        group = f"the {len(tested):,} effects" if len(tested) > 1 else "the effects"
+        return f"{text} None of {group} with at least {FEWEST_PAIRS} pairs stands out from chance."
     row = clear.iloc[0].to_dict()
-    return f"{said} The clearest effect is {name_change(row)}: {describe_change(row)}."
+    return f"{text} The clearest effect is {name_change(row)}: {describe_change(row)}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +326,14 @@ class SingleChangesSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> SingleChangesSection:
-        """Build the section; see `Section.build`."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section, without a figure if there are no pairs.
+        """
         effects = compare_single_changes(data.trials, data.epochs)
         return cls(
             figures={} if effects.empty else {"pairs": draw_single_changes(effects)},

@@ -1,4 +1,4 @@
-"""Error against one parameter, and parallel coordinates."""
+"""Slices: error against one parameter, and parallel coordinates of several."""
 
 from __future__ import annotations
 
@@ -33,9 +33,13 @@ from raycae.study.records import COMPLETE, PRUNED
 
 
 def describe_slices(data: Slice) -> str:
-    """Say what the best tenth of the configurations that drew a parameter drew."""
-    who = "best" if data.n_best == 1 else f"best {data.n_best:,}"
-    return f"{who}: {data.best}"
+    """Describe the values of the best tenth of the configurations that drew a parameter.
+
+    Args:
+        data: The slice of the parameter.
+    """
+    subject = "best" if data.n_best == 1 else f"best {data.n_best:,}"
+    return f"{subject}: {data.best}"
 
 
 AXES = 10
@@ -44,10 +48,16 @@ AXES = 10
 
 @dataclass(frozen=True)
 class Slice:
-    """One parameter against the error. `points`: `trial_number`, `state`, `value` (as the space
-    writes it), `val_mse` of the trials that drew it, the best first. `best`: of the values that
-    the best tenth drew, as `select_best_drawn` has it, the least and the greatest, or the
-    choices."""
+    """Error against one parameter.
+
+    Attributes:
+        name: The name of the parameter.
+        parameter: The parameter.
+        points: `trial_number`, `state`, `value` and `val_mse` of the trials that drew it, the best
+            first.
+        best: The values of the best tenth as text: a range or choices.
+        n_best: The number of configurations in the best tenth.
+    """
 
     name: str
     parameter: Parameter
@@ -57,7 +67,12 @@ class Slice:
 
 
 def make_slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
-    """One for each parameter that a trial which ended with an error drew."""
+    """Make a slice for each parameter that a trial with an error drew.
+
+    Args:
+        trials: Trials in any state.
+        parameters: The searched parameters.
+    """
     ranked, configurations = rank_trials(select_ended(trials)), rank_trials(select_distinct(trials))
     found = []
     for name, parameter in parameters.items():
@@ -79,8 +94,14 @@ def make_slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
 
 
 def draw_slice(data: Slice, most: int = 300) -> go.Figure:
-    """Error over the parameter, of at most `most` trials, on logarithmic axes where the space
-    draws so."""
+    """Draw error against a parameter.
+
+    The axis is logarithmic if the space draws on a logarithmic scale.
+
+    Args:
+        data: The slice.
+        most: The largest number of points.
+    """
     points, parameter = thin_trials(data.points, most), data.parameter
     errors = points["val_mse"].astype(float).tolist()
     top = plotting.get_error_ceiling(errors)
@@ -103,7 +124,12 @@ def draw_slice(data: Slice, most: int = 300) -> go.Figure:
             x=[plotting.escape_html(format_choice(v)) for v in shown_values]
             if order
             else shown_values,
-            y=[min(y, top) for y in plotting.lifted(shown["val_mse"], plotting.floor(errors))],
+            y=[
+                min(y, top)
+                for y in plotting.lift_zeros(
+                    shown["val_mse"], plotting.choose_zero_position(errors)
+                )
+            ],
             customdata=numbers,
             name=name,
             mode="markers",
@@ -132,9 +158,18 @@ def draw_slice(data: Slice, most: int = 300) -> go.Figure:
 def draw_parallel_coordinates(
     trials: pd.DataFrame, parameters: Parameters, most: int = 150
 ) -> go.Figure | None:
-    """A line for each trial through what it drew of the first `AXES` parameters, the best tenth on
-    top. None where fewer than two parameters are drawn. Plotly's own parallel coordinates need
-    WebGL and code made from strings."""
+    """Draw a line for each trial through what it drew, with the best tenth on top.
+
+    Plotly's own parallel coordinates need WebGL and code made from strings, so these are lines.
+
+    Args:
+        trials: Trials in any state.
+        parameters: The searched parameters; the first `AXES` of them are drawn.
+        most: The largest number of lines that are not of the best tenth.
+
+    Returns:
+        The figure; None if the trials drew fewer than two parameters.
+    """
     ranked = rank_trials(select_ended(trials))
     places = get_positions(ranked, parameters).iloc[:, :AXES]
     names = [str(name) for name in places]
@@ -153,7 +188,7 @@ def draw_parallel_coordinates(
         y: list[float | None] = []
         for line in places.loc[rows.index].to_numpy().tolist():
             x += [*names, None]
-            y += [*(None if math.isnan(at) else at for at in line), None]
+            y += [*(None if math.isnan(position) else position for position in line), None]
         figure.add_scatter(
             x=x,
             y=y,
@@ -165,10 +200,10 @@ def draw_parallel_coordinates(
         )
     for name in names:
         ends = list_marks(parameters[name])
-        for at, text in ends if len(ends) <= 4 else (ends[0], ends[-1]):
+        for position, text in ends if len(ends) <= 4 else (ends[0], ends[-1]):
             figure.add_annotation(
                 x=name,
-                y=at,
+                y=position,
                 text=plotting.escape_html(shorten(text)),
                 showarrow=False,
                 xanchor="left",
@@ -181,11 +216,15 @@ def draw_parallel_coordinates(
 
 
 def describe_common_choices(trials: pd.DataFrame, parameters: Parameters) -> str:
-    """Say what all of the best tenth drew alike, if that is unlikely to be chance.
+    """Describe which values all of the best tenth share, if that is unlikely to be chance.
 
     Under chance the best tenth is a random choice of the configurations. A value counts if all of
-    them share it and that is unlikely to be chance: all values of the first `AXES` parameters
-    together have a probability of at most `LEVEL`.
+    them share it and all such values of the first `AXES` parameters together have a probability of
+    at most `LEVEL`.
+
+    Args:
+        trials: Trials in any state.
+        parameters: The searched parameters.
     """
     ranked = rank_trials(select_distinct(trials))
     n, n_best = len(ranked), math.ceil(BEST * len(ranked))
@@ -194,21 +233,21 @@ def describe_common_choices(trials: pd.DataFrame, parameters: Parameters) -> str
         for name, parameter in itertools.islice(parameters.items(), AXES)
     }
     drawn = {name: column for name, column in drawn.items() if column.nunique() > 1}
-    alike = []
+    shared = []
     for name, column in drawn.items():
         best = column.head(n_best)
         if best.notna().all() and best.nunique() == 1:
             n_alike = int((column == best.iloc[0]).sum())
             chance = compute_chance_of_marked(n, n_alike, n_best, n_best)
             if chance <= LEVEL / len(drawn) / column.nunique():
-                alike.append(f"{name} {format_choice(best.iloc[0])}")
-    if not alike:
-        who = "The best trial has" if n_best == 1 else f"The best {n_best:,} have"
+                shared.append(f"{name} {format_choice(best.iloc[0])}")
+    if not shared:
+        subject = "The best trial has" if n_best == 1 else f"The best {n_best:,} have"
         return (
-            f"{who} no value in common that stands out from chance among "
+            f"{subject} no value in common that stands out from chance among "
             f"{format_count(n, 'configuration')}."
         )
-    return f"All of the best {n_best:,} of {n:,} configurations drew {join_words(alike)}."
+    return f"All of the best {n_best:,} of {n:,} configurations drew {join_words(shared)}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +262,14 @@ class SlicesSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> SlicesSection:
-        """Build the section; see `Section.build`. The parameters are in the order of the space."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section, with the parameters in the order of the space.
+        """
         return cls.build_ordered(data, data.parameters, is_ranked=False)
 
     @classmethod

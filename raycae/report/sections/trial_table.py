@@ -1,4 +1,4 @@
-"""The table of trials and the details of each trial."""
+"""The table of trials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ MOST_ROWS = 1000
 
 @dataclass(frozen=True)
 class Cell:
-    """`value` is what sorting goes by; empty cells sort last."""
+    """A cell of the table.
+
+    Attributes:
+        text: What is shown.
+        value: What the column is sorted by; an empty value comes last.
+        kind: The CSS class.
+    """
 
     text: str
     value: float | str
@@ -24,20 +30,37 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of trials. `text` gives a row's cell; `by` names what sorts it."""
+    """A column of the table.
+
+    Attributes:
+        title: The heading.
+        by: The key of a row that the column is sorted by.
+        text: Gives the text of a row's cell.
+        kind: The CSS class.
+    """
 
     title: str
     by: str
     text: Callable[[Row], str]
     kind: str = "number"
 
-    def cell(self, row: Row) -> Cell:
+    def make_cell(self, row: Row) -> Cell:
+        """Make the cell of a row.
+
+        Args:
+            row: A trial.
+        """
         if row[self.by] is None:
             return Cell("", "", self.kind)
         return Cell(self.text(row), row[self.by], self.kind)
 
 
 def make_plain_cell(name: str) -> Callable[[Row], str]:
+    """Return a function that gives the value of a row as text.
+
+    Args:
+        name: The key of the value.
+    """
     return lambda row: str(row[name])
 
 
@@ -77,13 +100,20 @@ class TrialTableSection(Section):
 
     @classmethod
     def build(cls, data: ReportData) -> TrialTableSection | None:
-        """Build the section; see `Section.build`. None if the study has no trial."""
+        """Build the section; see `Section.build`.
+
+        Args:
+            data: The study.
+
+        Returns:
+            The section; None if the study has no trial.
+        """
         if not data.ranked:
             return None
         columns = [*COLUMNS, SETTINGS] if data.plan["settings"] > 1 else COLUMNS
         return cls(
             headers=[column.title for column in columns],
-            rows=[[column.cell(row) for column in columns] for row in data.ranked[:MOST_ROWS]],
+            rows=[[column.make_cell(row) for column in columns] for row in data.ranked[:MOST_ROWS]],
             best=data.best["trial_number"] if data.best else None,
             n_trials=len(data.ranked),
         )
