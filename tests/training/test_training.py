@@ -150,7 +150,7 @@ def test_it_goes_on_where_it_stopped(
     resumed.load_state(half.state())
     assert [resumed.run_epoch()["val_mse"] for _ in range(2)] == expected[2:]
     assert resumed.best_val_mse == whole.best_val_mse
-    for network in ("model", "measured"):
+    for network in ("model", "evaluation_model"):
         state = getattr(whole, network).state_dict()
         for name, tensor in getattr(resumed, network).state_dict().items():
             assert torch.equal(tensor, state[name])
