@@ -153,10 +153,10 @@ def test_images_without_kaleido_are_one_message(
     """Oracle: the message names what is missing and how to get it; nothing is written."""
     real = builtins.__import__
 
-    def without(name: str, *args: Any) -> Any:
+    def without(name: str, *args: Any, **options: Any) -> Any:
         if name == "kaleido":
             raise ImportError(name)
-        return real(name, *args)
+        return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"--png: needs Kaleido: pip install 'raycae\[png\]'"):
