@@ -159,7 +159,7 @@ class AutoencoderTrainable(tune.Trainable):
         if len(members) == 1:
             return [self._save_epoch(numbers[0], members[0], members[0].run_epoch())]
         if numbers not in self.groups:
-            # Where trials have left, those that remain are grouped anew.
+            # Where trials have left, those that remain are grouped again.
             self.groups = {
                 others: group for others, group in self.groups.items() if not {*others} & {*numbers}
             }

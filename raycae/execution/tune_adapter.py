@@ -198,7 +198,7 @@ def kill_worker(tune_trial: Any) -> None:
 
 
 def get_error_text(tune_trial: Any) -> str:
-    """Return what Ray says of a lost worker; Tune has it in this file before `get_error` has it."""
+    """Return Ray's message about a lost worker; the file has it before `get_error` does."""
     try:
         return Path(tune_trial.error_file).read_text().strip() or NOTHING
     except (OSError, TypeError):

@@ -35,7 +35,7 @@ from raycae.training.validation import Reference
 
 N_PICTURES = 12
 N_CASES = 6
-"""So many of the best and of the worst test images have a sheet of their own."""
+"""Number of the best and of the worst test images that are shown on a second sheet."""
 
 
 def add_pictures_and_baselines(

@@ -154,7 +154,7 @@ def make_figure(x_title: str, y_title: str) -> go.Figure:
     axis = {"gridcolor": FAINT, "linecolor": FAINT, "zeroline": False, "fixedrange": True}
     axis["automargin"] = True
     x, y = ({**axis, "title": {"text": text, "font": {"size": 13}}} for text in (x_title, y_title))
-    # In one go: plotly checks every update anew.
+    # In one go: plotly validates each update.
     return go.Figure(
         layout={
             "template": "none",

@@ -98,7 +98,7 @@ def format_choice(value: Any) -> str:
 
 
 def shorten(text: str) -> str:
-    """Shorten text to fit beside an axis.
+    """Shorten text to fit next to an axis.
 
     Args:
         text: Any text.

@@ -14,7 +14,7 @@ pure noise at most 5 % hold a false statement."""
 
 
 def compute_chance_of_marked(n: int, n_marked: int, n_drawn: int, at_least: int) -> float:
-    """Compute the probability that a random draw contains at least so many marked trials.
+    """Compute the probability that a random draw contains at least a given number of marked trials.
 
     This is the upper tail of the hypergeometric distribution.
 

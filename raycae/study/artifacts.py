@@ -117,7 +117,7 @@ class ArtifactStore:
         remove_tree(get_checkpoint_folder(self.folder, number))
 
     def remove_stale_files(self) -> None:
-        """Finish what the last process left undone: models to keep, files that nobody needs."""
+        """Finish the work of the last process: keep models and remove files no longer needed."""
         kept, running = self._records.kept, set(self._records.running())
         self._stored = list_trial_folders(self.folder / "models")
         checkpoints = list_trial_folders(self.folder / "checkpoints")

@@ -130,7 +130,7 @@ class Lease:
         self._unlock()
 
     def _wait_for_holder(self) -> float:
-        """Wait until nobody holds the lease.
+        """Wait until no process holds the lease.
 
         Returns:
             When that was seen or a little before, in seconds on the monotonic clock.
@@ -216,8 +216,8 @@ def read_holder(folder: Place) -> dict[str, Any] | None:
         folder: Folder of the study.
 
     Returns:
-        The content of the lease file. None if nobody holds it: there is no file, it cannot be read,
-        or it was copied together with another folder.
+        The content of the lease file. None if no process holds it: there is no file, it cannot be
+        read, or it was copied together with another folder.
     """
     try:
         content = json.loads((folder / NAME).read_bytes())

@@ -49,7 +49,7 @@ class Plan:
         grace: No trial is stopped before this epoch.
         factor: At each rung, about one trial in this many continues.
         objective: `val_mse`, or `frontier` for the Pareto front of error and `cost`.
-        cost: The column that counts beside the error.
+        cost: The column of the second objective.
         strata: Upper bounds of the latent-size bins of the sampler `strata`.
         settings: With how many training settings each network is tried, the worse ones stopped
             early.
@@ -79,7 +79,7 @@ class Plan:
 
     @property
     def frontier_cost(self) -> str | None:
-        """The column that counts beside the error; None if the error alone counts."""
+        """The column of the second objective; None if only the error counts."""
         return self.cost if self.objective == "frontier" else None
 
 

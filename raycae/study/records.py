@@ -82,7 +82,7 @@ _PER_EPOCH = (
     *("train_mse", "val_mse", "val_psnr_db", "val_ssim", "epoch_time_s", "images_per_s"),
     *("test_mse", "n_images", "attempt", "checkpoint", "model"),
 )
-"""What is kept of each epoch beside its number."""
+"""The columns of each epoch, without its number."""
 _FACTS = (
     "latent_size",
     "latent_channels",
@@ -123,7 +123,7 @@ class Records:
     Args:
         study: Name of the study.
         n_images: Number of training images.
-        cost: Column that counts beside the error on the Pareto front.
+        cost: Column of the second objective of the Pareto front.
 
     Attributes:
         trials: One row per trial, by its number; the columns are those of `TRIAL_COLUMNS`.

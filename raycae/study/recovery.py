@@ -193,14 +193,14 @@ def replay_ledger(
     rule: StoppingRule,
     shared: SharedStudy | None,
 ) -> None:
-    """Bring records, sampler and stopping rule to the state in which the last process left them.
+    """Restore records, sampler and early-stopping rule as the last process left them.
 
     Args:
         folder: Folder of the ledger.
         space: Search space of the study from now on.
         records: Empty records.
         proposer: A new proposer.
-        rule: A new stopping rule.
+        rule: A new early-stopping rule.
         shared: The database of all drivers of the study, if there is one.
     """
     drawn_from = ""

@@ -29,7 +29,7 @@ def format_frontier(rows: Sequence[Mapping[str, Any]], cost: str) -> str:
 
     Args:
         rows: Rows of the trials on it, the lowest cost first.
-        cost: Column that counts beside the error.
+        cost: Column of the second objective.
 
     Returns:
         The number of trials, the cheapest one and the one with the lowest error.

@@ -190,7 +190,7 @@ def correlate_latent_size(runs: pd.DataFrame) -> str | None:
     """Say whether larger latents go with smaller errors, over all experiments and at one width.
 
     The experiments were not chosen to answer this: most share one latent size. So their number is
-    followed by the number of different sizes, and nothing is said of fewer than four sizes.
+    followed by the number of different sizes, and nothing for fewer than four sizes.
 
     Args:
         runs: What `claims.collect_runs` returns.

@@ -11,9 +11,9 @@ from scipy import special, stats
 UPHELD, CONTRADICTED, UNDECIDED, MISSING = "upheld", "contradicted", "undecided", "not run"
 CONFIDENCE = 0.95
 MOST = 1000
-"""Above so many seeds, or epochs, it makes no sense to name a number."""
+"""Largest number of seeds or epochs that is named as necessary."""
 LEAST_VALUES = 4
-"""A rank correlation needs so many different values of both."""
+"""Number of different values of both variables that a rank correlation needs."""
 
 
 def decide_verdict(low: float, high: float, threshold: float = 0.0) -> str:

@@ -1,4 +1,4 @@
-"""Error against latent size, beside PCA."""
+"""Error against latent size, with PCA for comparison."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def find_failing_regions(trials: pd.DataFrame, parameters: Parameters) -> pd.Dat
 
 
 def find_edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """Find ranges at whose edge the best trials lie.
+    """Find ranges with the best trials at an edge.
 
     The edge is the outermost tenth of a range, and its last value. Under chance the best tenth is a
     random choice of the configurations that drew the parameter; an edge counts where more than half

@@ -31,7 +31,7 @@ CONFIDENCE = 0.95
 FEWEST_PAIRS = 5
 """Pairs in different settings below which an effect has no interval."""
 MIRRORS = ("decoder_channels", "decoder_kernel", "decoder_convs", "latent_kernel")
-"""Settings that are as the encoder has them unless somebody says otherwise."""
+"""Settings that follow the encoder unless they are given."""
 NOT_COMPARED = ["task", "image_size", "gammas", "classes", "seed"]
 """What the network is shown, and chance."""
 

@@ -43,7 +43,7 @@ def describe_slices(data: Slice) -> str:
 
 
 AXES = 10
-"""Of parallel coordinates; more of them nobody reads."""
+"""The most lines in the parallel coordinates; a plot with more is unreadable."""
 
 
 @dataclass(frozen=True)
