@@ -1,9 +1,9 @@
 """A study: one search over one space in one folder, and the life of its trials.
 
-Every event is written to the ledger first. Then the records, the sampler and the early-stopping rule
-are updated. All three are functions of the ledger, so opening a study replays it and restores the state
-in which the last process left it. This module uses neither Ray nor torch. Whatever runs trials
-(Tune, a simulation, a test) calls `ask`, `start_attempt`, `report_epoch`, `fail_attempt` and
+Every event is written to the ledger first. Then the records, the sampler and the early-stopping
+rule are updated. All three are functions of the ledger, so opening a study replays it and restores
+the state in which the last process left it. This module uses neither Ray nor torch. Whatever runs
+trials (Tune, a simulation, a test) calls `ask`, `start_attempt`, `report_epoch`, `fail_attempt` and
 `lose_attempt`.
 """
 
