@@ -354,12 +354,15 @@ def list_rungs(name: str, epochs: int, *, grace: int, factor: int) -> list[int]:
     """Return the epochs after which the rule called `name` may stop a trial, ascending.
 
     Args:
-        name: One of `SCHEDULERS`.
+        name: One of `SCHEDULERS`, or the name of a rule that this version does not have.
         epochs: Epochs of a trial that is not stopped.
         grace: The first rung.
         factor: The reduction factor.
+
+    Returns:
+        The rungs; none for a rule that this version does not have.
     """
-    return compute_rungs(epochs, grace, factor) if SCHEDULERS[name] else []
+    return compute_rungs(epochs, grace, factor) if SCHEDULERS.get(name) else []
 
 
 def compute_rungs(epochs: int, grace: int, factor: int) -> list[int]:

@@ -350,7 +350,14 @@ def test_spaces(run: Run) -> None:
     """Oracle: shipped ones with their questions."""
     code, out, _ = run("spaces")
     assert code == 0
-    for name in ("ex1", "ex2", "ex3", "frontier", "quickstart", "which architecture costs"):
+    for name in (
+        "ex1",
+        "ex2",
+        "ex3",
+        "frontier",
+        "quickstart",
+        "which architecture has the lowest error",
+    ):
         assert name in " ".join(out.split())
 
 

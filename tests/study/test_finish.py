@@ -108,7 +108,7 @@ def test_a_step_that_fails_loses_nothing(
         if isinstance(error, InputError):
             code, out, err = finish(run, folder)
             assert code == 1
-            assert err.startswith("raycae: all trials are recorded, but ")
+            assert err.startswith("raycae: All trials are recorded, but ")
             assert err.count("\n") == 1
         else:
             with pytest.raises(RuntimeError) as raised:
