@@ -31,6 +31,16 @@ class StopRequest:
         self.is_study_open = False
         self._caught: tuple[int, ...] = ()
 
+    def raise_if_interrupted(self) -> None:
+        """Raise the exception of a signal that Ray has swallowed.
+
+        Raises:
+            KeyboardInterrupt: SIGINT arrived.
+            SearchInterrupted: Another signal arrived.
+        """
+        if self.signal_number is not None:
+            raise_interrupt(self.signal_number)
+
     def is_interrupted(self) -> bool:
         """Return whether a signal has arrived."""
         return self.signal_number is not None

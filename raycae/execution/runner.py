@@ -113,6 +113,7 @@ def run_study(request: SearchRequest) -> int | None:
             stop.install_handlers()  # Ray has taken SIGTERM when it started.
             autoscaler = Autoscaler() if is_own_ray else survey_nodes(request.folder.parent)
             slots = TrialSlots(**request.resources, autoscaler=autoscaler)
+            stop.raise_if_interrupted()
             images = images or _load_images(request)
             study = open_study_for_writing(request, images, progress)
             open_study.enter_context(closing(study))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycae import data as sources
 from raycae.errors import StorageError
+from raycae.execution.ray_patches import apply_ray_patches
 from raycae.execution.resources import TrialSlots
 from raycae.study.study import Study
 
@@ -58,6 +59,7 @@ def train_trials(
         "folder": str(study.folder),
         "fuse": fuse,
     }
+    apply_ray_patches()  # The caller may have connected to Ray by other means than `connect_ray`.
     # On a CPU fusing pays off only for some networks and at some times (analysis/FINDINGS.md).
     # Besides, a search there is repeatable bit by bit; a decision that depends on the clock is not.
     max_fused = fuse or (study.plan.settings if room.gpus else 1)

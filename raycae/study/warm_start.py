@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from optuna.trial import FixedTrial
-
 from raycae.config import Config
 from raycae.errors import InputError
+from raycae.optimization.greedy import HeldAnswers
 from raycae.space.space import Space
 from raycae.storage.paths import Place
 from raycae.study import find, tables
@@ -96,7 +95,7 @@ def is_in_space(space: Space, config: Config) -> bool:
         True if drawing its parameters again gives the same, feasible configuration.
     """
     try:
-        redrawn = space.draw(FixedTrial(space.params_of(config)))
-    except (InputError, ValueError):  # ValueError: a parameter has no value inside the space.
+        redrawn = space.draw(HeldAnswers(space, space.params_of(config)))
+    except InputError:
         return False
     return redrawn == config and space.check(config) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 from conftest import TINY_SPACE, Run, data_facts, die, run_trial
@@ -99,3 +100,14 @@ def test_a_foreign_study_is_refused(before: Path, run: Run) -> None:
     assert code == 2
     assert "nobody: there is no study" in err
     assert not (before / "quickstart").exists()
+
+
+def test_an_inactive_parameter_is_no_obstacle() -> None:
+    """Oracle: `momentum` is searched for every optimizer in a range without Adam's 0, and Adam
+    ignores it: each configuration that the space draws can be drawn again."""
+    text = TINY_SPACE.replace("low: 0.0, high: 0.9, when: {optimizer: sgd}", "low: 0.5, high: 0.9")
+    space = loading.parse_space(text, name="every")
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    configs = [space.draw(drawn.ask()) for _ in range(20)]
+    assert {config.optimizer for config in configs} == {"adam", "sgd"}
+    assert all(warm_start.is_in_space(space, config) for config in configs)
