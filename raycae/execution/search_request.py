@@ -39,7 +39,7 @@ from raycae.study.warm_start import Known
 
 LEARNING_SAMPLERS = ("tpe", "strata")
 """The samplers that learn from finished trials."""
-LEARNING_NAMES = " and ".join(LEARNING_SAMPLERS)
+LEARNING_NAMES = " or ".join(LEARNING_SAMPLERS)
 """The same as a message names them."""
 
 
@@ -349,7 +349,7 @@ def check_option_combinations(space: Space, settings: Mapping[str, Any], cost: s
     if (n := settings.get("settings", 1)) > 1:
         if sampler not in (*LEARNING_SAMPLERS, "random"):
             raise InputError(
-                f"--settings {n}: the sampler {sampler} does not propose training settings. Use "
+                f"--settings {n}: the sampler {sampler} does not try several settings. Use "
                 "tpe, strata or random."
             )
         if not space.file.params.keys() & set(TRAINING_KEYS):

@@ -453,6 +453,7 @@ def describe_shared_study(shared: SharedStudy, name: str) -> list[str]:
     if not shared.others:
         return shared.notes
     n_trials, n_drivers = shared.others.total(), len(shared.others)
-    drivers = f"{n_drivers} other driver{'s' * (n_drivers > 1)}"
-    note = f"{name} is shared with {drivers}, which began {n_trials} trials; none is run again"
+    searches = f"{n_drivers} other search{'es' * (n_drivers > 1)}"
+    trials = f"{n_trials} trial{'s' * (n_trials != 1)}"
+    note = f"{name} is shared with {searches}, which began {trials}; none is run again"
     return [*shared.notes, note]

@@ -124,7 +124,9 @@ def require_new_file(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     if exists:
-        raise InputError(f"{path}: exists already. Choose another place with -o.")
+        raise InputError(
+            f"{path}: exists already and is not overwritten. Choose another place with -o."
+        )
 
 
 def require_writable_folder(folder: Path, *, may_be_new: bool = False) -> None:

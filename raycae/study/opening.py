@@ -221,7 +221,7 @@ def join_shared_study(database: str, content: Mapping[str, Any], plan: Plan) -> 
     shared = SharedStudy(database, plan.study, driver, directions, facts)
     if shared.others and plan.sampler == "greedy":
         raise InputError(
-            f"--sampler greedy: another search does {plan.study} in that database, and only one "
+            f"--sampler greedy: another search runs {plan.study} in that database, and only one "
             "search can run a greedy series. Choose another name with --study NAME."
         )
     return shared

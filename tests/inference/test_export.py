@@ -170,11 +170,11 @@ def test_onnx_is_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["m", "--format", "pt2", "-o", "none/a.pt2"], "Cannot write to 'none': none is missing."),
         (
             ["m", "--format", "pt2", "-o", "mine"],
-            "mine: exists already. Choose another place with -o.",
+            "mine: exists already and is not overwritten. Choose another place with -o.",
         ),
         (
             ["m", "--format", "pt2", "-o", "a"],
-            "a.md: exists already. Choose another place with -o.",
+            "a.md: exists already and is not overwritten. Choose another place with -o.",
         ),
         (["broken", "--format", "pt2"], "model.safetensors does not match its checksum"),
     ],

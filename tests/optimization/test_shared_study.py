@@ -128,7 +128,7 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
     assert [json.loads(event["curve"]) for event in known] == [{"1": 0.3, "2": 0.2}]
     die(two)
     again = resume_study(two.folder, two.plan, database=url)
-    expected = "is shared with 1 other driver, which began 2 trials"
+    expected = "is shared with 1 other search, which began 2 trials"
     assert any(expected in note for note in again.notes)
     recent = again.proposer.history.select_recent().values()
     assert [t.values for t in recent] == [t.values for t in seen]
@@ -206,7 +206,7 @@ def test_what_cannot_be_shared(
     facts = {**data_facts(), "fingerprint": "1" * 16}
     with pytest.raises(InputError, match=r"small in it is of something else \(images 0+, here 1+"):
         create_study(tmp_path / "two", plan_for("random"), small, facts, database=url)
-    with pytest.raises(InputError, match="--sampler greedy: another search does small"):
+    with pytest.raises(InputError, match="--sampler greedy: another search runs small"):
         begin(tmp_path / "three", small, url, "greedy")
     monkeypatch.setattr(shared_study, "PAUSE_S", 0.01)  # nobody is about to say what theirs is
     optuna.create_study(study_name="theirs", storage=url)
