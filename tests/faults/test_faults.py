@@ -210,7 +210,8 @@ def test_asked_to_end_in_a_long_epoch(
     asked = pd.Timestamp.now(tz="UTC")
     out, err = end(process)
     assert process.returncode == 128 + number, err
-    assert err == ""
+    notes = [line for line in err.splitlines() if not line.startswith("Waiting for a node: ")]
+    assert notes == []  # On a busy machine the first worker may take long to start.
     marks = [e["at"] for e in _events(folder) if e["event"] == "interrupted"]
     print(f"marked {(marks[0] - asked).total_seconds():.1f} s after the signal")
     assert {e["trial_number"] for e in _events(folder) if e["event"] == "epoch"} <= {0}
@@ -244,6 +245,7 @@ def test_a_second_ctrl_c(
     assert seen <= set(epochs_said(folder))
 
 
+@pytest.mark.long
 def test_a_trial_whose_process_is_killed_three_times(
     space_file: Path,
     tmp_path: Path,
@@ -416,6 +418,7 @@ def test_the_clock_goes_backwards(
     assert "report" in done.stdout
 
 
+@pytest.mark.long
 def test_a_package_was_updated(
     space_file: Path,
     tmp_path: Path,

@@ -355,7 +355,7 @@ def test_of_many_latent_sizes_six_are_shown(tmp_path: Path) -> None:
     for number in shown:
         painted(folder, number, n_rows=3)
     page = render_report(folder)
-    assert "Of 19 latent sizes 6 are shown" in page
+    assert "6 of 19 latent sizes are shown" in page
     assert page.count("<figure data-trial=") == 6
     assert page.count("<figure>") == 1  # the best and worst images
 
