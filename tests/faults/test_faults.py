@@ -418,7 +418,6 @@ def test_the_clock_goes_backwards(
     assert "report" in done.stdout
 
 
-@pytest.mark.long
 def test_a_package_was_updated(
     space_file: Path,
     tmp_path: Path,
