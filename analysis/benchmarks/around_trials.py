@@ -84,12 +84,12 @@ class Idle(AutoencoderTrainable):
 
     def step(self) -> dict[str, Any]:
         time.sleep(self.lasts_s)
-        told = {"train_mse": 0.1, "val_psnr_db": 10.0, "images_per_s": 1.0, "n_images": 16}
-        told |= {"epoch": 1, "epoch_time_s": self.lasts_s}
-        told |= {"host": self.host, "device": get_device_name(self.device)}
+        columns = {"train_mse": 0.1, "val_psnr_db": 10.0, "images_per_s": 1.0, "n_images": 16}
+        columns |= {"epoch": 1, "epoch_time_s": self.lasts_s}
+        columns |= {"host": self.host, "device": get_device_name(self.device)}
         return {
             "reports": [
-                EpochReport(attempt.number, attempt.attempt, val_mse=0.1 + number / 1e5, **told)
+                EpochReport(attempt.number, attempt.attempt, val_mse=0.1 + number / 1e5, **columns)
                 for number, attempt in self.attempts.items()
             ]
         }
@@ -171,11 +171,12 @@ def main() -> None:
         rows[name, arguments.many].append(timed(way, arguments.many))
     print("| way | trials | n | a second | ms of the driver's CPU a trial |")
     print("|---|---|---|---|---|")
-    for (name, trials), told in rows.items():
-        wall, cpu = (statistics.median(part) for part in zip(*told, strict=True))
+    for (name, trials), timings in rows.items():
+        wall, cpu = (statistics.median(part) for part in zip(*timings, strict=True))
         each = 1000 * cpu / trials
         print(
-            f"| {name} | {trials:,} | {len(told)} | {trials / wall:.1f} | {each:.0f} |", flush=True
+            f"| {name} | {trials:,} | {len(timings)} | {trials / wall:.1f} | {each:.0f} |",
+            flush=True,
         )
     shares(images)
 

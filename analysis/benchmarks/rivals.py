@@ -1,8 +1,8 @@
 """Searchers from other packages, driven by their own methods over recorded curves.
 
 Each class is a `Searcher` (`execution.simulator`) with one more method, `judge(number, epoch,
-error)`, which returns True if the trial should continue. Settings are the defaults of each package
-unless a docstring says otherwise. All rivals search the same space as raycae and start with its
+error)`, which returns True if the trial should continue. Settings are the defaults of each package;
+the docstrings name the exceptions. All rivals search the same space as raycae and start with its
 first named point. If that point is outside of the space, they start as near as they can propose:
 the base model of `ex2` has no weight decay, theirs has 1e-5 (regret 0.67 instead of 0.63 after its
 last epoch; both are far above what the race calls near).

@@ -1,4 +1,4 @@
-"""What early stopping loses and what it spends: simulations of early stopping.
+"""Simulate early stopping: which good trials it loses, and how many epochs it spends.
 
 Three parts. The first two take seconds, the third about an hour on two cores.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -12,7 +13,7 @@ from raycae.report.report_data import ReportData
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class Section(ABC):
     """Base class of the sections.
 
     A subclass adds its sentences and table rows as fields. Its template reads them from the
@@ -29,6 +30,7 @@ class Section:
     constants: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
+    @abstractmethod
     def build(cls, data: ReportData) -> Self | None:
         """Build the section from a study.
 
@@ -38,4 +40,3 @@ class Section:
         Returns:
             The section; None if the study has nothing to show in it.
         """
-        raise NotImplementedError

@@ -63,9 +63,9 @@ class Rows:
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy all values back to the members' tensors."""
-        counts = [t for of in self.tensors for t in of]
+        tensors = [tensor for member in self.tensors for tensor in member]
         rows = [t[m] for m in range(len(self.tensors)) for t in self.by_tensor]
-        torch._foreach_copy_(counts, rows)
+        torch._foreach_copy_(tensors, rows)
 
 
 class FusedOptimizer:
