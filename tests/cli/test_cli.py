@@ -142,7 +142,7 @@ FRONTIER = ["--objective", "frontier"]
         ),
         (
             ["--settings", "3", "--sampler", "grid"],
-            "--settings 3: the sampler grid does not propose",
+            "--settings 3: the sampler grid does not try several settings",
         ),
         (["--settings", "0"], "'--settings'"),
         (["--first-images", "8"], "'--first-images'"),
