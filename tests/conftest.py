@@ -47,6 +47,9 @@ points:
   base: {}
 """
 
+SMALL_SPACE = TINY_SPACE.replace("batch_size: 32", "batch_size: 32, image_size: 16")
+"""The same for smaller images: baselines of 32 pixels square take seconds after every search."""
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -56,6 +59,23 @@ def _denormals_are_back() -> Iterator[None]:
     yield
     if torch := sys.modules.get("torch"):
         torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _draws_are_checked_once() -> Iterator[None]:
+    """A text that has passed this check, with its fixed seed, passes it again: it takes most of the
+    time of reading a space, and tests read the same few spaces thousands of times."""
+    passed: set[tuple[str, Path | None]] = set()
+    check = loading.check_draws
+
+    def check_once(space: Space, where: str) -> None:
+        if (space.text, space.folder) not in passed:
+            check(space, where)
+            passed.add((space.text, space.folder))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loading, "check_draws", check_once)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +119,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def space_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY_SPACE)
+    path.write_text(SMALL_SPACE)
     return path
 
 

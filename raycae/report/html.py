@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,18 @@ def render_page(template: str, plots: dict[str, str], **values: Any) -> str:
         plots: The JSON of plotly figures by the `id` of their element.
         values: The variables of the template.
     """
-    environment = jinja2.Environment(
+    plotly = get_plotlyjs() if plots else None
+    loaded = _make_environment().get_template(template)
+    return loaded.render(plots=plots, plotly=plotly, **values)
+
+
+@cache
+def _make_environment() -> jinja2.Environment:
+    """Make the environment of all pages. It keeps compiled templates."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plotly = get_plotlyjs() if plots else None
-    return environment.get_template(template).render(plots=plots, plotly=plotly, **values)

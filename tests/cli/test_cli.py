@@ -6,16 +6,16 @@ import io
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import TINY_SPACE, Run, begin, measured, run_trial, train_all
+from conftest import SMALL_SPACE, TINY_SPACE, Run, begin, measured, run_trial, train_all
 from PIL import Image
 from rich.console import Console
 
@@ -23,7 +23,7 @@ from raycae import data
 from raycae.execution import runner
 from raycae.execution.progress import Progress
 from raycae.execution.ray_session import silence_libraries, starts_own_ray
-from raycae.space.space import Space
+from raycae.space import loading
 from raycae.study import tables
 from raycae.study.attempt import EpochReport, FailureReport
 from raycae.study.opening import create_study
@@ -41,15 +41,24 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "connect_ray", refuse)
 
 
-@pytest.fixture
-def trained(tmp_path: Path, tiny_space: Space, plan: Plan) -> Path:
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of three short trials, trained in this process; not evaluated, no baselines."""
-    images = data.load("photos", limit=120)
+    space = loading.parse_space(SMALL_SPACE, name="tiny")
+    images = data.load("photos", image_size=16, limit=120)
     facts = {"source": "photos", "fingerprint": images.fingerprint, "n_train": 105, "n_val": 15}
-    short = replace(plan, trials=3, epochs=1, limit=120)
-    study = create_study(tmp_path / "tiny", short, tiny_space, facts)
+    plan = Plan("tiny", "tiny", "photos", 3, 1, 120, 0, "random", "none")
+    folder = tmp_path_factory.mktemp("trained") / "tiny"
+    study = create_study(folder, plan, space, facts)
     train_all(study, images)
     study.close()
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """Where a copy of that study lies, `tiny`."""
+    shutil.copytree(trained_once, tmp_path / "tiny")
     return tmp_path
 
 

@@ -15,7 +15,7 @@ import hosts
 import pandas as pd
 import pytest
 import yaml
-from conftest import TINY_SPACE
+from conftest import SMALL_SPACE
 from hosts import ALIVE, ROOT, Hosts, Process
 from searches import events_of
 
@@ -114,7 +114,7 @@ def wait_for(condition: Callable[[], Any], process: Process, log: Path, seconds:
     while not (answer := condition()):
         assert process.poll() is None, f"the search is over\n{log.read_text()}"
         assert time.monotonic() < until, f"it did not come to that\n{log.read_text()}"
-        time.sleep(0.2)
+        time.sleep(1)  # To read a ledger takes the time that the search needs.
     return answer
 
 
@@ -142,7 +142,7 @@ def test_a_search_from_up_to_down(cluster: Cluster) -> None:
     after `ray down`, and what the search found is still there."""
     odd = cluster.shared / "my spaces; $(touch ran)"
     odd.mkdir()
-    (odd / "tiny.yaml").write_text(TINY_SPACE)
+    (odd / "tiny.yaml").write_text(SMALL_SPACE)
     log = cluster.shared / "log"
     study = cluster.results / "tiny"
     space = ["--space", str(odd / "tiny.yaml")]

@@ -124,7 +124,7 @@ class TestCurrentFolder:
                 sys.path.insert(0, folder)
                 raycae.run_search(
                     {str(space_file)!r}, results={str(tmp_path)!r}, trials=2, epochs=1, limit=100,
-                    gpus_per_trial=0,
+                    gpus_per_trial=0, concurrent=1,
                 )
                 """
             )
@@ -135,7 +135,7 @@ class TestCurrentFolder:
             env=small_ray,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -16,20 +16,29 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import Run
 from databases import PostgreSQL
 from databases import available as no_postgresql
-from searches import a_trainable, command, descendants, epochs_so_far, run, trials_of, wait_for
+from searches import (
+    a_trainable,
+    command,
+    descendants,
+    drop_waiting_notes,
+    epochs_so_far,
+    trainables,
+    trials_of,
+    wait_for,
+)
+from searches import run as run_process
 
 from raycae.study import plan, tables
 from raycae.study.artifacts import get_checkpoint_folder
 from raycae.study.ledger import Ledger, read_events
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-QUIET = (
-    "from raycae.study import watchdog; watchdog.QUIET_LEAST_S = 2.0; watchdog.QUIET_FIRST_S = 20.0"
-)
-"""A hung trial is found out in the time that a test has."""
+QUIET = "from raycae.study import watchdog; watchdog.QUIET_LEAST_S = 10.0"
+"""A hung trial is found out in the time that a test has, and no other one on a busy machine."""
 
 
 def set_up_workers(hook: str) -> str:
@@ -60,8 +69,9 @@ def start(arguments: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, env=env, stdout=pipe, stderr=pipe, text=True)
 
 
-def end(process: subprocess.Popen[str], seconds: float = 150) -> tuple[str, str]:
-    return process.communicate(timeout=seconds)
+def end(process: subprocess.Popen[str], seconds: float = 300) -> tuple[str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return out, drop_waiting_notes(err)
 
 
 def seen_by_a_reader(folder: Path) -> set[tuple[int, int]]:
@@ -113,7 +123,7 @@ class Kills:
         self.running_at_kills += len(started - ended)
 
     def finish(self) -> pd.DataFrame:
-        done = run(self.command(), self.env)
+        done = run_process(self.command(), self.env)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         return trials_of(self.folder)
@@ -129,7 +139,7 @@ class Kills:
 @pytest.mark.parametrize(
     ("n_kills", "database"),
     [
-        (1, "postgresql"),
+        (1, "postgresql if installed"),
         pytest.param(20, "none", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
         pytest.param(20, "sqlite", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
         pytest.param(20, "postgresql", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
@@ -146,7 +156,7 @@ def test_kill_9_of_the_driver(
     a reader could see is still there; of each trial that ran when the driver was killed at most one
     epoch was said twice. Whatever is behind the Optuna study."""
     folder = tmp_path / "tiny"
-    n_trials, n_epochs = (6, 12) if n_kills < 5 else (24, 20)
+    n_trials, n_epochs = (4, 10) if n_kills < 5 else (24, 20)
     more = ["--trials", str(n_trials), "--epochs", str(n_epochs), "--scheduler", "none"]
     with _database(database, tmp_path) as url:
         more += ["--storage", url] if url else []
@@ -175,7 +185,9 @@ def _database(kind: str, folder: Path) -> object:
 
     @contextmanager
     def opened():  # type: ignore[no-untyped-def]
-        if kind == "postgresql":
+        if kind == "postgresql if installed" and no_postgresql():
+            yield None
+        elif kind.startswith("postgresql"):
             if reason := no_postgresql():
                 pytest.skip(reason)
             with PostgreSQL() as server:
@@ -186,7 +198,11 @@ def _database(kind: str, folder: Path) -> object:
     return opened()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# SIGINT between short epochs: test_interrupted_on_two_gpus_and_resumed in
+# tests/execution/test_search.py; both signals take the same way into `StopRequest`.
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
+)
 def test_asked_to_end_in_a_long_epoch(
     space_file: Path,
     tmp_path: Path,
@@ -194,7 +210,8 @@ def test_asked_to_end_in_a_long_epoch(
     number: int,
 ) -> None:
     """Oracle: epochs of minutes (one image at a time). The trials are stopped and marked within
-    their first epoch; the report is written; the exit code says which signal it was."""
+    their first epoch; the report is written; the exit code says which signal it was, though Ray
+    takes SIGTERM for itself when it starts."""
     folder = tmp_path / "long"
     path = tmp_path / "long.yaml"
     path.write_text(
@@ -210,39 +227,14 @@ def test_asked_to_end_in_a_long_epoch(
     asked = pd.Timestamp.now(tz="UTC")
     out, err = end(process)
     assert process.returncode == 128 + number, err
-    notes = [line for line in err.splitlines() if not line.startswith("Waiting for a node: ")]
-    assert notes == []  # On a busy machine the first worker may take long to start.
+    assert err == ""
     marks = [e["at"] for e in _events(folder) if e["event"] == "interrupted"]
     print(f"marked {(marks[0] - asked).total_seconds():.1f} s after the signal")
     assert {e["trial_number"] for e in _events(folder) if e["event"] == "epoch"} <= {0}
     assert (folder / "report.html").exists()
     rows = trials_of(folder)
     assert set(rows[rows["state"] == "RUNNING"]["reason"]) == {"interrupted"}
-    assert "raycae search --resume" in out
-
-
-def test_a_second_ctrl_c(
-    space_file: Path,
-    tmp_path: Path,
-    small_ray: dict[str, str],
-) -> None:
-    """Oracle: the process ends at once with 130, and what it wrote is whole: it is resumed to its
-    end without a word of damage."""
-    folder = tmp_path / "tiny"
-    more = ["--epochs", "15", "--trials", "3", "--scheduler", "none"]
-    process = start(command(space_file, tmp_path, *more), small_ray)
-    wait_for_epochs(folder, 4)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    end(process, 10)
-    assert process.returncode == 130
-    seen = set(epochs_said(folder))
-    done = run([*command(space_file, tmp_path, "--resume")], small_ray)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert (trials_of(folder)["state"] == "COMPLETE").all()
-    assert seen <= set(epochs_said(folder))
+    assert "raycae search --resume --study long" in out
 
 
 @pytest.mark.long
@@ -268,31 +260,34 @@ def test_a_trial_whose_process_is_killed_three_times(
     assert max(n for (trial, _), n in epochs_said(folder).items() if trial == 0) <= 2
 
 
-@pytest.mark.timeout(400)
-def test_a_trial_that_hangs(
+def test_a_killed_trial_and_one_that_hangs(
     space_file: Path,
     tmp_path: Path,
     small_ray: dict[str, str],
 ) -> None:
-    """Oracle: a process that is stopped (SIGSTOP) says nothing and answers nothing. It is found
-    out, ended and begun again behind its last epoch, and counted; the other trial is unaffected."""
+    """Oracle: kill -9 of one trial's process, SIGSTOP of the other's, which says nothing any more
+    and answers nothing. Both are found out, and begin a second attempt behind their last epoch; the
+    process that hung is ended; a third trial is unaffected."""
     folder = tmp_path / "tiny"
-    more = ["--epochs", "40", "--trials", "2", "--scheduler", "none"]
+    more = ["--epochs", "40", "--trials", "3", "--scheduler", "none"]
     arguments = command(space_file, tmp_path, *more, setup=QUIET)
     process = start(arguments, small_ray)
-    wait_for_epochs(folder, 6)
-    stopped = a_trainable()
+    wait_for(lambda: min(_epochs_of(folder, n, 1) for n in (0, 1)) >= 2)
+    killed, stopped = trainables()
     os.kill(stopped, signal.SIGSTOP)
+    os.kill(killed, signal.SIGKILL)
     began = time.monotonic()
-    wait_for(lambda: any(e["event"] == "lost" for e in _events(folder)), 180)
+    wait_for(lambda: sum(e["event"] == "lost" for e in _events(folder)) == 2, 180)
     print(f"found out after {time.monotonic() - began:.1f} s")
     _, err = end(process)
     assert process.returncode == 0, err
     rows = trials_of(folder)
     assert (rows["state"] == "COMPLETE").all()
-    assert sorted(rows["losses"]) == [0, 1]
-    (lost,) = [e for e in _events(folder) if e["event"] == "lost"]
-    assert (lost["cause"], lost["reason"][:5]) == ("hung", "hung:")
+    assert (rows["epochs_run"] == 40).all()
+    assert sorted(rows["losses"]) == [0, 1, 1]
+    assert sorted(rows["attempt"]) == [1, 2, 2]
+    (hung,) = [e for e in _events(folder) if e["event"] == "lost" and e["cause"] == "hung"]
+    assert hung["reason"][:5] == "hung:"
     wait_for(lambda: not Path(f"/proc/{stopped}").exists(), 20)
 
 
@@ -313,7 +308,7 @@ def test_memory_runs_out(
     arguments = command(
         path, tmp_path, "--concurrent", "1", setup=set_up_workers("limits.little_memory")
     )
-    done = run(arguments, small_ray)
+    done = run_process(arguments, small_ray)
     assert done.returncode == 0, done.stderr
     rows = trials_of(tmp_path / "large").set_index("point")
     expected = {"small": "COMPLETE", "large": "COMPLETE", "normed": "FAIL"}
@@ -337,7 +332,7 @@ def test_every_trial_fails_alike(
         "params:\n  lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
     )
     setup = set_up_workers("limits.broken_convolutions")
-    done = run(command(path, tmp_path, setup=setup), small_ray)
+    done = run_process(command(path, tmp_path, "--concurrent", "1", setup=setup), small_ray)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "trials in a row failed alike: RuntimeError: no convolution on this machine" in line
@@ -346,22 +341,28 @@ def test_every_trial_fails_alike(
 
 
 @pytest.mark.parametrize("damaged", ["newest", pytest.param("both", marks=pytest.mark.long)])
-def test_a_damaged_checkpoint(
+def test_a_second_ctrl_c_and_a_damaged_checkpoint(
     space_file: Path,
     tmp_path: Path,
     small_ray: dict[str, str],
     damaged: str,
 ) -> None:
-    """Oracle: the newest checkpoint has one bit flipped: the trial goes on from the one before, one
-    epoch is repeated. Both are damaged, one cut in half and one empty: it begins again, and that is
-    said. Never in silence, never a FAIL."""
+    """Oracle: after a second Ctrl-C the process ends at once with 130, and what it wrote is whole:
+    no damage is named but that done here. The newest checkpoint has one bit flipped: the trial goes
+    on from the one before, one epoch is repeated. Both are damaged, one cut in half and one empty:
+    it begins again, and that is said. Never in silence, never a FAIL. The study ends with one trial
+    more, as asked."""
     folder = tmp_path / "tiny"
-    more = ["--epochs", "12", "--trials", "1", "--scheduler", "none", "--concurrent", "1"]
+    more = ["--epochs", "24", "--trials", "1", "--scheduler", "none", "--concurrent", "1"]
     process = start(command(space_file, tmp_path, *more), small_ray)
     wait_for_epochs(folder, 5)
-    process.kill()
-    end(process)
-    last = max(epoch for _, epoch in epochs_said(folder))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    end(process, 60)
+    assert process.returncode == 130
+    seen = set(epochs_said(folder))
+    last = max(epoch for _, epoch in seen)
     paths = [get_checkpoint_folder(folder, 0) / f"{epoch}-1.pt" for epoch in (last, last - 1)]
     content = bytearray(paths[0].read_bytes())
     content[len(content) // 2] ^= 1
@@ -369,13 +370,16 @@ def test_a_damaged_checkpoint(
     if damaged == "both":
         paths[0].write_bytes(content[: len(content) // 2])
         paths[1].write_bytes(b"")
-    done = run([*command(space_file, tmp_path, "--resume")], small_ray)
+    done = run_process([*command(space_file, tmp_path, "--resume"), "--trials", "2"], small_ray)
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()
     assert f"{paths[0]}: damaged; resuming from what is intact" in said[0]
     assert len(said) == (2 if damaged == "both" else 1)
-    (row,) = trials_of(folder).to_dict("records")
-    assert (row["state"], row["epochs_run"], row["losses"]) == ("COMPLETE", 12, 0)
+    rows = trials_of(folder)
+    assert rows["state"].tolist() == ["COMPLETE"] * 2
+    assert rows["epochs_run"].tolist() == [24, 24]
+    assert rows["losses"].tolist() == [0, 0]
+    assert seen <= set(epochs_said(folder))
     repeated = sum(n - 1 for n in epochs_said(folder).values())
     assert repeated == (last if damaged == "both" else 1)
 
@@ -402,7 +406,7 @@ def test_the_clock_goes_backwards(
     _, err = end(process)
     assert process.returncode == 130, err
     elsewhere = {**small_ray, "TZ": "Asia/Tokyo"}
-    done = run([*command(space_file, tmp_path, "--resume")], elsewhere)
+    done = run_process([*command(space_file, tmp_path, "--resume")], elsewhere)
     assert done.returncode == 0, done.stderr
     events = _events(folder)
     stamps = [e["at"] for e in events]
@@ -418,17 +422,15 @@ def test_the_clock_goes_backwards(
     assert "report" in done.stdout
 
 
-def test_a_package_was_updated(
-    space_file: Path,
-    tmp_path: Path,
-    small_ray: dict[str, str],
-) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_a_package_was_updated(space_file: Path, tmp_path: Path, run: Run) -> None:
     """Oracle: the study says that it was begun with another torch: refused with what changed and
     what to do; with --force it goes on and the new versions are recorded. Another pandas is said,
     no more. Another text of the space is refused, and goes on with --force."""
     folder = tmp_path / "tiny"
-    done = run(command(space_file, tmp_path, "--trials", "1", "--epochs", "1"), small_ray)
-    assert done.returncode == 0, done.stderr
+    search = ["search", "--space", space_file, "--results", tmp_path]
+    code, _, err = run(*search, "--trials", "1", "--epochs", "1")
+    assert code == 0, err
     (first,) = [e for e in _events(folder) if e["event"] == "begun"]
     content = json.loads(first["study"])
     now = dict(content["versions"])
@@ -439,28 +441,28 @@ def test_a_package_was_updated(
         Ledger(folder / "ledger").append([event])
         (folder / "study.json").write_text(json.dumps(content))
 
-    resume = [*command(space_file, tmp_path, "--resume", "--trials", "2")]
+    resume = [*search, "--resume", "--trials", "2"]
     begun_with(torch="1.2.3")
-    refused = run(resume, small_ray)
-    assert refused.returncode == 2
-    assert f"torch 1.2.3 → {now['torch']}" in refused.stdout
-    assert "measured with another torch" in refused.stderr
-    assert "--force" in refused.stderr
+    code, out, err = run(*resume)
+    assert code == 2
+    assert f"torch 1.2.3 → {now['torch']}" in out
+    assert "measured with another torch" in err
+    assert "--force" in err
     assert len(trials_of(folder)) == 1
-    goes_on = run([*resume, "--force"], small_ray)
-    assert goes_on.returncode == 0, goes_on.stderr
+    code, _, err = run(*resume, "--force")
+    assert code == 0, err
     assert plan.read_study(folder)["versions"] == now
 
     begun_with(pandas="0.1")
     text = space_file.read_text()
     space_file.write_text(text.replace("high: 8, per", "high: 12, per"))
-    more = [*command(space_file, tmp_path, "--resume", "--trials", "3")]
-    refused = run(more, small_ray)
-    assert refused.returncode == 2
-    assert f"pandas 0.1 → {now['pandas']}" in refused.stdout
-    assert "this study was started with a space of other content" in refused.stderr
-    goes_on = run([*more, "--force"], small_ray)
-    assert goes_on.returncode == 0, goes_on.stderr
+    more = [*search, "--resume", "--trials", "3"]
+    code, out, err = run(*more)
+    assert code == 2
+    assert f"pandas 0.1 → {now['pandas']}" in out
+    assert "this study was started with a space of other content" in err
+    code, _, err = run(*more, "--force")
+    assert code == 0, err
     assert len(trials_of(folder)) == 3
     assert "high: 12" in plan.read_study(folder)["space"]["text"]
 

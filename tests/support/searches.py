@@ -22,9 +22,12 @@ from raycae.study.ledger import read_events
 START_RAY = """
 import sys
 import ray
-context = ray.init(
-    num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-)
+options = dict(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+try:
+    context = ray.init(num_cpus=2, num_gpus=2, **options)
+except Exception:  # A node has 30 s to start, which can be too short on a busy machine.
+    ray.shutdown()
+    context = ray.init(num_cpus=2, num_gpus=2, **options)
 print(context.address_info["address"], flush=True)
 sys.stdin.read()
 """
@@ -68,10 +71,19 @@ def command(space_file: Path, results_folder: Path | str, *more: str, setup: str
     ]
 
 
+def drop_waiting_notes(stderr: str) -> str:
+    """What a search said on standard error, but for the note that no trial has run for 30 s: on a
+    busy machine the first worker may take longer to start."""
+    lines = stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("Waiting for a node: "))
+
+
 def run(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments, env=env, capture_output=True, text=True, timeout=200, check=False
+    done = subprocess.run(
+        arguments, env=env, capture_output=True, text=True, timeout=300, check=False
     )
+    done.stderr = drop_waiting_notes(done.stderr)
+    return done
 
 
 class Running:
@@ -107,8 +119,9 @@ class Running:
     def ends(self) -> bool:
         return self._process.poll() is not None
 
-    def end(self, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def end(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         out, err = self._process.communicate(timeout=seconds)
+        err = drop_waiting_notes(err)
         return subprocess.CompletedProcess(self._process.args, self._process.returncode, out, err)
 
 
@@ -126,11 +139,15 @@ def epochs_so_far(folder: Place | str) -> int:
     return len(events_of(folder, "epoch"))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
     until = time.monotonic() + seconds
-    while not condition():
+    while True:
+        asked = time.monotonic()
+        if condition():
+            return
         assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.05)
+        # To read a ledger again and again takes the time that the search needs.
+        time.sleep(min(max(0.05, 3 * (time.monotonic() - asked)), 0.5))
 
 
 def a_trainable() -> int:
