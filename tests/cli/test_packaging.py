@@ -18,10 +18,6 @@ import yaml
 from raycae.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = sorted(
-    command.name or command.callback.__name__  # type: ignore[union-attr]
-    for command in main.app.registered_commands
-)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +55,14 @@ def test_spaces_ship_in_the_wheel(wheel: Path, tmp_path: Path) -> None:
     assert (wheel / "raycae" / "report" / "templates" / "report.html.j2").exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_summary(command: str) -> None:
+    """Oracle: the first paragraph of the help of the command itself, which is its docstring."""
+    paragraph, _, _ = main.load_command(command).help.partition("\n\n")
+    assert " ".join(paragraph.split()) == main.COMMANDS[command].summary
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
 def test_every_command_is_documented(command: str) -> None:
     """Oracle: the README shows it, `--help` has an example of it, and asking costs neither torch
     nor Ray."""
@@ -79,10 +82,8 @@ def test_every_command_is_documented(command: str) -> None:
 
 def test_readme_options_exist() -> None:
     """Oracle: every `--option` that the README shows is one that some command has."""
-    from typer.main import get_command
-
     known = {"--help", "--version"}
-    for command in get_command(main.app).commands.values():  # type: ignore[attr-defined]
+    for command in map(main.load_command, main.COMMANDS):
         known |= {option for param in command.params for option in param.opts}
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     lines = [line for block in blocks for line in block.splitlines() if "raycae " in line]
