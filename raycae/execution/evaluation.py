@@ -11,12 +11,12 @@ from raycae import data
 from raycae.errors import InputError
 from raycae.model import weights
 from raycae.model.tasks import make_task
+from raycae.report.baseline_cache import load_baselines
 from raycae.report.picture_sheets import least_classes
 from raycae.study import plan
 from raycae.study.artifacts import get_model_folder
 from raycae.study.images import load_test_images
 from raycae.study.study import Study
-from raycae.training.baselines import compute_baselines
 from raycae.training.device import choose_device, put_on_device
 from raycae.training.validation import compute_errors
 
@@ -78,6 +78,6 @@ def compute_linear_code_errors(task: str, images: data.Images, sizes: Sequence[i
         For each size the least validation MSE of a baseline that needs at most that many numbers. A
         baseline without a code, such as the mean colour, needs none.
     """
-    frame = compute_baselines(task, images.train, images.val)
+    frame = load_baselines(task, images)
     needed = frame["latent_size"].fillna(0)
     return [float(frame.loc[needed <= size, "val_mse"].min()) for size in sizes]
