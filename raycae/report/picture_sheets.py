@@ -25,7 +25,7 @@ from raycae.storage.parquet import write_parquet
 from raycae.storage.paths import Place
 from raycae.study import find, plan, tables
 from raycae.study.artifacts import get_model_folder
-from raycae.study.finish import Finish
+from raycae.study.finish import Finish, StepCounter, count_nothing
 from raycae.study.images import load_images, load_test_images
 from raycae.study.plan import load_plan, load_study_space
 from raycae.study.tables import ALL, BEST, N_MEASURED, SAME, WORST
@@ -43,6 +43,7 @@ def add_pictures_and_baselines(
     images: data.Images | None = None,
     over: Callable[[], bool] = lambda: False,
     finish: Finish | None = None,
+    count: StepCounter = count_nothing,
 ) -> None:
     """Make what the report shows beside the tables and the folder lacks: pictures of the best
     trials, and `baselines.parquet`.
@@ -54,6 +55,7 @@ def add_pictures_and_baselines(
         over: Whether to stop before the next step.
         finish: Collects the steps that fail; without it the first fault is raised after the last
             step.
+        count: Shows how far a step has come.
 
     Raises:
         InputError: A step failed, for example because the images are gone, and `finish` is None.
@@ -82,11 +84,13 @@ def add_pictures_and_baselines(
 
     if steps.attempt("The images could not be read", remedy, load):
         test, labels, images = loaded[0]
-        for number in unpainted:
+        for place, number in enumerate(unpainted):
             if not over():
+                count("Drawing pictures", place, len(unpainted))
                 failure = f"The pictures of trial {number} could not be painted"
                 steps.attempt(failure, remedy, write_picture_sheets, folder, number, test, labels)
         if images is not None and lines and not over():
+            count("Computing baselines", 0, 1)
             failure = "The baselines could not be measured"
             steps.attempt(failure, remedy, measure_baselines, folder, images)
     if finish is None:
