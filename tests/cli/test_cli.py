@@ -450,8 +450,8 @@ def test_steps_after_the_trials_are_named(
     study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: by hand, with a clock that goes 4 s per count. On a pipe a line when a step begins
-    and one every 10 s, although each model is an event of the study; the live view shows the step in
-    place of the pace."""
+    and one every 10 s, although each model is an event of the study; the live view shows the step
+    in place of the pace."""
     now_s = 100.0
     monkeypatch.setattr("raycae.execution.progress.time.monotonic", lambda: now_s)
     number = run_trial(study, 0.3, 0.2, 0.1)
