@@ -11,18 +11,22 @@ from raycae import data
 from raycae.errors import InputError
 from raycae.model import weights
 from raycae.model.tasks import make_task
+from raycae.report.baseline_cache import load_baselines
 from raycae.report.picture_sheets import least_classes
 from raycae.study import plan
 from raycae.study.artifacts import get_model_folder
+from raycae.study.finish import StepCounter, count_nothing
 from raycae.study.images import load_test_images
 from raycae.study.study import Study
-from raycae.training.baselines import compute_baselines
 from raycae.training.device import choose_device, put_on_device
 from raycae.training.validation import compute_errors
 
 
 def evaluate_kept_models(
-    study: Study, images: data.Images | None = None, over: Callable[[], bool] = lambda: False
+    study: Study,
+    images: data.Images | None = None,
+    over: Callable[[], bool] = lambda: False,
+    count: StepCounter = count_nothing,
 ) -> int:
     """Evaluate every kept model that has no test error yet on the test images, once.
 
@@ -31,6 +35,7 @@ def evaluate_kept_models(
         images: Its images, if they are loaded already; else the test images are loaded and one line
             with what the source holds is printed.
         over: Whether to stop before the next model.
+        count: Shows how many models are done.
 
     Returns:
         The number of models that were evaluated.
@@ -51,9 +56,10 @@ def evaluate_kept_models(
     else:
         test = put_on_device(images.test, device, images.labels.test)
     done = 0
-    for number in todo:
+    for place, number in enumerate(todo):
         if over():
             break
+        count("Evaluating kept models", place, len(todo))
         try:
             network, config = weights.load_model(get_model_folder(study.folder, number))
         except InputError as error:
@@ -78,6 +84,6 @@ def compute_linear_code_errors(task: str, images: data.Images, sizes: Sequence[i
         For each size the least validation MSE of a baseline that needs at most that many numbers. A
         baseline without a code, such as the mean colour, needs none.
     """
-    frame = compute_baselines(task, images.train, images.val)
+    frame = load_baselines(task, images)
     needed = frame["latent_size"].fillna(0)
     return [float(frame.loc[needed <= size, "val_mse"].min()) for size in sizes]

@@ -29,6 +29,8 @@ REPEAT_S = 60.0
 """On a pipe, a note about waiting is printed again after this many seconds."""
 RATE_WINDOW_S = 60.0
 """The number of images per second is averaged over this many seconds."""
+COUNT_EVERY_S = 10.0
+"""On a pipe, the counter of a step after the trials is printed again after this many seconds."""
 CELL_EVERY_S = 1.0
 """The output of a notebook's cell is replaced at most once in this many seconds."""
 
@@ -61,6 +63,9 @@ class Progress:
         """When each kind of waiting was printed last."""
         self._started_s = time.monotonic()
         self._n_epochs = 0
+        self._step = ""
+        """The step after the trials that runs now."""
+        self._step_started_s = self._step_printed_s = 0.0
         self._images: list[tuple[float, float]] = []
         """When an epoch ended, and how many images it saw."""
         self._live: Live | NotebookCell | None = None
@@ -94,6 +99,28 @@ class Progress:
         """
         self.note = note
         self._refresh()
+
+    def count(self, step: str, done: int, total: int) -> None:
+        """Show how far a step after the trials has come, and the time it still takes.
+
+        On a pipe, a line is printed when the step begins, then every `COUNT_EVERY_S` seconds.
+
+        Args:
+            step: The name of the step, in the -ing form.
+            done: How many of its parts are done.
+            total: The number of its parts, at least 1.
+        """
+        now = time.monotonic()
+        if is_new := step != self._step:
+            self._step, self._step_started_s = step, now
+        text = f"{step}: {done}/{total}" if total > 1 else f"{step} …"
+        if 0 < done < total:
+            left_s = (now - self._step_started_s) / done * (total - done)
+            text += f", {format_duration(left_s)} left"
+        if self._live is None and (is_new or now - self._step_printed_s >= COUNT_EVERY_S):
+            print(text, flush=True)
+            self._step_printed_s = now
+        self.say(text)
 
     def warn(self, text: str) -> None:
         """Print a line that stays.
@@ -137,6 +164,8 @@ class Progress:
         """
         self.records = records
         self.note = ""
+        if event["event"] != "evaluated":  # A step after the trials records these.
+            self._step = ""
         if event["event"] == "epoch":
             self._n_epochs += 1
             now = time.monotonic()
@@ -198,7 +227,8 @@ class Progress:
                 f"({best['val_psnr_db']:.2f} dB) at latent {best['latent_size']}, "
                 f"{best['n_params']:,} parameters",
             )
-        facts.add_row("pace", self.format_pace())
+        if not self._step:
+            facts.add_row("pace", self.format_pace())
         lines: list[RenderableType] = [head, facts]
         lines += [self._format_running_line(row) for row in running]
         if self.note:

@@ -225,12 +225,10 @@ def finish_study(
     unwritten = "The tables could not be written"
     finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
-        progress.say("Evaluating kept models on the test images …")
         failure = "The kept models could not be evaluated on the test images"
-        finish.attempt(failure, evaluate, evaluate_kept_models, study, images, over)
+        finish.attempt(failure, evaluate, evaluate_kept_models, study, images, over, progress.count)
         finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
-        progress.say("Drawing pictures and computing baselines …")
         failure = "Pictures and baselines could not be made"
         finish.attempt(
             failure,
@@ -240,8 +238,9 @@ def finish_study(
             images,
             over,
             finish,
+            progress.count,
         )
-    progress.say("Writing the report …")
+    progress.count("Writing the report", 0, 1)
     notes = [*study.notes, *finish.notes]
     failure = "The report could not be written"
     finish.attempt(failure, write, write_report, study.folder, notes=notes)
@@ -314,7 +313,7 @@ def _create_study(request: SearchRequest, images: sources.Images, progress: Prog
     plan, space = request.plan, request.space
     described = describe_data(plan.data, images)
     if plan.strata:
-        progress.say("Fitting PCA baselines for each latent size …")
+        progress.count("Computing baselines for each latent size", 0, 1)
         described["line"] = compute_linear_code_errors(space.task, images, plan.strata)
     study = create_study(
         request.folder,

@@ -18,18 +18,18 @@ from raycae import data
 from raycae.config import Config
 from raycae.model import weights
 from raycae.model.tasks import Colourise, Task, make_task
+from raycae.report.baseline_cache import load_baselines
 from raycae.report.trials import list_trials_with_pictures, select_trials_to_picture
 from raycae.storage.files import make_folder, write_atomic
 from raycae.storage.parquet import write_parquet
 from raycae.storage.paths import Place
 from raycae.study import find, plan, tables
 from raycae.study.artifacts import get_model_folder
-from raycae.study.finish import Finish
+from raycae.study.finish import Finish, StepCounter, count_nothing
 from raycae.study.images import load_images, load_test_images
 from raycae.study.plan import load_plan, load_study_space
-from raycae.study.tables import ALL, BEST, SAME, WORST
+from raycae.study.tables import ALL, BEST, N_MEASURED, SAME, WORST
 from raycae.training import metrics
-from raycae.training.baselines import compute_baselines
 from raycae.training.device import choose_device, put_on_device
 from raycae.training.validation import Reference
 
@@ -43,6 +43,7 @@ def add_pictures_and_baselines(
     images: data.Images | None = None,
     over: Callable[[], bool] = lambda: False,
     finish: Finish | None = None,
+    count: StepCounter = count_nothing,
 ) -> None:
     """Make what the report shows beside the tables and the folder lacks: pictures of the best
     trials, and `baselines.parquet`.
@@ -54,6 +55,7 @@ def add_pictures_and_baselines(
         over: Whether to stop before the next step.
         finish: Collects the steps that fail; without it the first fault is raised after the last
             step.
+        count: Shows how far a step has come.
 
     Raises:
         InputError: A step failed, for example because the images are gone, and `finish` is None.
@@ -82,11 +84,13 @@ def add_pictures_and_baselines(
 
     if steps.attempt("The images could not be read", remedy, load):
         test, labels, images = loaded[0]
-        for number in unpainted:
+        for place, number in enumerate(unpainted):
             if not over():
+                count("Drawing pictures", place, len(unpainted))
                 failure = f"The pictures of trial {number} could not be painted"
                 steps.attempt(failure, remedy, write_picture_sheets, folder, number, test, labels)
         if images is not None and lines and not over():
+            count("Computing baselines", 0, 1)
             failure = "The baselines could not be measured"
             steps.attempt(failure, remedy, measure_baselines, folder, images)
     if finish is None:
@@ -136,7 +140,7 @@ def measure_baselines(folder: Place, images: data.Images) -> None:
     """
     space = load_study_space(plan.read_study(folder))
     if not has_baselines(folder, images.fingerprint):
-        frame = compute_baselines(space.task, images.train, images.val, images.test)
+        frame = load_baselines(space.task, images)
         frame.insert(0, "data_fingerprint", images.fingerprint)
         write_parquet(folder / "baselines.parquet", frame)
 
@@ -149,8 +153,9 @@ def write_picture_sheets(
     `NUMBER.png` has the same images for every trial, spread over the set, because neighbours may be
     crops of one photograph. `NUMBER-cases.png` has the `N_CASES` images with the least error, then
     those with the largest, in the order of their errors. The rows are the original, the input (only
-    in
-    colourisation: grey), the output, and the difference. The measurements go to `pictures.parquet`.
+    in colourisation: grey), the output, and the difference. The measurements go to
+    `pictures.parquet`. Of more than `N_MEASURED` test images, so many are used and the others are
+    not: SSIM and Delta E of 10,000 images took 10 s of CPU per trial (analysis/FINDINGS.md).
 
     Args:
         study_folder: The folder of the study.
@@ -160,12 +165,13 @@ def write_picture_sheets(
     """
     network, config = weights.load_model(get_model_folder(study_folder, number))
     device = choose_device()
-    images = put_on_device(test, device, labels)
+    used = spread_places(len(test), N_MEASURED)
+    images = put_on_device(test[used], device, None if labels is None else labels[used])
     task = make_task(config.task, config.gammas, config.classes)
     network = network.to(device)
     measured = measure_pictures(network, task, images)
     order = measured["mse"].argsort(kind="stable").to_numpy()
-    same = np.unique(np.linspace(0, len(test) - 1, N_PICTURES).astype(int))  # of a few, all
+    same = spread_places(len(used), N_PICTURES)
     cases = {SAME: same, BEST: order[:N_CASES], WORST: order[-N_CASES:]}
     make_folder(study_folder / "pictures", within=study_folder)
     for name, places in (("", same), ("-cases", np.concatenate((cases[BEST], cases[WORST])))):
@@ -173,7 +179,7 @@ def write_picture_sheets(
         write_atomic(path, draw_sheet(make_sheet_rows(network, task, images[places])))
     parts_table = [measured.mean().to_frame().T.assign(shows=ALL, image=None)]
     parts_table += [
-        measured.iloc[indices].assign(shows=shows, image=indices)
+        measured.iloc[indices].assign(shows=shows, image=used[indices])
         for shows, indices in cases.items()
     ]
     before = tables.read_pictures(study_folder)
@@ -183,6 +189,19 @@ def write_picture_sheets(
         study_folder / "pictures.parquet",
         frame[list(tables.PICTURE_COLUMNS)].astype({"image": "Int64"}),
     )
+
+
+def spread_places(n: int, most: int) -> np.ndarray:
+    """Choose places that are spread evenly over a list, the first and the last included.
+
+    Args:
+        n: The length of the list.
+        most: Maximum number of places, at least 2.
+
+    Returns:
+        The places in ascending order, int64 (min(n, most),).
+    """
+    return np.unique(np.linspace(0, n - 1, most).astype(int))
 
 
 @torch.inference_mode()

@@ -12,6 +12,13 @@ from typing import Any
 from raycae.errors import InputError, StorageError
 from raycae.formatting import make_printable
 
+StepCounter = Callable[[str, int, int], None]
+"""Shows how far a step has come: its name in the -ing form, the parts done, the number of parts."""
+
+
+def count_nothing(step: str, done: int, total: int) -> None:
+    """Show nothing; a `StepCounter` for callers without a live view."""
+
 
 class Finish:
     """Runs steps and collects their faults.

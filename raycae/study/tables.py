@@ -27,8 +27,11 @@ BASELINE_COLUMNS: dict[str, pa.DataType] = {
 }
 """The columns of `baselines.parquet`."""
 ALL, SAME, BEST, WORST = SHOWS = "all", "same", "best", "worst"
-"""What a row of `pictures.parquet` shows: the mean over all test images, or one image. It is
-the same for all trials, or one of the trial's images with the lowest or the highest error."""
+"""What a row of `pictures.parquet` shows: the mean over the measured test images, or one image. It
+is the same for all trials, or one of the trial's images with the lowest or the highest error. All
+test images are measured, or `N_MEASURED` evenly spread ones if there are more."""
+N_MEASURED = 1000
+"""Maximum number of test images whose pictures are measured."""
 MEASURES = (
     *("mse", "psnr_db", "ssim", "delta_e", "chroma_error", "hue_error"),
     *("colourfulness", "original_colourfulness"),
@@ -137,7 +140,7 @@ def read_pictures(folder: Place) -> pd.DataFrame | None:
         folder: Folder of the study.
 
     Returns:
-        One row per picture, and one per trial for the mean over all test images. None if there are
+        One row per picture, and one per trial for the mean over its test images. None if there are
         no pictures.
 
     Raises:

@@ -81,13 +81,25 @@ def compute_baselines(
         InputError: The task is unknown.
     """
     sets = [val] if test is None else [val, test]
+    return build_frame(compute_rows(task, train, sets), has_test=test is not None)
+
+
+def compute_rows(task: str, train: Images, sets: list[Images]) -> Iterator[Row]:
+    """Return the rows of `compute_baselines`.
+
+    Args:
+        task: "reconstruct" or "colourise".
+        train: Training images, uint8 (N, H, W, 3).
+        sets: The images to evaluate, each uint8 (M, H, W, 3).
+
+    Raises:
+        InputError: The task is unknown.
+    """
     if task == Reconstruct.name:
-        rows = compute_reconstruct_rows(train, sets)
-    elif task == Colourise.name:
-        rows = compute_colourise_rows(train, sets)
-    else:
-        raise InputError(f"task: {task!r} is unknown; use {Reconstruct.name} or {Colourise.name}")
-    return build_frame(rows, has_test=test is not None)
+        return compute_reconstruct_rows(train, sets)
+    if task == Colourise.name:
+        return compute_colourise_rows(train, sets)
+    raise InputError(f"task: {task!r} is unknown; use {Reconstruct.name} or {Colourise.name}")
 
 
 def build_frame(rows: Iterable[Row], has_test: bool) -> pd.DataFrame:

@@ -455,6 +455,36 @@ def test_plain_lines_on_a_pipe(study: Study, capsys: pytest.CaptureFixture[str])
     assert second.endswith("(diverged: loss is nan)")
 
 
+def test_steps_after_the_trials_are_named(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand, with a clock that goes 4 s per count. On a pipe a line when a step begins
+    and one every 10 s, although each model is an event of the study; the live view shows the step
+    in place of the pace."""
+    now_s = 100.0
+    monkeypatch.setattr("raycae.execution.progress.time.monotonic", lambda: now_s)
+    number = run_trial(study, 0.3, 0.2, 0.1)
+    progress = Progress(trials=6, epochs=3, console=Console(file=io.StringIO()))
+    study.journal.listener = progress.listen
+    for done in range(6):
+        progress.count("Evaluating kept models", done, 6)
+        study.record_test_error(number, 0.5)
+        now_s += 4
+    progress.count("Writing the report", 0, 1)
+    assert capsys.readouterr().out.splitlines() == [
+        "Evaluating kept models: 0/6",
+        "Evaluating kept models: 3/6, 12 s left",
+        "Writing the report …",
+    ]
+    plain = Console(file=io.StringIO(), width=100)
+    with plain.capture() as capture:
+        plain.print(progress.render())
+    assert "Writing the report …" in capture.get()
+    assert "images/s" not in capture.get()
+    begin(study)
+    assert progress.note == ""
+
+
 def test_ctrl_c_while_commands_are_imported() -> None:
     """Oracle: the signal comes in the middle of the imports: exit code 130 and not a word."""
     code = """

@@ -149,6 +149,32 @@ def test_sheets_show_test_images_and_the_table_tells_of_them(
         assert told.loc[ALL, measure] == pytest.approx(every[measure].mean(), rel=1e-4)
 
 
+def test_of_many_test_images_some_are_measured(
+    study: Study, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: `measure_pictures` of 14 of the 40 images, chosen by hand: every third one. Numbers
+    are those in the whole set, and the sheet shows these images."""
+    monkeypatch.setattr(picture_sheets, "N_MEASURED", 14)
+    number, used = made_model(study), np.arange(0, 40, 3)
+    picture_sheets.write_picture_sheets(study.folder, number, images)
+    told = tables.read_pictures(study.folder)
+    assert told is not None
+    told = told.set_index("shows")
+    same, best, worst = (told.loc[of, "image"].to_numpy(int) for of in (SAME, BEST, WORST))
+    network, config = load_model(get_model_folder(study.folder, number))
+    task, shown = Colourise(config.gammas), put_on_device(images[used], CPU)
+    measured = picture_sheets.measure_pictures(network, task, shown)
+    order = used[measured["mse"].argsort(kind="stable")]
+    assert best.tolist() == order[:6].tolist()
+    assert worst.tolist() == order[-6:].tolist()
+    assert set(same) <= set(used)
+    assert (same[0], same[-1], len(same)) == (0, 39, 12)
+    for measure in MEASURES:
+        assert told.loc[ALL, measure] == pytest.approx(measured[measure].mean(), rel=1e-6)
+    sheet = opened(study.folder / "pictures" / f"{number}.png")
+    assert (sheet[0, ..., :3] == images[same]).all()
+
+
 @pytest.mark.parametrize("n", [1, 7])
 def test_few_test_images(study: Study, images: np.ndarray, n: int) -> None:
     """Oracle: of fewer test images than a sheet has places each is there once, and the report can

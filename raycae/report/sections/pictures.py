@@ -15,7 +15,7 @@ from raycae.report.section import Section
 from raycae.report.trials import Row, list_rows, select_best_per_latent_size
 from raycae.storage.paths import Place
 from raycae.study import find, tables
-from raycae.study.tables import ALL, BEST, SAME, WORST
+from raycae.study.tables import ALL, BEST, N_MEASURED, SAME, WORST
 
 PICTURES_WIDTH_PX = 812  # 12 images of 32 pixels and the gaps between them, doubled
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -155,7 +155,8 @@ def make_gallery(
     sentences = (
         selection if n_sizes > len(shown) else "",
         f"The test images are the same in every sheet, with the error{of_chroma} below each. They "
-        "were used neither for training nor for selection.",
+        "were used neither for training nor for selection. Means, best and worst are over all test "
+        f"images, or over {N_MEASURED:,} of them, evenly spread, if there are more.",
         f"The difference is output minus original, amplified {tables.AMPLIFIED} times, with grey "
         "for no difference.",
         "A Delta E (CIEDE2000) of 1 is about the smallest visible difference between two adjacent "
