@@ -56,6 +56,11 @@ class Opened:
         self.page.locator(f"#{figure}").scroll_into_view_if_needed()
         return self.page.wait_for_selector(f"#{figure}.js-plotly-plot .main-svg", timeout=20_000)
 
+    def wait_until_all_are_drawn(self) -> None:
+        """Wait for the figures, without scrolling; the page's policy forbids `wait_for_function`."""
+        while self.page.evaluate("pending.size"):
+            self.page.wait_for_timeout(50)
+
     def fetched(self) -> list[str]:
         """Requests that are for neither the page itself nor what lies in it."""
         inside = ("file:", "data:", "blob:")
@@ -101,6 +106,38 @@ def test_every_figure_is_drawn(browser: Any, study: Path, width: int, scheme: st
     assert dark == ([True, False] if scheme == "light" else [False, True])
     assert opened.complaints == []
     assert opened.fetched() == []
+
+
+def test_a_screenshot_of_the_whole_page_has_every_figure(browser: Any, tmp_path: Path) -> None:
+    """Oracle: every element of a figure holds a drawing, though the page was never scrolled."""
+    folder = long_study(tmp_path / "s", 240)
+    write_report(folder)
+    opened = Opened(browser, folder, viewport={"width": 1366, "height": 800})
+    opened.wait_until_all_are_drawn()
+    places = opened.page.locator(".plot")
+    assert places.count() == opened.page.evaluate("Object.keys(figures).length") > 15
+    for place in places.all():
+        assert place.locator(".main-svg").count() > 0
+    assert opened.complaints == []
+
+
+def test_paper_cuts_no_figure(browser: Any, study: Path) -> None:
+    """Oracle: on A4 less margins of 14 mm, 182 mm are left; every drawing has the width of its
+    place, and afterwards that of the window again."""
+    opened = Opened(browser, study, viewport={"width": 1366, "height": 800}, color_scheme="dark")
+    widths = """() => [...document.querySelectorAll(".plot")].map(place =>
+        [place.getBoundingClientRect().right, place.clientWidth,
+         place.querySelector(".main-svg").getBoundingClientRect().width])"""
+    opened.wait_until_all_are_drawn()
+    before = opened.page.evaluate(widths)
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    paper_px = 182 / 25.4 * 96
+    for right, place, drawing in opened.page.evaluate(widths):
+        assert right <= paper_px + 5
+        assert drawing == place
+    opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.page.evaluate(widths) == before
+    assert opened.complaints == []
 
 
 def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, tmp_path: Path) -> None:
