@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from raycae.cli.dashboard import serve_dashboard
+from raycae.cli.demo import run_demo
 from raycae.cli.export import export_model
 from raycae.cli.jobs import (
     fetch_results,
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("demo")(run_demo)
 app.command("spaces")(list_spaces)
 app.command("preview")(preview_space)
 app.command("search")(search)
