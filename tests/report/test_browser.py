@@ -57,7 +57,7 @@ class Opened:
         return self.page.wait_for_selector(f"#{figure}.js-plotly-plot .main-svg", timeout=20_000)
 
     def wait_until_all_are_drawn(self) -> None:
-        """Wait for the figures, without scrolling; the page's policy forbids `wait_for_function`."""
+        """Wait for the figures, without scrolling; the policy forbids `wait_for_function`."""
         while self.page.evaluate("pending.size"):
             self.page.wait_for_timeout(50)
 
