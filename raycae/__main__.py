@@ -1,20 +1,16 @@
 """`raycae`, and `python -m raycae`."""
 
-import sys
-
 from raycae.import_path import remove_current_folder
 
 
 def main() -> None:
-    """Run a command. Ctrl-C while the commands are imported ends the process without a message."""
+    """Run a command."""
     remove_current_folder()
-    import signal
+    from raycae.errors import exit_silently_on_interrupt
 
-    before = signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))
+    with exit_silently_on_interrupt():
+        from raycae.cli.main import main as run_command_line
 
-    from raycae.cli.main import main as run_command_line
-
-    signal.signal(signal.SIGINT, before)
     run_command_line()
 
 

@@ -72,3 +72,13 @@ def exit_with_message() -> Iterator[None]:
     except _Message as error:
         print(f"raycae: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+@contextmanager
+def exit_silently_on_interrupt() -> Iterator[None]:
+    """End the process without a message if Ctrl-C is pressed while modules are imported."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -23,8 +23,6 @@ from raycae.space.space import Space
 from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 
-COMMANDS = [str(command.name) for command in main.app.registered_commands]
-
 WRONG_USE = """
 raycae nothing
 raycae search --no-such-option
@@ -157,7 +155,7 @@ def here(folder: Path, tiny_space: Space, plan: Plan, monkeypatch: pytest.Monkey
     monkeypatch.setattr(runner, "connect_ray", refuse)
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *main.COMMANDS])
 def test_help(run: Run, snapshot: SnapshotAssertion, command: str) -> None:
     """Oracle: the recorded text, read by a person when it was recorded."""
     code, out, err = run(*command.split(), "--help")

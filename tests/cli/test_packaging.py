@@ -19,10 +19,6 @@ from raycae.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 USER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
-COMMANDS = sorted(
-    command.name or command.callback.__name__  # type: ignore[union-attr]
-    for command in main.app.registered_commands
-)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +56,14 @@ def test_spaces_ship_in_the_wheel(wheel: Path, tmp_path: Path) -> None:
     assert (wheel / "raycae" / "report" / "templates" / "report.html.j2").exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_summary(command: str) -> None:
+    """Oracle: the first paragraph of the help of the command itself, which is its docstring."""
+    paragraph, _, _ = main.load_command(command).help.partition("\n\n")
+    assert " ".join(paragraph.split()) == main.COMMANDS[command].summary
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
 def test_every_command_is_documented(command: str) -> None:
     """Oracle: the README or a guide shows it, `--help` has an example of it, and asking costs
     neither torch nor Ray."""
@@ -80,10 +83,8 @@ def test_every_command_is_documented(command: str) -> None:
 
 def test_readme_options_exist() -> None:
     """Oracle: every `--option` that the README or a guide shows is one that some command has."""
-    from typer.main import get_command
-
     known = {"--help", "--version"}
-    for command in get_command(main.app).commands.values():  # type: ignore[attr-defined]
+    for command in map(main.load_command, main.COMMANDS):
         known |= {option for param in command.params for option in param.opts}
     text = "".join(page.read_text() for page in USER_PAGES)
     blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
@@ -209,6 +210,27 @@ def test_training_needs_little() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     left_out = "ray optuna pandas pyarrow plotly typer rich scipy yaml skimage filelock jinja2"
     assert set(done.stdout.split()) & set(left_out.split()) == set()
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    """Oracle: the modules of a fresh process after an epoch with each optimizer, its state saved
+    and loaded. `torch._dynamo` and what it imports are 900 modules."""
+    code = """
+import sys
+import numpy as np, torch
+from raycae.config import resolve
+from raycae.training.device import put_on_device
+from raycae.training.trainer import OPTIMIZERS, Training
+images = put_on_device(np.zeros((16, 32, 32, 3), np.uint8), torch.device("cpu"))
+for name in OPTIMIZERS:
+    training = Training(resolve({"optimizer": name, "averaging": 0.5}), images, images, epochs=2)
+    training.run_epoch()
+    training.load_state(training.state())
+    training.run_epoch()
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_constraints_name_every_dependency() -> None:

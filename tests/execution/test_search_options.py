@@ -9,7 +9,6 @@ from dataclasses import asdict
 from types import NoneType
 
 import pytest
-from typer.main import get_command
 
 import raycae
 from raycae.cli import main
@@ -26,7 +25,7 @@ def list_types(annotation: object) -> set[object]:
 
 def test_python_and_the_command_agree() -> None:
     """Oracle: the command's parser: its options, their defaults, and what it makes of a value."""
-    command = get_command(main.app).commands["search"]  # type: ignore[attr-defined]
+    command = main.load_command("search")
     options = {param.name: param for param in command.params if param.name != "help"}
     assert list(options) == list(PARAMETERS)
     words: list[str] = []

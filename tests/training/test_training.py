@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
 from raycae import data
@@ -50,6 +54,35 @@ def test_it_learns(photos: tuple[TensorDataset, TensorDataset], task: str, optim
     first, second, third = [training.run_epoch() for _ in range(3)]
     assert third["train_mse"] < first["train_mse"]
     assert training.best_val_mse == min(e["val_mse"] for e in (first, second, third))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("adam", partial(torch.optim.Adam, fused=True)),
+        ("adamw", partial(torch.optim.AdamW, fused=True)),
+        ("rmsprop", torch.optim.RMSprop),
+        ("sgd", partial(torch.optim.SGD, momentum=0.9, fused=True)),
+    ],
+)
+def test_optimizers_compute_what_torchs_compute(
+    photos: tuple[TensorDataset, TensorDataset], name: str, make: Callable[..., Optimizer]
+) -> None:
+    """Oracle: the classes of `torch.optim`, to the bit, also from a state that was loaded."""
+    config = resolve({"optimizer": name, "lr": 0.003, "weight_decay": 0.01, "momentum": 0.9})
+    first, expected = (Training(config, *photos, epochs=2) for _ in range(2))
+    expected.optimizer = make(expected.model.parameters(), 0.003, weight_decay=0.01)
+    assert type(first.optimizer) is not type(expected.optimizer)
+    first.run_epoch()
+    resumed = Training(config, *photos, epochs=2)
+    resumed.load_state(first.state())
+    for training in (expected, expected, resumed):
+        training.run_epoch()
+    for a, b in zip(resumed.model.parameters(), expected.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    state, wanted = resumed.optimizer.state_dict(), expected.optimizer.state_dict()
+    assert state["param_groups"] == wanted["param_groups"]
+    torch.testing.assert_close(state["state"], wanted["state"], rtol=0, atol=0)
 
 
 def test_numbers_are_what_they_say(photos: tuple[TensorDataset, TensorDataset]) -> None:
