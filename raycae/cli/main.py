@@ -38,7 +38,7 @@ COMMANDS = {
     "demo": Command(
         "demo",
         "run_demo",
-        "Search on photographs that ship with raycae, in about two minutes, without a download.",
+        "Search on photographs that ship with raycae; no download.",
     ),
     "spaces": Command(
         "spaces",
