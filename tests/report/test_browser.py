@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from made_studies import HOSTILE, Trial, made_study, painted, plausible
 from synthetic_study import long_study
@@ -248,6 +249,30 @@ def test_the_table_turns_its_pages_and_sorts(browser: Any, tmp_path: Path) -> No
     assert opened.page.locator(visible).count() == 10
     opened.page.click("#trials th button")
     assert opened.page.inner_text(f"{visible} td") == "0"
+    assert opened.complaints == []
+
+
+def test_the_table_is_a_csv_file_and_the_contents_lead_to_sections(
+    browser: Any, study: Path, tmp_path: Path
+) -> None:
+    """Oracle: pandas reads as many trials from the file as the study has, with the same errors;
+    every link leads to a heading."""
+    opened = Opened(browser, study, viewport={"width": 1200, "height": 900})
+    with opened.page.expect_download() as download:
+        opened.page.click("#csv")
+    download.value.save_as(tmp_path / "trials.csv")
+    table = pd.read_csv(tmp_path / "trials.csv").set_index("trial")
+    trials = tables.read_trials(study).set_index("trial_number")
+    assert sorted(table.index) == sorted(trials.index)
+    for number in table.index[table["val_mse"].notna()]:
+        assert table.loc[number, "val_mse"] == pytest.approx(
+            trials.loc[number, "val_mse"], rel=0.01
+        )
+    targets = opened.page.evaluate(
+        """[...document.querySelectorAll("#contents a")]
+            .map(link => document.querySelector(link.hash).textContent)"""
+    )
+    assert targets == opened.page.locator("main h2").all_text_contents()
     assert opened.complaints == []
 
 
