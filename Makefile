@@ -1,15 +1,15 @@
 # Two commands for a new machine with Python 3.11 or newer:
-#   make search   sets everything up and searches on photographs that ship with scikit-image
+#   make search   sets everything up and runs `raycae demo`, on photographs that ship with scikit-image
 #   make test     sets everything up and runs lint, type checks and tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-STUDY ?= quickstart-$(shell date +%Y%m%d-%H%M%S)
+STUDY ?= demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: search test lint clean
 
 search: $(VENV)/raycae
-	$(BIN)/raycae search --space quickstart --study $(STUDY)
+	$(BIN)/raycae demo --study $(STUDY)
 
 # Two tests run in parallel, because half of them wait for processes.
 test: lint

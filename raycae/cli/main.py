@@ -35,6 +35,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": Command(
+        "demo",
+        "run_demo",
+        "Search on photographs that ship with raycae; no download.",
+    ),
     "spaces": Command(
         "spaces",
         "list_spaces",

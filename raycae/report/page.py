@@ -17,7 +17,7 @@ from raycae.formatting import format_error
 from raycae.report.html import render_page, write_page
 from raycae.report.report_data import ReportData, read_report_data
 from raycae.report.section import Section
-from raycae.report.sections.answer import AnswerSection
+from raycae.report.sections.answer import AnswerSection, BestTrialSection
 from raycae.report.sections.cost import CostSection
 from raycae.report.sections.frontier_growth import FrontierGrowthSection
 from raycae.report.sections.greedy_ladder import GreedyLadderSection
@@ -33,8 +33,9 @@ from raycae.storage.paths import Place
 
 SECTIONS: tuple[type[Section], ...] = (
     AnswerSection,
-    GreedyLadderSection,
     LatentSizeSection,
+    BestTrialSection,
+    GreedyLadderSection,
     CostSection,
     FrontierGrowthSection,
     ImportanceSection,

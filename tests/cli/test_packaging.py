@@ -18,6 +18,7 @@ import yaml
 from raycae.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
+USER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +65,9 @@ def test_summary(command: str) -> None:
 
 @pytest.mark.parametrize("command", main.COMMANDS)
 def test_every_command_is_documented(command: str) -> None:
-    """Oracle: the README shows it, `--help` has an example of it, and asking costs neither torch
-    nor Ray."""
-    assert f"raycae {command}" in (ROOT / "README.md").read_text()
+    """Oracle: the README or a guide shows it, `--help` has an example of it, and asking costs
+    neither torch nor Ray."""
+    assert f"raycae {command}" in "".join(page.read_text() for page in USER_PAGES)
     code = (
         "import sys; from raycae.cli.main import app\n"
         f"try: app(['{command}', '--help'])\n"
@@ -81,11 +82,12 @@ def test_every_command_is_documented(command: str) -> None:
 
 
 def test_readme_options_exist() -> None:
-    """Oracle: every `--option` that the README shows is one that some command has."""
+    """Oracle: every `--option` that the README or a guide shows is one that some command has."""
     known = {"--help", "--version"}
     for command in map(main.load_command, main.COMMANDS):
         known |= {option for param in command.params for option in param.opts}
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    text = "".join(page.read_text() for page in USER_PAGES)
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
     lines = [line for block in blocks for line in block.splitlines() if "raycae " in line]
     shown = {option for line in lines for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", line)}
     assert shown - known == set()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from made_studies import HOSTILE, Trial, made_study, painted, plausible
 from synthetic_study import long_study
@@ -56,6 +57,11 @@ class Opened:
         self.page.locator(f"#{figure}").scroll_into_view_if_needed()
         return self.page.wait_for_selector(f"#{figure}.js-plotly-plot .main-svg", timeout=20_000)
 
+    def wait_until_all_are_drawn(self) -> None:
+        """Wait for the figures, without scrolling; the policy forbids `wait_for_function`."""
+        while self.page.evaluate("pending.size"):
+            self.page.wait_for_timeout(50)
+
     def fetched(self) -> list[str]:
         """Requests that are for neither the page itself nor what lies in it."""
         inside = ("file:", "data:", "blob:")
@@ -101,6 +107,38 @@ def test_every_figure_is_drawn(browser: Any, study: Path, width: int, scheme: st
     assert dark == ([True, False] if scheme == "light" else [False, True])
     assert opened.complaints == []
     assert opened.fetched() == []
+
+
+def test_a_screenshot_of_the_whole_page_has_every_figure(browser: Any, tmp_path: Path) -> None:
+    """Oracle: every element of a figure holds a drawing, though the page was never scrolled."""
+    folder = long_study(tmp_path / "s", 240)
+    write_report(folder)
+    opened = Opened(browser, folder, viewport={"width": 1366, "height": 800})
+    opened.wait_until_all_are_drawn()
+    places = opened.page.locator(".plot")
+    assert places.count() == opened.page.evaluate("Object.keys(figures).length") > 15
+    for place in places.all():
+        assert place.locator(".main-svg").count() > 0
+    assert opened.complaints == []
+
+
+def test_paper_cuts_no_figure(browser: Any, study: Path) -> None:
+    """Oracle: on A4 less margins of 14 mm, 182 mm are left; every drawing has the width of its
+    place, and afterwards that of the window again."""
+    opened = Opened(browser, study, viewport={"width": 1366, "height": 800}, color_scheme="dark")
+    widths = """() => [...document.querySelectorAll(".plot")].map(place =>
+        [place.getBoundingClientRect().right, place.clientWidth,
+         place.querySelector(".main-svg").getBoundingClientRect().width])"""
+    opened.wait_until_all_are_drawn()
+    before = opened.page.evaluate(widths)
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    paper_px = 182 / 25.4 * 96
+    for right, place, drawing in opened.page.evaluate(widths):
+        assert right <= paper_px + 5
+        assert drawing == place
+    opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.page.evaluate(widths) == before
+    assert opened.complaints == []
 
 
 def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, tmp_path: Path) -> None:
@@ -211,6 +249,30 @@ def test_the_table_turns_its_pages_and_sorts(browser: Any, tmp_path: Path) -> No
     assert opened.page.locator(visible).count() == 10
     opened.page.click("#trials th button")
     assert opened.page.inner_text(f"{visible} td") == "0"
+    assert opened.complaints == []
+
+
+def test_the_table_is_a_csv_file_and_the_contents_lead_to_sections(
+    browser: Any, study: Path, tmp_path: Path
+) -> None:
+    """Oracle: pandas reads as many trials from the file as the study has, with the same errors;
+    every link leads to a heading."""
+    opened = Opened(browser, study, viewport={"width": 1200, "height": 900})
+    with opened.page.expect_download() as download:
+        opened.page.click("#csv")
+    download.value.save_as(tmp_path / "trials.csv")
+    table = pd.read_csv(tmp_path / "trials.csv").set_index("trial")
+    trials = tables.read_trials(study).set_index("trial_number")
+    assert sorted(table.index) == sorted(trials.index)
+    for number in table.index[table["val_mse"].notna()]:
+        assert table.loc[number, "val_mse"] == pytest.approx(
+            trials.loc[number, "val_mse"], rel=0.01
+        )
+    targets = opened.page.evaluate(
+        """[...document.querySelectorAll("#contents a")]
+            .map(link => document.querySelector(link.hash).textContent)"""
+    )
+    assert targets == opened.page.locator("main h2").all_text_contents()
     assert opened.complaints == []
 
 

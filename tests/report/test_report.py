@@ -3,6 +3,8 @@ browser see `test_browser`. The studies are made up; see `made_studies`."""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import re
 import subprocess
@@ -24,9 +26,12 @@ from made_studies import (
     painted_before,
     plausible,
 )
+from PIL import Image
+from plotly.offline import get_plotlyjs_version
 
 from raycae.errors import InputError
 from raycae.formatting import format_ratio
+from raycae.report.html import get_plotlyjs
 from raycae.report.page import render_report, write_report
 from raycae.report.report_data import lacks_pictures_or_baselines
 from raycae.report.sections import pictures
@@ -71,7 +76,7 @@ def test_the_ladder_of_a_greedy_series(tmp_path: Path) -> None:
     """Oracle: by hand. Slow is better than the start, but wide was kept while it ran: it comes
     again on top of that. 0.0024 is 40 % off 0.004, and 20 % off 0.003."""
     page = render_report(made_study(tmp_path / "s", SERIES, epochs=1))
-    section = page[page.index("<h2>The ladder</h2>") : page.index("<h2>What a latent")]
+    section = page[page.index("<h2>The ladder</h2>") : page.index("<h2>What mattered</h2>")]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in section.split("<tr")[2:]]
     assert rows == [
         ["0", "start", "–", "0.00400", "–", "start"],
@@ -213,8 +218,8 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
 
 
 def test_plotly_is_there_once_or_not_at_all(tmp_path: Path) -> None:
-    """Oracle: its size, 4 to 6 MB; without a figure the page is small."""
-    assert 4e6 < len(render_report(plausible(tmp_path / "s", n=8))) < 6e6
+    """Oracle: the size of plotly's basic bundle, 1.2 MB; without a figure the page is small."""
+    assert 1.1e6 < len(render_report(plausible(tmp_path / "s", n=8))) < 1.8e6
     assert len(render_report(made_study(tmp_path / "t", []))) < 2e4
 
 
@@ -282,6 +287,35 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
     assert not lacks_pictures_or_baselines(folder)
     (folder / "pictures" / "0.png").unlink()
     assert lacks_pictures_or_baselines(folder)
+
+
+def test_the_strip_has_the_original_and_a_row_for_each_size(tmp_path: Path) -> None:
+    """Oracle: six images of 32 pixels with gaps of 2, in three rows; the colours of the sheet, in
+    which every second image is shown and the output is the second row."""
+    asked = {"objective": "frontier", "strata": [64, 256], "sampler": "strata"}
+    folder = made_study(tmp_path / "f", FRONTIER, asked=asked)
+    for number in (0, 3):
+        painted(folder, number, 3, psnr_db=20.0 + number)
+    sheet = Image.open(folder / "pictures" / "3.png").convert("RGBA")
+    page = Page(render_report(folder))
+    sources = [attrs["src"] for tag, attrs in page.elements if tag == "img"]
+    alts = [attrs["alt"] for tag, attrs in page.elements if tag == "img"]
+    assert alts[0] == (
+        "6 test images in 3 rows: original; 64 numbers, 20.0 dB; 256 numbers, 23.0 dB"
+    )
+    strip = Image.open(io.BytesIO(base64.b64decode(str(sources[0]).partition(",")[2])))
+    assert strip.size == (6 * 34 - 2, 3 * 34 - 2)
+    for column in range(6):
+        shown = strip.crop((34 * column, 68, 34 * column + 32, 100))
+        assert shown.tobytes() == sheet.crop((68 * column, 34, 68 * column + 32, 66)).tobytes()
+    (folder / "pictures.parquet").unlink()
+    assert "6 test images" not in render_report(folder)
+
+
+def test_the_bundle_is_that_of_the_pinned_plotly() -> None:
+    """Oracle: the version in the header of the bundle that plotly's Python package ships."""
+    header = get_plotlyjs()[:100]
+    assert f"plotly.js (basic - minified) v{get_plotlyjs_version()}" in header
 
 
 def section(page: str) -> str:

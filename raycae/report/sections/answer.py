@@ -213,3 +213,10 @@ class AnswerSection(Section):
             has_baselines=bool(latent.levels) or not latent.linear.empty,
             command=data.command,
         )
+
+
+@dataclass(frozen=True)
+class BestTrialSection(AnswerSection):
+    """The best trial: its errors, what they compare with, and its network."""
+
+    template = "sections/best_trial.html.j2"

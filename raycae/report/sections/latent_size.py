@@ -19,6 +19,7 @@ from raycae.report.report_data import ReportData
 from raycae.report.sampled_values import Parameters
 from raycae.report.section import Section
 from raycae.report.sections.latent_shape import LatentShapeSection
+from raycae.report.sections.picture_strip import PictureStrip, make_picture_strip
 from raycae.report.trial_details import get_point_trials
 from raycae.report.trials import (
     Row,
@@ -307,6 +308,7 @@ class LatentSizeSection(Section):
     shape: LatentShapeSection
     frontier: list[Row]
     has_linear: bool
+    strip: PictureStrip | None
 
     @classmethod
     def build(cls, data: ReportData) -> LatentSizeSection | None:
@@ -334,4 +336,5 @@ class LatentSizeSection(Section):
             shape=shape,
             frontier=make_frontier_rows(latent, data.ranked),
             has_linear=not latent.linear.empty,
+            strip=make_picture_strip(data),
         )
