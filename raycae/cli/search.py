@@ -10,7 +10,6 @@ import typer
 from raycae.cli.options import make_typer_option
 from raycae.cli.terminal import configure_output, exit_on_interrupt, require_current_folder
 from raycae.errors import exit_with_message
-from raycae.execution.runner import run_search
 from raycae.execution.search_options import OPTIONS
 
 
@@ -19,6 +18,8 @@ def search(**options: Any) -> None:
 
     Example: raycae search --space ex3 --trials 50 --epochs 10
     """
+    from raycae.execution.runner import run_search
+
     with exit_on_interrupt():
         run_search(**options)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raycae.cli.options import SpaceOption
 from raycae.cli.terminal import print_table
-from raycae.config import Config
 from raycae.execution.search_options import MAX_SEED
 from raycae.formatting import make_printable
-from raycae.space import loading
+
+if TYPE_CHECKING:
+    from raycae.config import Config
 
 
 def list_spaces() -> None:
@@ -20,6 +21,8 @@ def list_spaces() -> None:
     Example: raycae spaces
     """
     from rich.table import Table
+
+    from raycae.space import loading
 
     table = Table("space", "question", "trials x epochs", "data", box=None, pad_edge=False)
     for name in loading.list_space_names():
@@ -57,6 +60,7 @@ def preview_space(
     from raycae.model.architecture import build_architecture
     from raycae.optimization.proposer import Proposer
     from raycae.optimization.samplers import choose_sampler
+    from raycae.space import loading
 
     space = loading.load_space(space_name)
     sampler = sampler or choose_sampler(space)

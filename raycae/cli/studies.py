@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raycae.cli.options import ResultsOption, StudyArgument
 from raycae.cli.terminal import print_table
-from raycae.config import Config
 from raycae.errors import InputError
 from raycae.formatting import make_printable
-from raycae.storage.paths import Place, resolve_place
-from raycae.study import find, tables
-from raycae.study.plan import read_plan_facts, read_study
+
+if TYPE_CHECKING:
+    from raycae.storage.paths import Place
+
+SHOWN = [
+    *("state", "trial_number", "val_mse", "val_psnr_db", "test_mse", "latent_size", "n_params"),
+    *("flops", "epoch_time_s", "epochs_run", "point", "on_frontier", "arch_hash", "config"),
+]
+"""The columns of `trials.parquet` that `raycae show` reads."""
 
 
 def show_study(
@@ -27,47 +33,68 @@ def show_study(
 
     Example: raycae show ex3 -n 10
     """
-    import pandas as pd
     from rich.table import Table
 
+    from raycae.config import Config
     from raycae.model.architecture import build_architecture
+    from raycae.storage.parquet import is_missing
+    from raycae.study import find
+    from raycae.study.plan import read_plan_facts, read_study
     from raycae.study.summary import format_counts
+    from raycae.study.tables import read_trials_table
 
     folder = find.find_study(study, results_folder)
-    trials = tables.read_trials(folder)
-    distinct = trials["arch_hash"].nunique()
+    trials: list[dict[str, Any]] = read_trials_table(folder).select(SHOWN).to_pylist()
+    distinct = len({row["arch_hash"] for row in trials} - {None})
     print(
-        f"{make_printable(folder.name)}: {format_counts(Counter(trials['state']))}, "
+        f"{make_printable(folder.name)}: {format_counts(Counter(row['state'] for row in trials))}, "
         f"{distinct} distinct architecture{'s' * (distinct != 1)}; * on the frontier"
     )
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
         table.add_column(name, justify="left" if name in ("", "network") else "right")
-    ranked = trials[trials["val_mse"].notna() & (trials["state"] != "FAIL")]
-    ranked = ranked.sort_values(["val_mse", "trial_number"])
     plan = read_plan_facts(read_study(folder))
-    if plan["objective"] == "frontier":  # The frontier comes first, ordered by cost.
-        is_on_frontier = ranked["on_frontier"].fillna(False).astype(bool)
-        frontier = ranked[is_on_frontier].sort_values(plan["cost"], kind="stable")
-        ranked = pd.concat([frontier, ranked[~is_on_frontier]])
-    for row in ranked.head(number).to_dict("records"):
+    cost = plan["cost"] if plan["objective"] == "frontier" else None
+    for row in rank_trials(trials, cost)[:number]:
         config = Config.model_validate_json(row["config"])
         table.add_row(
-            row["state"] + (" *" if row["on_frontier"] is True else ""),
+            row["state"] + (" *" if row["on_frontier"] else ""),
             str(row["trial_number"]),
             f"{row['val_mse']:.5f}",
             f"{row['val_psnr_db']:.2f}",
-            format_or_dash(row["test_mse"], "{:.5f}"),
+            "-" if is_missing(row["test_mse"]) else f"{row['test_mse']:.5f}",
             str(row["latent_size"]),
             f"{row['n_params']:,}",
             str(row["epochs_run"]),
             make_printable(
-                f"{format_or_dash(row['point'], '[{}] ')}{build_architecture(config)}".removeprefix(
-                    "-"
-                )
+                f"[{row['point']}] {build_architecture(config)}"
+                if row["point"] is not None
+                else str(build_architecture(config))
             ),
         )
     print_table(table)
+
+
+def rank_trials(trials: list[dict[str, Any]], cost: str | None) -> list[dict[str, Any]]:
+    """Rank the trials that did not fail by their validation error.
+
+    Args:
+        trials: Rows of `trials.parquet`.
+        cost: Column of the second objective: the trials on the Pareto front come first, the lowest
+            cost first. None if only the error counts.
+
+    Returns:
+        The rows of the trials that have an error.
+    """
+    from raycae.storage.parquet import is_missing
+
+    scored = [t for t in trials if t["state"] != "FAIL" and not is_missing(t["val_mse"])]
+    ranked = sorted(scored, key=lambda t: (t["val_mse"], t["trial_number"]))
+    if cost is None:
+        return ranked
+    front = [t for t in ranked if t["on_frontier"]]
+    front.sort(key=lambda t: math.inf if t[cost] is None else t[cost])
+    return front + [t for t in ranked if not t["on_frontier"]]
 
 
 def evaluate_study(study: StudyArgument = "ex3", results_folder: ResultsOption = "results") -> None:
@@ -75,11 +102,12 @@ def evaluate_study(study: StudyArgument = "ex3", results_folder: ResultsOption =
 
     Example: raycae evaluate ex3
     """
-    folder = find.find_study(study, results_folder)
     from raycae.execution.evaluation import evaluate_kept_models
     from raycae.report.page import write_report
+    from raycae.study import find
     from raycae.study.summary import format_trial
 
+    folder = find.find_study(study, results_folder)
     with reopen_study(folder) as opened:
         number = evaluate_kept_models(opened)
         print(f"{number} models evaluated on the test images")
@@ -120,6 +148,9 @@ def report_study(
     names = studies or ["ex3"]
     if png is not None and len(names) > 1:
         raise InputError("--png works with one study, not with a comparison.")
+    from raycae.storage.paths import resolve_place
+    from raycae.study import find
+
     folders = [find.find_study(name, results_folder) for name in names]
     path = None if output is None else resolve_place(output)
     from raycae.report.comparison import write_comparison
@@ -150,15 +181,3 @@ def reopen_study(folder: Place) -> Any:
     from raycae.study.plan import load_plan, read_content
 
     return closing(resume_study(folder, load_plan(read_content(folder))))
-
-
-def format_or_dash(value: Any, template: str) -> str:
-    """Write a value, or a dash if it is missing.
-
-    Args:
-        value: A value of a table.
-        template: How `str.format` writes it.
-    """
-    import pandas as pd
-
-    return "-" if pd.isna(value) else template.format(value)

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raycae.cli.options import SpaceOption
-from raycae.config import Config, list_given, parse_setting, resolve
 from raycae.errors import InputError
 from raycae.execution.search_options import MAX_SEED
-from raycae.space import loading
-from raycae.space.space import Space
 
 if TYPE_CHECKING:
     import torch
 
+    from raycae.config import Config
     from raycae.data import Images
+    from raycae.space.space import Space
 
 
 def run_trial(
@@ -40,6 +39,8 @@ def run_trial(
 
     Example: raycae trial --space ex1 --set lr=0.01 --epochs 3
     """
+    from raycae.space import loading
+
     space = loading.load_space(space_name)
     config = resolve_trial_config(space, point, settings or [])
     if reason := space.check(config):
@@ -126,6 +127,8 @@ def resolve_trial_config(space: Space, point: str | None, settings: list[str]) -
     Raises:
         InputError: There is no such point, or a setting is not allowed.
     """
+    from raycae.config import list_given, parse_setting, resolve
+
     if point is not None and point not in space.points:
         known = ", ".join(space.points) or "none"
         raise InputError(f"--point {point}: {space.name} has no such point; known: {known}")

@@ -18,6 +18,8 @@ from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, Config
 from raycae.model.architecture import build_architecture
 from raycae.optimization.frontier import find_frontier
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # raycae reports trials itself.
+
 LEAST_ERROR = 1e-12
 """Smallest error (MSE) of which a logarithm is taken; anything below is rounding."""
 NOTHING: Mapping[Any, Any] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -24,9 +24,11 @@ from raycae.optimization.frontier import Strata
 from raycae.optimization.history import NOTHING, History, make_training_identity
 from raycae.optimization.sampler import Candidate, Proposal, Sampler, SamplerSetup
 from raycae.optimization.samplers import SAMPLERS, PointsSampler, get_directions
-from raycae.optimization.shared_study import SharedStudy
 from raycae.space.parameters import Value
 from raycae.space.space import Space
+
+if TYPE_CHECKING:
+    from raycae.optimization.shared_study import SharedStudy
 
 __all__ = ["Proposal", "Proposer"]
 
@@ -46,7 +48,7 @@ class Proposer:
         seed: Random seed of proposals and weights.
         points: Names of the points to try first; None for all points of the space.
         n_seeds: Number of seeds that each point is run with, from `seed` on.
-        repeats: What happens to a configuration that was proposed before, one of `REPEATS`.
+        repeats: What happens to a configuration that was proposed before: `refuse` or `seed`.
         cost: Column that is minimised besides the error. Within a stratum only the error counts.
         strata: Latent-size bins for the sampler `strata`.
         settings: Number of training settings that each network is tried with.

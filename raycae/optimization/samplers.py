@@ -225,8 +225,6 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "greedy": GreedySampler,
 }
 """The samplers by the names that `--sampler` takes."""
-REPEATS = ("refuse", "seed")
-"""Allowed values of `--repeats`."""
 
 
 def choose_sampler(space: Space, cost: str | None = None) -> str:

@@ -20,6 +20,8 @@ from raycae.study.ledger import Event, Follower
 from raycae.study.plan import load_plan, load_study_space, read_content
 from raycae.study.records import FAIL, RUNNING, Records
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # The dashboard prints its address only.
+
 ATTRIBUTES = (
     *("trial_number", "state", "reason", "point", "change"),
     *("latent_size", "latent_channels", "latent_height", "latent_width", "n_params", "flops"),

@@ -17,10 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from raycae.config import Config, list_given, resolve
-from raycae.data import is_built_in, resolve_source
 from raycae.model.architecture import Architecture, Infeasible, build_architecture
 from raycae.space.parameters import (
     CategoricalParameter,
@@ -31,8 +28,6 @@ from raycae.space.parameters import (
     get_entry,
 )
 from raycae.space.schema import COUNT_CONSTRAINTS, Budget, SpaceFile
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # raycae reports trials itself.
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,8 @@ class Space:
         Raises:
             InputError: There is a built-in source and a folder next to the file with this name.
         """
+        from raycae.data import is_built_in, resolve_source  # It imports NumPy and Pillow.
+
         source = self.file.data
         if self.folder is None and is_built_in(source):
             return source  # A shipped space does not mean a folder with this name.

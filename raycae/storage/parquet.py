@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,6 +20,9 @@ import pyarrow.parquet as pq
 from raycae.errors import InputError
 from raycae.storage.files import write_atomic
 from raycae.storage.paths import Place
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARAMETER = re.compile(r"params_\w+")
 """Names of optional columns, which hold numbers, words or booleans."""
@@ -43,12 +46,61 @@ _KINDS = (
     (pa.types.is_timestamp, pa.timestamp("us", tz="UTC")),
 )
 _NUMBERS = (pa.int64(), pa.float64())
-_NULLABLE = {
-    pa.bool_(): pd.BooleanDtype(),
-    pa.int64(): pd.Int64Dtype(),
-    pa.float64(): pd.Float64Dtype(),
-    pa.string(): pd.StringDtype(),
-}
+_PARAMETER_KINDS = (pa.bool_(), pa.int64(), pa.float64(), pa.string())
+
+
+def read_frame(
+    path: Place,
+    columns: Mapping[str, pa.DataType],
+    *,
+    filled: Sequence[str] = (),
+    key: Sequence[str] = (),
+    later: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Read and check a table like `read_table`, as a data frame.
+
+    Args:
+        path: The Parquet file.
+        columns: As in `read_table`.
+        filled: As in `read_table`.
+        key: As in `read_table`.
+        later: As in `read_table`.
+
+    Returns:
+        The table with nullable pandas types.
+
+    Raises:
+        InputError: The file is missing or not such a table; the message names file and column.
+    """
+    return to_frame(path, read_table(path, columns, filled=filled, key=key, later=later))
+
+
+def to_frame(path: Place, table: pa.Table) -> pd.DataFrame:
+    """Convert a table to a data frame.
+
+    Args:
+        path: The path that messages name.
+        table: The table.
+
+    Returns:
+        The table with nullable pandas types.
+
+    Raises:
+        InputError: Pandas cannot hold a value.
+    """
+    import pandas as pd  # Importing it takes 0.5 s of CPU, which `raycae show` does without.
+
+    nullable = {
+        pa.bool_(): pd.BooleanDtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.float64(): pd.Float64Dtype(),
+        pa.string(): pd.StringDtype(),
+    }
+    try:
+        frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get, ignore_metadata=True)
+    except (ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {error}") from None
+    return frame
 
 
 def read_table(
@@ -58,7 +110,7 @@ def read_table(
     filled: Sequence[str] = (),
     key: Sequence[str] = (),
     later: Sequence[str] = (),
-) -> pd.DataFrame:
+) -> pa.Table:
     """Read a table and check its columns, types and keys.
 
     Args:
@@ -70,7 +122,7 @@ def read_table(
         later: Columns that older versions did not write; they are empty where they are missing.
 
     Returns:
-        The table with nullable pandas types.
+        The table.
 
     Raises:
         InputError: The file is missing or not such a table; the message names file and column.
@@ -80,16 +132,27 @@ def read_table(
             raise InputError(f"{path}: the table does not exist. Has the search started?")
         with open_table(path) as file:
             table = read_columns(path, file, columns, later)
-            frame: pd.DataFrame = table.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from None
     for name in filled:
-        if frame[name].isna().any():
+        if any(map(is_missing, table[name].to_pylist())):
             raise InputError(f"{path}: {name}: a value is missing")
-    if key and (twice := frame[frame.duplicated(key)]).size:
-        row = ", ".join(f"{name} {twice[name].iloc[0]}" for name in key)
+    # Not by `Table.group_by`: PyArrow imports pandas for it.
+    keys = Counter(zip(*(table[name].to_pylist() for name in key), strict=True))
+    if len(keys) < table.num_rows and key:
+        twice = next(values for values, number in keys.items() if number > 1)
+        row = ", ".join(f"{name} {value}" for name, value in zip(key, twice, strict=True))
         raise InputError(f"{path}: {row} is there more than once")
-    return frame
+    return table
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a value of a table is missing: null or not a number.
+
+    Args:
+        value: The value.
+    """
+    return value is None or value != value
 
 
 def encode_table(table: pa.Table) -> bytes:
@@ -116,7 +179,7 @@ def write_parquet(path: Place, table: pa.Table | pd.DataFrame) -> None:
     Raises:
         StorageError: The storage does not take the file.
     """
-    if isinstance(table, pd.DataFrame):
+    if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table, preserve_index=False)
     write_atomic(path, encode_table(table))
 
@@ -192,7 +255,7 @@ def choose_kinds(
         if field.name not in columns and not PARAMETER.fullmatch(field.name):
             continue
         found = classify_column(field.type)
-        wanted = columns.get(field.name, found if found in _NULLABLE else None)
+        wanted = columns.get(field.name, found if found in _PARAMETER_KINDS else None)
         fits = found == wanted or (found in _NUMBERS and wanted in _NUMBERS)
         if wanted is None or not (fits or pa.types.is_null(field.type)):
             raise InputError(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 from contextlib import suppress
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from raycae.errors import InputError
 from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import refusal_is_input_error
 from raycae.study.records import COMPLETE
 from raycae.study.tables import read_trials
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def find_best_trial(trials: pd.DataFrame) -> int | None:

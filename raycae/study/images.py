@@ -117,7 +117,7 @@ def read_membership(folder: Place, checksum: str) -> tuple[data.Membership | Non
     if not path.is_file():
         return None, "missing"
     try:
-        table = parquet.read_table(path, COLUMNS, filled=["split", "name"], key=["name"])
+        table = parquet.read_frame(path, COLUMNS, filled=["split", "name"], key=["name"])
     except InputError:
         return None, "damaged"
     checksums = table["checksum"].fillna(0).to_numpy(np.int64).view(np.uint64)

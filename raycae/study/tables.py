@@ -6,7 +6,8 @@ epoch.
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 
 from raycae.config import parse_config
@@ -15,6 +16,9 @@ from raycae.model.architecture import Infeasible, build_architecture
 from raycae.storage import parquet
 from raycae.storage.paths import Place
 from raycae.study.records import EPOCH_COLUMNS, STATES, TRIAL_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_ERROR = 3.5e38
 """The largest error that is accepted; networks compute in float32."""
@@ -51,6 +55,10 @@ _CREATED = (
     *("latent_size", "latent_channels", "latent_height", "latent_width"),
 )
 """Columns that every row of `trials.parquet` fills."""
+_CHECKED = (
+    *("trial_number", "state", "config", "latent_size", "val_mse", "val_psnr_db", "epochs_run"),
+)
+"""Columns of `trials.parquet` whose values are checked."""
 LATER = ("change", "parent", "on_frontier", "epoch_time_s")
 """Columns of `trials.parquet` that the first studies did not have."""
 LATER_OF_EPOCHS = ("n_images",)
@@ -69,18 +77,38 @@ def read_trials(folder: Place) -> pd.DataFrame:
     Raises:
         InputError: There is no such table, or its values are not allowed.
     """
+    return parquet.to_frame(folder / "trials.parquet", read_trials_table(folder))
+
+
+def read_trials_table(folder: Place) -> pa.Table:
+    """Read and check `trials.parquet` without pandas.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        One row per trial, in its newest state.
+
+    Raises:
+        InputError: There is no such table, or its values are not allowed.
+    """
     path = folder / "trials.parquet"
     trials = parquet.read_table(
         path, TRIAL_COLUMNS, filled=_CREATED, key=["trial_number"], later=LATER
     )
     check_errors(path, trials)
-    scored = trials["val_mse"].notna()
-    if trials.loc[scored, ["val_psnr_db", "epochs_run"]].isna().to_numpy().any():
+    values = {name: trials[name].to_pylist() for name in _CHECKED}
+    if any(
+        not parquet.is_missing(error) and (parquet.is_missing(psnr_db) or n_epochs is None)
+        for error, psnr_db, n_epochs in zip(
+            values["val_mse"], values["val_psnr_db"], values["epochs_run"], strict=True
+        )
+    ):
         raise InputError(f"{path}: where val_mse is, val_psnr_db and epochs_run have to be")
-    if (bad := trials.loc[trials["latent_size"] < 1, "latent_size"]).size:
-        raise InputError(f"{path}: latent_size: {bad.iloc[0]} is not allowed; it is from 1 on")
+    if (least := min(values["latent_size"], default=1)) < 1:
+        raise InputError(f"{path}: latent_size: {least} is not allowed; it is from 1 on")
     for number, state, config in zip(
-        *(trials[name].tolist() for name in ("trial_number", "state", "config")), strict=True
+        values["trial_number"], values["state"], values["config"], strict=True
     ):
         if state not in STATES:
             allowed = ", ".join(STATES)
@@ -107,7 +135,7 @@ def read_epochs(folder: Place) -> pd.DataFrame:
     path, key = folder / "epochs.parquet", ["trial_number", "epoch"]
     epochs = parquet.read_table(path, EPOCH_COLUMNS, filled=key, key=key, later=LATER_OF_EPOCHS)
     check_errors(path, epochs)
-    return epochs
+    return parquet.to_frame(path, epochs)
 
 
 def read_baselines(folder: Place, fingerprint: str | None = None) -> pd.DataFrame | None:
@@ -126,8 +154,9 @@ def read_baselines(folder: Place, fingerprint: str | None = None) -> pd.DataFram
     path = folder / "baselines.parquet"
     if not path.exists():
         return None
-    baselines = parquet.read_table(path, BASELINE_COLUMNS, filled=["baseline", "val_mse"])
-    check_errors(path, baselines)
+    table = parquet.read_table(path, BASELINE_COLUMNS, filled=["baseline", "val_mse"])
+    check_errors(path, table)
+    baselines = parquet.to_frame(path, table)
     if fingerprint is None:
         return baselines
     return baselines[baselines["data_fingerprint"] == fingerprint]
@@ -151,14 +180,14 @@ def read_pictures(folder: Place) -> pd.DataFrame | None:
         return None
     key = ["trial_number", "shows", "image"]
     filled = ["trial_number", "shows", *MEASURES]
-    pictures = parquet.read_table(path, PICTURE_COLUMNS, filled=filled, key=key)
+    pictures = parquet.read_frame(path, PICTURE_COLUMNS, filled=filled, key=key)
     if (bad := pictures.loc[~pictures["shows"].isin(SHOWS), "shows"]).size:
         allowed = ", ".join(SHOWS)
         raise InputError(f"{path}: shows: {bad.iloc[0]!r} is not allowed; allowed: {allowed}")
     return pictures
 
 
-def check_errors(path: Place, table: pd.DataFrame) -> None:
+def check_errors(path: Place, table: pa.Table) -> None:
     """Check the range of the validation errors in a table.
 
     Args:
@@ -168,8 +197,8 @@ def check_errors(path: Place, table: pd.DataFrame) -> None:
     Raises:
         InputError: An error is negative or too large.
     """
-    errors = table["val_mse"].dropna()
-    if (bad := errors[(errors < 0) | (errors > MOST_ERROR)]).size:
+    errors = [e for e in table["val_mse"].to_pylist() if not parquet.is_missing(e)]
+    if bad := [error for error in errors if not 0 <= error <= MOST_ERROR]:
         raise InputError(
-            f"{path}: val_mse: {bad.iloc[0]} is not allowed; it is from 0 to {MOST_ERROR:g}"
+            f"{path}: val_mse: {bad[0]} is not allowed; it is from 0 to {MOST_ERROR:g}"
         )

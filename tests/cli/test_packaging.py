@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from synthetic_study import long_study
 
 from raycae.cli import main
 
@@ -65,20 +66,57 @@ def test_summary(command: str) -> None:
 
 @pytest.mark.parametrize("command", main.COMMANDS)
 def test_every_command_is_documented(command: str) -> None:
-    """Oracle: the README or a guide shows it, `--help` has an example of it, and asking costs
-    neither torch nor Ray."""
+    """Oracle: the README or a guide shows it, and `--help` has an example of it."""
     assert f"raycae {command}" in "".join(page.read_text() for page in USER_PAGES)
+    assert f"Example: raycae {command}" in " ".join(main.load_command(command).help.split())
+
+
+HEAVY = "torch ray optuna pandas pyarrow numpy PIL plotly scipy jinja2"
+"""Packages that take 0.1 s of CPU or more to import."""
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("--help", ""),
+        ("--version", ""),
+        *((f"{command} --help", "") for command in ("spaces", "preview", "search", "trial")),
+        *((f"{command} --help", "") for command in ("show", "evaluate", "report")),
+        ("spaces", ""),
+        ("preview", "optuna numpy"),
+        ("show", "pyarrow numpy"),
+    ],
+)
+def test_commands_import_little(words: str, needed: str, tmp_path: Path) -> None:
+    """Oracle: the packages in `HEAVY`, in a fresh process; `needed` are those that a command
+    cannot do without."""
+    if words == "show":
+        words = f"show {long_study(tmp_path / 'long', 8)}"
     code = (
         "import sys; from raycae.cli.main import app\n"
-        f"try: app(['{command}', '--help'])\n"
+        f"try: app({words.split()})\n"
         "except SystemExit: pass\n"
-        "print('heavy:', {'torch', 'ray'} & set(sys.modules))"
+        f"print('heavy:', *sorted({{*{HEAVY.split()}}} & {{*sys.modules}}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert f"Example: raycae {command}" in " ".join(done.stdout.split())
-    assert "heavy: set()" in done.stdout
+    *output, heavy = done.stdout.splitlines()
+    assert len(output) > 2 or words == "--version"
+    assert heavy.split()[1:] == sorted(needed.split())
+
+
+def test_a_worker_imports_little() -> None:
+    """Oracle: what Ray Tune and torch import themselves, in a fresh process."""
+    code = """
+import sys, torch
+from ray import tune
+before = {name.partition(".")[0] for name in sys.modules}
+import raycae.execution.trainable
+print(*{name.partition(".")[0] for name in sys.modules} - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"raycae", "PIL", "safetensors"}
 
 
 def test_readme_options_exist() -> None:
@@ -151,12 +189,14 @@ def test_packages_import_one_way() -> None:
 def test_packages_stay_light() -> None:
     """Oracle: which of torch, Ray and Optuna a module may not load, in fresh interpreters."""
     rules = {
-        "space.loading": {"torch", "ray"},
+        "space.loading": {"torch", "ray", "optuna", "numpy"},
         "model.architecture": {"torch", "ray", "optuna"},
         "study.study": {"torch", "ray"},
         "optimization.proposer": {"torch", "ray"},
         "optimization.early_stopping": {"torch", "ray", "optuna"},
-        "study.tables": {"torch", "ray", "optuna"},
+        "study.tables": {"torch", "ray", "optuna", "pandas"},
+        "study.find": {"torch", "ray", "optuna", "pandas"},
+        "execution.search_options": {"torch", "ray", "optuna", "pandas", "numpy"},
         "report.trials": {"torch", "ray", "optuna"},
         "report.plotting": {"torch", "ray", "optuna"},
         "report.sections.importance": {"torch", "ray"},
@@ -178,7 +218,6 @@ def test_packages_stay_light() -> None:
         "execution.ray_session": {"torch", "ray", "optuna"},
         "execution.runner": {"torch", "ray"},
         "cli.jobs": {"torch", "ray"},
-        "cli.main": {"torch", "ray"},
     }
     # One interpreter for all modules with the same rule: each is checked as it is imported.
     code = textwrap.dedent(

@@ -12,7 +12,8 @@ import pytest
 
 import raycae
 from raycae.cli import main
-from raycae.execution.search_options import OPTIONS, SourceOptions
+from raycae.execution.search_options import OPTIONS, SAMPLERS, SourceOptions
+from raycae.optimization import samplers
 from raycae.study.plan import Plan, read_plan_facts
 
 PARAMETERS = inspect.signature(raycae.run_search).parameters
@@ -40,6 +41,11 @@ def test_python_and_the_command_agree() -> None:
             assert types & {str, Sequence[str]}
         else:
             assert types == {type(typed[name])}
+
+
+def test_sampler_names() -> None:
+    """Oracle: the table of samplers."""
+    assert tuple(samplers.SAMPLERS) == SAMPLERS
 
 
 def test_the_signature_is_typed() -> None:
