@@ -54,9 +54,6 @@ fixed: {optimizer: sgd, refine: 8}
 """
 N_DRAWS = 3000
 """Random configurations from which the marks of a task are computed."""
-N_REFINED = 10
-"""The best of them, and of each round after them, around which the best error is looked for."""
-N_ROUNDS = 8
 LEAST_ERROR = 1e-3
 """Least error in per cent; the surrogate may predict an accuracy above 100 %."""
 
@@ -122,22 +119,12 @@ class Task:
     def marks(self) -> dict[str, float]:
         """The errors in per cent that results are compared with.
 
-        "median": half of all random configurations reach it at some epoch. "best": the lowest that
-        `N_DRAWS` random configurations and `N_ROUNDS` rounds of changes to the best ones found.
+        "median": half of `N_DRAWS` random configurations reach it at some epoch. "best": the lowest
+        error of any of them. Looking for lower ones finds corners where the surrogate errs.
         """
-        draw = np.random.default_rng(0)
-        units = draw.random((N_DRAWS, len(STAND_INS)))
+        units = np.random.default_rng(0).random((N_DRAWS, len(STAND_INS)))
         errors = self._predict_lowest(units)
-        marks = {"median": float(np.median(errors))}
-        for width in np.geomspace(0.2, 0.005, N_ROUNDS):
-            order = np.argsort(errors)[:N_REFINED]
-            units, errors = units[order], errors[order]
-            steps = draw.normal(0, width, (20, *units.shape))
-            steps *= draw.random(steps.shape) < 0.5
-            new = np.clip(units + steps, 0, 1).reshape(-1, len(STAND_INS))
-            units = np.concatenate([units, new])
-            errors = np.concatenate([errors, self._predict_lowest(new)])
-        return marks | {"best": float(errors.min())}
+        return {"median": float(np.median(errors)), "best": float(errors.min())}
 
     def _predict_lowest(self, units: Any) -> Any:
         """Predict the lowest error of configurations in the unit cube, (N, 7)."""

@@ -1,8 +1,8 @@
 """Race over LCBench: how good the best trial of each method is after 5, 10 and 20 full trainings.
 
 Every method searches the same space over the same learning curves (`lcbench.Task`) with simulated
-workers, by the searcher and early-stopping code of a real search. Regret is 0 at the best known
-error of a task and 1 at the median of random configurations, on a logarithmic scale. raycae's
+workers, by the searcher and early-stopping code of a real search. Regret is 0 at the best and 1 at
+the median of 3,000 random configurations that ran to their end, on a logarithmic scale. raycae's
 defaults were chosen with the tasks `lcbench.DEVELOPMENT` and seeds 1 to 3; the tasks
 `lcbench.HELD_OUT` and seeds from 101 on were never looked at before. Every run is saved in
 `analysis/recorded/lcbench/runs.csv` as soon as it ends, and runs that are saved are not repeated.
