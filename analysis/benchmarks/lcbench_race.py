@@ -146,7 +146,8 @@ def save_marks(task: lcbench.Task) -> None:
 
 def add_regret(runs: pd.DataFrame) -> pd.DataFrame:
     """Add the normalised regret after each budget, `regret_260` and so on."""
-    marks = pd.read_csv(FOLDER / "marks.csv", dtype={"task": str}).set_index("task")
+    marks = pd.read_csv(FOLDER / "marks.csv", dtype={"task": str})
+    marks = marks.drop_duplicates("task").set_index("task")
     best, median = (runs["task"].map(marks[name]) for name in ("best", "median"))
     columns = {
         f"regret_{budget}": np.log(runs[f"error_{budget}"] / best) / np.log(median / best)

@@ -77,6 +77,29 @@ def test_proposals_are_a_function_of_seed_and_history(sampler: str, tiny_space: 
     assert finish(resumed, range(10, 16)) == whole[10:]
 
 
+def test_a_restart_among_stopped_trials(tiny_space: Space) -> None:
+    """Oracle: the search that was not interrupted: after the same reports, in their order, of
+    trials that were stopped, that ended and that run, the next proposals are the same."""
+    original, resumed = (Proposer(tiny_space, "tpe", seed=1) for _ in range(2))
+    for number in range(24):
+        proposal = original.propose(number)
+        assert proposal is not None
+        resumed.reopen(number, proposal)
+        error = abs(math.log(proposal.config.lr / 0.003)) + 0.1
+        n_epochs = 9 if number % 5 == 0 else 4 if number % 2 else 1
+        for proposer in (original, resumed):
+            for epoch in range(1, n_epochs + 1):
+                proposer.report(number, epoch, error / epoch)
+            if number < 22:
+                state = "COMPLETE" if n_epochs == 9 else "PRUNED"
+                proposer.tell(number, state, error / n_epochs)
+    seen = [trial.value for trial in original.history.select_recent().values()]
+    assert 10 <= len(seen) < 24
+    assert [trial.value for trial in resumed.history.select_recent().values()] == seen
+    proposals = [original.propose(number) for number in (24, 25)]
+    assert [resumed.propose(number) for number in (24, 25)] == proposals
+
+
 def test_points_with_several_seeds(tiny_space: Space) -> None:
     """Oracle: each seed takes every point before the next seed does; of two that a restart finds
     in the ledger neither comes again; then nothing more."""
