@@ -126,8 +126,11 @@ class Task:
         errors = self._predict_lowest(units)
         return {"median": float(np.median(errors)), "best": float(errors.min())}
 
-    def _predict_lowest(self, units: Any) -> Any:
-        """Predict the lowest error of configurations in the unit cube, (N, 7)."""
+    def scale(self, units: Any) -> Any:
+        """Return the hyperparameters at points of the unit cube, (N, 7), for `predict`.
+
+        Integers are rounded, so the ends of a range come half as often as the other values.
+        """
         columns = []
         for name, unit in zip(self.space.parameters, units.T, strict=True):
             bounds = self.space.parameters[name].distribution
@@ -135,7 +138,11 @@ class Task:
             value = low * (high / low) ** unit if bounds.log else low + (high - low) * unit
             columns.append(np.round(value) if isinstance(low, int) else value)
         columns[4] -= 1  # refine_convs is one more than the number of layers.
-        values = np.stack(columns, axis=1)
+        return np.stack(columns, axis=1)
+
+    def _predict_lowest(self, units: Any) -> Any:
+        """Predict the lowest error of configurations in the unit cube, (N, 7)."""
+        values = self.scale(units)
         parts = np.array_split(values, max(1, len(values) // 500))
         return np.concatenate([self.predict(part)[0].min(axis=1) for part in parts])
 
