@@ -61,7 +61,12 @@ from raycae.config import Config
 from raycae.execution import recorded_curves
 from raycae.execution.recorded_curves import TRUSTED, Recorded
 from raycae.execution.simulator import Searcher, simulate_search
-from raycae.optimization.early_stopping import ExemptBasePoint, StoppingRule, make_rule
+from raycae.optimization.early_stopping import (
+    ExemptBasePoint,
+    StoppingRule,
+    choose_grace,
+    make_rule,
+)
 from raycae.optimization.proposer import Proposer
 from raycae.report import plotting
 from raycae.storage.files import write_atomic
@@ -89,7 +94,8 @@ def make_raycae(sampler: str, scheduler: str, **options: Any) -> Contender:
     """Return a factory for raycae's searcher and early stopping."""
 
     def make(world: Recorded, seed: int) -> tuple[Searcher, StoppingRule]:
-        return Proposer(world.space, sampler, seed), make_rule(scheduler, world.epochs, **options)
+        given = {"grace": choose_grace(world.epochs), **options}
+        return Proposer(world.space, sampler, seed), make_rule(scheduler, world.epochs, **given)
 
     return make
 

@@ -53,13 +53,17 @@ def build_allowed(space: Space, values: dict[str, Any]) -> Config | None:
     return config if space.check(config) is None else None
 
 
-def find_start(space: Space) -> dict[str, Any]:
-    """Return the parameter values of the first named point.
+def list_starts(space: Space) -> list[dict[str, Any]]:
+    """Return the parameter values of the first named point, if there is one.
 
     A parameter that the point does not set, or sets outside of its range, is at its middle.
     """
-    middles = {name: parameter.middle for name, parameter in space.parameters.items()}
-    return middles | space.params_of(next(iter(space.points.values())))
+    return [find_middle(space) | space.params_of(point) for point in [*space.points.values()][:1]]
+
+
+def find_middle(space: Space) -> dict[str, Any]:
+    """Return the middle of the range of each parameter."""
+    return {name: parameter.middle for name, parameter in space.parameters.items()}
 
 
 class RayASHA:
@@ -135,7 +139,7 @@ class RayOptunaSearch:
 
         self.space = space
         self.search = OptunaSearch(
-            define, metric="val_mse", mode="min", seed=seed, points_to_evaluate=[find_start(space)]
+            define, metric="val_mse", mode="min", seed=seed, points_to_evaluate=list_starts(space)
         )
         self.asha = RayASHA(epochs)
         self.ids: dict[int, str] = {}
@@ -172,8 +176,8 @@ class RayOptunaSearch:
         self.search.on_trial_complete(trial_id, result=result, error=result is None)
 
 
-class OptunaHyperband:
-    """Optuna's `TPESampler()` with `HyperbandPruner` over the epochs.
+class OptunaStudy:
+    """An Optuna study with a sampler and a pruner.
 
     A refused configuration is reported as FAIL, the state of a trial whose objective raised.
     """
@@ -182,13 +186,22 @@ class OptunaHyperband:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study = optuna.create_study(
-                sampler=optuna.samplers.TPESampler(seed=seed),
-                pruner=optuna.pruners.HyperbandPruner(1, epochs, 3),
+                sampler=self.make_sampler(seed),
+                pruner=self.make_pruner(epochs),
                 study_name=str(seed),  # the brackets are drawn from it
             )
-        self.study.enqueue_trial(find_start(space))
+        for start in list_starts(space):
+            self.study.enqueue_trial(start)
         self.space = space
         self.open: dict[int, Trial] = {}
+
+    def make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        """Make Optuna's default sampler."""
+        return optuna.samplers.TPESampler(seed=seed)
+
+    def make_pruner(self, epochs: int) -> optuna.pruners.BasePruner:
+        """Make the pruner for trials of `epochs` epochs."""
+        raise NotImplementedError
 
     def propose(self, number: int) -> Proposal:
         while True:
@@ -211,6 +224,25 @@ class OptunaHyperband:
         self.study.tell(self.open.pop(number), final, TrialState[state])
 
 
+class OptunaHyperband(OptunaStudy):
+    """Optuna's `TPESampler()` with `HyperbandPruner` over the epochs."""
+
+    def make_pruner(self, epochs: int) -> optuna.pruners.BasePruner:
+        return optuna.pruners.HyperbandPruner(1, epochs, 3)
+
+
+class OptunaHalving(OptunaStudy):
+    """Optuna's multivariate TPE, with groups and constant liar, and `SuccessiveHalvingPruner()`."""
+
+    def make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True
+        )
+
+    def make_pruner(self, epochs: int) -> optuna.pruners.BasePruner:
+        return optuna.pruners.SuccessiveHalvingPruner()
+
+
 class SyneTune:
     """syne-tune's `ASHACQR` (Salinas et al., ICML 2023), the best in its authors' comparison.
 
@@ -229,7 +261,7 @@ class SyneTune:
             time_attr="epoch",
             max_t=epochs,
             random_seed=seed,
-            points_to_evaluate=[find_start(space)],
+            points_to_evaluate=list_starts(space),
         )
         self.space = space
         self.trials: dict[int, Any] = {}
@@ -310,7 +342,7 @@ class SMAC:
             crash_cost=1.0,
             output_directory=self.folder.name,
         )
-        initial = [configspace.get_default_configuration()]
+        initial = [configspace.get_default_configuration()] if space.points else []
         while len(initial) < self.N_INITIAL:
             config = configspace.sample_configuration()
             if build_allowed(space, dict(config)):
@@ -333,7 +365,7 @@ class SMAC:
         import ConfigSpace
 
         made = ConfigSpace.ConfigurationSpace(seed=seed)
-        start = find_start(space)
+        start = next(iter(list_starts(space)), find_middle(space))
         for name, parameter in space.parameters.items():
             match parameter.distribution:
                 case CategoricalDistribution() as d:

@@ -15,7 +15,7 @@ from raycae.errors import InputError
 from raycae.execution.search_options import MAX_SEED
 from raycae.execution.simulator import Epoch, simulate_search
 from raycae.formatting import make_printable
-from raycae.optimization.early_stopping import FACTOR, SCHEDULERS, make_rule
+from raycae.optimization.early_stopping import FACTOR, SCHEDULERS, choose_grace, make_rule
 from raycae.optimization.proposer import Proposer
 from raycae.optimization.samplers import SAMPLERS
 from raycae.study import find
@@ -47,8 +47,14 @@ def run_simulation(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="W", help="Trials at a time.")] = 2,
     grace: Annotated[
-        int, typer.Option(min=1, metavar="E", help="Do not stop a trial before epoch E.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="E",
+            help="Do not stop a trial before epoch E.",
+            show_default="a twelfth of the epochs, at least 1",
+        ),
+    ] = None,
     factor: Annotated[
         int,
         typer.Option(
@@ -76,7 +82,7 @@ def run_simulation(
         raise InputError(f"--epochs {epochs}: the curves end after epoch {recorded.epochs}.")
     epochs = epochs or recorded.epochs
     proposer = Proposer(recorded.space, sampler, seed)
-    rule = make_rule(scheduler, epochs, grace=grace, factor=factor)
+    rule = make_rule(scheduler, epochs, grace=grace or choose_grace(epochs), factor=factor)
     print_recorded_curves(studies, recorded)
     started_s = time.perf_counter()
     ended = simulate_search(proposer, rule, recorded, trials=trials, epochs=epochs, workers=workers)

@@ -222,7 +222,7 @@ class KeywordOptions(TypedDict, total=False):
         Option(
             "Do not stop a trial before epoch E.",
             "E",
-            default_text="1",
+            default_text="a twelfth of the epochs, at least 1",
             minimum=1,
             is_recorded=True,
         ),

@@ -26,7 +26,7 @@ from raycae.execution.option_values import (
 )
 from raycae.execution.resuming import plan_resumed_study
 from raycae.execution.search_options import OPTIONS, complete_options
-from raycae.optimization.early_stopping import FACTOR
+from raycae.optimization.early_stopping import FACTOR, choose_grace
 from raycae.optimization.feasibility import find_reachable_strata, require_possible
 from raycae.optimization.frontier import USUAL_STRATA
 from raycae.optimization.samplers import choose_sampler
@@ -272,6 +272,8 @@ def plan_new_study(
     settings = {**defaults, **recorded}
     if settings["scheduler"] == "none":
         require_early_stopping(recorded)
+    else:
+        settings.setdefault("grace", choose_grace(settings["epochs"]))
     total = parse_trials(trials, so_far=0) or budget.trials
     only_points = trials is None and not space.file.params and sampler != "greedy"
     if sampler == "points" or (only_points and space.points):

@@ -15,7 +15,7 @@ from raycae.optimization.proposer import Proposal
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
 if TYPE_CHECKING:
-    from raycae.execution.recorded_curves import Recorded
+    from raycae.config import Config
     from raycae.execution.surrogate import Curve
 
 
@@ -30,6 +30,13 @@ class Searcher(Protocol):
 
     def tell(self, number: int, state: str, value: float | None) -> None:
         """Report the state in which trial `number` ended, and its lowest error."""
+
+
+class World(Protocol):
+    """What a simulation needs to get learning curves, e.g. a `recorded_curves.Recorded`."""
+
+    def get_curve(self, config: Config, seed: int) -> Curve:
+        """Return the curve of a configuration with a seed, the same every time."""
 
 
 class Epoch(NamedTuple):
@@ -55,7 +62,7 @@ class Epoch(NamedTuple):
 def simulate_search(
     searcher: Searcher,
     stopping: StoppingRule,
-    world: Recorded,
+    world: World,
     *,
     trials: int,
     epochs: int,
@@ -66,7 +73,7 @@ def simulate_search(
     Args:
         searcher: Proposes configurations.
         stopping: Decides after each epoch whether a trial continues.
-        world: The recorded curves.
+        world: The learning curves.
         trials: Largest number of trials.
         epochs: Largest number of epochs of a trial.
         workers: Number of trials that run at the same time.

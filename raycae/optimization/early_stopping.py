@@ -25,6 +25,8 @@ NOTHING: Known = {}
 """An empty default for columns that are only read."""
 FACTOR = 4
 """Default reduction factor: about one trial in four continues from a rung."""
+GRACE_SHARE = 12
+"""By default no trial is stopped in the first of this many parts of its epochs."""
 BASE = "base"
 """Name of the point that the report compares the trials of a study with."""
 
@@ -348,6 +350,20 @@ def make_rule(
     options = RuleOptions(epochs, grace, factor, None if stratum else cost, family)
     rule = PerGroup(partial(make, options), stratum) if stratum else make(options)
     return ExemptBasePoint(rule)
+
+
+def choose_grace(epochs: int) -> int:
+    """Choose the first rung of a search that names none.
+
+    The first epochs of a long training often do not tell how it ends (analysis/FINDINGS.md).
+
+    Args:
+        epochs: Epochs of a trial that is not stopped.
+
+    Returns:
+        A twelfth of the epochs, rounded down, and at least 1.
+    """
+    return max(1, epochs // GRACE_SHARE)
 
 
 def list_rungs(name: str, epochs: int, *, grace: int, factor: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -27,6 +26,9 @@ NOTHING: Mapping[Any, Any] = {}
 WINDOW = 200
 """Largest number of trials that a sampler sees; without a limit, proposals would become slower as
 a study grows. A quarter each is for the best and the running trials, the rest for the newest."""
+N_COMPARED = 10
+"""Trials are compared at the highest epoch that this many have reached: as many as Optuna's TPE
+needs to begin."""
 
 
 class History:
@@ -45,6 +47,8 @@ class History:
         self.latent_sizes: dict[int, int] = {}
         """Latent size of every trial, running or ended."""
         self._running: dict[int, FrozenTrial] = {}
+        self._lengths: list[float] = []
+        """`get_length` of the trials that ended, ascending."""
         self._curves: dict[int, dict[int, float]] = defaultdict(dict)
         """Validation error after each epoch of the running trials."""
         self._ranking: list[tuple[float, int]] = []
@@ -115,9 +119,8 @@ class History:
         """
         trial = self._running.pop(number)
         if state != "FAIL":
-            self.ended[number] = self._freeze(
-                number, trial, TrialState[state], self._compute_values(error, known)
-            )
+            values = self._compute_values(error, known)
+            self._keep(number, self._freeze(number, trial, TrialState[state], values))
         if error is not None:
             self._rank(number, error, known)
         self._curves.pop(number, None)
@@ -147,13 +150,14 @@ class History:
             return
         number = -1 - len(self.ended)
         self.latent_sizes[number] = architecture.latent_size
-        self.ended[number] = optuna.trial.create_trial(
+        learned = optuna.trial.create_trial(
             state=TrialState.PRUNED if error is None else TrialState.COMPLETE,
             values=self._compute_values(error, known),
             params=dict(params),
             distributions=dict(distributions),
             intermediate_values=dict(curve),
         )
+        self._keep(number, learned)
         if error is not None:
             self._rank(number, error, known)
 
@@ -162,24 +166,30 @@ class History:
     ) -> dict[int, FrozenTrial]:
         """Select at most `WINDOW` trials for a sampler: the best, the running and the newest ones.
 
-        Trials that did not run to their end have an extrapolated error, unless there is a cost.
+        With one objective, trials are compared after equally many epochs: the highest epoch that
+        `N_COMPARED` trials have reached, as BOHB does (Falkner, Klein & Hutter, ICML 2018).
+        Trials that did not reach it are left out: their errors do not tell how they would have
+        ended. While there are fewer trials, the lowest error so far counts.
 
         Args:
             is_eligible: Whether a trial of a latent size may count among the best.
 
         Returns:
-            Trials by number, ascending.
+            Trials by number, ascending; with one objective all as COMPLETE ones.
         """
-        reported = [n for n in self._running if self._curves[n]] if not self.cost else []
-        running = reported[-WINDOW // 4 :]
         best = {number: self.ended[number] for number in self.list_best(is_eligible)}
         newest = ((n, trial) for n, trial in reversed(self.ended.items()) if n not in best)
+        if self.cost:
+            selected = best | dict(itertools.islice(newest, WINDOW - len(best)))
+            return dict(sorted(selected.items()))
+        epoch = self._find_compared_epoch()
+        reached = [n for n, curve in self._curves.items() if len(curve) >= epoch]
+        running = {n: self._freeze(n, self._running[n]) for n in reached[-WINDOW // 4 :]}
+        comparable = ((n, trial) for n, trial in newest if get_length(trial) >= epoch)
         n_left = WINDOW - len(running) - len(best)
-        selected = best | dict(itertools.islice(newest, n_left))
-        selected |= {n: self._freeze(n, self._running[n], TrialState.RUNNING) for n in running}
-        if not self.cost:
-            selected = extrapolate_unfinished(selected)
-        return dict(sorted(selected.items()))
+        selected = best | running | dict(itertools.islice(comparable, n_left))
+        last = epoch if len(self._lengths) + len(self._curves) >= N_COMPARED else math.inf
+        return {n: measure_up_to(trial, last) for n, trial in sorted(selected.items())}
 
     def list_best(self, is_eligible: Callable[[int], bool]) -> list[int]:
         """List the best trials that ran to their end, at most a quarter of the window.
@@ -197,6 +207,20 @@ class History:
             ranked = [number for _, number in self._ranking]
         eligible = (number for number in ranked if is_eligible(self.latent_sizes[number]))
         return list(itertools.islice(eligible, WINDOW // 4))
+
+    def _find_compared_epoch(self) -> float:
+        """Find the highest epoch that `N_COMPARED` trials have reached; 1 if there are fewer.
+
+        It is infinite if so many trials ran to their end.
+        """
+        running = (len(curve) for curve in self._curves.values())
+        longest = sorted([*self._lengths[-N_COMPARED:], *running])[-N_COMPARED:]
+        return longest[0] if len(longest) == N_COMPARED else 1
+
+    def _keep(self, number: int, trial: FrozenTrial) -> None:
+        """Add a trial that has ended."""
+        self.ended[number] = trial
+        insort(self._lengths, get_length(trial))
 
     def _compute_values(self, error: float | None, known: Mapping[str, Any]) -> list[float] | None:
         """Compute what a sampler minimises; two objectives are compared by their logarithms."""
@@ -216,7 +240,7 @@ class History:
         self,
         number: int,
         trial: FrozenTrial,
-        state: TrialState,
+        state: TrialState = TrialState.RUNNING,
         values: list[float] | None = None,
     ) -> FrozenTrial:
         """Return a running trial with its learning curve, in the given state."""
@@ -242,51 +266,36 @@ class SharedFrozenTrial(FrozenTrial):
         return SharedFrozenTrial(self)
 
 
-def extrapolate_unfinished(trials: dict[int, FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Extrapolate trials that are running or were stopped to the longest learning curve.
-
-    The estimate is the trial's lowest error times the median factors by which the trials that ran
-    longer improved. Optuna itself ranks every stopped trial below every complete one, and every
-    running trial as the worst, although it may run because it is good (analysis/FINDINGS.md).
-
-    Args:
-        trials: Trials by number, with one objective.
-
-    Returns:
-        The same trials, those without an end as COMPLETE ones with the estimated error.
-    """
-    curves = {number: compute_running_minimum(trial) for number, trial in trials.items()}
-    longest = max(map(len, curves.values()), default=0)
-    # By number of epochs: the expected change of log(error) up to the longest curve.
-    expected_change = [0.0] * (longest + 1)
-    for epochs in range(longest - 1, 0, -1):
-        changes = [
-            curve[epochs] - curve[epochs - 1] for curve in curves.values() if epochs < len(curve)
-        ]
-        expected_change[epochs] = expected_change[epochs + 1] + statistics.median(changes)
-    return {
-        number: optuna.trial.create_trial(
-            value=math.exp(curves[number][-1] + expected_change[len(curves[number])]),
-            params=trial.params,
-            distributions=trial.distributions,
-        )
-        if curves[number] and trial.state != TrialState.COMPLETE
-        else trial
-        for number, trial in trials.items()
-    }
-
-
-def compute_running_minimum(trial: FrozenTrial) -> list[float]:
-    """Compute the logarithm of the lowest error so far, after each reported epoch.
+def get_length(trial: FrozenTrial) -> float:
+    """Return the number of epochs of a trial; infinity if it ran to its end.
 
     Args:
         trial: A trial with the error after each epoch as its intermediate values.
+    """
+    if trial.state == TrialState.COMPLETE:
+        return math.inf
+    return len(trial.intermediate_values)
+
+
+def measure_up_to(trial: FrozenTrial, last: float) -> FrozenTrial:
+    """Return a trial with its lowest error up to an epoch.
+
+    Args:
+        trial: A trial with one objective. It has the error after each epoch as its intermediate
+            values, or it is COMPLETE and comes from a study that did not keep them.
+        last: The epoch; infinity for all epochs.
 
     Returns:
-        One natural logarithm for each epoch, in order of the epochs.
+        The trial as a COMPLETE one.
     """
-    errors = (error for _, error in sorted(trial.intermediate_values.items()))
-    return [math.log(max(error, LEAST_ERROR)) for error in itertools.accumulate(errors, min)]
+    errors = [error for _, error in sorted(trial.intermediate_values.items())]
+    if trial.state == TrialState.COMPLETE and (last == math.inf or not errors):
+        return trial
+    return optuna.trial.create_trial(
+        value=min(errors if last == math.inf else errors[: int(last)]),
+        params=trial.params,
+        distributions=trial.distributions,
+    )
 
 
 def make_training_identity(config: Config) -> tuple[Any, ...]:

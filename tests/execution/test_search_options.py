@@ -6,15 +6,18 @@ import inspect
 import typing
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from types import NoneType
 
 import pytest
 
 import raycae
 from raycae.cli import main
+from raycae.execution import search_request
 from raycae.execution.search_options import OPTIONS, SAMPLERS, SourceOptions
 from raycae.optimization import samplers
-from raycae.study.plan import Plan, read_plan_facts
+from raycae.space import loading
+from raycae.study.plan import Plan, load_plan, read_plan_facts
 
 PARAMETERS = inspect.signature(raycae.run_search).parameters
 
@@ -74,3 +77,20 @@ def test_a_plan_records_them() -> None:
             assert list_types(fields[name]) == {option.number_type}
         for choice in option.choices or ():
             assert read_plan_facts({"plan": plan | {name: choice}})[name] == choice
+
+
+def test_the_default_grace_is_recorded(tmp_path: Path) -> None:
+    """Oracle: by hand. A new study records a twelfth of its epochs, so a later default does not
+    change it; a given value stays; an older study, which records 1 or nothing, keeps 1."""
+    ex2 = loading.load_space("ex2")
+
+    def plan(**given: object) -> Plan:
+        return search_request.plan_new_study(tmp_path / "s", ex2, None, given)
+
+    assert [plan().grace, plan(epochs=52).grace, plan(epochs=52, grace=2).grace] == [1, 4, 2]
+    assert plan(epochs=52, scheduler="hyperband").grace == 4
+    assert plan(epochs=52, scheduler="none").grace == 1
+    older = asdict(plan(epochs=52)) | {"grace": 1}
+    assert load_plan({"plan": older}).grace == 1
+    del older["grace"]
+    assert load_plan({"plan": older}).grace == 1

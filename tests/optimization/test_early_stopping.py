@@ -18,6 +18,7 @@ from raycae.optimization.early_stopping import (
     NoStopping,
     ParetoASHA,
     StoppingRule,
+    choose_grace,
     list_rungs,
     make_rule,
 )
@@ -30,6 +31,15 @@ def test_rungs() -> None:
     assert ASHA(10).rungs == [1, 4]
     assert ASHA(1).rungs == []
     assert ASHA(20, grace=2, factor=2).rungs == [2, 4, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "grace"), [(1, 1), (9, 1), (10, 1), (23, 1), (24, 2), (52, 4), (81, 6), (100, 8)]
+)
+def test_the_default_grace(epochs: int, grace: int) -> None:
+    """Oracle: a twelfth of the epochs by hand; it leaves at least one rung above one epoch."""
+    assert choose_grace(epochs) == grace
+    assert bool(ASHA(epochs, grace=grace).rungs) == (epochs > 1)
 
 
 def test_the_best_third_goes_on() -> None:

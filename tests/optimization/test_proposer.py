@@ -8,6 +8,8 @@ import math
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, resolve
@@ -17,7 +19,7 @@ from raycae.optimization import history
 from raycae.optimization.feasibility import find_reachable_strata, require_possible
 from raycae.optimization.frontier import Strata
 from raycae.optimization.grid import list_grid
-from raycae.optimization.history import make_training_identity
+from raycae.optimization.history import History, make_training_identity
 from raycae.optimization.proposer import Proposal, Proposer
 from raycae.optimization.samplers import SAMPLERS
 from raycae.space import loading
@@ -73,6 +75,29 @@ def test_proposals_are_a_function_of_seed_and_history(sampler: str, tiny_space: 
         value = original.study.trials[number].value
         resumed.tell(number, "COMPLETE", value)
     assert finish(resumed, range(10, 16)) == whole[10:]
+
+
+def test_a_restart_among_stopped_trials(tiny_space: Space) -> None:
+    """Oracle: the search that was not interrupted: after the same reports, in their order, of
+    trials that were stopped, that ended and that run, the next proposals are the same."""
+    original, resumed = (Proposer(tiny_space, "tpe", seed=1) for _ in range(2))
+    for number in range(24):
+        proposal = original.propose(number)
+        assert proposal is not None
+        resumed.reopen(number, proposal)
+        error = abs(math.log(proposal.config.lr / 0.003)) + 0.1
+        n_epochs = 9 if number % 5 == 0 else 4 if number % 2 else 1
+        for proposer in (original, resumed):
+            for epoch in range(1, n_epochs + 1):
+                proposer.report(number, epoch, error / epoch)
+            if number < 22:
+                state = "COMPLETE" if n_epochs == 9 else "PRUNED"
+                proposer.tell(number, state, error / n_epochs)
+    seen = [trial.value for trial in original.history.select_recent().values()]
+    assert 10 <= len(seen) < 24
+    assert [trial.value for trial in resumed.history.select_recent().values()] == seen
+    proposals = [original.propose(number) for number in (24, 25)]
+    assert [resumed.propose(number) for number in (24, 25)] == proposals
 
 
 def test_points_with_several_seeds(tiny_space: Space) -> None:
@@ -312,48 +337,82 @@ def test_constraints_are_kept_before_a_trial_is_issued() -> None:
 
 
 def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: by hand, with a window of 8: of twelve that ended the two with the least errors, of
-    three that run and said something the newest two, and the newest of the others; none that
-    failed, none that has not come to its first epoch."""
+    """Oracle: by hand, with a window of 8. Of twelve that ended: the two with the lowest errors of
+    those that ran to their end, then the newest. Of three that run and have an epoch: the newest
+    two. None that failed, none without an epoch."""
     monkeypatch.setattr(history, "WINDOW", 8)
     proposer = Proposer(tiny_space)
-    errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55]
+    errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55, 0.97, 0.98, 0.99]
     for number in range(16):
         proposer.propose(number)
         if number < 15:
-            proposer.report(number, 1, 0.99)
-    for number, error in enumerate(errors):
-        proposer.tell(number, "FAIL" if number == 11 else "COMPLETE", error)
+            proposer.report(number, 1, errors[number])
+    for number, error in enumerate(errors[:12]):
+        state = "FAIL" if number == 11 else "COMPLETE" if number < 6 else "PRUNED"
+        proposer.tell(number, state, error)
     seen = list(proposer.history.select_recent().values())
     assert [trial.value for trial in seen] == [
         *(0.1, 0.2),  # the best, as trials 1 and 3
         *(0.4, 0.3, 0.35, 0.45),
-        *(0.99, 0.99),
+        *(0.98, 0.99),
     ]
     assert [trial.params for trial in seen[-2:]] == [
         proposer.study.trials[number].params for number in (13, 14)
     ]
 
 
-def test_stopped_trials_are_seen_at_their_end(tiny_space: Space) -> None:
-    """Oracle: by hand. Two ran three epochs, halving the error and then taking a third and a half
-    off it; one was stopped after the first, one runs after the second, in which it got worse. A
-    good stopped trial comes before a bad complete one."""
+def test_trials_are_compared_after_equally_many_epochs(
+    tiny_space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand, with three trials to compare. Epoch 2 is the last that three have reached:
+    two of the three that ran on, and one that runs. The lowest error up to there counts, not what
+    came later. The one that was stopped after epoch 1 is left out, good as it looked."""
+    monkeypatch.setattr(history, "N_COMPARED", 3)
     proposer = Proposer(tiny_space)
-    curves = [[0.9, 0.45, 0.3], [0.8, 0.4, 0.2], [0.1], [0.6, 0.7]]
+    curves = [[0.9, 0.45, 0.3], [0.4, 0.8, 0.2], [0.1], [0.6, 0.7]]
     for number, curve in enumerate(curves):
         proposer.propose(number)
         for epoch, error in enumerate(curve, 1):
             proposer.report(number, epoch, error)
     for number, state in enumerate(["COMPLETE", "COMPLETE", "PRUNED"]):
         proposer.tell(number, state, min(curves[number]))
-    second = math.sqrt(2 / 3 * 1 / 2)  # between two the median lies in the middle, of logarithms
-    first = 1 / 2  # of 1/2, 1/2 and 1
-    seen = [trial.value for trial in proposer.history.select_recent().values()]
-    assert seen == pytest.approx([0.3, 0.2, 0.1 * first * second, 0.6 * second])
-    assert {trial.state for trial in proposer.history.select_recent().values()} == {
-        TrialState.COMPLETE
+    seen = proposer.history.select_recent()
+    assert {number: trial.value for number, trial in seen.items()} == {0: 0.45, 1: 0.4, 3: 0.6}
+    assert {trial.state for trial in seen.values()} == {TrialState.COMPLETE}
+    proposer.propose(4)
+    proposer.report(4, 1, 0.5)
+    proposer.tell(4, "COMPLETE", 0.5)
+    # Three ran to their end, so only these and their lowest errors count.
+    seen = proposer.history.select_recent()
+    assert {number: trial.value for number, trial in seen.items()} == {0: 0.3, 1: 0.2, 4: 0.5}
+
+
+@given(st.lists(st.tuples(st.lists(st.floats(0.01, 1), max_size=6), st.booleans()), max_size=30))
+def test_the_sampler_compares_what_bohb_compares(trials: list[tuple[list[float], bool]]) -> None:
+    """Oracle: BOHB's choice of the budget, by counting: the highest epoch that ten trials have,
+    and of these trials the lowest error up to it. Those that ended COMPLETE have all epochs."""
+    kept = History()
+    config = resolve({})
+    curves: dict[int, list[float]] = {}
+    is_complete: dict[int, bool] = {}
+    for number, (curve, completes) in enumerate(trials):
+        kept.begin(number, config, {}, {})
+        for epoch, error in enumerate(curve, 1):
+            kept.report(number, epoch, error)
+        if curve:
+            curves[number], is_complete[number] = curve, completes
+            state = "COMPLETE" if completes else "PRUNED"
+            kept.end(number, state, min(curve) if completes else None)
+    longest = 7  # More than any curve; only COMPLETE trials count as having it.
+    reach = {n: longest if is_complete[n] else len(curve) for n, curve in curves.items()}
+    epochs = [e for e in range(1, longest + 1) if sum(r >= e for r in reach.values()) >= 10]
+    last = max(epochs, default=1)
+    expected = {
+        n: min(curve[:last] if len(curves) >= 10 else curve)
+        for n, curve in curves.items()
+        if reach[n] >= last
     }
+    assert {n: trial.value for n, trial in kept.select_recent().items()} == expected
 
 
 def test_impossible_constraint_is_refused(tiny_space: Space) -> None:
