@@ -314,7 +314,7 @@ def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
         The optimizer.
     """
     weights, lr, decay = model.parameters(), config.lr, config.weight_decay
-    make = without_compiler(OPTIMIZERS[config.optimizer])
+    make = derive_optimizer(config.optimizer)
     match config.optimizer:
         case "sgd":
             return make(weights, lr, momentum=config.momentum, weight_decay=decay, fused=True)
@@ -325,7 +325,7 @@ def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
 
 
 @lru_cache
-def without_compiler(optimizer: type[Optimizer]) -> Any:
+def derive_optimizer(name: str) -> Any:
     """Derive an optimizer whose methods do not import torch's compiler.
 
     Torch decorates these methods so that `torch.compile` leaves them out. The decorators import
@@ -333,11 +333,12 @@ def without_compiler(optimizer: type[Optimizer]) -> Any:
     methods inside compute the same; `step` is called without gradients, as by its decorator.
 
     Args:
-        optimizer: A class of `torch.optim`.
+        name: A key of `OPTIMIZERS`.
 
     Returns:
         The derived class.
     """
+    optimizer = OPTIMIZERS[name]
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(Optimizer, name)) for name in names}
     step = torch.no_grad()(inspect.unwrap(optimizer.step))
