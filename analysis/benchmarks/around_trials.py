@@ -3,10 +3,10 @@
     python analysis/benchmarks/around_trials.py [--few 100] [--many 3000] [--repeats 3]
 
 It uses one local Ray with two trial slots. First, all variants run FEW trials in turn, REPEATS
-times. Then the variants that reuse actors run MANY trials. It prints medians of the time of a whole
-run, including the start of its processes, and of the driver's CPU time per trial. Finally it runs
-trials of one second each. It prints which share of that second the study, the live view and a
-trial's files take, and how long a slot is idle between two trials.
+times. Then the variants that reuse actors run MANY trials. Tune's own loggers are off. It prints
+medians of the time of a whole run, including the start of its processes, and of the driver's CPU
+time per trial. Finally it runs trials of one second each. It prints which share of that second the
+study, the live view and a trial's files take, and how long a slot is idle between two trials.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import os
 import platform
 import statistics
 import tempfile
@@ -153,6 +154,7 @@ def main() -> None:
         f"{platform.python_version()}"
     )
     print(f"ray {ray.__version__}, optuna {optuna.__version__}, torch {torch.__version__}")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # as a search does
     images = data.load("photos", limit=32)
     ways: dict[str, Callable[[int], object]] = {
         "Tune, as it comes": functools.partial(stock, reuse=False),

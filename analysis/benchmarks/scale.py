@@ -68,13 +68,19 @@ def main() -> None:
     print(f"one driver is busy all the time at {feeds:,.0f} places with epochs of {EPOCH_S:.0f} s")
 
 
+DEAF = SimpleNamespace(
+    ray_actor=SimpleNamespace(reset_config=SimpleNamespace(remote=lambda config: None))
+)
+"""The state of a trial of Tune whose actor takes its next attempts and does nothing."""
+
+
 def simulated(folder: Path, trials: int) -> dict[str, Any]:
     """One study before simulated machines."""
     plan = Plan("s", "ex2", "photos", trials, EPOCHS, None, 0, "tpe", "asha", factor=4)
     study = create_study(folder, plan, loading.load_space("ex2"), FACTS)
     books = SearchState(study, lambda: False, Progress(trials, EPOCHS))
     searcher = StudySearcher(books, {}, lambda: MACHINES * PLACES_EACH)
-    stopper = StudyStopper(books)
+    stopper = StudyStopper(books, searcher.continue_worker)
     callback = StudyCallback(books)
     draw = np.random.default_rng(0)
     free: list[tuple[float, int, Any]] = [(0.0, n, None) for n in range(MACHINES * PLACES_EACH)]
@@ -90,15 +96,22 @@ def simulated(folder: Path, trials: int) -> dict[str, Any]:
             results += 1
             trial.epoch += 1
             error = 0.02 + 0.1 * draw.random() ** 3 / trial.epoch
-            goes_on = not stopper("", {"reports": [measured(trial, error)]})
+            attempts = trial.config["attempts"]
+            goes_on = not stopper(str(where), {"reports": [measured(trial, error)]})
             if goes_on:
+                if trial.config["attempts"] is not attempts:
+                    trial.epoch = 0
+                    if at:
+                        waits.append(driver + time.perf_counter() - begun - at)
                 driver += time.perf_counter() - begun
                 heapq.heappush(free, (driver + epoch_s(draw), where, trial))
                 continue
             searcher.on_trial_complete(str(where))
         config = searcher.suggest(str(where))
         if isinstance(config, dict):
-            trial = SimpleNamespace(config=config, epoch=0, temporary_state=None)
+            trial = SimpleNamespace(
+                config=config, epoch=0, trial_id=str(where), temporary_state=DEAF
+            )
             callback.on_trial_start(0, [], trial)
             driver += time.perf_counter() - begun
             if at:  # the first places all fall free at once

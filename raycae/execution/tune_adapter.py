@@ -1,9 +1,11 @@
 """Ray Tune's interfaces to a `Study`: the searcher, the stopper and the callback.
 
-Each trial of Tune is one worker's job: one attempt at a trial of the study, or the attempts that a
-fused group trains together. Tune's own retries are not used, because they know neither attempts nor
-why a worker was lost. Tune pickles these objects into its own snapshot. raycae resumes from the
-ledger and never reads that snapshot, so they pickle as nothing.
+Each trial of Tune is one worker. It trains one attempt at a trial of the study, or the attempts of
+a fused group, and then the next ones, until there are none: with a trial of Tune for each attempt,
+the driver needs twice as much CPU time for a trial (analysis/FINDINGS.md). Tune's own retries are
+not used, because they know neither attempts nor why a worker was lost. Tune pickles these objects
+into its own snapshot. raycae resumes from the ledger and never reads that snapshot, so they pickle
+as nothing.
 """
 
 from __future__ import annotations
@@ -91,6 +93,18 @@ class SearchState:
         for tune_trial in self.running.values():
             kill_worker(tune_trial)
         return True
+
+    def start_attempts(self, tune_trial: Any) -> None:
+        """Record that a worker starts the attempts in its config.
+
+        Args:
+            tune_trial: The trial of Tune that it runs.
+        """
+        attempts = list_attempts(tune_trial)
+        for number, attempt in attempts:
+            self.running[number] = tune_trial
+            with self.catch_faults():
+                self.study.start_attempt(number, attempt, len(attempts))
 
     def handle_report(self, report: Report) -> bool:
         """Pass a worker's report on to the study.
@@ -284,6 +298,29 @@ class StudySearcher(NotPickled, Searcher):
         self._suggested.add(trial_id)
         return {"attempts": attempts, **self._settings}
 
+    def continue_worker(self, tune_trial: Any) -> bool:
+        """Give a worker whose attempts are over its next ones.
+
+        Args:
+            tune_trial: The trial of Tune that it runs.
+
+        Returns:
+            False if there are none now, or if fewer workers may run than do. The worker then ends
+            its trial of Tune.
+        """
+        if self._state.is_stopping() or len(self._suggested) > self._count_slots():
+            return False
+        with self._state.catch_faults(), self._state.study.journal.write_as_one_part():
+            if not (attempts := self._take_group()):
+                return False
+            tune_trial.config = {"attempts": attempts, **self._settings}
+            self._state.start_attempts(tune_trial)
+        if self._state.fault:
+            return False
+        # The actor takes calls in order, so this one comes before the next step.
+        tune_trial.temporary_state.ray_actor.reset_config.remote(tune_trial.config)
+        return True
+
     def _take_group(self) -> list[Attempt]:
         """Take the attempts of the next worker.
 
@@ -321,12 +358,18 @@ class StudyStopper(NotPickled, Stopper):
     """Brings each report to the study and returns its verdict; stops all when the search is over.
 
     Tune asks the stopper before anything else, so an epoch is in the ledger before Tune acts on it.
+
+    Args:
+        state: The state of the search.
+        continue_worker: Gives the worker of a trial of Tune its next attempts, and returns whether
+            there are any.
     """
 
-    def __init__(self, state: SearchState) -> None:
-        self._state = state
+    def __init__(self, state: SearchState, continue_worker: Callable[[Any], bool]) -> None:
+        self._state, self._continue_worker = state, continue_worker
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        tune_trial = self._state.running.get(result["reports"][0].number)
         stopped: list[Report] = []
         for report in result["reports"]:
             continues = False
@@ -337,7 +380,11 @@ class StudyStopper(NotPickled, Stopper):
         is_done = len(stopped) == len(result["reports"])
         for report in stopped:
             self._state.forget_attempt(report.number, report.attempt, others_continue=not is_done)
-        return is_done
+        if not is_done:
+            return False
+        # A worker that hung may report late, when another one has its trial.
+        is_known = tune_trial is not None and tune_trial.trial_id == trial_id
+        return not (is_known and self._continue_worker(tune_trial))
 
     def stop_all(self) -> bool:
         """Return whether the search is over."""
@@ -354,12 +401,8 @@ class StudyCallback(NotPickled, Callback):
         self._state = state
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record the start of every attempt of a worker."""
-        attempts = list_attempts(trial)
-        for number, attempt in attempts:
-            self._state.running[number] = trial
-            with self._state.catch_faults():
-                self._state.study.start_attempt(number, attempt, len(attempts))
+        """Record the start of a worker's first attempts."""
+        self._state.start_attempts(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the loss of a worker."""

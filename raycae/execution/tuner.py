@@ -111,7 +111,7 @@ def run_tune(trainable: Any, state: SearchState, searcher: StudySearcher) -> Non
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
-                stop=StudyStopper(state),
+                stop=StudyStopper(state, searcher.continue_worker),
                 callbacks=[StudyCallback(state)],
                 failure_config=tune.FailureConfig(max_failures=0),  # The study counts attempts.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

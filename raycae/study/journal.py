@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from raycae.errors import StorageError
@@ -48,6 +49,8 @@ class Journal:
         self._lease = lease
         self._tables_at = -TABLES_EVERY_S
         self._tables_took_s = 0.0
+        self._held: list[Event] | None = None
+        """Events that `write_as_one_part` has not written yet."""
 
     def make_event(self, number: int | None, kind: str, **columns: Any) -> dict[str, Any]:
         """Make an event that happens now.
@@ -72,6 +75,21 @@ class Journal:
             **columns,
         }
 
+    @contextmanager
+    def write_as_one_part(self) -> Iterator[None]:
+        """Write what is recorded inside the `with` block to the ledger as one part, at its end.
+
+        Raises:
+            StorageError: The storage has failed. The records then know more than the ledger.
+        """
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            if held:
+                self._ledger.append(held)
+
     def record(self, *events: Event) -> None:
         """Write events as one part of the ledger, then update records, listener and tables.
 
@@ -83,7 +101,10 @@ class Journal:
                 f"{self._folder}: another process has taken this study over, because this one did "
                 "not renew its lease. This process writes nothing more."
             )
-        self._ledger.append(events)
+        if self._held is None:
+            self._ledger.append(events)
+        else:
+            self._held += events
         for event in events:
             self._records.apply(event)
             if self.listener:

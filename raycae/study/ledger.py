@@ -70,6 +70,8 @@ SCHEMA = pa.schema(
     ]
 )
 """The columns of an event. Each kind of event fills some of them."""
+REQUIRED = ("event", "trial_number")
+"""Every part has these columns, or it is no part of a ledger."""
 Event = Mapping[str, Any]
 FAN = 64
 """This many parts of one width are merged into one. So a folder holds at most a few times as many
@@ -109,6 +111,9 @@ class Ledger:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._parts = list_parts(folder)
+        self._tables: dict[Part, pa.Table] = {}
+        """Events of the parts that this object has written and not merged yet. Reading them again
+        for each merge took half of the time of `append`."""
 
     def append(self, events: Iterable[Event]) -> None:
         """Write events as one new part, which is on disk when this returns.
@@ -117,7 +122,10 @@ class Ledger:
             events: The events, oldest first.
         """
         number = self._parts[-1].last + 1 if self._parts else 0
-        self._parts.append(self._write((number, number), encode_events(events)))
+        table = pa.Table.from_pylist(list(events), schema=SCHEMA)
+        part = self._write((number, number), encode_part(table))
+        self._parts.append(part)
+        self._tables[part] = table
         while self._merge():
             pass
 
@@ -175,9 +183,14 @@ class Ledger:
         if len(tail) < FAN or len(widths) > 1:
             return False
         paths = [self.folder / part.name for part in tail]
-        merged = pa.concat_tables(read_part(path) for path in paths)
+        merged = pa.concat_tables(
+            self._tables[part] if part in self._tables else read_part(path)
+            for part, path in zip(tail, paths, strict=True)
+        )
         whole = self._write((tail[0].first, tail[-1].last), encode_part(merged))
         self._parts[-FAN:] = [whole]
+        for part in tail:
+            self._tables.pop(part, None)
         for path in paths:
             path.unlink(missing_ok=True)
         return True
@@ -341,9 +354,21 @@ def encode_events(events: Iterable[Event]) -> bytes:
 
 
 def encode_part(table: pa.Table) -> bytes:
-    """Encode a table of events as the content of a part."""
+    """Encode a table of events as the content of a part.
+
+    Columns that are null throughout are left out: `read_part` adds them. Statistics, and
+    dictionaries for a few rows, save nothing. One event takes 0.4 instead of 1.1 ms so.
+    """
+    used = [n for n in table.column_names if n in REQUIRED or table[n].null_count < len(table)]
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, write_page_checksum=True, store_schema=False)
+    pq.write_table(
+        table.select(used),
+        buffer,
+        write_page_checksum=True,
+        write_statistics=False,
+        use_dictionary=len(table) >= FAN,
+        store_schema=False,
+    )
     return buffer.getvalue()
 
 
@@ -366,7 +391,7 @@ def read_part(path: Place) -> pa.Table:
         if name and name[3] and name[3] != checksum(content):
             raise ValueError("its content does not match the checksum in its name")
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-        table["event"], table["trial_number"]
+        table.select(REQUIRED)
         return pa.table(
             {
                 name: table[name].cast(kind)

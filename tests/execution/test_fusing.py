@@ -58,25 +58,33 @@ class Actor:
     def __init__(self) -> None:
         self.left: list[int] = []
         self.drop_trial = SimpleNamespace(remote=self.left.append)
+        self.configs: list[Any] = []
+        self.reset_config = SimpleNamespace(remote=self.configs.append)
 
 
 class Driver:
-    """A study behind Tune's three interfaces, without Tune; `places` processes."""
+    """A study behind Tune's three interfaces, without Tune; `places` processes. Unless
+    `continues`, each of them ends with its attempts."""
 
-    def __init__(self, folder: Path, *, fuse: int, places: int = 40, **plan: Any) -> None:
+    def __init__(
+        self, folder: Path, *, fuse: int, places: int = 40, continues: bool = False, **plan: Any
+    ) -> None:
         asked = Plan("s", "tiny", "photos", 12, 3, None, 0, "random", "none", **plan)
         self.study = create_study(
             folder, asked, loading.parse_space(SPACE, name="tiny"), data_facts()
         )
         self.books = Books(self.study, lambda: False, Progress(12, 3))
         self.searcher = StudySearcher(self.books, {}, lambda: places, fuse)
-        self.stopper, self.callback = StudyStopper(self.books), StudyCallback(self.books)
+        more = self.searcher.continue_worker if continues else lambda trial: False
+        self.stopper, self.callback = StudyStopper(self.books, more), StudyCallback(self.books)
 
-    def start(self) -> Any:
-        config = self.searcher.suggest("")
+    def start(self, trial_id: str = "") -> Any:
+        config = self.searcher.suggest(trial_id)
         assert isinstance(config, dict)
         state = SimpleNamespace(ray_actor=Actor())
-        trial = SimpleNamespace(config=config, temporary_state=state, error_file=None)
+        trial = SimpleNamespace(
+            config=config, temporary_state=state, error_file=None, trial_id=trial_id
+        )
         self.callback.on_trial_start(0, [], trial)
         return trial
 
@@ -92,7 +100,7 @@ class Driver:
                     if failed
                     else EpochReport(*identity, elapsed_s=1.0, **measured(epochs + 1, 0.1))
                 )
-        return self.stopper("", {"reports": reports})
+        return self.stopper(trial.trial_id, {"reports": reports})
 
 
 def numbers_of(trial: Any) -> list[int]:
@@ -180,6 +188,65 @@ def test_a_lost_process_loses_all_that_it_trained(tmp_path: Path) -> None:
             assert len(attempts) == 1
             again.append(attempts[0].number)
     assert sorted(again) == sorted(others)
+    driver.study.close()
+
+
+def test_a_worker_goes_on_with_the_next_trial(tmp_path: Path) -> None:
+    """Oracle: by hand. Two processes train twelve trials of three epochs without ending in between;
+    each next attempt reaches the process as a config, and is in the ledger as started. The one that
+    finds nothing left ends, and so does the other."""
+    driver = Driver(tmp_path / "s", fuse=1, places=2, continues=True, settings=1)
+    trials = [driver.start("a"), driver.start("b")]
+    assert driver.searcher.suggest("c") is None
+    handed_out = [numbers_of(trial) for trial in trials]
+    ended = [False, False]
+    while not all(ended):
+        for i, trial in enumerate(trials):
+            if not ended[i]:
+                before = numbers_of(trial)
+                ended[i] = driver.say(trial, *before)
+                if numbers_of(trial) != before:
+                    handed_out.append(numbers_of(trial))
+    assert handed_out == [[number] for number in range(12)]
+    configs = [trial.temporary_state.ray_actor.configs for trial in trials]
+    assert [len(c) for c in configs] == [5, 5]
+    assert [c[-1]["attempts"] for c in configs] == [trial.config["attempts"] for trial in trials]
+    events = driver.study.journal._ledger.read()
+    assert sum(event["event"] == "started" for event in events) == 12
+    assert driver.study.records.counts()["COMPLETE"] == 12
+    driver.study.close()
+
+
+def test_a_worker_ends_where_fewer_may_run(tmp_path: Path) -> None:
+    """Oracle: of two processes one ends with its trial as soon as only one may run; the other goes
+    on. A lost process takes the trial with it that it was given last."""
+    driver = Driver(tmp_path / "s", fuse=1, places=2, continues=True, settings=1)
+    places = [2]
+    driver.searcher._count_slots = lambda: places[0]
+    first, second = driver.start("a"), driver.start("b")
+    places[0] = 1
+    assert [driver.say(first, 0) for _ in range(3)] == [False, False, True]
+    driver.searcher.on_trial_complete("a")
+    assert [driver.say(second, 1) for _ in range(3)] == [False, False, False]
+    assert numbers_of(second) == [2]
+    driver.callback.on_trial_error(0, [], second)
+    assert driver.study.records.trials[2]["losses"] == 1
+    assert driver.study.records.trials[1]["state"] == "COMPLETE"
+    driver.study.close()
+
+
+def test_a_late_report_of_a_hung_worker_gives_it_nothing(tmp_path: Path) -> None:
+    """Oracle: a process was ended as hung and its trial handed out again. Its late report neither
+    ends the new attempt nor takes another trial."""
+    driver = Driver(tmp_path / "s", fuse=1, places=1, continues=True, settings=1)
+    hung = driver.start("a")
+    driver.callback.on_trial_error(0, [], hung)
+    driver.searcher.on_trial_complete("a")
+    new = driver.start("b")
+    assert numbers_of(new) == [0]
+    assert driver.stopper("a", {"reports": [EpochReport(0, 1, **measured(1, 0.1))]})
+    assert hung.temporary_state.ray_actor.configs == []
+    assert driver.books.running == {0: new}
     driver.study.close()
 
 

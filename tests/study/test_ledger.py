@@ -52,6 +52,24 @@ def test_parts_are_merged_and_nothing_changes(
     assert numbers(tmp_path) == list(range(51))
 
 
+def test_damage_on_disk_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the events that were appended. A part that is cut on disk before it is merged is
+    replaced by what the writer still holds; a later process, which holds nothing, refuses it."""
+    monkeypatch.setattr(study_ledger, "FAN", 8)
+    for late in (False, True):
+        folder = tmp_path / str(late)
+        written = Ledger(folder)
+        for number in range(7):
+            written.append([event(number)])
+        sorted(folder.iterdir())[3].write_bytes(b"PAR1")
+        if late:
+            with pytest.raises(InputError, match=r"00000003-.* is damaged"):
+                Ledger(folder).append([event(7)])
+        else:
+            written.append([event(7)])
+            assert numbers(folder) == list(range(8))
+
+
 def test_merging_cut_off_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the wider part is written and some single ones are still there, as after a kill:
     every event is read once, and writing goes on."""
