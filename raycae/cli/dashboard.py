@@ -22,11 +22,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 
-from raycae.cli.options import ResultsOption, StudyArgument
+from raycae.cli.options import ResultsOption, StudyArgument, find_study
 from raycae.errors import InputError, StorageError
 from raycae.formatting import make_printable
 from raycae.report.optuna_mirror import OptunaMirror
-from raycae.study import find
 
 LOOPBACK = "127.0.0.1"
 FOLLOW_S = 2.0
@@ -36,7 +35,7 @@ FOLLOW_SHARE = 0.1
 
 
 def serve_dashboard(
-    study: StudyArgument = "ex3",
+    study: StudyArgument = None,
     results_folder: ResultsOption = "results",
     port: Annotated[
         int,
@@ -57,7 +56,7 @@ def serve_dashboard(
 
     Example: raycae dashboard ex3 --port 8080
     """
-    folder = find.find_study(study, results_folder)
+    folder = find_study(study, results_folder)
     try:
         import optuna_dashboard
     except ImportError:

@@ -60,6 +60,11 @@ COMMANDS = {
         "run_trial",
         "Run one trial in this process, without Ray, for debugging.",
     ),
+    "list": Command(
+        "studies",
+        "list_studies",
+        "List the studies in the results with their states, the newest first.",
+    ),
     "show": Command(
         "studies",
         "show_study",
@@ -128,11 +133,37 @@ COMMANDS = {
         "Copy the study of a search that has ended to this machine, with models and report.",
     ),
 }
-"""The commands in the order of `raycae --help`."""
+"""The commands by name."""
+GROUPS = {
+    "Search": ("search", "trial", "reproduce", "simulate"),
+    "Search spaces": ("spaces", "preview"),
+    "Results": ("list", "show", "report", "dashboard", "evaluate"),
+    "Models": ("predict", "export"),
+    "Searches on a cluster": ("submit", "jobs", "status", "logs", "stop", "fetch"),
+}
+"""The commands in the order of `raycae --help`, by heading."""
 
 
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they run; its help needs their summaries only."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands in groups.
+
+        Args:
+            ctx: Click's context of the group.
+            formatter: Click's writer of help texts.
+        """
+        width = max(map(len, COMMANDS))
+        for title, names in GROUPS.items():
+            summaries = [
+                self.commands[name].get_short_help_str(formatter.width - 6 - width)
+                for name in names
+            ]
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{name:{width}}", text) for name, text in zip(names, summaries, strict=True)]
+                )
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is called, and import it.
@@ -184,6 +215,7 @@ def print_version(is_requested: bool) -> None:
 app = typer.Typer(
     name="raycae",
     cls=LazyGroup,
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Search for convolutional autoencoders: how much error does a given latent size cost?",
     no_args_is_help=True,
     add_completion=False,

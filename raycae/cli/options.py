@@ -1,12 +1,15 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands share, and what a missing STUDY means."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raycae.execution.search_options import OPTIONS
+
+if TYPE_CHECKING:
+    from raycae.storage.paths import Place
 
 
 def make_typer_option(name: str) -> Any:
@@ -31,7 +34,12 @@ SpaceOption = Annotated[
     str, typer.Option("--space", metavar="NAME|FILE", help="A shipped space or a file.")
 ]
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study's name, or its folder or URI.")
+    str | None,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study's name, or its folder or URI.",
+        show_default="the newest in the results",
+    ),
 ]
 ModelArgument = Annotated[
     str,
@@ -51,5 +59,24 @@ ResultsOption = Annotated[
 LimitOption = Annotated[int | None, make_typer_option("limit")]
 CpusOption = Annotated[int, make_typer_option("cpus_per_trial")]
 GpusOption = Annotated[float | None, make_typer_option("gpus_per_trial")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
 ConcurrentOption = Annotated[int | None, make_typer_option("concurrent")]
 AddressOption = Annotated[str | None, make_typer_option("address")]
+
+
+def find_study(study: str | None, results: str) -> Place:
+    """Find the study that a command is about.
+
+    Args:
+        study: The argument STUDY; None for the newest study.
+        results: The option `--results`.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        InputError: There is no such study.
+    """
+    from raycae.study import find, overview
+
+    return find.find_study(study or overview.find_newest_study(results), results)

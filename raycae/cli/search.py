@@ -45,7 +45,7 @@ search.__signature__ = make_search_signature()  # type: ignore[attr-defined]
 def run_search_command() -> None:
     """Run `python raycae/search.py …`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(search)
+    app.command(context_settings={"help_option_names": ["--help", "-h"]})(search)
     configure_output()
     with exit_with_message():
         require_current_folder()

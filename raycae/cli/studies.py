@@ -1,7 +1,8 @@
-"""`raycae show`, `raycae evaluate` and `raycae report`: commands about one study."""
+"""`raycae list`, `raycae show`, `raycae evaluate` and `raycae report`: commands about one study."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raycae.cli.options import ResultsOption, StudyArgument
+from raycae.cli.options import JsonOption, ResultsOption, StudyArgument, find_study
 from raycae.cli.terminal import print_table
 from raycae.errors import InputError
 from raycae.formatting import make_printable
@@ -24,10 +25,61 @@ SHOWN = [
 """The columns of `trials.parquet` that `raycae show` reads."""
 
 
+def list_studies(results_folder: ResultsOption = "results", as_json: JsonOption = False) -> None:
+    """List the studies in the results with their states, the newest first.
+
+    Example: raycae list
+    """
+    from rich.table import Table
+
+    from raycae.study import overview
+
+    studies = overview.list_studies(results_folder)
+    if as_json:
+        print_json(studies)
+        return
+    if not studies:
+        print(f"no studies in {make_printable(results_folder)}")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("study", "state", "trials", "best val_mse", "space", "begun"):
+        table.add_column(name, justify="right" if name in ("trials", "best val_mse") else "left")
+    for study in studies:
+        best, begun = study["best_val_mse"], study["created_at"]
+        table.add_row(
+            make_printable(study["study"]),
+            study["state"],
+            "" if begun is None else f"{study['trials_ended']}/{study['trials_planned']}",
+            "" if best is None else f"{best:.5f}",
+            make_printable(study["space"] or ""),
+            make_printable((begun or "")[:16].replace("T", " ")),
+        )
+    print_table(table)
+
+
+def print_json(rows: list[dict[str, Any]]) -> None:
+    """Print rows of a table as JSON, which has neither NaN nor infinity.
+
+    Args:
+        rows: The rows.
+    """
+    plain = [
+        {name: None if is_unbounded(value) else value for name, value in row.items()}
+        for row in rows
+    ]
+    print(json.dumps(plain, indent=1))
+
+
+def is_unbounded(value: Any) -> bool:
+    """Return whether a value is a float that is not finite."""
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def show_study(
-    study: StudyArgument = "ex3",
+    study: StudyArgument = None,
     results_folder: ResultsOption = "results",
     number: Annotated[int, typer.Option("-n", min=1, help="Number of trials to print.")] = 20,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the leaderboard of a study, also while it runs.
 
@@ -38,13 +90,18 @@ def show_study(
     from raycae.config import Config
     from raycae.model.architecture import build_architecture
     from raycae.storage.parquet import is_missing
-    from raycae.study import find
     from raycae.study.plan import read_plan_facts, read_study
     from raycae.study.summary import format_counts
     from raycae.study.tables import read_trials_table
 
-    folder = find.find_study(study, results_folder)
+    folder = find_study(study, results_folder)
     trials: list[dict[str, Any]] = read_trials_table(folder).select(SHOWN).to_pylist()
+    plan = read_plan_facts(read_study(folder))
+    cost = plan["cost"] if plan["objective"] == "frontier" else None
+    ranked = rank_trials(trials, cost)[:number]
+    if as_json:
+        print_json([row | {"config": json.loads(row["config"])} for row in ranked])
+        return
     distinct = len({row["arch_hash"] for row in trials} - {None})
     print(
         f"{make_printable(folder.name)}: {format_counts(Counter(row['state'] for row in trials))}, "
@@ -53,9 +110,7 @@ def show_study(
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
         table.add_column(name, justify="left" if name in ("", "network") else "right")
-    plan = read_plan_facts(read_study(folder))
-    cost = plan["cost"] if plan["objective"] == "frontier" else None
-    for row in rank_trials(trials, cost)[:number]:
+    for row in ranked:
         config = Config.model_validate_json(row["config"])
         table.add_row(
             row["state"] + (" *" if row["on_frontier"] else ""),
@@ -97,17 +152,16 @@ def rank_trials(trials: list[dict[str, Any]], cost: str | None) -> list[dict[str
     return front + [t for t in ranked if not t["on_frontier"]]
 
 
-def evaluate_study(study: StudyArgument = "ex3", results_folder: ResultsOption = "results") -> None:
+def evaluate_study(study: StudyArgument = None, results_folder: ResultsOption = "results") -> None:
     """Evaluate the kept models that have no test error yet on the test images.
 
     Example: raycae evaluate ex3
     """
     from raycae.execution.evaluation import evaluate_kept_models
     from raycae.report.page import write_report
-    from raycae.study import find
     from raycae.study.summary import format_trial
 
-    folder = find.find_study(study, results_folder)
+    folder = find_study(study, results_folder)
     with reopen_study(folder) as opened:
         number = evaluate_kept_models(opened)
         print(f"{number} models evaluated on the test images")
@@ -122,7 +176,11 @@ def evaluate_study(study: StudyArgument = "ex3", results_folder: ResultsOption =
 def report_study(
     studies: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STUDY...", help="Names, folders or URIs.", show_default="ex3"),
+        typer.Argument(
+            metavar="STUDY...",
+            help="Names, folders or URIs.",
+            show_default="the newest in the results",
+        ),
     ] = None,
     results_folder: ResultsOption = "results",
     output: Annotated[
@@ -145,13 +203,12 @@ def report_study(
 
     Example: raycae report ex3
     """
-    names = studies or ["ex3"]
+    names = studies or [None]
     if png is not None and len(names) > 1:
         raise InputError("--png works with one study, not with a comparison.")
     from raycae.storage.paths import resolve_place
-    from raycae.study import find
 
-    folders = [find.find_study(name, results_folder) for name in names]
+    folders = [find_study(name, results_folder) for name in names]
     path = None if output is None else resolve_place(output)
     from raycae.report.comparison import write_comparison
     from raycae.report.page import write_images, write_report
