@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import cast
 
@@ -151,8 +151,11 @@ def fusion_key(config: Config) -> Hashable:
     return build_architecture(config), *input_settings, config.batch_size, config.precision
 
 
+@lru_cache(maxsize=4096)
 def build_architecture(config: Config) -> Architecture:
     """Build the layers of a configuration.
+
+    The result is cached: proposing, recording and replaying a trial ask six times.
 
     Args:
         config: The configuration.

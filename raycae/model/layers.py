@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
 Shape = tuple[int, int, int]
@@ -171,4 +171,4 @@ def make_fusion_identity(layer: Layer) -> tuple[object, ...]:
     Returns:
         The name of its class and its fields.
     """
-    return (type(layer).__name__, *astuple(layer))
+    return (type(layer).__name__, *(getattr(layer, field.name) for field in fields(layer)))
