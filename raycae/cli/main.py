@@ -143,6 +143,18 @@ GROUPS = {
 }
 """The commands in the order of `raycae --help`, by heading."""
 
+GUIDE = """\
+raycae searches for convolutional autoencoders: how much error does a given latent size cost?
+
+  raycae search --space quickstart    a first search: two minutes, no download
+  raycae search --data FOLDER         a search on your images
+  raycae list                         the studies and their states
+  raycae show                         the best trials of the newest study
+  raycae report                       its report again, one HTML page
+
+raycae --help lists all commands; raycae COMMAND --help explains one."""
+"""What `raycae` alone prints."""
+
 
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they run; its help needs their summaries only."""
@@ -217,7 +229,7 @@ app = typer.Typer(
     cls=LazyGroup,
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Search for convolutional autoencoders: how much error does a given latent size cost?",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -225,13 +237,15 @@ app = typer.Typer(
 
 
 @app.callback()
-def show_help(
+def show_guide(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(GUIDE)
 
 
 for _name, _command in COMMANDS.items():

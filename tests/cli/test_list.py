@@ -1,4 +1,4 @@
-"""`raycae list`, `--json`, and which study a command is about if none is named."""
+"""Bare `raycae`, `raycae list`, `--json`, and which study is meant if none is named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from conftest import Run, data_facts
 from synthetic_study import long_study
 
-from raycae.cli.main import COMMANDS, GROUPS
+from raycae.cli.main import COMMANDS, GROUPS, load_command
 from raycae.space.space import Space
 from raycae.study import tables
 from raycae.study.opening import create_study
@@ -90,6 +90,17 @@ def test_show_as_json(run: Run, results: Path) -> None:
     assert code == 0
     assert [row["trial_number"] for row in rows] == ranked["trial_number"].tolist()[:3]
     assert all(math.isfinite(row["val_mse"]) and row["config"]["task"] for row in rows)
+
+
+def test_bare_command(run: Run) -> None:
+    """Oracle: every command of the guide is one, with these options."""
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    lines = [line.split("  ")[1].split()[1:] for line in out.splitlines() if line[:2] == "  "]
+    assert len(lines) >= 5
+    for name, *words in lines:
+        known = {option for param in load_command(name).params for option in param.opts}
+        assert {word for word in words if word.startswith("-")} <= known
 
 
 def test_every_command_is_in_one_group() -> None:
