@@ -160,7 +160,7 @@ def make_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Make a row for each method: regrets, ranks, and comparison with random proposals.
 
     Medians and mean ranks have 95 % bootstrap intervals; tasks are resampled, then seeds. Ranks
-    are among the methods that ran on all tasks and seeds of the table's first method.
+    are of the tasks and seeds that all methods of the table ran with.
     """
     rows = {}
     pivots = {
@@ -170,17 +170,15 @@ def make_table(runs: pd.DataFrame) -> pd.DataFrame:
         for budget in BUDGETS
     }
     names = [name for name in METHODS if name in pivots[BUDGETS[0]]]
-    complete = pivots[BUDGETS[0]][names].notna().all()
-    full = [name for name in names if complete[name]]
-    ranks = {budget: pivots[budget][full].rank(axis=1) for budget in BUDGETS}
+    ranks = {budget: pivots[budget][names].dropna().rank(axis=1) for budget in BUDGETS}
     for name in names:
         row: dict[str, Any] = {"runs": int(pivots[BUDGETS[0]][name].notna().sum())}
         for budget in BUDGETS:
             own = pivots[budget][name].dropna()
             row[f"regret {budget}"] = format_bootstrap(own, np.median)
         for budget in BUDGETS:
-            if name in full:
-                row[f"rank {budget}"] = format_bootstrap(ranks[budget][name], np.mean)
+            if len(own := ranks[budget][name]):
+                row[f"rank {budget} of {len(own)}"] = format_bootstrap(own, np.mean)
         if SAME_RULE.get(name) in names:
             pair = pivots[BUDGETS[-1]][[name, SAME_RULE[name]]].dropna()
             worse = pair[name] > pair[SAME_RULE[name]]
