@@ -203,7 +203,7 @@ def report_study(
 
     Example: raycae report ex3
     """
-    names = studies or [None]
+    names: list[str | None] = [*studies] if studies else [None]
     if png is not None and len(names) > 1:
         raise InputError("--png works with one study, not with a comparison.")
     from raycae.storage.paths import resolve_place

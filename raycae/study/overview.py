@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,11 @@ def describe_study(folder: Place) -> dict[str, Any]:
         return described
     planned = content["plan"]["trials"]
     n_ended = len(states) - states.count(RUNNING)
-    complete = [e for state, e in zip(states, errors, strict=True) if state == COMPLETE]
+    complete = [
+        error
+        for state, error in zip(states, errors, strict=True)
+        if state == COMPLETE and error is not None and not math.isnan(error)
+    ]
     holder = read_holder(folder)
     if holder is not None and has_ended(holder) is not True:
         state = "running"
@@ -90,7 +95,7 @@ def describe_study(folder: Place) -> dict[str, Any]:
         "state": state,
         "trials_ended": n_ended,
         "trials_planned": planned,
-        "best_val_mse": min((e for e in complete if not parquet.is_missing(e)), default=None),
+        "best_val_mse": min(complete, default=None),
         "space": content["space"]["name"],
         "created_at": content["created_at"],
     }

@@ -31,13 +31,6 @@ from raycae.training.baselines import fit_principal_axes
 from raycae.training.device import run_forward, set_rounding
 from raycae.training.validation import VALIDATION_BATCH, Reference, compute_errors
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
-    "sgd": torch.optim.SGD,
-}
-"""Torch's optimizers by the names that the setting `optimizer` takes."""
 EXPLODED = 1000.0
 """Loss beyond which a trial counts as diverged; an output of zeros has less than 1."""
 
@@ -303,6 +296,34 @@ class Training:
         return float(total) / len(self.val)
 
 
+def without_compiler(optimizer: type[Optimizer]) -> Any:
+    """Derive an optimizer whose methods do not import torch's compiler.
+
+    Torch decorates these methods so that `torch.compile` leaves them out. The decorators import
+    `torch._dynamo` at the first call: 907 modules, 1.6 s of CPU in every process that trains. The
+    methods inside compute the same; `step` is called without gradients, as by its decorator.
+
+    Args:
+        optimizer: A class of `torch.optim`.
+
+    Returns:
+        The derived class.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(Optimizer, name)) for name in names}
+    step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), {**methods, "step": step})
+
+
+OPTIMIZERS = {
+    "adam": without_compiler(torch.optim.Adam),
+    "adamw": without_compiler(torch.optim.AdamW),
+    "rmsprop": without_compiler(torch.optim.RMSprop),
+    "sgd": without_compiler(torch.optim.SGD),
+}
+"""Torch's optimizers by the names that the setting `optimizer` takes."""
+
+
 def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
     """Make the configured optimizer, in its fused form where torch has one.
 
@@ -314,7 +335,7 @@ def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
         The optimizer.
     """
     weights, lr, decay = model.parameters(), config.lr, config.weight_decay
-    make = derive_optimizer(config.optimizer)
+    make = OPTIMIZERS[config.optimizer]
     match config.optimizer:
         case "sgd":
             return make(weights, lr, momentum=config.momentum, weight_decay=decay, fused=True)
@@ -322,27 +343,6 @@ def make_optimizer(model: nn.Module, config: Config) -> Optimizer:
             return make(weights, lr, weight_decay=decay)
         case _:
             return make(weights, lr, weight_decay=decay, fused=True)
-
-
-@lru_cache
-def derive_optimizer(name: str) -> Any:
-    """Derive an optimizer whose methods do not import torch's compiler.
-
-    Torch decorates these methods so that `torch.compile` leaves them out. The decorators import
-    `torch._dynamo` at the first call: 907 modules, 1.6 s of CPU in every process that trains. The
-    methods inside compute the same; `step` is called without gradients, as by its decorator.
-
-    Args:
-        name: A key of `OPTIMIZERS`.
-
-    Returns:
-        The derived class.
-    """
-    optimizer = OPTIMIZERS[name]
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    methods = {name: inspect.unwrap(getattr(Optimizer, name)) for name in names}
-    step = torch.no_grad()(inspect.unwrap(optimizer.step))
-    return type(optimizer.__name__, (optimizer,), {**methods, "step": step})
 
 
 def average_weights(model: Autoencoder, max_decay: float) -> AveragedModel:
