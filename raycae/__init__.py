@@ -8,9 +8,9 @@ from os import environ  # Python itself has imported `os` already.
 
 environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # torch's OpenMP reads this once, when torch is loaded. Its threads then sleep while they wait for
-# each other, instead of spinning for milliseconds. Ray's workers inherit the variable. Beside other
-# work, evaluating ten models on 10,000 images took 58 s of CPU with spinning threads and 23 s with
-# sleeping ones (analysis/FINDINGS.md).
+# each other, instead of spinning for milliseconds. Ray's workers inherit the variable. On a busy
+# machine, ten models on 10,000 images took 58 s of CPU with spinning threads and 23 s with sleeping
+# ones (analysis/FINDINGS.md).
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

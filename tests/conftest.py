@@ -110,7 +110,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(study: Study, images: data.Images, *_: object) -> None:
         train_all(study, images)
 
-    monkeypatch.setattr(runner, "connect_ray", lambda _: nullcontext(True))
+    monkeypatch.setattr(runner, "connect_ray", lambda *_: nullcontext(True))
     monkeypatch.setattr(runner, "TrialSlots", lambda **_: None)
     monkeypatch.setattr(runner, "train_trials", train)
     monkeypatch.setattr(device, "count_cpus", lambda: 1)

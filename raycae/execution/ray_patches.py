@@ -7,7 +7,12 @@ connects to Ray.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+UNNEEDED = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's `Node` that `start_fewer_processes` replaces."""
 
 
 @functools.cache
@@ -57,6 +62,29 @@ def keep_credentials_on_their_node() -> None:
 
     variables = class_cache.ENV_VARS_TO_PROPAGATE
     variables -= {name for name in variables if name.startswith("AWS_")}
+
+
+@contextmanager
+def start_fewer_processes() -> Iterator[None]:
+    """Let `ray.init` start no process inside that a search on one machine does not need.
+
+    These are the API server of the dashboard, the monitor of the autoscaler and the log monitor.
+    Each is a Python process that imports much of Ray while the workers start.
+    """
+    from ray._private.node import Node
+
+    def skip(self: Any, **_: object) -> None:
+        self._webui_url = self._webui_url or ""  # The API server would have set it.
+
+    names = [name for name in UNNEEDED if hasattr(Node, name)]
+    starters = {name: getattr(Node, name) for name in names}
+    for name in names:
+        setattr(Node, name, skip)
+    try:
+        yield
+    finally:
+        for name, starter in starters.items():
+            setattr(Node, name, starter)
 
 
 def make_isolated_job_config() -> Any:

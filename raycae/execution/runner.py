@@ -16,7 +16,12 @@ from raycae import data as sources
 from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution.interrupts import StopRequest, raise_interrupt
 from raycae.execution.ray_session import connect_ray, starts_own_ray
-from raycae.execution.resources import Autoscaler, TrialSlots, survey_nodes
+from raycae.execution.resources import (
+    Autoscaler,
+    TrialSlots,
+    survey_nodes,
+    uses_every_core,
+)
 from raycae.execution.search_options import KeywordOptions, show_options
 from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.execution.tuner import train_trials
@@ -109,7 +114,8 @@ def run_study(request: SearchRequest) -> int | None:
         # Faulty images are found before a Ray is started for them. A running cluster first reports
         # what is wrong with it, because loading the images may take minutes.
         images = _load_images(request) if starts_own_ray(request.address) else None
-        with connect_ray(request.address) as is_own_ray:
+        preload = uses_every_core(request.plan.trials, **request.resources)
+        with connect_ray(request.address, preload) as is_own_ray:
             stop.install_handlers()  # Ray has taken SIGTERM when it started.
             autoscaler = Autoscaler() if is_own_ray else survey_nodes(request.folder.parent)
             slots = TrialSlots(**request.resources, autoscaler=autoscaler)
