@@ -69,7 +69,8 @@ def test_optimizers_compute_what_torchs_compute(
     photos: tuple[TensorDataset, TensorDataset], name: str, make: Callable[..., Optimizer]
 ) -> None:
     """Oracle: the classes of `torch.optim`, to the bit, also from a state that was loaded."""
-    config = resolve({"optimizer": name, "lr": 0.003, "weight_decay": 0.01, "momentum": 0.9})
+    settings = {"lr": 0.003, "weight_decay": 0.01, "momentum": 0.9, "batch_size": 140}
+    config = resolve({"optimizer": name, **settings})
     first, expected = (Training(config, *photos, epochs=2) for _ in range(2))
     expected.optimizer = make(expected.model.parameters(), 0.003, weight_decay=0.01)
     assert type(first.optimizer) is not type(expected.optimizer)
