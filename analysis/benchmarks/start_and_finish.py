@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cache", choices=("shared", "empty"), default="shared")
     arguments = parser.parse_args()
+    if arguments.trials < 2:
+        parser.error("--trials: at least 2")
     if Path(arguments.data).exists():
         arguments.data = str(Path(arguments.data).resolve())
     checkouts = {"this": HERE}
