@@ -15,7 +15,7 @@ import hosts
 import pandas as pd
 import pytest
 import yaml
-from conftest import SMALL_SPACE
+from conftest import TINY_SPACE
 from hosts import ALIVE, ROOT, Hosts, Process
 from searches import events_of
 
@@ -142,7 +142,7 @@ def test_a_search_from_up_to_down(cluster: Cluster) -> None:
     after `ray down`, and what the search found is still there."""
     odd = cluster.shared / "my spaces; $(touch ran)"
     odd.mkdir()
-    (odd / "tiny.yaml").write_text(SMALL_SPACE)
+    (odd / "tiny.yaml").write_text(TINY_SPACE)
     log = cluster.shared / "log"
     study = cluster.results / "tiny"
     space = ["--space", str(odd / "tiny.yaml")]

@@ -81,7 +81,7 @@ def test_interrupted_on_two_gpus_and_resumed(
     marked; `--resume` repeats nothing that had ended and reaches the total. (SIGTERM:
     tests/faults/test_faults.py.)"""
     folder = tmp_path / "tiny"
-    more = ["--epochs", "15", "--scheduler", "none", "--trials", "200"]
+    more = ["--epochs", "30", "--scheduler", "none", "--trials", "200"]
     with Running(without_gpu_option(command(space_file, tmp_path, *more)), small_ray) as search:
         # One trial has ended, and both GPUs have been used.
         wait_for(lambda: events_of(folder, "ended") and len(devices_of(folder)) == 2)
@@ -113,12 +113,12 @@ def test_interrupted_on_two_gpus_and_resumed(
     after = trials_of(folder)
     assert (after["state"] == "COMPLETE").all()
     assert len(after) == total
-    assert (after["epochs_run"] == 15).all()
+    assert (after["epochs_run"] == 30).all()
     ended = before[before["state"] == "COMPLETE"].index
     kept = [c for c in before if c != "test_mse"]
     pd.testing.assert_frame_equal(before.loc[ended, kept], after.loc[ended, kept])
     # Of each running trial at most one epoch was trained again.
-    assert epochs_so_far(folder) <= total * 15 + len(running)
+    assert epochs_so_far(folder) <= total * 30 + len(running)
 
 
 def devices_of(folder: Path) -> set[str]:

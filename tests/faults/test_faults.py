@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Run
+from conftest import TINY_SPACE, Run
 from databases import PostgreSQL
 from databases import available as no_postgresql
 from searches import (
@@ -157,6 +157,8 @@ def test_kill_9_of_the_driver(
     epoch was said twice. Whatever is behind the Optuna study."""
     folder = tmp_path / "tiny"
     n_trials, n_epochs = (4, 10) if n_kills < 5 else (24, 20)
+    if n_kills > 5:  # Larger images: the search has to last for all kills.
+        space_file.write_text(TINY_SPACE)
     more = ["--trials", str(n_trials), "--epochs", str(n_epochs), "--scheduler", "none"]
     with _database(database, tmp_path) as url:
         more += ["--storage", url] if url else []
@@ -269,7 +271,7 @@ def test_a_killed_trial_and_one_that_hangs(
     and answers nothing. Both are found out, and begin a second attempt behind their last epoch; the
     process that hung is ended; a third trial is unaffected."""
     folder = tmp_path / "tiny"
-    more = ["--epochs", "40", "--trials", "3", "--scheduler", "none"]
+    more = ["--epochs", "60", "--trials", "3", "--scheduler", "none"]
     arguments = command(space_file, tmp_path, *more, setup=QUIET)
     process = start(arguments, small_ray)
     wait_for(lambda: min(_epochs_of(folder, n, 1) for n in (0, 1)) >= 2)
@@ -283,7 +285,7 @@ def test_a_killed_trial_and_one_that_hangs(
     assert process.returncode == 0, err
     rows = trials_of(folder)
     assert (rows["state"] == "COMPLETE").all()
-    assert (rows["epochs_run"] == 40).all()
+    assert (rows["epochs_run"] == 60).all()
     assert sorted(rows["losses"]) == [0, 1, 1]
     assert sorted(rows["attempt"]) == [1, 2, 2]
     (hung,) = [e for e in _events(folder) if e["event"] == "lost" and e["cause"] == "hung"]
@@ -353,7 +355,7 @@ def test_a_second_ctrl_c_and_a_damaged_checkpoint(
     it begins again, and that is said. Never in silence, never a FAIL. The study ends with one trial
     more, as asked."""
     folder = tmp_path / "tiny"
-    more = ["--epochs", "24", "--trials", "1", "--scheduler", "none", "--concurrent", "1"]
+    more = ["--epochs", "30", "--trials", "1", "--scheduler", "none", "--concurrent", "1"]
     process = start(command(space_file, tmp_path, *more), small_ray)
     wait_for_epochs(folder, 5)
     process.send_signal(signal.SIGINT)
@@ -377,7 +379,7 @@ def test_a_second_ctrl_c_and_a_damaged_checkpoint(
     assert len(said) == (2 if damaged == "both" else 1)
     rows = trials_of(folder)
     assert rows["state"].tolist() == ["COMPLETE"] * 2
-    assert rows["epochs_run"].tolist() == [24, 24]
+    assert rows["epochs_run"].tolist() == [30, 30]
     assert rows["losses"].tolist() == [0, 0]
     assert seen <= set(epochs_said(folder))
     repeated = sum(n - 1 for n in epochs_said(folder).values())

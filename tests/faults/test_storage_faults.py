@@ -16,7 +16,7 @@ from pathlib import Path
 import mounts
 import pyarrow.parquet as pq
 import pytest
-from conftest import Run, begin, data_facts, die, measured, run_trial, write_epoch
+from conftest import TINY_SPACE, Run, begin, data_facts, die, measured, run_trial, write_epoch
 from mounts import Freezable, Served, Tmpfs
 from object_store import ObjectStore
 from safetensors.numpy import load_file
@@ -115,7 +115,7 @@ def test_a_full_disk(
     exit code 1, every file whole; with space again the search goes on as if nothing had been.
     Checkpoints lie on a disk of their own, so that it is clear which write fails."""
     folder = tmp_path / "r" / "tiny"
-    more = ("--trials", "3", "--epochs", "20", "--scheduler", "none")
+    more = ("--trials", "3", "--epochs", "30", "--scheduler", "none")
     with (
         Tmpfs(tmp_path / "r", 32 << 20) as disk,
         Tmpfs(folder / "checkpoints", 32 << 20) as of_checkpoints,
@@ -137,7 +137,7 @@ def test_a_full_disk(
         done = run_process(resume(tmp_path / "r"), small_ray)
         assert done.returncode == 0, done.stderr
         require_said(done.stderr)
-        require_complete(folder, 3, 20)
+        require_complete(folder, 3, 30)
         require_nothing_repeated(folder)
         require_whole(folder)
 
@@ -426,6 +426,7 @@ def test_two_searches_in_one_folder(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str]
 ) -> None:
     """Oracle: the second one refuses, naming the first one, which does not notice."""
+    space_file.write_text(TINY_SPACE)  # Larger images: it has to last until the second one comes.
     with Running(command(space_file, tmp_path, *LONG), small_ray) as search:
         wait_for(lambda: epochs_so_far(tmp_path / "tiny") >= 4)
         second = run_process(resume(tmp_path), small_ray)
@@ -443,6 +444,7 @@ def test_two_searches_in_one_store(
     space_file: Path, small_ray: dict[str, str], store: ObjectStore
 ) -> None:
     """Oracle: the same from another host: it watches first, and says so."""
+    space_file.write_text(TINY_SPACE)  # Larger images: it has to last until the second one comes.
     where = store.uri("two")
     folder = resolve_place(where) / "tiny"
     more = ("--trials", "2", "--epochs", "30", "--scheduler", "none")
