@@ -25,12 +25,12 @@ HERE = Path(__file__).resolve().parents[2]
 FIRST_TRIAL = """
 import resource, sys
 import numpy as np, torch
-from raycae.config import Config
+from raycae.config import resolve
 from raycae.training.device import put_on_device
 from raycae.training.trainer import Training
 images = put_on_device(np.zeros((16, 32, 32, 3), np.uint8), torch.device("cpu"))
 before = resource.getrusage(resource.RUSAGE_SELF)
-Training(Config(), images, images, epochs=1).run_epoch()
+Training(resolve({}), images, images, epochs=1).run_epoch()
 after = resource.getrusage(resource.RUSAGE_SELF)
 print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 """
@@ -65,7 +65,8 @@ def main() -> None:
     )
     print(f"seconds of CPU, median (least to most) of {options.n}; load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:
-        write_study(Path(folder))
+        if options.only in "raycae show long":
+            write_study(Path(folder))
         for name, arguments in COMMANDS.items():
             if options.only not in name:
                 continue
