@@ -135,7 +135,7 @@ COMMANDS = {
 }
 """The commands by name."""
 GROUPS = {
-    "Search": ("search", "trial", "reproduce", "simulate"),
+    "Search": ("demo", "search", "trial", "reproduce", "simulate"),
     "Search spaces": ("spaces", "preview"),
     "Results": ("list", "show", "report", "dashboard", "evaluate"),
     "Models": ("predict", "export"),
