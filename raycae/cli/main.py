@@ -146,11 +146,11 @@ GROUPS = {
 GUIDE = """\
 raycae searches for convolutional autoencoders: how much error does a given latent size cost?
 
-  raycae search --space quickstart    a first search: two minutes, no download
-  raycae search --data FOLDER         a search on your images
-  raycae list                         the studies and their states
-  raycae show                         the best trials of the newest study
-  raycae report                       its report again, one HTML page
+  raycae demo                                  a first search, without a download
+  raycae search --space demo --data FOLDER     the same search on your images
+  raycae list                                  the studies and their states
+  raycae show                                  the best trials of the newest study
+  raycae report                                its report again, one HTML page
 
 raycae --help lists all commands; raycae COMMAND --help explains one."""
 """What `raycae` alone prints."""
