@@ -79,4 +79,4 @@ def find_study(study: str | None, results: str) -> Place:
     """
     from raycae.study import find, overview
 
-    return find.find_study(study or overview.find_newest_study(results), results)
+    return find.find_study(overview.find_newest_study(results) if study is None else study, results)

@@ -26,8 +26,9 @@ from raycae.training.fused import FusedTrainings
 from raycae.training.fusion_size import choose_fusion_size, get_available_bytes
 from raycae.training.trainer import Diverged, Training
 
-NO_MEMORY = re.compile("not enough memory|can't allocate memory")
-"""How torch's CPU allocator reports, in a plain RuntimeError, that memory ran out."""
+NO_MEMORY = re.compile("not enough memory|can't allocate memory|could not create a primitive$")
+"""How torch's CPU allocator and oneDNN report, in a plain RuntimeError, that memory ran out. A
+convolution that oneDNN does not support has another message: it lacks a primitive descriptor."""
 
 
 class AutoencoderTrainable(tune.Trainable):

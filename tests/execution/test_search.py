@@ -121,7 +121,8 @@ def test_interrupted_on_two_gpus_and_resumed(
     assert len(after) == total
     assert (after["epochs_run"] == 30).all()
     ended = before[before["state"] == "COMPLETE"].index
-    kept = [c for c in before if c != "test_mse"]
+    # A further trial may dominate one that was on the front.
+    kept = [c for c in before if c not in ("test_mse", "on_frontier")]
     pd.testing.assert_frame_equal(before.loc[ended, kept], after.loc[ended, kept])
     # Of each running trial at most one epoch was trained again.
     assert epochs_so_far(folder) <= total * 30 + len(running)

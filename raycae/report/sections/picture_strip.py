@@ -20,6 +20,9 @@ MOST_SIZES = 4
 """Largest number of latent sizes in the strip."""
 OUTPUT_ROW = {"reconstruct": 1, "colourise": 2}
 """Row of the outputs in a trial's sheet, below the original and, in colourisation, the grey."""
+MOST_PIXELS = 10_000_000
+"""Largest number of pixels of a sheet that is decoded; a sheet of 12 images of 256 pixels has 3
+million."""
 GAP_PX = 2
 """Distance of two images in a sheet and in the strip, in pixels."""
 
@@ -51,12 +54,14 @@ def make_picture_strip(data: ReportData) -> PictureStrip | None:
     painted = data.pictures
     if painted is None:
         return None
-    with_sheet = [n for n in data.pictured if n in set(painted["trial_number"])]
-    numbers = select_evenly(with_sheet, MOST_SIZES)
-    sheets = [read_sheet(data, number) for number in numbers]
-    if len(sheets) < 2 or any(sheet.size != sheets[0].size for sheet in sheets):
+    measured = painted[painted["psnr_db"].notna()]
+    with_mean = set(measured.loc[measured["shows"] == ALL, "trial_number"])
+    numbers = select_evenly([n for n in data.pictured if n in with_mean], MOST_SIZES)
+    read = [read_sheet(data, number) for number in numbers]
+    sheets = [sheet for sheet in read if sheet is not None]
+    n_images = int((painted[painted["trial_number"].isin(numbers[:1])]["shows"] == SAME).sum())
+    if len(sheets) < max(len(read), 2) or not has_layout(sheets, n_images, data.task):
         return None
-    n_images = int((painted[painted["trial_number"] == numbers[0]]["shows"] == SAME).sum())
     rows = [cut_row(sheets[0], 0, n_images)]
     rows += [cut_row(sheet, OUTPUT_ROW[data.task], n_images) for sheet in sheets]
     labels = ["original", *label_trials(data, numbers, painted)]
@@ -80,15 +85,38 @@ def select_evenly(numbers: list[int], most: int) -> list[int]:
     return [numbers[round(i * (len(numbers) - 1) / (most - 1))] for i in range(most)]
 
 
-def read_sheet(data: ReportData, number: int) -> Image.Image:
+def read_sheet(data: ReportData, number: int) -> Image.Image | None:
     """Read the sheet of a trial.
 
     Args:
         data: The study.
         number: The trial.
+
+    Returns:
+        The sheet; None if it is missing or cannot be decoded.
     """
-    content = (data.folder / "pictures" / f"{number}.png").read_bytes()
-    return Image.open(io.BytesIO(content)).convert("RGBA")
+    path = data.folder / "pictures" / f"{number}.png"
+    try:
+        content = path.read_bytes() if path.is_file() else b""  # A pipe would be waited for.
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as sheet:
+            return sheet.convert("RGBA") if sheet.width * sheet.height <= MOST_PIXELS else None
+    except Exception:  # Pillow raises many types for a damaged file.
+        return None
+
+
+def has_layout(sheets: list[Image.Image], n_images: int, task: str) -> bool:
+    """Return whether sheets are of equal size and hold the rows of `n_images` images to cut.
+
+    Args:
+        sheets: At least one sheet.
+        n_images: The number of images in a row.
+        task: The task.
+    """
+    width, height = sheets[0].size
+    if n_images < 1 or any(sheet.size != (width, height) for sheet in sheets):
+        return False
+    pitch = (width + GAP_PX) // n_images
+    return pitch > GAP_PX and (OUTPUT_ROW[task] + 1) * pitch - GAP_PX <= height
 
 
 def cut_row(sheet: Image.Image, row: int, n_images: int) -> Image.Image:
