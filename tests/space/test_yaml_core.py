@@ -80,9 +80,11 @@ texts = (
     st.text() | st.sampled_from([text for text, _ in PLAIN]) | st.sampled_from(["", "<<", "a: b"])
 )
 numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
+keys = texts.filter(lambda key: len(json.dumps(key)) <= 1000)
+"""YAML 1.2.2, section 7.4: a key without a question mark has at most 1,024 characters."""
 contents = st.recursive(
     st.none() | st.booleans() | numbers | texts,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=12,
 )
 
