@@ -68,7 +68,7 @@ COMMANDS = {
     "show": Command(
         "studies",
         "show_study",
-        "Print the leaderboard of a study, also while it runs.",
+        "Print the leaderboard of a study, even while it runs.",
     ),
     "evaluate": Command(
         "studies",
@@ -150,7 +150,7 @@ raycae searches for convolutional autoencoders: how much error does a given late
   raycae search --space demo --data FOLDER     the same search on your images
   raycae list                                  the studies and their states
   raycae show                                  the best trials of the newest study
-  raycae report                                its report again, one HTML page
+  raycae report                                write its report again, as one HTML page
 
 raycae --help lists all commands; raycae COMMAND --help explains one."""
 """What `raycae` alone prints."""

@@ -59,7 +59,7 @@ ResultsOption = Annotated[
 LimitOption = Annotated[int | None, make_typer_option("limit")]
 CpusOption = Annotated[int, make_typer_option("cpus_per_trial")]
 GpusOption = Annotated[float | None, make_typer_option("gpus_per_trial")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ConcurrentOption = Annotated[int | None, make_typer_option("concurrent")]
 AddressOption = Annotated[str | None, make_typer_option("address")]
 
@@ -77,6 +77,9 @@ def find_study(study: str | None, results: str) -> Place:
     Raises:
         InputError: There is no such study.
     """
+    from raycae.storage.paths import resolve_place
     from raycae.study import find, overview
 
-    return find.find_study(overview.find_newest_study(results) if study is None else study, results)
+    if study is None:
+        return resolve_place(results) / overview.find_newest_study(results)
+    return find.find_study(study, results)

@@ -81,7 +81,7 @@ def show_study(
     number: Annotated[int, typer.Option("-n", min=1, help="Number of trials to print.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the leaderboard of a study, also while it runs.
+    """Print the leaderboard of a study, even while it runs.
 
     Example: raycae show ex3 -n 10
     """

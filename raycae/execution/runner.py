@@ -114,7 +114,8 @@ def run_study(request: SearchRequest) -> int | None:
         # Faulty images are found before a Ray is started for them. A running cluster first reports
         # what is wrong with it, because loading the images may take minutes.
         images = _load_images(request) if starts_own_ray(request.address) else None
-        preload = uses_every_core(request.plan.trials, **request.resources)
+        # A resumed search may have one trial left.
+        preload = not request.resume and uses_every_core(request.plan.trials, **request.resources)
         with connect_ray(request.address, preload) as is_own_ray:
             stop.install_handlers()  # Ray has taken SIGTERM when it started.
             autoscaler = Autoscaler() if is_own_ray else survey_nodes(request.folder.parent)

@@ -58,6 +58,7 @@ class SearchState:
         fault: The error that ends the search, if there is one.
         running: The trial of Tune that runs an attempt which a worker has started, by number of
             the study's trial.
+        pending: Names of the trials of Tune whose worker has not started yet.
         hung: Why a worker was killed as hung, by trial number and attempt.
     """
 
@@ -65,6 +66,7 @@ class SearchState:
         self.study = study
         self.fault: StorageError | InputError | None = None
         self.running: dict[int, Any] = {}
+        self.pending: set[str] = set()
         self.hung: dict[tuple[int, int], str] = {}
         self._should_stop, self._progress = should_stop, progress
         self._stop_at: float | None = None
@@ -296,6 +298,7 @@ class StudySearcher(NotPickled, Searcher):
             is_over = self._state.is_stopping() or not self._state.study.running()
             return Searcher.FINISHED if is_over else None
         self._suggested.add(trial_id)
+        self._state.pending.add(trial_id)
         return {"attempts": attempts, **self._settings}
 
     def continue_worker(self, tune_trial: Any) -> bool:
@@ -305,10 +308,13 @@ class StudySearcher(NotPickled, Searcher):
             tune_trial: The trial of Tune that it runs.
 
         Returns:
-            False if there are none now, or if fewer workers may run than do. The worker then ends
-            its trial of Tune.
+            False if there are none now, if fewer workers may run than do, if attempts that were
+            handed out wait for a worker, or if this one was killed. The worker then ends its trial
+            of Tune, and Tune gives it the attempts that wait.
         """
         if self._state.is_stopping() or len(self._suggested) > self._count_slots():
+            return False
+        if self._state.pending or self._state.hung.keys() & set(list_attempts(tune_trial)):
             return False
         with self._state.catch_faults(), self._state.study.journal.write_as_one_part():
             if not (attempts := self._take_group()):
@@ -346,6 +352,7 @@ class StudySearcher(NotPickled, Searcher):
     ) -> None:
         """Free the slot. The stopper and the callback have told the study how its trials ended."""
         self._suggested.discard(trial_id)
+        self._state.pending.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger holds everything."""
@@ -402,6 +409,7 @@ class StudyCallback(NotPickled, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the start of a worker's first attempts."""
+        self._state.pending.discard(trial.trial_id)
         self._state.start_attempts(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

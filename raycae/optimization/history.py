@@ -215,7 +215,7 @@ class History:
         """
         running = (len(curve) for curve in self._curves.values())
         longest = sorted([*self._lengths[-N_COMPARED:], *running])[-N_COMPARED:]
-        return longest[0] if len(longest) == N_COMPARED else 1
+        return max(1, longest[0]) if len(longest) == N_COMPARED else 1
 
     def _keep(self, number: int, trial: FrozenTrial) -> None:
         """Add a trial that has ended."""

@@ -44,12 +44,27 @@ def load_baselines(task: str, images: data.Images) -> pd.DataFrame:
     Raises:
         InputError: The task is unknown.
     """
-    path = data.cache_folder() / "baselines" / f"{compute_key(task, images)}.json"
-    rows = read_rows(path)
+    path = find_cache_file(task, images)
+    rows = read_rows(path) if path else None
     if rows is None:
         rows = list(compute_rows(task, images.train, [images.val, images.test]))
-        write_rows(path, rows)
+        if path:
+            write_rows(path, rows)
     return build_frame(rows, has_test=True)
+
+
+def find_cache_file(task: str, images: data.Images) -> Path | None:
+    """Return the file that keeps the errors; None if this user has no cache folder.
+
+    Args:
+        task: The task.
+        images: The images.
+    """
+    try:
+        folder = data.cache_folder()
+    except RuntimeError:  # There is no home folder.
+        return None
+    return folder / "baselines" / f"{compute_key(task, images)}.json"
 
 
 def compute_key(task: str, images: data.Images) -> str:

@@ -227,6 +227,7 @@ def read_columns(
     if sum(get_unpacked_length(table[name]) for name in texts) > MOST_UNPACKED * size:
         raise InputError(f"{path}: damaged: its texts are over {MOST_UNPACKED:,} times its size")
     table = table.select(list(kinds)).cast(pa.schema(list(kinds.items())))
+    table.validate(full=True)  # Texts that are not UTF-8, for example.
     for name in absent:
         table = table.append_column(name, pa.nulls(n_rows, columns[name]))
     return table

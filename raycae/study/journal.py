@@ -80,7 +80,8 @@ class Journal:
         """Write what is recorded inside the `with` block to the ledger as one part, at its end.
 
         Raises:
-            StorageError: The storage has failed. The records then know more than the ledger.
+            StorageError: Another process has taken the study over, or the storage has failed. The
+                records then know more than the ledger.
         """
         self._held = []
         try:
@@ -88,6 +89,7 @@ class Journal:
         finally:
             held, self._held = self._held, None
             if held:
+                self._require_lease()
                 self._ledger.append(held)
 
     def record(self, *events: Event) -> None:
@@ -96,11 +98,7 @@ class Journal:
         Raises:
             StorageError: Another process has taken the study over, or the storage has failed.
         """
-        if self._lease.lost:
-            raise StorageError(
-                f"{self._folder}: another process has taken this study over, because this one did "
-                "not renew its lease. This process writes nothing more."
-            )
+        self._require_lease()
         if self._held is None:
             self._ledger.append(events)
         else:
@@ -109,8 +107,17 @@ class Journal:
             self._records.apply(event)
             if self.listener:
                 self.listener(event, self._records)
+        if self._held is not None:
+            return  # The tables never know more than the ledger.
         now = time.monotonic()
         if now - self._tables_at >= max(TABLES_EVERY_S, self._tables_took_s / TABLES_SHARE):
             self._records.write(self._folder)
             self._tables_at = time.monotonic()
             self._tables_took_s = self._tables_at - now
+
+    def _require_lease(self) -> None:
+        if self._lease.lost:
+            raise StorageError(
+                f"{self._folder}: another process has taken this study over, because this one did "
+                "not renew its lease. This process writes nothing more."
+            )

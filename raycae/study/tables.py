@@ -106,7 +106,7 @@ def read_trials_table(folder: Place) -> pa.Table:
     ):
         raise InputError(f"{path}: where val_mse is, val_psnr_db and epochs_run have to be")
     if (least := min(values["latent_size"], default=1)) < 1:
-        raise InputError(f"{path}: latent_size: {least} is not allowed; it is from 1 on")
+        raise InputError(f"{path}: latent_size: {least} is not allowed; it must be at least 1")
     for number, state, config in zip(
         values["trial_number"], values["state"], values["config"], strict=True
     ):
@@ -200,5 +200,5 @@ def check_errors(path: Place, table: pa.Table) -> None:
     errors = [e for e in table["val_mse"].to_pylist() if not parquet.is_missing(e)]
     if bad := [error for error in errors if not 0 <= error <= MOST_ERROR]:
         raise InputError(
-            f"{path}: val_mse: {bad[0]} is not allowed; it is from 0 to {MOST_ERROR:g}"
+            f"{path}: val_mse: {bad[0]} is not allowed; it must be from 0 to {MOST_ERROR:g}"
         )

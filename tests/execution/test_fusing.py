@@ -19,6 +19,7 @@ from searches import Running, a_trainable, command, epochs_so_far, trials_of, wa
 
 from raycae import data
 from raycae.config import Config
+from raycae.errors import StorageError
 from raycae.execution.progress import Progress
 from raycae.execution.tune_adapter import SearchState as Books
 from raycae.execution.tune_adapter import StudyCallback, StudySearcher, StudyStopper
@@ -233,6 +234,53 @@ def test_a_worker_ends_where_fewer_may_run(tmp_path: Path) -> None:
     assert driver.study.records.trials[2]["losses"] == 1
     assert driver.study.records.trials[1]["state"] == "COMPLETE"
     driver.study.close()
+
+
+def test_a_worker_ends_for_a_trial_that_waits(tmp_path: Path) -> None:
+    """Oracle: three may run, and Ray has room for two. The third trial was handed out and waits, so
+    the first process that is free ends, and Tune gives it that trial; it takes no newer one."""
+    driver = Driver(tmp_path / "s", fuse=1, places=3, continues=True, settings=1)
+    first = driver.start("a")
+    driver.start("b")
+    waiting = driver.searcher.suggest("c")
+    assert isinstance(waiting, dict)
+    assert [driver.say(first, 0) for _ in range(3)] == [False, False, True]
+    assert first.temporary_state.ray_actor.configs == []
+    assert len(driver.study.records.trials) == 3
+    driver.study.close()
+
+
+def test_a_killed_worker_gets_no_new_trial(tmp_path: Path) -> None:
+    """Oracle: the last report of a process comes after it was killed as hung. Its trial is over,
+    and the next one is not lost with it."""
+    driver = Driver(tmp_path / "s", fuse=1, places=1, continues=True, settings=1)
+    trial = driver.start("a")
+    driver.books.hung[0, 1] = "hung: no epoch in 60 s"
+    assert [driver.say(trial, 0) for _ in range(3)] == [False, False, True]
+    assert list(driver.study.records.trials) == [0]
+    driver.study.close()
+
+
+def test_what_is_held_is_in_no_table_and_not_written_without_the_lease(tmp_path: Path) -> None:
+    """Oracle: the parts of the ledger and the table. Inside the block neither has the events; after
+    the lease was lost inside it, the ledger never gets them."""
+    driver = Driver(tmp_path / "s", fuse=1, settings=1)
+    study, journal = driver.study, driver.study.journal
+    before = journal._ledger.read()
+    journal._tables_at = -1000.0  # The tables are due.
+
+    def lose_the_lease() -> None:
+        with journal.write_as_one_part():
+            assert study.ask() is not None
+            assert journal._ledger.read() == before
+            assert not (tmp_path / "s" / "trials.parquet").exists()
+            study._lease._lost = True
+
+    with pytest.raises(StorageError, match="taken this study over"):
+        lose_the_lease()
+    assert journal._ledger.read() == before
+    study.broken = True
+    study.close()
 
 
 def test_a_late_report_of_a_hung_worker_gives_it_nothing(tmp_path: Path) -> None:

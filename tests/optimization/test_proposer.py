@@ -19,7 +19,7 @@ from raycae.optimization import history
 from raycae.optimization.feasibility import find_reachable_strata, require_possible
 from raycae.optimization.frontier import Strata
 from raycae.optimization.grid import list_grid
-from raycae.optimization.history import History, make_training_identity
+from raycae.optimization.history import N_COMPARED, History, make_training_identity
 from raycae.optimization.proposer import Proposal, Proposer
 from raycae.optimization.samplers import SAMPLERS
 from raycae.space import loading
@@ -385,6 +385,14 @@ def test_trials_are_compared_after_equally_many_epochs(
     # Three ran to their end, so only these and their lowest errors count.
     seen = proposer.history.select_recent()
     assert {number: trial.value for number, trial in seen.items()} == {0: 0.3, 1: 0.2, 4: 0.5}
+
+
+def test_trials_without_an_epoch_are_compared_with_nothing() -> None:
+    """Oracle: by hand. Ten trials ended before their first epoch: errors are compared after one
+    epoch, never after none."""
+    kept = History()
+    kept._lengths = [0.0] * N_COMPARED
+    assert kept._find_compared_epoch() == 1
 
 
 @given(st.lists(st.tuples(st.lists(st.floats(0.01, 1), max_size=6), st.booleans()), max_size=30))
