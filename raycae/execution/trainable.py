@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
 import time
@@ -150,9 +151,11 @@ class AutoencoderTrainable(tune.Trainable):
             self.groups.clear()
             for number in numbers:
                 self.trainings.pop(number, None)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            return reports
+        if any(isinstance(report, FailureReport) and report.out_of_memory for report in reports):
+            gc.collect()  # The frames of the failed step may form a cycle that holds its tensors.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return reports
 
     def _run_epoch(
         self, numbers: tuple[int, ...], members: list[Training]
