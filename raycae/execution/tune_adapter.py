@@ -30,6 +30,8 @@ from raycae.study.study import Study
 
 GRACE_S = 6.0
 """How long trials may take to finish their epoch once the search is stopping, in seconds."""
+PENDING_S = 5.0
+"""After this many seconds, attempts that wait for a worker come before a worker's next ones."""
 IDLE_S = 30.0
 """After how long without a running trial the search says that it waits, in seconds."""
 MACHINE_GONE = re.compile("its node has died|actor's node was|node .* is dead|is unavailable")
@@ -58,7 +60,7 @@ class SearchState:
         fault: The error that ends the search, if there is one.
         running: The trial of Tune that runs an attempt which a worker has started, by number of
             the study's trial.
-        pending: Names of the trials of Tune whose worker has not started yet.
+        pending: Since when trials of Tune wait for a worker, by their names.
         hung: Why a worker was killed as hung, by trial number and attempt.
     """
 
@@ -66,7 +68,7 @@ class SearchState:
         self.study = study
         self.fault: StorageError | InputError | None = None
         self.running: dict[int, Any] = {}
-        self.pending: set[str] = set()
+        self.pending: dict[str, float] = {}
         self.hung: dict[tuple[int, int], str] = {}
         self._should_stop, self._progress = should_stop, progress
         self._stop_at: float | None = None
@@ -298,7 +300,7 @@ class StudySearcher(NotPickled, Searcher):
             is_over = self._state.is_stopping() or not self._state.study.running()
             return Searcher.FINISHED if is_over else None
         self._suggested.add(trial_id)
-        self._state.pending.add(trial_id)
+        self._state.pending[trial_id] = time.monotonic()
         return {"attempts": attempts, **self._settings}
 
     def continue_worker(self, tune_trial: Any) -> bool:
@@ -309,12 +311,15 @@ class StudySearcher(NotPickled, Searcher):
 
         Returns:
             False if there are none now, if fewer workers may run than do, if attempts that were
-            handed out wait for a worker, or if this one was killed. The worker then ends its trial
+            handed out wait for a worker for long, or if this one was killed. The worker then ends its trial
             of Tune, and Tune gives it the attempts that wait.
         """
         if self._state.is_stopping() or len(self._suggested) > self._count_slots():
             return False
-        if self._state.pending or self._state.hung.keys() & set(list_attempts(tune_trial)):
+        waits = (time.monotonic() - since for since in self._state.pending.values())
+        if any(wait_s >= PENDING_S for wait_s in waits):
+            return False
+        if self._state.hung.keys() & set(list_attempts(tune_trial)):
             return False
         with self._state.catch_faults(), self._state.study.journal.write_as_one_part():
             if not (attempts := self._take_group()):
@@ -352,7 +357,7 @@ class StudySearcher(NotPickled, Searcher):
     ) -> None:
         """Free the slot. The stopper and the callback have told the study how its trials ended."""
         self._suggested.discard(trial_id)
-        self._state.pending.discard(trial_id)
+        self._state.pending.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger holds everything."""
@@ -409,7 +414,7 @@ class StudyCallback(NotPickled, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the start of a worker's first attempts."""
-        self._state.pending.discard(trial.trial_id)
+        self._state.pending.pop(trial.trial_id, None)
         self._state.start_attempts(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -22,7 +22,7 @@ from raycae.config import Config
 from raycae.errors import StorageError
 from raycae.execution.progress import Progress
 from raycae.execution.tune_adapter import SearchState as Books
-from raycae.execution.tune_adapter import StudyCallback, StudySearcher, StudyStopper
+from raycae.execution.tune_adapter import PENDING_S, StudyCallback, StudySearcher, StudyStopper
 from raycae.model import weights
 from raycae.model.architecture import build_architecture, fusion_key
 from raycae.space import loading
@@ -244,6 +244,7 @@ def test_a_worker_ends_for_a_trial_that_waits(tmp_path: Path) -> None:
     driver.start("b")
     waiting = driver.searcher.suggest("c")
     assert isinstance(waiting, dict)
+    driver.books.pending["c"] -= PENDING_S
     assert [driver.say(first, 0) for _ in range(3)] == [False, False, True]
     assert first.temporary_state.ray_actor.configs == []
     assert len(driver.study.records.trials) == 3
