@@ -311,8 +311,8 @@ class StudySearcher(NotPickled, Searcher):
 
         Returns:
             False if there are none now, if fewer workers may run than do, if attempts that were
-            handed out wait for a worker for long, or if this one was killed. The worker then ends its trial
-            of Tune, and Tune gives it the attempts that wait.
+            handed out wait for a worker for long, or if this one was killed. The worker then ends
+            its trial of Tune, and Tune gives it the attempts that wait.
         """
         if self._state.is_stopping() or len(self._suggested) > self._count_slots():
             return False

@@ -21,8 +21,8 @@ from raycae import data
 from raycae.config import Config
 from raycae.errors import StorageError
 from raycae.execution.progress import Progress
-from raycae.execution.tune_adapter import SearchState as Books
 from raycae.execution.tune_adapter import PENDING_S, StudyCallback, StudySearcher, StudyStopper
+from raycae.execution.tune_adapter import SearchState as Books
 from raycae.model import weights
 from raycae.model.architecture import build_architecture, fusion_key
 from raycae.space import loading
