@@ -1,4 +1,4 @@
-"""Measure what a search costs before its first trial and after its last, for one or two checkouts.
+"""Measure the time before a search's first trial and after its last one, in one or two checkouts.
 
     python analysis/benchmarks/start_and_finish.py [--against CHECKOUT] [--data SOURCE]
 

@@ -48,7 +48,7 @@ COMMANDS = {
     "import of a worker": ["-c", "import raycae.execution.trainable"],
     "first trial": ["-c", FIRST_TRIAL],
 }
-"""What is measured. A first trial prints its time, without the imports before it."""
+"""The commands to measure. The first trial prints its own time, without imports."""
 
 
 def main() -> None:
