@@ -10,7 +10,9 @@ server answers its page with the numbers of the report instead.
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import threading
 import time
 import warnings
@@ -76,6 +78,9 @@ def serve_dashboard(
     print(f"{make_printable(folder.name)}: {where}  (Ctrl-C ends it)", flush=True)
     with server, suppress(KeyboardInterrupt):
         server.serve_forever()
+    # Python ends a daemon thread that is inside a call to Arrow's C++ by aborting the process.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def keep_following(copy: OptunaMirror) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -258,6 +259,34 @@ def test_the_server(study: Study) -> None:
         done = server.end(20)
     assert (done.returncode, done.stderr) == (0, "")
     begin(study)  # its lease was never taken
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_ctrl_c_while_it_reads(pause: float) -> None:
+    """Oracle: exit code 0 and nothing on standard error at Ctrl-C while the server reads the study,
+    here without any pause between two reads. Before, the process aborted (SIGABRT) or hung in about
+    one of ten cases, because it ended while a thread was inside Arrow."""
+    folder = RECORDED / "frontier"
+    code = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[1:] = ["dashboard", {str(folder)!r}, "--port", "0"]
+from raycae.cli import dashboard
+from raycae.report.optuna_mirror import OptunaMirror
+from raycae.study import tables
+dashboard.FOLLOW_S, dashboard.FOLLOW_SHARE = 0.0, 1e9
+follow = OptunaMirror.follow
+OptunaMirror.follow = lambda copy: (follow(copy), tables.read_epochs(copy._folder))
+from raycae.cli.main import main
+main()
+"""
+    with Running([sys.executable, "-u", "-c", code], dict(os.environ)) as server:
+        assert server._process.stdout is not None
+        assert "http://" in server._process.stdout.readline()
+        time.sleep(pause)
+        server.send(signal.SIGINT)
+        done = server.end(20)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_wrong_use(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
