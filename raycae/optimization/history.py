@@ -46,7 +46,8 @@ class History:
         """Trials that ended with an error, in the order in which they ended."""
         self.latent_sizes: dict[int, int] = {}
         """Latent size of every trial, running or ended."""
-        self._running: dict[int, FrozenTrial] = {}
+        self._running: dict[int, tuple[dict[str, Any], Mapping[str, BaseDistribution]]] = {}
+        """Parameter values and distributions of the running trials."""
         self._lengths: list[float] = []
         """`get_length` of the trials that ended, ascending."""
         self._curves: dict[int, dict[int, float]] = defaultdict(dict)
@@ -81,14 +82,13 @@ class History:
         Args:
             number: Trial number.
             config: Its configuration.
-            params: The values of its parameters, as Optuna stores them.
+            params: The values of its parameters.
             distributions: The distributions that these values come from.
         """
         self._runs[make_training_identity(config)] += 1
         self.latent_sizes[number] = build_architecture(config).latent_size
-        self._running[number] = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=dict(params), distributions=dict(distributions)
-        )
+        values = {n: normalize_value(value, distributions[n]) for n, value in params.items()}
+        self._running[number] = values, distributions
 
     def report(self, number: int, epoch: int, error: float) -> bool:
         """Add the error after an epoch of a running trial, unless that epoch is already known.
@@ -117,12 +117,12 @@ class History:
             error: Error of a COMPLETE trial; None for the others.
             known: Columns of the trial, of which the cost is read.
         """
-        trial = self._running.pop(number)
         if state != "FAIL":
             values = self._compute_values(error, known)
-            self._keep(number, self._freeze(number, trial, TrialState[state], values))
+            self._keep(number, self._freeze(number, TrialState[state], values))
         if error is not None:
             self._rank(number, error, known)
+        del self._running[number]
         self._curves.pop(number, None)
 
     def learn(
@@ -184,7 +184,7 @@ class History:
             return dict(sorted(selected.items()))
         epoch = self._find_compared_epoch()
         reached = [n for n, curve in self._curves.items() if len(curve) >= epoch]
-        running = {n: self._freeze(n, self._running[n]) for n in reached[-WINDOW // 4 :]}
+        running = {n: self._freeze(n) for n in reached[-WINDOW // 4 :]}
         comparable = ((n, trial) for n, trial in newest if get_length(trial) >= epoch)
         n_left = WINDOW - len(running) - len(best)
         selected = best | running | dict(itertools.islice(comparable, n_left))
@@ -239,16 +239,16 @@ class History:
     def _freeze(
         self,
         number: int,
-        trial: FrozenTrial,
         state: TrialState = TrialState.RUNNING,
         values: list[float] | None = None,
     ) -> FrozenTrial:
         """Return a running trial with its learning curve, in the given state."""
+        params, distributions = self._running[number]
         return optuna.trial.create_trial(
             state=state,
             values=values,
-            params=trial.params,
-            distributions=trial.distributions,
+            params=dict(params),
+            distributions=dict(distributions),
             intermediate_values={} if self.cost else dict(self._curves[number]),
         )
 
@@ -264,6 +264,16 @@ class SharedFrozenTrial(FrozenTrial):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrozenTrial:
         return SharedFrozenTrial(self)
+
+
+def normalize_value(value: Any, distribution: BaseDistribution) -> Any:
+    """Return a parameter's value with the type of its distribution: 1.0 for a float written as 1.
+
+    Args:
+        value: A value in the distribution.
+        distribution: The distribution.
+    """
+    return distribution.to_external_repr(distribution.to_internal_repr(value))
 
 
 def get_length(trial: FrozenTrial) -> float:

@@ -1,8 +1,8 @@
-"""The proposer: accepts what the samplers suggest, numbers it, and keeps the Optuna study.
+"""The proposer: accepts what the samplers suggest, numbers it, and keeps the history.
 
 Ray's own `OptunaSearch` is not used. It reports stopped trials as COMPLETE with their first loss,
-leaves diverged trials RUNNING, and fails on a second report. Here the Optuna study is in memory and
-a function of the ledger: replaying the events gives the same study. What is proposed depends only
+leaves diverged trials RUNNING, and fails on a second report. Here the history is in memory and a
+function of the ledger: replaying the events gives the same history. What is proposed depends only
 on the seed, the trial number and the history.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from raycae.config import Config
 from raycae.errors import InputError
@@ -23,7 +23,7 @@ from raycae.optimization.feasibility import explain_impossible
 from raycae.optimization.frontier import Strata
 from raycae.optimization.history import NOTHING, History, make_training_identity
 from raycae.optimization.sampler import Candidate, Proposal, Sampler, SamplerSetup
-from raycae.optimization.samplers import SAMPLERS, PointsSampler, get_directions
+from raycae.optimization.samplers import SAMPLERS, PointsSampler
 from raycae.space.parameters import Value
 from raycae.space.space import Space
 
@@ -84,13 +84,7 @@ class Proposer:
         self.sampler = SAMPLERS[sampler](self.setup)
         self._points = PointsSampler(self.setup) if self.sampler.starts_with_points else None
         self._is_exhausted = False
-        self.study = optuna.create_study(
-            directions=get_directions(self.history.cost),
-            sampler=optuna.samplers.RandomSampler(seed),
-        )
-        """A record of all trials in Optuna's terms; nothing is drawn from it."""
         self._shared = shared
-        self._open: dict[int, Trial] = {}
         self._ended: set[int] = set()
 
     def propose(self, number: int) -> Proposal | None:
@@ -151,8 +145,6 @@ class Proposer:
         """
         if number in self._ended or not self.history.report(number, epoch, value):
             return
-        if not self.history.cost:  # Optuna has no intermediate values for two objectives.
-            self._open[number].report(value, epoch)
         if self._shared:
             self._shared.report(number, epoch, value)
 
@@ -170,15 +162,13 @@ class Proposer:
         if number in self._ended:
             return
         self._ended.add(number)
-        trial = self._open.pop(number)
         for sampler in self._list_samplers():
             sampler.end(number, state, value)
         error = value if state == "COMPLETE" else None
         self.history.end(number, state, error, known)
-        cost = self.history.cost
-        values = None if error is None else [error, *([known[cost]] if cost else [])]
-        self.study.tell(trial, values, TrialState[state])
         if self._shared:
+            cost = self.history.cost
+            values = None if error is None else [error, *([known[cost]] if cost else [])]
             self._shared.tell(number, state, values)
 
     def _accept_first(self, number: int, sampler: Sampler) -> Proposal | None:
@@ -246,18 +236,13 @@ class Proposer:
         )
 
     def _register(self, number: int, proposal: Proposal) -> Proposal:
-        """Register a trial as running: with the samplers, the history and Optuna."""
+        """Register a trial as running."""
         for sampler in self._list_samplers():
             sampler.begin(number, proposal)
         if self._shared:
             self._shared.take(number, self._make_claim(proposal))
-        # Values are enqueued, so this sampler draws nothing; it is made for its low cost.
-        self.study.sampler = optuna.samplers.RandomSampler(self.seed)
-        self.study.enqueue_trial(proposal.params)
-        trial = self._open[number] = self.study.ask()
-        for name in proposal.params:
-            self.space.parameters[name].suggest(trial, name)
-        self.history.begin(number, proposal.config, trial.params, trial.distributions)
+        distributions = self._list_distributions(proposal.params)
+        self.history.begin(number, proposal.config, proposal.params, distributions)
         return proposal
 
     def _list_samplers(self) -> list[Sampler]:

@@ -85,7 +85,7 @@ class FloatParameter(BaseParameter):
             object.__setattr__(self, "high", high)
         return self
 
-    @property
+    @cached_property
     def distribution(self) -> BaseDistribution:
         """The distribution as Optuna has it."""
         from optuna.distributions import FloatDistribution
@@ -203,7 +203,7 @@ class IntParameter(BaseParameter):
         object.__setattr__(self, "high", self.high - (self.high - self.low) % self.step)
         return self
 
-    @property
+    @cached_property
     def distribution(self) -> BaseDistribution:
         """The distribution as Optuna has it."""
         from optuna.distributions import IntDistribution
@@ -288,7 +288,7 @@ class CategoricalParameter(BaseParameter):
         """The choices as tables show them."""
         return [format_label(choice) for choice in self.choices]
 
-    @property
+    @cached_property
     def distribution(self) -> BaseDistribution:
         """The distribution as Optuna has it."""
         from optuna.distributions import CategoricalDistribution

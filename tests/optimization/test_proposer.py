@@ -72,7 +72,7 @@ def test_proposals_are_a_function_of_seed_and_history(sampler: str, tiny_space: 
     for number, proposal in enumerate(finish(original, range(10))):
         resumed.reopen(number, proposal)
         resumed.report(number, 1, 1.0)
-        value = original.study.trials[number].value
+        value = original.history.ended[number].value
         resumed.tell(number, "COMPLETE", value)
     assert finish(resumed, range(10, 16)) == whole[10:]
 
@@ -237,12 +237,13 @@ def test_two_objectives_reach_optuna() -> None:
             proposer.report(number, 1, 0.5)
             state = "PRUNED" if number % 3 == 1 else "COMPLETE"
             proposer.tell(number, state, 1 / net.n_params, {"n_params": net.n_params})
-        trials = proposer.study.trials
+        trials = proposer.history.ended
         assert trials[1].state == TrialState.PRUNED
-        for trial in trials:
+        for trial in trials.values():
             if trial.state == TrialState.COMPLETE:
-                assert trial.values[0] * trial.values[1] == pytest.approx(1.0)
-        seen.append([trial.params for trial in trials])
+                error, cost = map(math.exp, trial.values)
+                assert error * cost == pytest.approx(1.0)
+        seen.append([trial.params for trial in trials.values()])
     assert seen[0] == seen[1]
 
 
@@ -293,7 +294,7 @@ def test_stopped_trial_is_pruned_with_its_curve(tiny_space: Space) -> None:
     proposer.report(0, 1, 0.5)
     proposer.report(0, 2, 0.4)
     proposer.tell(0, "PRUNED", 0.4)
-    trial = proposer.study.trials[0]
+    trial = proposer.history.ended[0]
     assert trial.state == TrialState.PRUNED
     assert trial.intermediate_values == {1: 0.5, 2: 0.4}
 
@@ -303,7 +304,8 @@ def test_failed_trial_does_not_stay_running(tiny_space: Space) -> None:
     proposer = Proposer(tiny_space)
     proposer.propose(0)
     proposer.tell(0, "FAIL", None)
-    assert [trial.state for trial in proposer.study.trials] == [TrialState.FAIL]
+    assert proposer.history.select_recent() == {}
+    assert proposer.history.latent_sizes.keys() == {0}
 
 
 def test_telling_twice_is_telling_once(tiny_space: Space) -> None:
@@ -316,7 +318,7 @@ def test_telling_twice_is_telling_once(tiny_space: Space) -> None:
     proposer.tell(0, "COMPLETE", 0.3)
     proposer.tell(0, "FAIL", None)
     proposer.report(0, 2, 0.1)
-    trial = proposer.study.trials[0]
+    trial = proposer.history.ended[0]
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.3)
     assert trial.intermediate_values == {1: 0.5}
 
@@ -333,7 +335,10 @@ def test_constraints_are_kept_before_a_trial_is_issued() -> None:
         assert proposal is not None
         assert proposer.space.check(proposal.config) is None
         proposer.tell(number, "COMPLETE", 0.1)
-    assert [trial.state for trial in proposer.study.trials] == [TrialState.COMPLETE] * 12
+    ended = proposer.history.ended
+    assert {n: trial.state for n, trial in ended.items()} == dict.fromkeys(
+        range(12), TrialState.COMPLETE
+    )
 
 
 def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,10 +348,9 @@ def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.Monkey
     monkeypatch.setattr(history, "WINDOW", 8)
     proposer = Proposer(tiny_space)
     errors = [0.9, 0.1, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35, 0.45, 0.55, 0.97, 0.98, 0.99]
-    for number in range(16):
-        proposer.propose(number)
-        if number < 15:
-            proposer.report(number, 1, errors[number])
+    proposals = [proposer.propose(number) for number in range(16)]
+    for number, error in enumerate(errors):
+        proposer.report(number, 1, error)
     for number, error in enumerate(errors[:12]):
         state = "FAIL" if number == 11 else "COMPLETE" if number < 6 else "PRUNED"
         proposer.tell(number, state, error)
@@ -357,7 +361,7 @@ def test_the_sampler_sees_a_window(tiny_space: Space, monkeypatch: pytest.Monkey
         *(0.98, 0.99),
     ]
     assert [trial.params for trial in seen[-2:]] == [
-        proposer.study.trials[number].params for number in (13, 14)
+        proposals[number].params for number in (13, 14)
     ]
 
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import begin, data_facts, die, measured, run_trial, study_json, write_epoch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from raycae.errors import InputError
 from raycae.optimization.shared_study import require_database
@@ -276,7 +277,14 @@ def test_the_study_database(killed: Path, kind: str) -> None:
     url = f"sqlite:///{killed / 'optuna.db'}"
     plan = Plan(**read_content(killed)["plan"])
     first = resume_study(killed, plan, database=url)
-    expected = [(t.state, t.params, t.intermediate_values) for t in first.proposer.study.trials]
+    expected = [
+        (
+            TrialState[row["state"]],
+            json.loads(row["params"]),
+            {epoch: row["val_mse"] for epoch, row in first.records.epochs[number].items()},
+        )
+        for number, row in first.records.trials.items()
+    ]
     die(first)
     left = damage(killed / "optuna.db", kind)
     study = resume_study(killed, plan, database=url)
@@ -392,8 +400,11 @@ def test_another_space_goes_on(killed: Path, tiny_space: Space) -> None:
     )
     plan = Plan(**read_content(killed)["plan"])
     study = resume_study(killed, plan, space=wider)
-    told = study.proposer.study.trials
-    assert [t.state.name for t in told] == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    states = [row["state"] for row in study.records.trials.values()]
+    assert states == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    ended = study.proposer.history.ended
+    assert [ended[number].state.name for number in ended] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    told = [*ended.values(), *study.proposer.history.select_recent().values()]
     assert all("channels_1" in t.params for t in told)
     assert all(t.params.get("lr", 0) <= 3e-3 for t in told)
     again = study.ask()

@@ -51,7 +51,8 @@ def test_the_third_loss_is_a_failure(study: Study, cause: str) -> None:
     row = study.records.trials[0]
     assert (row["state"], row["losses"]) == ("FAIL", 3)
     assert row["reason"] == "lost 3 times; the last time: process lost: for the 3. time"
-    assert study.proposer.study.trials[0].state.name == "FAIL"
+    assert study.proposer.history.select_recent() == {}
+    assert 0 not in study.proposer.history.ended
     assert begin(study).number == 1
 
 

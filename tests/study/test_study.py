@@ -76,7 +76,7 @@ def test_stopped_by_the_rule(tmp_path: Path, tiny_space: Space, plan: Plan) -> N
     row = study.records.trials[stopped]
     assert (row["state"], row["reason"]) == ("PRUNED", "asha after epoch 1")
     assert row["epochs_run"] == 1
-    assert study.proposer.study.trials[stopped].intermediate_values == {1: 0.3}
+    assert study.proposer.history.ended[stopped].intermediate_values == {1: 0.3}
     study.close()
 
 
