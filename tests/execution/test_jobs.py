@@ -144,41 +144,62 @@ def typed(head: Head) -> Iterator[Run]:
     process.communicate()
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(900)
-def test_two_searches_on_a_cluster(
-    head: Head, typed: Run, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Oracle: the contract. A space whose path a shell would take apart, and results whose URI it
-    would, arrive as they are. A short search beside a long one comes to its end while nobody but
-    the cluster runs it; its logs end with it, its study comes home whole, once. The long one is
-    stopped: in order, so with report and without a trial that has been lost. Nobody's token or
-    secret key stands in anything that was written or said."""
-    for name, value in store.env.items():
-        monkeypatch.setenv(name, value)
-    space = tmp_path / "my spaces" / "a $(touch owned) & 'tiny' one.yaml"
-    space.parent.mkdir()
-    space.write_text(SMALL_SPACE)
-    where = store.uri("studies")
-    said = []
+class Typist:
+    """Types commands that succeed, and remembers what they printed."""
 
-    def raycae_(*words: object) -> str:
-        code, out, err = typed(*words)
-        said.append(out)
+    def __init__(self, typed: Run) -> None:
+        self._typed = typed
+        self.said = ""
+
+    def __call__(self, *words: object) -> str:
+        code, out, err = self._typed(*words)
         assert (code, err) == (0, "")
+        self.said += out
         return out
 
-    both = ["--space", space, "--results", where, "--concurrent", "1", "--scheduler", "none"]
+
+@pytest.fixture
+def studies(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a folder of results whose store this process may read."""
+    for name, value in store.env.items():
+        monkeypatch.setenv(name, value)
+    return store.uri("studies")
+
+
+@pytest.fixture
+def odd_space(tmp_path: Path) -> Path:
+    """A search space whose path a shell would take apart."""
+    path = tmp_path / "my spaces" / "a $(touch owned) & 'tiny' one.yaml"
+    path.parent.mkdir()
+    path.write_text(SMALL_SPACE)
+    return path
+
+
+def require_secrets_kept(head: Head, said: str, *folders: Path) -> None:
+    """Neither the token nor the secret key is in any file of the head or in what was printed."""
+    files = [path for folder in (head.folder, *folders) for path in folder.rglob("*")]
+    written = {str(path): path.read_bytes() for path in files if path.is_file()}
+    written["what was said"] = said.encode()
+    assert {n for n, text in written.items() for s in SECRETS if s.encode() in text} == set()
+    assert not list(head.folder.rglob("owned"))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_search_on_a_cluster(
+    head: Head, typed: Run, studies: str, odd_space: Path, tmp_path: Path
+) -> None:
+    """Oracle: the contract. A space whose path a shell would take apart, and results whose URI it
+    would, arrive as they are. The search comes to its end while nobody but the cluster runs it; its
+    logs end with it, its study comes home whole, once. Nobody's token or secret key stands in
+    anything that was written or said."""
+    raycae_ = Typist(typed)
+    both = ["--space", odd_space, "--results", studies, "--concurrent", "1", "--scheduler", "none"]
     few = ["--trials", "2", "--epochs", "1", "--max", "n_params=99999"]
-    alone = head.raycae("submit", *both, "--study", "long", "--epochs", "9999")
-    assert (alone.returncode, alone.stderr) == (0, "")
-    assert NAME.fullmatch(alone.stdout)
-    long = alone.stdout
-    wait_for(lambda: epochs_so_far(resolve_place(where) / "long") >= 1)
-    # It trains to the end of this test, with the time that nothing else needs.
-    os.setpriority(os.PRIO_PROCESS, a_trainable(), 19)
-    short = raycae_("submit", *both, "--study", "short", *few)
-    long, short = long.strip(), short.strip()
+    submitted = head.raycae("submit", *both, "--study", "short", *few)
+    assert (submitted.returncode, submitted.stderr) == (0, "")
+    assert NAME.fullmatch(submitted.stdout)
+    short = submitted.stdout.strip()
 
     followed = raycae_("logs", short, "-f")
     assert followed.splitlines()[-1].startswith("report   s3://raycae/studies/short/report")
@@ -188,7 +209,7 @@ def test_two_searches_on_a_cluster(
     assert "trials   2 COMPLETE of 2\nbest     trial " in told
     assert raycae_("fetch", short, "-o", tmp_path / "home").strip() == str(tmp_path / "home/short")
     home = raycae.open_study(tmp_path / "home" / "short")
-    there = raycae.open_study("short", where)
+    there = raycae.open_study("short", studies)
     assert home.trials.equals(there.trials)
     assert (home.folder / "report.html").read_bytes() == (there.folder / "report.html").read_bytes()
     assert raycae.load(home.folder).config == raycae.load(there.folder).config
@@ -197,21 +218,44 @@ def test_two_searches_on_a_cluster(
     assert "home/short is there already; choose another folder" in err
     command = json.loads((home.folder / "study.json").read_text())["command"]
     assert shlex.split(command) == [
-        *("raycae", "search", "--space", space.name, "--trials", "2", "--epochs", "1"),
-        *("--results", where, "--study", "short", "--scheduler", "none", "--max", "n_params=99999"),
-        *("--concurrent", "1"),
+        *("raycae", "search", "--space", odd_space.name, "--trials", "2", "--epochs", "1"),
+        *("--results", studies, "--study", "short", "--scheduler", "none"),
+        *("--max", "n_params=99999", "--concurrent", "1"),
     ]
+    require_secrets_kept(head, raycae_.said, home.folder)
 
-    listed = raycae_("jobs").splitlines()
-    assert [line.split()[:2] for line in listed[1:]] == [[long, "RUNNING"], [short, "SUCCEEDED"]]
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_two_searches_on_a_cluster(
+    head: Head, typed: Run, studies: str, odd_space: Path, tmp_path: Path
+) -> None:
+    """Oracle: the contract. A short search beside a long one comes to its end. The long one is
+    stopped: in order, so with report and without a trial that has been lost. What is not there, or
+    is still running, is refused with the names that there are."""
+    raycae_ = Typist(typed)
+    both = ["--space", odd_space, "--results", studies, "--concurrent", "1", "--scheduler", "none"]
+    long = raycae_("submit", *both, "--study", "long", "--epochs", "9999").strip()
+    folder = resolve_place(studies) / "long"
+    wait_for(lambda: epochs_so_far(folder) >= 1)
+    # It trains to the end of this test, with the time that nothing else needs.
+    os.setpriority(os.PRIO_PROCESS, a_trainable(), 19)
+    few = ["--trials", "2", "--epochs", "1"]
+    short = raycae_("submit", *both, "--study", "beside", *few).strip()
+    raycae_("logs", short, "-f")
+    wait_for(lambda: f"{short}  SUCCEEDED, begun " in raycae_("status", short))
+
+    listed = [line.split()[:2] for line in raycae_("jobs").splitlines()[1:]]
+    assert [long, "RUNNING"] in listed
+    assert [short, "SUCCEEDED"] in listed
     code, _, err = typed("fetch", long)
     assert code == 2
     assert f"{long} is still RUNNING. Read its results at" in err
-    folder = raycae.open_study("long", where).folder
     wait_for(lambda: epochs_so_far(folder) >= 2)
     assert "1 RUNNING of 6\nleft     unknown yet\n" in raycae_("status", long)
     stopped = raycae_("stop", long)
-    go_on = f"--resume --study long --results {shlex.quote(where)}"
+    go_on = f"--resume --study long --results {shlex.quote(studies)}"
     assert stopped == (
         f"{long}  STOPPED\nContinue with: raycae submit --address {head.address} {go_on}\n"
     )
@@ -223,13 +267,8 @@ def test_two_searches_on_a_cluster(
 
     code, _, err = typed("status", "ex3-0000")
     assert code == 2
-    assert f"has no search of this name; there are: {long}, {short}" in err
-    files = [*head.folder.rglob("*"), *home.folder.rglob("*")]
-    written = {str(path): path.read_bytes() for path in files if path.is_file()}
-    written["what was said"] = "".join(said).encode()
-    telling = {name for name, text in written.items() for s in SECRETS if s.encode() in text}
-    assert telling == set()
-    assert not list(head.folder.rglob("owned"))
+    assert f"has no search of this name; there are: {', '.join(name for name, _ in listed)}" in err
+    require_secrets_kept(head, raycae_.said)
 
 
 @pytest.mark.ray
