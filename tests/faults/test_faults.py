@@ -342,7 +342,8 @@ def test_every_trial_fails_alike(
     assert 5 <= (trials_of(tmp_path / "no")["state"] == "FAIL").sum() <= 7
 
 
-@pytest.mark.parametrize("damaged", ["newest", pytest.param("both", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("damaged", ["newest", "both"])
 def test_a_second_ctrl_c_and_a_damaged_checkpoint(
     space_file: Path,
     tmp_path: Path,

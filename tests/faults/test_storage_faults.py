@@ -106,8 +106,9 @@ def bound(behind: Path, where: Path) -> Iterator[None]:
         mounts.unmount(where)
 
 
+@pytest.mark.long
 @may_mount
-@pytest.mark.parametrize("full", ["ledger", pytest.param("checkpoints", marks=pytest.mark.long)])
+@pytest.mark.parametrize("full", ["ledger", "checkpoints"])
 def test_a_full_disk(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str], full: str
 ) -> None:

@@ -231,30 +231,19 @@ def test_other_budgets_are_refused(run: Run, reproduced: Path) -> None:
     assert "was started with 2" in err
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(900)
-def test_it_runs_goes_on_and_grows(tmp_path: Path, small_ray: dict[str, str], run: Run) -> None:
-    """Oracle: counting. Interrupted, it goes on; in the end each experiment stands there once with
-    each seed and a test error for each epoch, and pictures; run again it does nothing but the
-    page; one more seed of one experiment is one more run."""
+def reproduce(folder: Path, seeds: int, *experiments: str) -> list[str]:
+    """A reproduction of a few short runs as a command line."""
     command = [sys.executable, "-m", "raycae", "reproduce", "--data", "photos", "--limit", "100"]
-    command += ["--epochs", "2", "--results", str(tmp_path), "--seeds", "2"]
-    only = ["--only", ",".join(ONLY)]
-    process = subprocess.Popen([*command, *only], env=small_ray, stdout=subprocess.PIPE, text=True)
-    first = tmp_path / "reproduction" / "ex2-report"
-    wait_for(lambda: epochs_so_far(first) >= 1)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 130, out
-    assert "continue with: raycae reproduce --data photos" in out
+    command += ["--epochs", "2", "--results", str(folder), "--seeds", str(seeds)]
+    return [*command, "--only", ",".join(experiments)]
 
-    done = subprocess.run(
-        [*command, *only], env=small_ray, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+
+def require_runs(results: Path, seeds: int) -> None:
+    """Each experiment of `ONLY` was run once with each seed; it has pictures, and a test error for
+    each epoch."""
     seen = []
     for name in REPORT:
-        folder = tmp_path / "reproduction" / name
+        folder = results / "reproduction" / name
         trials, epochs = read_trials(folder), read_epochs(folder)
         seen += list(zip(trials["point"], trials["seed"], strict=True))
         assert set(trials["state"]) == {"COMPLETE"}
@@ -265,19 +254,49 @@ def test_it_runs_goes_on_and_grows(tmp_path: Path, small_ray: dict[str, str], ru
             assert row["test_mse"] == by_epoch[row["trial_number"], row["best_epoch"]]
         best = select_best_runs(read_part(folder).runs)
         assert all((folder / "pictures" / f"{number}.png").exists() for number in best.values())
-    assert sorted(seen) == sorted((name, seed) for name in ONLY for seed in (0, 1))
+    assert sorted(seen) == sorted((name, seed) for name in ONLY for seed in range(seeds))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_it_runs_and_grows(tmp_path: Path, small_ray: dict[str, str], run: Run) -> None:
+    """Oracle: counting. In the end each experiment stands there once with its seed; run again it
+    does nothing but the page; one more seed of one experiment is one more run."""
+    command = reproduce(tmp_path, 1, *ONLY)
+    done = subprocess.run(command, env=small_ray, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    require_runs(tmp_path, 1)
     page = (tmp_path / "reproduction" / "report.html").read_text()
     assert "Strided convolutions beat pooling." in page
 
-    code, again, _ = run(*command[3:], *only)  # In this process: nothing is run.
+    code, again, _ = run(*command[3:])  # In this process: nothing is run.
     assert code == 0
     assert [line.split()[0] for line in again.splitlines()] == ["page"]
 
-    more = [*command[:-1], "3", "--only", "ex2-stride"]
+    more = reproduce(tmp_path, 2, "ex2-stride")
     grown = subprocess.run(more, env=small_ray, capture_output=True, text=True, timeout=300)
     assert grown.returncode == 0, grown.stderr
-    trials: pd.DataFrame = read_trials(first)
-    assert list(zip(trials["point"], trials["seed"], strict=True))[4:] == [("ex2-stride", 2)]
+    trials: pd.DataFrame = read_trials(tmp_path / "reproduction" / "ex2-report")
+    assert list(zip(trials["point"], trials["seed"], strict=True))[2:] == [("ex2-stride", 1)]
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_it_is_interrupted_and_goes_on(tmp_path: Path, small_ray: dict[str, str]) -> None:
+    """Oracle: counting. Interrupted, it goes on; in the end each experiment stands there once with
+    each of two seeds."""
+    command = reproduce(tmp_path, 2, *ONLY)
+    process = subprocess.Popen(command, env=small_ray, stdout=subprocess.PIPE, text=True)
+    first = tmp_path / "reproduction" / "ex2-report"
+    wait_for(lambda: epochs_so_far(first) >= 1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, out
+    assert "continue with: raycae reproduce --data photos" in out
+    done = subprocess.run(command, env=small_ray, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    require_runs(tmp_path, 2)
 
 
 def test_a_study_without_any_trial(tmp_path: Path) -> None:
