@@ -15,6 +15,8 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(DOCS))
 
+from reference_pages import Generated  # noqa: E402
+
 project = "raycae"
 author = "The raycae authors"
 release = get_version("raycae")
@@ -27,10 +29,11 @@ extensions = [
     "sphinx.ext.napoleon",  # which are in Google style
     "sphinx_copybutton",  # a button that copies a block of commands
 ]
+smartquotes = False  # Otherwise `--resume` gets a dash.
 default_role = "code"  # Docstrings write code in single backticks, as Markdown does.
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
+napoleon_custom_sections = [("Options", "params_style")]  # of `run_search`
 python_use_unqualified_type_names = True
 myst_heading_anchors = 4
 
@@ -75,4 +78,5 @@ def setup(app: Sphinx) -> None:
         app: The build.
     """
     app.connect("source-read", adapt_page)
+    app.add_directive("generated", Generated)
     app.add_lexer("mermaid", TextLexer)  # Diagrams are shown as text: Mermaid needs a download.

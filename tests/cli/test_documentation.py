@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import html
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from raycae.cli import main
+from raycae.config import Config
+from raycae.data.membership import Membership
+from raycae.space.schema import SpaceFile
+from raycae.study.records import Records
+from raycae.study.tables import BASELINE_COLUMNS, PICTURE_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `make docs` does: a warning is an error."""
     folder = tmp_path_factory.mktemp("site")
+    options = ["-q", "-W", "--keep-going", "-b", "html", "-d", folder / "doctrees"]
     done = subprocess.run(
-        [sys.executable, *"-m sphinx -q -W --keep-going -b html -d".split()]
-        + [folder / "doctrees", "docs", folder / "html"],
+        [sys.executable, "-m", "sphinx", *options, "docs", folder / "html"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -27,6 +40,29 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "html"
 
 
+def read_text(markup: str) -> str:
+    """Return the text of HTML, with single blanks."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
+
+
+def read_section(page: str, title: str) -> str:
+    """Return the HTML of the innermost section with a heading that begins with `title`."""
+    for part in re.split(r"<section", page):
+        heading = re.search(r"<h\d>(.*?)</h\d>", part, re.S)
+        if heading and read_text(heading[1]).removesuffix("¶") == title:
+            return part
+    raise AssertionError(f"there is no section {title!r}")
+
+
+def read_rows(markup: str) -> dict[str, list[str]]:
+    """Return the cells of each row of all tables, by the text of the first cell."""
+    rows = {}
+    for row in re.findall(r"<tr.*?</tr>", markup, re.S):
+        first, *others = map(read_text, re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) or [""])
+        rows[first] = others
+    return rows
+
+
 def test_every_page_is_reached(site: Path) -> None:
     """Oracle: the Markdown files of `docs/`."""
     pages = sorted(path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md"))
@@ -34,3 +70,81 @@ def test_every_page_is_reached(site: Path) -> None:
     for page in pages:
         assert (site / page).with_suffix(".html").exists()
         assert f'href="{page.with_suffix(".html")}"' in navigation or page.stem == "index"
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_option_is_in_the_reference(site: Path, name: str) -> None:
+    """Oracle: the command itself: each name of an option or argument, and its help."""
+    page = (site / "reference" / "commands.html").read_text(encoding="utf-8")
+    section = read_section(page, f"raycae {name}")
+    command = main.load_command(name)
+    text, rows = read_text(section), read_rows(section)
+    assert " ".join(command.help.partition("\n\n")[0].replace("`", "").split()) in text
+    for param in command.params:
+        names = param.opts if param.param_type_name == "option" else [param.metavar]
+        row = next(row for row in rows if names[0] in re.split(r"[ ,]+", row) or names[0] == row)
+        assert all(each in row for each in [*names, *param.secondary_opts])
+        assert " ".join(param.help.replace("`", "").split()) in rows[row][0]
+
+
+def test_every_setting_is_in_the_reference(site: Path) -> None:
+    """Oracle: the fields of `Config`; each has values, a default and a meaning."""
+    rows = read_rows((site / "reference" / "settings.html").read_text(encoding="utf-8"))
+    assert rows.keys() - {""} == Config.model_fields.keys()
+    assert all(all(rows[name]) for name in Config.model_fields)
+
+
+def test_every_key_of_a_space_is_in_the_reference(site: Path) -> None:
+    """Oracle: the JSON Schema of a space file."""
+    page = (site / "reference" / "space-file.html").read_text(encoding="utf-8")
+    schema: dict[str, Any] = SpaceFile.model_json_schema()
+    titles = {
+        "Budget": "budget",
+        "Constraints": "constraints",
+        "Bounds": "A range in constraints",
+        "FloatParameter": "A parameter of type: float",
+        "IntParameter": "A parameter of type: int",
+        "CategoricalParameter": "A parameter of type: categorical",
+    }
+    models = {title: schema["$defs"][name] for name, title in titles.items()}
+    for title, model in {"The file": schema, **models}.items():
+        rows = read_rows(read_section(page, title))
+        assert rows.keys() - {""} == model["properties"].keys()
+        assert all(all(rows[name]) for name in model["properties"])
+    assert schema["$defs"].keys() == {*titles, "Settings", "UpperBound"}
+    assert schema["$defs"]["UpperBound"]["properties"].keys() <= {"max"}  # Part of a range.
+
+
+def test_every_column_is_in_the_reference(site: Path) -> None:
+    """Oracle: the tables that the code writes."""
+    page = (site / "reference" / "tables.html").read_text(encoding="utf-8")
+    membership = Membership(["train"], ["a.png"], np.zeros(1, np.uint64))
+    splits = pq.read_table(pa.BufferReader(membership.to_parquet()))
+    for name, columns in {
+        "trials": Records().trials_table().column_names,
+        "epochs": Records().epochs_table().column_names,
+        "baselines": BASELINE_COLUMNS,
+        "pictures": PICTURE_COLUMNS,
+        "splits": splits.column_names,
+    }.items():
+        rows = read_rows(read_section(page, f"{name}.parquet"))
+        assert [row for row in rows if row] == list(columns)
+        assert all(all(rows[column]) for column in columns)
+
+
+@pytest.mark.parametrize(
+    ("code", "exception"),
+    [
+        ("2", "InputError"),
+        ("1", "StorageError"),
+        ("1", "SearchAborted"),
+        ("1", "Unfinished"),
+        ("130", "KeyboardInterrupt"),
+        ("143", "SearchInterrupted"),
+    ],
+)
+def test_exit_codes(site: Path, code: str, exception: str) -> None:
+    """Oracle: the contract of the command line (README, docs/guide/searching.md)."""
+    page = (site / "reference" / "exit-codes.html").read_text(encoding="utf-8")
+    cells = [read_text(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page, re.S)]
+    assert cells[cells.index(exception) - 1] == code
