@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import re
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import raycae
 from raycae.cli import main
 from raycae.config import Config
 from raycae.data.membership import Membership
+from raycae.execution.search_options import OPTIONS
 from raycae.space.schema import SpaceFile
 from raycae.study.records import Records
 from raycae.study.tables import BASELINE_COLUMNS, PICTURE_COLUMNS
@@ -148,3 +151,19 @@ def test_exit_codes(site: Path, code: str, exception: str) -> None:
     page = (site / "reference" / "exit-codes.html").read_text(encoding="utf-8")
     cells = [read_text(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page, re.S)]
     assert cells[cells.index(exception) - 1] == code
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    """Oracle: `raycae.__all__`, and the public members of its classes; the text below each name is
+    the first line of its docstring."""
+    page = (site / "reference" / "python.html").read_text(encoding="utf-8")
+    names = {name: getattr(raycae, name) for name in raycae.__all__ if name != "__version__"}
+    for reader in ("StudyReader", "Codec"):
+        members = inspect.getmembers(names[reader])
+        names |= {f"{reader}.{name}": each for name, each in members if name[0] != "_"}
+    for name, documented in names.items():
+        assert f'id="raycae.{name}"' in page, name
+        first, *_ = (inspect.getdoc(documented) or "").splitlines()
+        assert read_text(first.replace("`", "")) in read_text(page), name
+    for option in OPTIONS:
+        assert f">{option}</" in page
