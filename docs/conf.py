@@ -31,9 +31,10 @@ extensions = [
 ]
 smartquotes = False  # Otherwise `--resume` gets a dash.
 default_role = "code"  # Docstrings write code in single backticks, as Markdown does.
+strip_signature_backslash = True  # Otherwise the option `from_` becomes a link.
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
-napoleon_custom_sections = [("Options", "params_style")]  # of `run_search`
 python_use_unqualified_type_names = True
 myst_heading_anchors = 4
 

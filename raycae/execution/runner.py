@@ -57,13 +57,13 @@ def run_search(
     as `{"n_params": 5000}`, and `strata` and `from_` take lists. Text is read as if it were typed.
 
     Args:
-        space: A shipped space, a file, or a mapping with the keys of a space file. Such a space is
-            called `custom`.
-        data: The source of the images.
+        space: A shipped space (see `raycae spaces`), a file, or a mapping with the keys of a space
+            file; such a space is called `custom`. Default: ex3.
+        data: cifar10, photos, or a folder of Parquet files or images. Default: the space's.
         on_progress: Is called in this process whenever a trial starts, ends an epoch, loses its
             worker or ends. The search waits until it returns. If it raises an exception, the search
             ends cleanly, as after Ctrl-C, and the exception is raised.
-        options: See below.
+        options: The options of the command.
 
     Returns:
         The study, for reading.

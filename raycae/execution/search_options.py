@@ -28,6 +28,9 @@ REPEATS = ("refuse", "seed")
 OBJECTIVES = ("val_mse", "frontier")
 """What a search can minimize: the validation error, or the error at every cost."""
 
+PLACEHOLDER = "    options: The options of the command."
+"""The line of a docstring that `show_options` replaces by the options."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -389,7 +392,8 @@ def show_options(function: F) -> F:
 
     Args:
         function: It takes the options of `SourceOptions` by position or name, the others by name,
-            and may have further parameters.
+            and may have further parameters. Its docstring describes them, and has `PLACEHOLDER`
+            in place of the others.
 
     Returns:
         The same function.
@@ -414,9 +418,11 @@ def show_options(function: F) -> F:
     ]
     lines = []
     for name, option in OPTIONS.items():
-        default = f" Default: {option.default_text}." if option.default_text else ""
-        lines.append(f"    {name}: {option.help}{default}")
+        if name not in by_position:
+            default = f" Default: {option.default_text}." if option.default_text else ""
+            lines.append(f"    {name}: {option.help}{default}")
     shown: Any = function
     shown.__signature__ = signature.replace(parameters=parameters)
-    shown.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+    docstring = inspect.cleandoc(function.__doc__ or "")
+    shown.__doc__ = docstring.replace(PLACEHOLDER, "\n".join(lines))
     return function
