@@ -55,8 +55,11 @@ EPOCHS = {
 """The columns of `epochs.parquet`."""
 BASELINES = {
     "data_fingerprint": "Fingerprint of the images.",
-    "baseline": "Name of the baseline. `linear` is PCA, `linear_8x8` PCA of 8 x 8 blocks.",
-    "latent_size": "Number of values that it stores per image.",
+    "baseline": (
+        "`linear`: PCA of whole images. `linear_4x4`, `linear_8x8`: PCA of blocks. Without a "
+        "latent: `mean_colour`, and for colourisation `grey_copy`, `mean_chroma`, `luma_function`."
+    ),
+    "latent_size": "Number of values that it stores per image; null for baselines without a latent.",
     "val_mse": "Its error on the validation images.",
     "test_mse": "Its error on the test images.",
 }
