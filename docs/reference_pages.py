@@ -49,7 +49,9 @@ def write_command(name: str) -> list[str]:
     """
     command = main.load_command(name)
     context = typer.Context(command, info_name=f"raycae {name}", help_option_names=["--help", "-h"])
-    text, example = re.fullmatch(r"(.*?)\s*Example: (.*)", command.help, re.S).groups()  # type: ignore[union-attr]
+    paragraphs = command.help.split("\n\n")
+    examples = [" ".join(each.split()[1:]) for each in paragraphs if each.startswith("Example: ")]
+    text = "\n\n".join(each for each in paragraphs if not each.startswith("Example: "))
     usage = command.get_usage(context).removeprefix("Usage: ")
     records = [param.get_help_record(context) for param in command.get_params(context)]
     # Typer adds the type of a list to its metavar, such as `STUDY... <list[str]>`.
@@ -58,7 +60,7 @@ def write_command(name: str) -> list[str]:
         text,
         "",
         "```sh",
-        f"{example}    # an example",
+        *examples,
         "```",
         "",
         f"Usage: `{' '.join(usage.split())}`",

@@ -59,7 +59,7 @@ BASELINES = {
         "`linear`: PCA of whole images. `linear_4x4`, `linear_8x8`: PCA of blocks. Without a "
         "latent: `mean_colour`, and for colourisation `grey_copy`, `mean_chroma`, `luma_function`."
     ),
-    "latent_size": "Number of values that it stores per image; null for baselines without a latent.",
+    "latent_size": "Number of values that it stores per image; null without a latent.",
     "val_mse": "Its error on the validation images.",
     "test_mse": "Its error on the test images.",
 }

@@ -82,10 +82,13 @@ def test_every_option_is_in_the_reference(site: Path, name: str) -> None:
     section = read_section(page, f"raycae {name}")
     command = main.load_command(name)
     text, rows = read_text(section), read_rows(section)
-    assert " ".join(command.help.partition("\n\n")[0].replace("`", "").split()) in text
+    for paragraph in command.help.replace("`", "").split("\n\n"):
+        assert " ".join(paragraph.removeprefix("Example: ").split()) in text
     for param in command.params:
         names = param.opts if param.param_type_name == "option" else [param.metavar]
-        row = next(row for row in rows if names[0] in re.split(r"[ ,]+", row) or names[0] == row)
+        row = next(
+            row for row in rows if names[0] in re.split(r"[ ,\[\]]+", row) or names[0] == row
+        )
         assert all(each in row for each in [*names, *param.secondary_opts])
         assert " ".join(param.help.replace("`", "").split()) in rows[row][0]
 
