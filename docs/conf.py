@@ -22,6 +22,7 @@ author = "The raycae authors"
 release = get_version("raycae")
 html_title = f"raycae {release}"
 html_theme = "furo"
+html_show_copyright = False
 
 extensions = [
     "myst_parser",  # the pages are Markdown

@@ -7,7 +7,7 @@
     study.trials  # a DataFrame, one row per trial
     study.plot()  # error against latent size, next to PCA
     codec = study.model(latent=256)  # the best kept model with at most 256 numbers per image
-    latent = codec.encode(photograph)
+    latent = codec.encode(image)
 
 `docs/` explains the rest; `raycae --help` lists the commands.
 """

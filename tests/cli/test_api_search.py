@@ -22,8 +22,8 @@ from raycae.config import Config
 from raycae.execution import runner
 from raycae.execution.search_request import parse_options
 from raycae.report.reader import StudyReader
+from raycae.space.loading import make_space
 from raycae.study.attempt import EpochReport
-from raycae.study.plan import Plan
 from raycae.study.study import Study
 
 RECORDED = Path(__file__).resolve().parents[2] / "analysis" / "recorded"
@@ -121,7 +121,7 @@ def test_a_search_with_a_callback(tmp_path: Path) -> None:
 
 def test_a_callback_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Oracle: the contract: the search ends cleanly, its exception is the callback's, which was not
-    called again; the study can be resumed, and the trial that ran goes on."""
+    called again. The study can be resumed, with or without its space, but not with another one."""
     calls = []
 
     def fail(progress: raycae.SearchProgress) -> None:
@@ -146,10 +146,11 @@ def test_a_callback_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert trials[["state", "reason", "epochs_run"]].values.tolist() == [
         ["RUNNING", "interrupted", 1]
     ]
-    request = parse_options({"study": "custom", "results": tmp_path, "resume": True})
-    assert request.plan == Plan(
-        **{**vars(request.plan), "study": "custom", "space": "custom", "trials": 3}
-    )
+    again = {"study": "custom", "results": tmp_path, "resume": True}
+    for space in (None, SPACE):
+        assert parse_options({**again, "space": space}).space.file == make_space(SPACE).file
+    with pytest.raises(raycae.InputError, match="space"):
+        parse_options({**again, "space": {**SPACE, "fixed": {"image_size": 32}}})
 
 
 def test_the_model_of_a_size(tmp_path: Path) -> None:
