@@ -2,7 +2,7 @@
 
     python analysis/benchmarks/own_images.py DATA [FOLDER]
 
-1,500 training images of DATA (any source of `--data`) are saved as PNG files below FOLDER, and searched with
+1,500 training images of DATA (any source of `--data`) are saved as PNG files and searched with
 `raycae search --space demo`. It prints the error of each trial on the Pareto front, and its error
 over that of the best PCA of no larger size, whole image or blocks.
 """
