@@ -1,4 +1,16 @@
-"""raycae searches for convolutional autoencoders: how much error does a given latent size cost?"""
+"""raycae searches for convolutional autoencoders: how much error does a given latent size cost?
+
+    import raycae
+
+    study = raycae.run_search("demo", data="~/pictures")  # train, measure, write the report
+    study = raycae.open_study("results/demo")  # read a study, also while it is searched
+    study.trials  # a DataFrame, one row per trial
+    study.plot()  # error against latent size, next to PCA
+    codec = study.model(latent=256)  # the best kept model with at most 256 numbers per image
+    latent = codec.encode(image)
+
+`docs/` explains the rest; `raycae --help` lists the commands.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +26,29 @@ environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from raycae.errors import InputError as InputError
     from raycae.errors import SearchAborted as SearchAborted
     from raycae.errors import SearchInterrupted as SearchInterrupted
     from raycae.errors import StorageError as StorageError
+    from raycae.errors import Unfinished as Unfinished
+    from raycae.execution.progress_callback import SearchProgress as SearchProgress
     from raycae.execution.runner import run_search as run_search
+    from raycae.inference.codec import Codec as Codec
     from raycae.inference.codec import load_codec as load
+    from raycae.report.reader import StudyReader as StudyReader
     from raycae.report.reader import open_study as open_study
 
     __version__: str
 
 __all__ = [
+    "Codec",
     "InputError",
     "SearchAborted",
     "SearchInterrupted",
+    "SearchProgress",
     "StorageError",
+    "StudyReader",
+    "Unfinished",
     "__version__",
     "load",
     "open_study",
@@ -38,10 +56,14 @@ __all__ = [
 ]
 
 _PUBLIC = {
+    "Codec": ("inference.codec", "Codec"),
     "InputError": ("errors", "InputError"),
     "SearchAborted": ("errors", "SearchAborted"),
     "SearchInterrupted": ("errors", "SearchInterrupted"),
+    "SearchProgress": ("execution.progress_callback", "SearchProgress"),
     "StorageError": ("errors", "StorageError"),
+    "StudyReader": ("report.reader", "StudyReader"),
+    "Unfinished": ("errors", "Unfinished"),
     "load": ("inference.codec", "load_codec"),
     "open_study": ("report.reader", "open_study"),
     "run_search": ("execution.runner", "run_search"),
@@ -50,16 +72,18 @@ _PUBLIC = {
 `import raycae` is cheap."""
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    from importlib import import_module
+if not TYPE_CHECKING:  # With it, a type checker would accept every name.
 
-    if name == "__version__":  # On use: a checkout that is not installed has no version.
-        return import_module("importlib.metadata").version("raycae")
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'raycae' has no attribute {name!r}")
-    module, attribute = _PUBLIC[name]
-    return getattr(import_module(f"raycae.{module}"), attribute)
+    def __getattr__(name: str) -> object:
+        """Import a public name on first use."""
+        from importlib import import_module
+
+        if name == "__version__":  # On use: a checkout that is not installed has no version.
+            return import_module("importlib.metadata").version("raycae")
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'raycae' has no attribute {name!r}")
+        module, attribute = _PUBLIC[name]
+        return getattr(import_module(f"raycae.{module}"), attribute)
 
 
 def __dir__() -> list[str]:

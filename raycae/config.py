@@ -94,7 +94,9 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Literal["reconstruct", "colourise"] = "reconstruct"
+    """What the network does: reconstruct images, or predict the colours of grey ones."""
     image_size: Annotated[int, Field(ge=8, le=512), IsInt] = 32
+    """Side of the images in pixels; others are cropped and resized to it."""
     gammas: Annotated[tuple[Gamma, ...], Field(min_length=1, max_length=16), *OneOrList] = (
         0.1,
         0.5,
@@ -107,20 +109,28 @@ class Config(BaseModel):
     from 0 on; 0 for none."""
 
     depth: Annotated[int, Field(ge=1, le=4), IsInt] = 2
+    """Number of stages of the encoder, and of the decoder."""
     channels: Annotated[tuple[Channels, ...], *PerStage] = (8, 12)
+    """Output channels of the convolutions of an encoder stage."""
     kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
+    """Side of the kernels of an encoder stage in pixels."""
     padding: Annotated[tuple[Literal["same", "none"], ...], *PerStage] = ("same",)
+    """Zeros around the input of an encoder convolution: as many as keep the size, or none."""
     convs: Annotated[tuple[Convs, ...], *PerStage] = (1,)
+    """Number of convolutions of an encoder stage."""
     downsample: Annotated[tuple[Literal["max", "average", "stride", "none"], ...], *PerStage] = (
         "max",
     )
     """How a stage reduces the size: a pooling layer, a stride in its last convolution, or not."""
     factor: Annotated[tuple[Literal[2, 4], ...], *PerStage] = (2,)
+    """By how much a stage divides height and width."""
 
     latent_channels: Annotated[int, Field(ge=0, le=4096), IsInt] = 16
     """Channels of the convolution that makes the latent; 0: the last stage makes it."""
     latent_kernel: Kernel = 3
+    """Side of the kernels of that convolution; by default that of the last encoder stage."""
     latent_convs: Convs = 1
+    """Number of these convolutions."""
 
     decoder_channels: Annotated[
         tuple[Annotated[tuple[Channels, ...], *PerStage], ...], *PerStage
@@ -128,15 +138,23 @@ class Config(BaseModel):
     """Per stage, the channels of all its convolutions or of each. The last convolution of the
     last stage makes the image and is not listed."""
     decoder_kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
+    """Side of the kernels of a decoder stage; by default that of its encoder stage."""
     decoder_convs: Annotated[tuple[Convs, ...], *PerStage] = (1,)
+    """Number of convolutions of a decoder stage; by default that of its encoder stage."""
     decoder_kind: Annotated[tuple[Literal["conv", "transposed"], ...], *PerStage] = ("conv",)
+    """Convolutions or transposed convolutions in a decoder stage."""
     upsample: Literal["nearest", "bilinear", "transposed", "pixel_shuffle"] = "nearest"
+    """How a decoder stage enlarges its input: interpolation before its first convolution, a stride
+    of a transposed one, or a pixel shuffle after it."""
 
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "none"] = "leaky_relu"
+    """Activation after every convolution except the last one of the network."""
     norm: Literal["none", "batch"] = "none"
+    """Normalization between convolution and activation."""
     residual: Annotated[bool, IsBool] = False
     """Every convolution that keeps the shape adds its input to its output."""
     output: Literal["sigmoid", "linear", "leaky_relu"] = "sigmoid"
+    """Activation at the output of the network."""
 
     linear_path: Literal["none", "random", "pca"] = "none"
     """A linear map parallel to the encoder, from a block of pixels to a latent position, and one
@@ -146,15 +164,21 @@ class Config(BaseModel):
     refine: Annotated[int, Field(ge=0, le=4096), IsInt] = 0
     """Channels of 3 x 3 convolutions that add a correction to the decoded image; 0 for none."""
     refine_convs: Annotated[int, Field(ge=2, le=8), IsInt] = 3
+    """Number of these convolutions."""
 
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    """Optimizer of PyTorch."""
     lr: Annotated[float, Field(gt=0, le=10), Finite, IsFloat] = 0.001
+    """Learning rate."""
     weight_decay: Annotated[float, Field(ge=0, le=10), Finite, IsFloat] = 0.0
+    """Weight decay of the optimizer; decoupled for `adamw`, an L2 penalty for the others."""
     momentum: Annotated[float, Field(ge=0, lt=1), IsFloat] = 0.0
-    """SGD only."""
+    """Momentum; SGD only."""
     batch_size: Annotated[int, Field(ge=1, le=512), IsInt] = 16
+    """Number of images per minibatch."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Cosine: the learning rate falls to 0 over the planned epochs of the trial."""
+    """How the learning rate changes. `cosine`: it falls to 0 over the planned epochs of the
+    trial."""
     averaging: Annotated[float, Field(ge=0, lt=1), IsFloat] = 0.0
     """Share that a moving average of the weights keeps at each step. The averaged weights are
     evaluated and stored. 0 for no average."""

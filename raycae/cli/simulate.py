@@ -40,7 +40,7 @@ def run_simulation(
     scheduler: Annotated[
         str, typer.Option(metavar="NAME", help=f"Early stopping: {', '.join(SCHEDULERS)}.")
     ] = "asha",
-    trials: Annotated[int, typer.Option(min=1, metavar="N")] = 100,
+    trials: Annotated[int, typer.Option(min=1, metavar="N", help="Number of trials.")] = 100,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, metavar="E", help="Epochs per trial.", show_default="the study's"),
@@ -61,7 +61,7 @@ def run_simulation(
             min=2, metavar="F", help="At each early-stopping check, keep the best 1 in F trials."
         ),
     ] = FACTOR,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Random seed.")] = 0,
 ) -> None:
     """Simulate a search over the recorded learning curves of a study; nothing is trained.
 

@@ -40,7 +40,7 @@ def preview_space(
     sampler: Annotated[
         str | None, typer.Option(help="tpe, random, grid, greedy.", show_default="the space's")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Random seed.")] = 0,
     fuse: Annotated[
         int | None,
         typer.Option(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raycae.cli.options import SpaceOption
+from raycae.cli.options import LimitOption, SpaceOption
 from raycae.errors import InputError
-from raycae.execution.search_options import MAX_SEED
+from raycae.execution.search_options import MAX_SEED, OPTIONS
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +27,16 @@ def run_trial(
         typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be repeated."),
     ] = None,
     data_source: Annotated[
-        str | None, typer.Option("--data", metavar="SOURCE", show_default="the space's")
+        str | None,
+        typer.Option(
+            "--data", metavar="SOURCE", help=OPTIONS["data"].help, show_default="the space's"
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, show_default="the space's")] = None,
-    limit: Annotated[int | None, typer.Option(min=16, metavar="IMAGES", show_default="all")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of epochs.", show_default="the space's")
+    ] = None,
+    limit: LimitOption = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Random seed.")] = 0,
 ) -> None:
     """Run one trial in this process, without Ray, for debugging.
 

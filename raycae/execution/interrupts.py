@@ -21,6 +21,7 @@ class StopRequest:
     Attributes:
         signal_number: The first SIGINT or SIGTERM that arrived, or None.
         deadline: When the time is up, in seconds of `time.monotonic()`; None if there is no limit.
+        error: An exception of the caller's code, which ends the search like a signal; or None.
         is_study_open: Whether there is a study that can be closed cleanly. Until then a signal
             raises an exception at once.
     """
@@ -28,6 +29,7 @@ class StopRequest:
     def __init__(self, hours: float | None = None) -> None:
         self.deadline = None if hours is None else time.monotonic() + hours * 3600
         self.signal_number: int | None = None
+        self.error: Exception | None = None
         self.is_study_open = False
         self._caught: tuple[int, ...] = ()
 
@@ -42,8 +44,8 @@ class StopRequest:
             raise_interrupt(self.signal_number)
 
     def is_interrupted(self) -> bool:
-        """Return whether a signal has arrived."""
-        return self.signal_number is not None
+        """Return whether a signal has arrived, or the caller's code has failed."""
+        return self.signal_number is not None or self.error is not None
 
     def is_time_up(self) -> bool:
         """Return whether the deadline has passed."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from raycae import data as sources
 from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution.interrupts import StopRequest, raise_interrupt
+from raycae.execution.progress_callback import ProgressCallback, add_callback
 from raycae.execution.ray_session import connect_ray, starts_own_ray
 from raycae.execution.resources import (
     Autoscaler,
@@ -42,8 +44,10 @@ if TYPE_CHECKING:
 
 @show_options
 def run_search(
-    space: str | Path | None = None,
+    space: str | Path | Mapping[str, Any] | None = None,
     data: str | Path | None = None,
+    *,
+    on_progress: ProgressCallback | None = None,
     **options: Unpack[KeywordOptions],
 ) -> StudyReader:
     """Run a search, as `raycae search` does, and write its report.
@@ -53,9 +57,13 @@ def run_search(
     as `{"n_params": 5000}`, and `strata` and `from_` take lists. Text is read as if it were typed.
 
     Args:
-        space: A shipped space or a file.
-        data: The source of the images.
-        options: See below.
+        space: A shipped space (see `raycae spaces`), a file, or a mapping with the keys of a space
+            file; such a space is called `custom`. Default: ex3.
+        data: cifar10, photos, or a folder of Parquet files or images. Default: the space's.
+        on_progress: Is called in this process whenever a trial starts, ends an epoch, loses its
+            worker or ends. The search waits until it returns. If it raises an exception, the search
+            ends cleanly, as after Ctrl-C, and the exception is raised.
+        options: The options of the command.
 
     Returns:
         The study, for reading.
@@ -68,6 +76,7 @@ def run_search(
         StorageError: Results could not be written.
         SearchAborted: Trials failed one after the other for the same reason.
         Unfinished: All trials are recorded, but a step after them failed.
+        Exception: Whatever `on_progress` raised.
     """
     request = parse_options({"space": space, "data": data, **options})
     sources.check(request.plan.data)
@@ -75,7 +84,7 @@ def run_search(
         require_database(request.database)
     for note in request.notes:
         print(note, flush=True)
-    signal_number = run_study(request)
+    signal_number = run_study(replace(request, on_progress=on_progress))
     if signal_number is not None:
         raise_interrupt(signal_number)
     return StudyReader(request.folder)
@@ -124,6 +133,8 @@ def run_study(request: SearchRequest) -> int | None:
             images = images or _load_images(request)
             study = open_study_for_writing(request, images, progress)
             open_study.enter_context(closing(study))
+            if request.on_progress:
+                add_callback(study, request.on_progress, stop)
             stop.is_study_open = True
             test = images.test if request.plan.test_curves else None
             train_trials(study, images, test, slots, request.fuse, stop.is_due, progress)
@@ -133,6 +144,8 @@ def run_study(request: SearchRequest) -> int | None:
         finish.attempt("The tables could not be written", evaluate, open_study.close)
     print_summary(request, study, finish, stop)
     finish.raise_fault()
+    if stop.error:
+        raise stop.error
     if stop.is_interrupted():
         return stop.signal_number
     if study.hopeless:

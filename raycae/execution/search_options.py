@@ -28,6 +28,9 @@ REPEATS = ("refuse", "seed")
 OBJECTIVES = ("val_mse", "frontier")
 """What a search can minimize: the validation error, or the error at every cost."""
 
+PLACEHOLDER = "    options: The options of the command."
+"""The line of a docstring that `show_options` replaces by the options."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -118,7 +121,7 @@ class SourceOptions(TypedDict, total=False):
     """The two options that `run_search` also takes by position."""
 
     space: Annotated[
-        str | Path | None,
+        str | Path | Mapping[str, Any] | None,
         Option("A shipped space (see `raycae spaces`) or a file.", "NAME|FILE", default_text="ex3"),
     ]
     data: Annotated[
@@ -388,12 +391,15 @@ def show_options(function: F) -> F:
     """Give a function that takes the options as `**options` their signature and help.
 
     Args:
-        function: It takes the options of `SourceOptions` by position or name, the others by name.
+        function: It takes the options of `SourceOptions` by position or name, the others by name,
+            and may have further parameters. Its docstring describes them, and has `PLACEHOLDER`
+            in place of the others.
 
     Returns:
         The same function.
     """
     by_position = SourceOptions.__annotations__
+    signature = inspect.signature(function)
     parameters = [
         inspect.Parameter(
             name,
@@ -405,11 +411,18 @@ def show_options(function: F) -> F:
         )
         for name, option in OPTIONS.items()
     ]
+    parameters += [
+        parameter
+        for name, parameter in signature.parameters.items()
+        if name not in OPTIONS and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
     lines = []
     for name, option in OPTIONS.items():
-        default = f" Default: {option.default_text}." if option.default_text else ""
-        lines.append(f"    {name}: {option.help}{default}")
+        if name not in by_position:
+            default = f" Default: {option.default_text}." if option.default_text else ""
+            lines.append(f"    {name}: {option.help}{default}")
     shown: Any = function
-    shown.__signature__ = inspect.signature(function).replace(parameters=parameters)
-    shown.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+    shown.__signature__ = signature.replace(parameters=parameters)
+    docstring = inspect.cleandoc(function.__doc__ or "")
+    shown.__doc__ = docstring.replace(PLACEHOLDER, "\n".join(lines))
     return function

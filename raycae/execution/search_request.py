@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycae.config import TRAINING_KEYS
 from raycae.errors import InputError
@@ -37,6 +37,9 @@ from raycae.study import warm_start
 from raycae.study.plan import Plan, require_free_place
 from raycae.study.warm_start import Known
 
+if TYPE_CHECKING:
+    from raycae.execution.progress_callback import ProgressCallback
+
 LEARNING_SAMPLERS = ("tpe", "strata")
 """The samplers that learn from finished trials."""
 LEARNING_NAMES = " or ".join(LEARNING_SAMPLERS)
@@ -60,6 +63,7 @@ class SearchRequest:
         fuse: The largest number of trials to train together; None: as many as make it faster.
         notes: What to print before the search starts: points left out, earlier studies used.
         resume_command: The command that continues the search, if it is not `raycae search`.
+        on_progress: Is called whenever a trial starts, ends an epoch, loses its worker or ends.
     """
 
     folder: Place
@@ -74,6 +78,7 @@ class SearchRequest:
     fuse: int | None = None
     notes: list[str] = field(default_factory=list)
     resume_command: str | None = None
+    on_progress: ProgressCallback | None = None
 
 
 def parse_options(given: Mapping[str, Any]) -> SearchRequest:
@@ -95,7 +100,10 @@ def parse_options(given: Mapping[str, Any]) -> SearchRequest:
     recorded = check_recorded_options(options)
     resume = options["resume"]
     trials = None if options["trials"] is None else str(options["trials"])
-    space = loading.load_space(str(options["space"] or "ex3"))
+    if isinstance(wanted_space := options["space"], Mapping):
+        space = loading.make_space(wanted_space)
+    else:
+        space = loading.load_space(str(wanted_space or "ex3"))
     notes: list[str] = []
     if limits := parse_limits(options["max"]):
         if resume:

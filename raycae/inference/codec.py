@@ -68,7 +68,7 @@ class RGBAutoencoder(nn.Module):
 
 
 class Codec:
-    """A model that is ready for use, on the CPU; `load_codec` makes one.
+    """A model that is ready for use, on the CPU; `raycae.load` and `StudyReader.model` make one.
 
     Images may have any size. A network with a `stride` accepts any multiple of it and gets the
     whole image, mirrored at its right and lower edge up to the next multiple. Any other network
@@ -82,6 +82,12 @@ class Codec:
     Args:
         network: The network, in eval mode.
         config: Its configuration.
+
+    Attributes:
+        config: The settings of the model, such as `config.task` and `config.image_size`.
+        architecture: Its layers and shapes, such as `architecture.latent_size`.
+        stride: Pixels per position of the latent, in each direction; None if the model encodes only
+            images of the size that it was trained on.
     """
 
     def __init__(self, network: Autoencoder, config: Config) -> None:

@@ -11,19 +11,25 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from raycae.errors import InputError
 from raycae.optimization.frontier import ENDED, find_frontier
 from raycae.report.trials import rank_trials
 from raycae.storage.paths import Place
-from raycae.study.find import find_best_trial, find_study
+from raycae.study.find import find_best_trial, find_kept_model, find_study
 from raycae.study.finish import Finish
 from raycae.study.plan import read_plan_facts, read_study
 from raycae.study.records import FAIL, Records
 from raycae.study.summary import format_counts
 from raycae.study.tables import read_epochs, read_trials
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from raycae.inference.codec import Codec
 
 SHOWN = ["trial_number", "state", "val_mse", "test_mse", "val_psnr_db", "latent_size", "n_params"]
 BEST = 5
@@ -43,10 +49,14 @@ def open_study(study: str | Path, results: str | Path = "results") -> StudyReade
 
 
 class StudyReader:
-    """A study that is read.
+    """A study that is read; `open_study` and `run_search` return one.
 
     Its tables are empty in the seconds before the first trial. Everything raises `InputError` if
     the files are not those of a study.
+
+    Attributes:
+        folder: The folder of the study, a `pathlib.Path` or an object with the same methods for an
+            object store.
     """
 
     def __init__(self, folder: Place) -> None:
@@ -86,6 +96,45 @@ class StudyReader:
         return ended[ended["trial_number"].map(is_on_frontier).astype(bool)].sort_values(
             [cost, "trial_number"], ignore_index=True
         )
+
+    def model(self, latent: int | None = None) -> Codec:
+        """Load the best kept model, by validation error.
+
+        A study keeps the models of its ten best trials, and of the best trial of each latent size
+        and each named point.
+
+        Args:
+            latent: The largest latent size allowed, in numbers per image; None for any. With a
+                limit, trials that were stopped early count, too.
+
+        Returns:
+            The model, on the CPU.
+
+        Raises:
+            InputError: No kept model is that small; the message names the latent sizes that there
+                are. Or there is no model yet, or it is damaged.
+        """
+        from raycae.inference.codec import read_codec
+
+        return read_codec(find_kept_model(self.folder, latent))
+
+    def plot(self) -> go.Figure:
+        """Draw the validation error against the latent size, next to PCA; the report's main figure.
+
+        Returns:
+            The figure; a notebook displays it, and its methods `show`, `write_html` and
+            `write_image` (with `raycae[png]`) do so elsewhere.
+
+        Raises:
+            InputError: No trial has ended with an error yet.
+        """
+        from raycae.report.report_data import read_report_data
+        from raycae.report.sections.latent_size import draw_latent_error
+
+        latent = read_report_data(self.folder).latent if self._has_begun() else None
+        if latent is None or latent.points.empty:
+            raise InputError(f"{self.folder}: no trial has ended yet, so there is nothing to plot")
+        return draw_latent_error(latent)
 
     def report(self) -> Place:
         """Write `report.html`, as `raycae report` does.

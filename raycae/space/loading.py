@@ -81,6 +81,29 @@ def load_space(space: str) -> Space:
     return parse_space(text, name=name, where=path.name, folder=folder)
 
 
+def make_space(content: Mapping[str, Any], name: str = "custom") -> Space:
+    """Make a space from the content of a space file.
+
+    Args:
+        content: The keys of a space file; see `SpaceFile`.
+        name: Name of the space.
+
+    Returns:
+        The checked space. A relative path after `data` starts at the current folder.
+
+    Raises:
+        InputError: The message names the key, the value and what is allowed.
+    """
+    try:
+        text = dump_yaml(dict(content))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(
+            f"space: {' '.join(map(str, error.args))}: only dicts, lists, text, numbers, booleans "
+            "and None are allowed in a space"
+        ) from None
+    return parse_space(text, name=name, where="space")
+
+
 def is_space_file(path: Path) -> bool:
     """Return whether there is a file at a path; False for names that no file can have.
 

@@ -64,10 +64,15 @@ class FloatParameter(BaseParameter):
     """
 
     type: Literal["float"]
+    """A real number."""
     low: FiniteFloat
+    """Smallest value, included."""
     high: FiniteFloat
+    """Largest value, included."""
     log: Annotated[bool, IsBool] = False
+    """Sample on a log scale."""
     step: PositiveFloat | None = None
+    """Distance of neighbouring values; none for a continuous range."""
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -192,10 +197,15 @@ class IntParameter(BaseParameter):
     """
 
     type: Literal["int"]
+    """An integer."""
     low: Annotated[int, IsInt]
+    """Smallest value, included."""
     high: Annotated[int, IsInt]
+    """Largest value, included."""
     log: Annotated[bool, IsBool] = False
+    """Sample on a log scale."""
     step: PositiveInt = 1
+    """Distance of neighbouring values."""
 
     @model_validator(mode="after")
     def _check_range(self) -> Self:
@@ -281,7 +291,9 @@ class CategoricalParameter(BaseParameter):
     """One of the `choices`; tables show a choice that is a list as JSON text."""
 
     type: Literal["categorical"]
+    """One of several values."""
     choices: list[Any] = Field(min_length=1)
+    """The values."""
 
     @cached_property
     def labels(self) -> list[Value]:

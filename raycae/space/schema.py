@@ -28,7 +28,9 @@ class Bounds(StrictModel):
     """Smallest and largest allowed value, both included."""
 
     min: FiniteFloat | None = None
+    """Smallest allowed value, included."""
     max: FiniteFloat | None = None
+    """Largest allowed value, included."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -41,6 +43,7 @@ class UpperBound(StrictModel):
     """Largest allowed value."""
 
     max: PositiveFloat | None = None
+    """Largest allowed value, included."""
 
 
 COUNT_CONSTRAINTS = ("latent_size", "n_params", "flops")
@@ -51,8 +54,11 @@ class Constraints(StrictModel):
     """What a trial may have; proposals that break a constraint on a count are replaced."""
 
     latent_size: Bounds = Bounds()
+    """Number of values of the latent."""
     n_params: Bounds = Bounds()
+    """Number of parameters of the network."""
     flops: Bounds = Bounds()
+    """Floating-point operations of a forward pass over one image."""
     epoch_time_s: UpperBound = UpperBound()
     """A trial is stopped after an epoch that takes longer than this, in seconds."""
 
@@ -61,27 +67,37 @@ class Budget(StrictModel):
     """What a search of this space spends unless the command says otherwise."""
 
     trials: PositiveInt = 50
+    """Number of trials."""
     epochs: PositiveInt = 10
+    """Epochs per trial."""
     limit: Annotated[int, Field(ge=16), IsInt] | None = None
     """Number of images for training and validation together; all of them if not given."""
     hours: PositiveFloat | None = None
+    """Stop cleanly after this many hours; no limit if not given."""
 
 
 class SpaceFile(StrictModel):
     """The content of a search-space file."""
 
     task: Literal["reconstruct", "colourise"]
+    """What the networks do: reconstruct images, or predict the colours of grey ones."""
     data: str = "cifar10"
+    """Source of the images, as for `--data`; a relative path starts at this file."""
     budget: Budget = Budget()
+    """What a search spends."""
     objective: Literal["val_mse", "frontier"] = "val_mse"
     """What a search minimises unless the command says otherwise: the validation error, or error
     and latent size, of which it finds the Pareto front."""
     params: dict[str, Parameter] = {}  # noqa: RUF012 - pydantic copies defaults
+    """The settings that are searched, with their ranges."""
     fixed: Settings = Settings()
+    """Settings that all trials share."""
     points: dict[str, Settings] = {}  # noqa: RUF012
+    """Named configurations that are tried first; each lists only what it changes."""
     series: dict[str, Settings] = {}  # noqa: RUF012
     """Changes for `--sampler greedy`, tried in this order on top of the best trial so far."""
     constraints: Constraints = Constraints()
+    """Limits for every trial."""
 
     @model_validator(mode="after")
     def _read_choices(self) -> Self:

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import textwrap
+import venv
 import zipfile
-from importlib.metadata import requires
+from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,69 @@ def test_spaces_ship_in_the_wheel(wheel: Path, tmp_path: Path) -> None:
         )
         assert expected in done.stdout
     assert (wheel / "raycae" / "report" / "templates" / "report.html.j2").exists()
+    assert (wheel / "raycae" / "py.typed").exists()
+
+
+STRANGERS_SCRIPT = """
+from pathlib import Path
+
+import raycae
+
+def show(progress: raycae.SearchProgress) -> None:
+    if progress.event == "epoch" and progress.epoch_val_mse is not None:
+        print(progress.trial_number, progress.epochs_run, f"{progress.epoch_val_mse:.5f}")
+
+def compress(folder: Path) -> raycae.Codec:
+    space = {"task": "reconstruct", "fixed": {"latent_channels": 4}, "points": {"base": {}}}
+    try:
+        study = raycae.run_search(space, folder, trials=4, max={"n_params": 9000}, on_progress=show)
+    except raycae.InputError as error:
+        raise SystemExit(str(error)) from error
+    print(study.trials["val_mse"].min(), study.epochs.columns, study.best, study.frontier())
+    study.plot().write_html("plot.html")
+    print(study.report(), raycae.__version__)
+    return study.model(latent=256)
+
+reader: raycae.StudyReader = raycae.open_study("results/demo")
+codec: raycae.Codec = raycae.load("results/demo")
+latent = codec.encode(reader.folder / "cat.png")
+"""
+WRONG_LINES = {
+    'raycae.run_search("demo", epochs="five")': "arg-type",
+    'raycae.run_search("demo", rounds=5)': "call-arg",
+    'raycae.open_study("demo").model(latent="256")': "arg-type",
+    'raycae.open_study("demo").trails': "attr-defined",
+    "raycae.run_search(on_progress=lambda progress: progress.epochs)": "attr-defined",
+    "raycae.nothing": "attr-defined",
+}
+"""Mistakes in the use of the public API, with mypy's code for each."""
+
+
+def test_a_strangers_script_is_typed(wheel: Path, tmp_path: Path) -> None:
+    """Oracle: mypy --strict on a script next to the installed wheel: it accepts the public API, and
+    finds each of `WRONG_LINES`, so that the types are known. Of the dependencies, only those are
+    installed whose types the API shows; torch alone would take mypy 30 s."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "raycae").symlink_to(wheel / "raycae")
+    for name in ("pandas-stubs", "numpy"):
+        (site / name).symlink_to(distribution(name).locate_file(name))
+    (tmp_path / "right.py").write_text(STRANGERS_SCRIPT)
+    (tmp_path / "wrong.py").write_text("\n".join(["import raycae", *WRONG_LINES]))
+    command = [sys.executable, "-m", "mypy", "--strict", "right.py", "wrong.py"]
+    done = subprocess.run(
+        [*command, "--python-executable", tmp_path / "venv" / "bin" / "python"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [line for line in done.stdout.splitlines() if ": error:" in line]
+    lines = enumerate(WRONG_LINES.values(), 2)
+    assert len(found) == len(WRONG_LINES), done.stdout
+    for (number, code), line in zip(lines, found, strict=True):
+        assert line.startswith(f"wrong.py:{number}: ")
+        assert line.endswith(f"[{code}]")
 
 
 @pytest.mark.parametrize("command", main.COMMANDS)
@@ -150,8 +214,9 @@ LAYERS = [
     {"space", "training"},
     {"optimization"},
     {"study"},
+    {"inference"},
     {"report"},
-    {"execution", "inference"},
+    {"execution"},
     {"cli"},
     {"search", "__init__", "__main__"},
 ]

@@ -19,7 +19,8 @@ from raycae.optimization import samplers
 from raycae.space import loading
 from raycae.study.plan import Plan, load_plan, read_plan_facts
 
-PARAMETERS = inspect.signature(raycae.run_search).parameters
+PARAMETERS = dict(inspect.signature(raycae.run_search).parameters)
+del PARAMETERS["on_progress"]  # A function cannot be typed on a command line.
 
 
 def list_types(annotation: object) -> set[object]:

@@ -1,0 +1,89 @@
+"""What the columns of a study's tables contain; the documentation shows these texts."""
+
+from __future__ import annotations
+
+TRIALS = {
+    "study": "Name of the study.",
+    "trial_number": "Number of the trial, from 0.",
+    "state": "COMPLETE, PRUNED (stopped early), FAIL or RUNNING.",
+    "reason": "Why the trial was stopped, failed or lost its worker.",
+    "point": "Named point of the space that the trial runs.",
+    "change": "Change of a greedy series that the trial tries.",
+    "parent": "Number of the trial that the change was made to.",
+    "latent_size": "Number of values of the latent.",
+    "latent_channels": "Channels of the latent.",
+    "latent_height": "Height of the latent.",
+    "latent_width": "Width of the latent.",
+    "compression_ratio": "Values of the input image divided by `latent_size`.",
+    "n_params": "Number of parameters of the network.",
+    "flops": "Floating-point operations of a forward pass over one image.",
+    "arch_hash": "Hash that is equal for two trials exactly if they have the same network.",
+    "val_mse": "Validation error of the best epoch.",
+    "train_mse": "Training error of that epoch.",
+    "val_psnr_db": "Mean PSNR of the validation images in that epoch, in dB.",
+    "val_ssim": "Mean SSIM of the validation images in that epoch.",
+    "best_epoch": "Epoch with the lowest validation error.",
+    "epochs_run": "Number of epochs that are recorded.",
+    "on_frontier": "Whether the trial is on the Pareto front of error and cost.",
+    "test_mse": "Error on the test images, of kept models only. Nothing is selected on it.",
+    "wall_time_s": "Sum of the times of all epochs in seconds.",
+    "epoch_time_s": "Mean time of an epoch in seconds, training and validation.",
+    "images_per_s": "Training images per second in the last epoch.",
+    "n_images": "Number of training images of the study.",
+    "seed": "Random seed of the trial's weights and minibatches.",
+    "attempt": "Number of the latest attempt, from 1; 0 before the first.",
+    "losses": "How often its process died or hung.",
+    "micro_batch": "Images per pass through the network, after memory was not enough.",
+    "device": "Device that trained the last epoch.",
+    "host": "Host that trained the last epoch.",
+    "started_at": "Start of the first attempt, UTC.",
+    "ended_at": "End of the trial, UTC.",
+    "config": "All settings of the trial, as JSON.",
+}
+"""The columns of `trials.parquet`. Between `parent` and `latent_size` it also has a column
+`params_NAME` for each parameter that the space searches."""
+EPOCHS = {
+    "trial_number": "Number of the trial.",
+    "epoch": "Number of the epoch, from 1.",
+    "train_mse": "Mean training error during the epoch.",
+    "val_mse": "Validation error after the epoch.",
+    "val_psnr_db": "Mean PSNR of the validation images after the epoch, in dB.",
+    "epoch_time_s": "Time of the epoch in seconds, training and validation.",
+    "test_mse": "Test error after the epoch; measured by `raycae reproduce` only.",
+    "n_images": "Number of images that the epoch trained on.",
+}
+"""The columns of `epochs.parquet`."""
+BASELINES = {
+    "data_fingerprint": "Fingerprint of the images.",
+    "baseline": (
+        "`linear`: PCA of whole images. `linear_4x4`, `linear_8x8`: PCA of blocks. Without a "
+        "latent: `mean_colour`, and for colourisation `grey_copy`, `mean_chroma`, `luma_function`."
+    ),
+    "latent_size": "Number of values that it stores per image; null without a latent.",
+    "val_mse": "Its error on the validation images.",
+    "test_mse": "Its error on the test images.",
+}
+"""The columns of `baselines.parquet`."""
+PICTURES = {
+    "trial_number": "Number of the trial.",
+    "shows": (
+        "`all`: the mean over the measured test images. `same`: one image, the same for all "
+        "trials. `best`, `worst`: one of the trial's images with the lowest or highest error."
+    ),
+    "image": "Number of the image among the test images.",
+    "mse": "Error of the task.",
+    "psnr_db": "PSNR of the RGB image in dB.",
+    "ssim": "SSIM of the RGB image.",
+    "delta_e": "Mean colour difference Delta E.",
+    "chroma_error": "Mean chroma error in CIE Lab.",
+    "hue_error": "Mean hue error in CIE Lab.",
+    "colourfulness": "Colourfulness of the output.",
+    "original_colourfulness": "Colourfulness of the original.",
+}
+"""The columns of `pictures.parquet`."""
+SPLITS = {
+    "split": "`train`, `validation`, `test`, `duplicate` or `unused`.",
+    "name": "Name of the image in its source.",
+    "checksum": "First 64 bits of BLAKE2b of its pixels; none for unused images.",
+}
+"""The columns of `splits.parquet`."""
