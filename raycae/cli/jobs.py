@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from raycae.cli.search import search
+from raycae.cli.search import expand_path, require_images_argument, search
 from raycae.cli.terminal import print_table
 from raycae.data import NAMED_SOURCES, is_built_in
 from raycae.errors import InputError
@@ -78,9 +78,12 @@ def submit_search(
     app.command()(search)
     command = typer.main.get_command(app)
     with command.make_context("raycae submit", list(options or ())) as context:
-        request = check_search(context)
+        options_of_search = expand_path_argument(context)
+        request = check_search(context, options_of_search)
         replaced: dict[str, Any] = {"results": str(request.folder.parent)}
-        space = Path(context.params["space"] or "ex3").expanduser()
+        if context.params["path"] is not None:
+            replaced |= {name: options_of_search[name] for name in ("data", "space", "study")}
+        space = Path(options_of_search["space"] or "ex3").expanduser()
         with tempfile.TemporaryDirectory(prefix="raycae-submit-") as job_files:
             environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
             if space.is_file():
@@ -205,11 +208,26 @@ def fetch_results(
     print(make_printable(str(home)))
 
 
-def check_search(context: Any) -> SearchRequest:
+def expand_path_argument(context: Any) -> dict[str, Any]:
+    """Return the options of a search, with those that its argument PATH is short for.
+
+    Args:
+        context: Click's context of the command `raycae search`.
+
+    Raises:
+        InputError: PATH is a search space, or an option contradicts it.
+    """
+    options = dict(context.params)
+    path = options.pop("path")
+    return options if path is None else expand_path(require_images_argument(path), options)
+
+
+def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
     """Check the options of a search that the cluster will run.
 
     Args:
         context: Click's context of the command `raycae search`.
+        options: The options of the search.
 
     Returns:
         What the search will do.
@@ -217,7 +235,6 @@ def check_search(context: Any) -> SearchRequest:
     Raises:
         InputError: The search cannot run, here or on the cluster.
     """
-    options = context.params
     if get_option_source(context, "results") == "DEFAULT":
         raise InputError(
             "--results is required. Give an object store (s3://BUCKET/PATH), or a folder that this "
@@ -253,6 +270,8 @@ def build_command(context: Any, replaced: dict[str, Any]) -> list[str]:
     """
     words: list[str] = []
     for option in context.command.params:
+        if option.param_type_name == "argument":
+            continue
         if option.name in replaced or get_option_source(context, option.name) == "COMMANDLINE":
             given = replaced.get(option.name, context.params[option.name])
             for value in given if isinstance(given, list) else [given]:

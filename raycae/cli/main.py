@@ -147,7 +147,7 @@ GUIDE = """\
 raycae searches for convolutional autoencoders: how much error does a given latent size cost?
 
   raycae demo                                  a first search, without a download
-  raycae search --space demo --data FOLDER     the same search on your images
+  raycae search FOLDER                         the same search on your images
   raycae list                                  the studies and their states
   raycae show                                  the best trials of the newest study
   raycae report                                write its report again, as one HTML page

@@ -24,6 +24,7 @@ from raycae.execution.resources import (
 )
 from raycae.execution.search_options import KeywordOptions, show_options
 from raycae.execution.search_request import SearchRequest, parse_options
+from raycae.execution.time_estimate import format_time_estimate
 from raycae.execution.tuner import train_trials
 from raycae.optimization.shared_study import hide_password, require_database
 from raycae.report.reader import StudyReader
@@ -70,15 +71,38 @@ def run_search(
         Unfinished: All trials are recorded, but a step after them failed.
     """
     request = parse_options({"space": space, "data": data, **options})
-    sources.check(request.plan.data)
+    counts = count_split_images(request)
     if request.database is not None:
         require_database(request.database)
     for note in request.notes:
         print(note, flush=True)
+    if request.plan.data == "cifar10" and (download := sources.describe_download()):
+        print(f"download {download}", flush=True)
+    print(format_time_estimate(request, counts), flush=True)
     signal_number = run_study(request)
     if signal_number is not None:
         raise_interrupt(signal_number)
     return StudyReader(request.folder)
+
+
+def count_split_images(request: SearchRequest) -> tuple[int, int, int]:
+    """Check the images of a search and count those of each split; decode and download nothing.
+
+    Args:
+        request: What is searched.
+
+    Returns:
+        The numbers of training, validation and test images.
+
+    Raises:
+        InputError: The images cannot be read.
+    """
+    plan = request.plan
+    if not request.resume:
+        return sources.count_images(plan.data, limit=plan.limit, seed=plan.seed)
+    sources.check(plan.data)
+    recorded = read_content(request.folder)["data"]
+    return recorded["n_train"], recorded["n_val"], recorded.get("n_test", 0)
 
 
 def run_study(request: SearchRequest) -> int | None:

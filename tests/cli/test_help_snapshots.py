@@ -31,6 +31,12 @@ raycae search --space no/such/file.yaml
 raycae search --space unknown-key.yaml
 raycae search --space low-above-high.yaml
 raycae search --space not-allowed.yaml
+raycae search nowhere
+raycae search ex2
+raycae search tiny.yaml
+raycae search picture.png
+raycae search mixed --data photos
+raycae search mixed --resume
 raycae search --space tiny.yaml --trials 0
 raycae search --space tiny.yaml --trials many
 raycae search --space tiny.yaml --epochs 0

@@ -37,7 +37,8 @@ def test_a_search_from_command_to_report_is_repeatable(
     assert len(trials) == 6
     assert set(trials["state"]) <= {"COMPLETE", "PRUNED", "FAIL"}
     assert trials["point"][0] == "base"
-    lines = done.stdout.splitlines()
+    estimate, *lines = done.stdout.splitlines()
+    assert estimate.startswith("time     unknown: 6 trials of up to 3 epochs; the cluster shows")
     assert sum(line.startswith("[") for line in lines) == 6
     assert any(line.startswith("best     trial") for line in lines)
     assert lines[-1].startswith("report")
@@ -113,7 +114,7 @@ def test_interrupted_on_two_gpus_and_resumed(
         small_ray,
     )
     assert done.returncode == 0, done.stderr
-    data_line, resume_line, *_ = done.stdout.splitlines()
+    _, data_line, resume_line, *_ = done.stdout.splitlines()
     assert data_line.startswith("data ")
     assert resume_line.startswith("resuming tiny: ")
     after = trials_of(folder)
