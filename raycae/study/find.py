@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,16 +96,49 @@ def find_model(path: str | Path, results: str | Path = "results") -> Place:
                     f"{path}: there is no model of a trial {folder.name}; {study.name} has kept "
                     f"those of: {there}"
                 )
-    folder = find_study(path, results)
-    kept = list_trials_with_model(folder)
-    trials = read_trials(folder)
-    trials = trials[trials["trial_number"].isin(kept) & trials["val_mse"].notna()]
-    if trials.empty:
-        raise InputError(f"{path}: this study has kept no model (yet); models lie in models/TRIAL")
-    # The same order as in find_best_trial, with stopped trials after all others.
-    trials = trials.assign(stopped=trials["state"] != COMPLETE)
-    best = trials.sort_values(["stopped", "val_mse", "trial_number"])["trial_number"].iloc[0]
-    return folder / "models" / str(best)
+    return find_kept_model(find_study(path, results), name=str(path))
+
+
+@refusal_is_input_error()
+def find_kept_model(study: Place, latent: int | None = None, name: str | None = None) -> Place:
+    """Find the best model that a study has kept.
+
+    Args:
+        study: Folder of the study.
+        latent: The largest latent size allowed; None for any. With a limit, a trial that was
+            stopped early counts like any other, as on the Pareto front. Without one, it comes
+            after all complete trials.
+        name: The name of the study in messages; by default its folder.
+
+    Returns:
+        The folder of the model.
+
+    Raises:
+        InputError: There is no such model; the message names the latent sizes that there are.
+    """
+    name = name or str(study)
+    kept = list_trials_with_model(study)
+    trials = read_trials(study) if kept else None
+    if trials is not None:
+        trials = trials[trials["trial_number"].isin(kept) & trials["val_mse"].notna()]
+    if trials is None or trials.empty:
+        raise InputError(f"{name}: this study has kept no model (yet); models lie in models/TRIAL")
+    order = ["val_mse", "trial_number"]
+    if latent is None:
+        # The same order as in find_best_trial, with stopped trials after all others.
+        trials = trials.assign(stopped=trials["state"] != COMPLETE)
+        order = ["stopped", *order]
+    else:
+        sizes = sorted({*trials["latent_size"].tolist()})
+        is_size = isinstance(latent, Integral) and not isinstance(latent, bool)
+        if not is_size or latent < sizes[0]:
+            raise InputError(
+                f"latent {latent!r}: {name} has kept no model of at most this latent size. Its "
+                f"models have latent sizes {', '.join(f'{size:,}' for size in sizes)}; give one of "
+                "these or more"
+            )
+        trials = trials[trials["latent_size"] <= latent]
+    return study / "models" / str(trials.sort_values(order)["trial_number"].iloc[0])
 
 
 def list_trials_with_model(study: Place) -> list[int]:
