@@ -93,6 +93,7 @@ raycae trial --space tiny.yaml --set lr
 raycae trial --space tiny.yaml --set lr=fast
 raycae trial --space tiny.yaml --set speed=3
 raycae show other
+raycae open other
 raycae show mine -n 0
 raycae evaluate other
 raycae report other
@@ -105,6 +106,8 @@ raycae predict mine picture.png -o out
 raycae export mine -o model.onnx --format onnx
 raycae export other -o model.bin --format pt2
 raycae export mine -o model.bin --format tflite
+raycae export mine -o model.onnx --format onnx --part middle
+raycae predict mine picture.png -o out --latent 64
 raycae dashboard other
 raycae submit --space ex4
 raycae submit --space ex4 --results results
