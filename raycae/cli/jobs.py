@@ -38,8 +38,8 @@ from raycae.execution.job_client import (
     list_searches,
     make_job_metadata,
 )
-from raycae.execution.progress import estimate_time_left
 from raycae.execution.search_request import SearchRequest, parse_options
+from raycae.execution.time_left import estimate_time_left
 from raycae.formatting import format_duration, make_printable
 from raycae.storage.files import fetch_tree
 from raycae.storage.paths import Place, resolve_place

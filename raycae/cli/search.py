@@ -9,7 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from raycae.cli.options import make_typer_option
-from raycae.cli.terminal import configure_output, exit_on_interrupt, require_current_folder
+from raycae.cli.terminal import (
+    configure_output,
+    exit_on_interrupt,
+    require_current_folder,
+    show_phase,
+)
 from raycae.errors import InputError, exit_with_message
 from raycae.execution.search_options import OPTIONS
 
@@ -35,6 +40,7 @@ def search(path: str | None = None, **options: Any) -> None:
 
     Example: raycae search --space ex3 --trials 50 --epochs 10
     """
+    show_phase("Reading options and images, measuring a training step")
     if path is not None:
         from raycae.data.sources import parse_source
 

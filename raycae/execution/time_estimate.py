@@ -1,19 +1,16 @@
 """Estimate how long a search takes before it starts.
 
-The search is simulated with its own early-stopping rule and random errors. The duration of an epoch
-follows a rule: a training image takes time in proportion to
-
-    MFLOPs + LAYER_COST * layers / batch size + IMAGE_COST.
-
-The first and the last term are the work on an image, the middle one is the overhead of a step. The
-factor in front is measured on this machine with a few training steps. Everything else that takes
-time is a constant of this module. analysis/FINDINGS.md compares estimates with searches.
+The search is simulated with its own early-stopping rule and random errors. The duration of epochs
+follows the rule of `model_cost`, whose factor is measured on this machine with a few training
+steps. Everything else that takes time is a constant of this module. analysis/FINDINGS.md compares
+estimates with searches.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -22,11 +19,12 @@ import numpy as np
 
 from raycae.config import Config
 from raycae.errors import InputError
+from raycae.execution.model_cost import compute_image_cost
 from raycae.execution.ray_session import starts_own_ray
 from raycae.execution.search_request import LEARNING_SAMPLERS, SearchRequest
-from raycae.execution.simulator import Curve, simulate_search
+from raycae.execution.simulator import Curve, Epoch, simulate_search
+from raycae.execution.time_left import Forecast
 from raycae.formatting import format_count
-from raycae.model.architecture import build_architecture
 from raycae.optimization.frontier import Strata
 from raycae.optimization.proposer import Proposal
 from raycae.provenance import count_cpus
@@ -34,9 +32,6 @@ from raycae.storage import parquet
 from raycae.study.records import RUNNING, TRIAL_COLUMNS, get_architecture_columns
 from raycae.study.strategy import make_proposer, make_stopping_rule
 
-LAYER_COST, IMAGE_COST = 5.5, 3.0
-"""Cost of a layer in each step and of an image, relative to a MFLOP of an image. Fitted to the 300
-recorded trials in `analysis/recorded/curves`."""
 SHARED = 1.25
 """A training step takes this much longer if trials run on all cores."""
 START_S = 17.0
@@ -49,6 +44,10 @@ N_EVALUATED = 10
 """Number of kept models that are evaluated on the test images, at most as many as trials."""
 MAX_SIMULATED = 100
 """A longer search is simulated for this many trials."""
+N_FORECASTS = 3
+"""Number of simulations of a search that expect the number of epochs of its trials."""
+SMOOTHED = 3
+"""Their means are averaged over this many trials before and after each one."""
 N_MEASURED = 3
 """Number of configurations whose training steps are measured."""
 MEASURED_S = 0.3
@@ -203,20 +202,6 @@ def count_workers(request: SearchRequest) -> int:
     return min(request.resources["concurrent"] or fitting, max(request.plan.trials, 1))
 
 
-def compute_image_cost(config: Config) -> float:
-    """Compute the cost of training on one image; see the module.
-
-    Args:
-        config: A configuration.
-
-    Returns:
-        The cost, in units of about a MFLOP.
-    """
-    architecture = build_architecture(config)
-    overhead = LAYER_COST * len(architecture.layers) / config.batch_size
-    return architecture.flops / 1e6 + overhead + IMAGE_COST
-
-
 def list_first_configs(request: SearchRequest) -> list[Config]:
     """List the configurations of the first trials, the sampled ones drawn at random.
 
@@ -265,24 +250,76 @@ def simulate_duration(request: SearchRequest, unit_s: float, counts: Sequence[in
         statistics.fmean(sizes) + TEST_SHARE * counts[1],
         unit_s * (SHARED if is_full else 1.0),
     )
+    n_simulated = min(plan.trials, MAX_SIMULATED)
+    epochs = simulate_trials(request, curves, min(workers, n_simulated))
+    duration_s = max((epoch.at_s for epoch in epochs), default=0.0)
+    return duration_s * plan.trials / n_simulated
+
+
+def simulate_trials(request: SearchRequest, curves: EstimatedCurves, workers: int) -> list[Epoch]:
+    """Simulate at most `MAX_SIMULATED` trials of a search.
+
+    Args:
+        request: What the search will do.
+        curves: The learning curves.
+        workers: Number of trials that run at the same time.
+
+    Returns:
+        The epochs in the order in which they end.
+    """
+    plan = request.plan
     strata = Strata(plan.strata, [1.0] * len(plan.strata)) if plan.strata else None
 
     def describe(proposal: Proposal) -> dict[str, Any]:
         columns = get_architecture_columns(proposal.config)
         return {"point": proposal.point, "epoch_time_s": columns["flops"], **columns}
 
-    n_simulated = min(plan.trials, MAX_SIMULATED)
-    epochs = simulate_search(
-        make_stand_in_proposer(request),
-        make_stopping_rule(plan, strata),
-        curves,
-        trials=n_simulated,
-        epochs=plan.epochs,
-        workers=min(workers, n_simulated),
-        describe=describe,
+    return list(
+        simulate_search(
+            make_stand_in_proposer(request),
+            make_stopping_rule(plan, strata),
+            curves,
+            trials=min(plan.trials, MAX_SIMULATED),
+            epochs=plan.epochs,
+            workers=workers,
+            describe=describe,
+        )
     )
-    duration_s = max((epoch.at_s for epoch in epochs), default=0.0)
-    return duration_s * plan.trials / n_simulated
+
+
+def make_forecast(request: SearchRequest) -> Forecast | None:
+    """Expect from a simulation how many epochs trials run, for the time left during the search.
+
+    Args:
+        request: What the search will do.
+
+    Returns:
+        What is expected; None if nothing is proposed.
+    """
+    full = request.plan.epochs
+    totals: list[Counter[int]] = []
+    costs: dict[int, float] = {}
+    for seed in range(N_FORECASTS):
+        curves = EstimatedCurves(full, 1.0, 1.0, np.random.default_rng(seed))
+        simulated = simulate_trials(request, curves, count_workers(request))
+        totals.append(Counter(epoch.number for epoch in simulated))
+        for epoch in simulated:
+            if epoch.proposal.point is None and epoch.number not in costs:
+                costs[epoch.number] = compute_image_cost(epoch.proposal.config)
+    if not totals[0]:
+        return None
+    means = [statistics.fmean(total[n] for total in totals) for n in range(len(totals[0]))]
+    window = [
+        statistics.fmean(means[max(n - SMOOTHED, 0) : n + SMOOTHED + 1]) for n in range(len(means))
+    ]
+    lengths = [length for total in totals for length in total.values()]
+    alive = [
+        statistics.fmean([length for length in lengths if length > done] or [full])
+        for done in range(full)
+    ]
+    first = simulated[0].proposal.config
+    cost = statistics.fmean(costs.values()) if costs else compute_image_cost(first)
+    return Forecast(window, alive, cost)
 
 
 def measure_unit(configs: Sequence[Config], threads: int) -> tuple[float, float]:

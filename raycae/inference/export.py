@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,7 +47,7 @@ class Part(NamedTuple):
     module: Any
     input_names: tuple[str, ...]
     output_name: str
-    batches: list[Inputs]
+    batches: Sequence[Inputs]
     stride: int | None
 
 
