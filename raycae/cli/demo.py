@@ -29,4 +29,4 @@ def run_demo(
     Example: raycae demo
     """
     search(space=DEMO_SPACE, study=study, results=results_folder)
-    print("next     raycae search --space demo --data FOLDER --study mine   # your own images")
+    print("next     raycae search FOLDER   # your own images")

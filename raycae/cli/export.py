@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raycae.cli.options import ModelArgument, ResultsOption
+from raycae.cli.options import LatentOption, ModelArgument, ResultsOption, find_model
 from raycae.errors import InputError
 from raycae.formatting import make_printable
 from raycae.inference import model_card
 from raycae.inference.export import (
     FORMATS,
+    PARTS,
     TOLERANCE,
-    iterate_photographs,
+    Part,
+    choose_part,
     write_onnx,
     write_pt2,
     write_safetensors,
 )
 from raycae.storage.files import require_new_file, require_writable_folder, write_atomic
 from raycae.storage.paths import Place
-from raycae.study import find
 
 if TYPE_CHECKING:
     from raycae.inference.codec import Codec
@@ -33,23 +34,43 @@ def export_model(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="File to write.", show_default="NAME.FORMAT here"
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write.",
+            show_default="NAME.FORMAT or NAME.PART.FORMAT here",
         ),
     ] = None,
+    part: Annotated[
+        str, typer.Option("--part", metavar="NAME", help=f"{', '.join(PARTS)}.")
+    ] = "whole",
+    latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
     """Write a model as ONNX, PyTorch program (pt2) or plain weights, with its model card.
 
     Programs map RGB pictures to RGB pictures, both float32 (N, 3, H, W) in [0, 1]; they convert
-    colours themselves. The file is read back and compared with the model on photographs. If an
-    output differs by more than 0.0001, no file is written.
+    colours themselves. With --part, the encoder maps RGB pictures to latents, and the decoder
+    latents to RGB pictures, or to Cb and Cr if the model colourises. The file is read back and
+    compared with the model on photographs. If an output differs by more than 0.0001, no file is
+    written.
 
     Example: raycae export ex3 --format onnx -o colour.onnx
+
+    Example: raycae export pictures --latent 256 --part encoder --format onnx
     """
     if form not in FORMATS:
         raise InputError(f"--format {form}: allowed are {', '.join(FORMATS)}")
-    folder = find.find_model(model, results_folder)
-    file = output or Path(f"{get_model_name(folder)}.{form}")
+    if part not in PARTS:
+        raise InputError(f"--part {part}: allowed are {', '.join(PARTS)}")
+    if part != "whole" and form == "safetensors":
+        raise InputError(
+            f"--part {part}: safetensors holds the weights of the whole network. Use --format onnx "
+            "or pt2, or remove --part."
+        )
+    folder = find_model(model, latent, results_folder)
+    ending = form if part == "whole" else f"{part}.{form}"
+    file = output or Path(f"{get_model_name(folder)}.{ending}")
     page = file.with_name(f"{file.name}.md")
     require_new_file(file)
     require_new_file(page)
@@ -60,23 +81,25 @@ def export_model(
     from raycae.inference.codec import read_codec
 
     ready = read_codec(folder)
-    content, painted = {"onnx": write_onnx, "pt2": write_pt2, "safetensors": write_safetensors}[
-        form
-    ](ready)
-    batches = iterate_photographs(ready)
+    exported = choose_part(ready, part)
+    content, run_file = {
+        "onnx": write_onnx,
+        "pt2": write_pt2,
+        "safetensors": write_safetensors,
+    }[form](ready, exported)
     difference = max(
-        float((painted(rgb, labels) - ready.rgb_network(rgb, labels)).abs().max().detach())
-        for rgb, labels in batches
+        float((run_file(*inputs) - exported.module(*inputs)).abs().max().detach())
+        for inputs in exported.batches
     )
     if not difference <= TOLERANCE:  # not a number, too
         raise InputError(
-            f"{file}: not written; its pictures differ from the model's by {difference:.2g}, "
-            f"allowed is {TOLERANCE:g}"
+            f"{file}: not written; its {exported.output_name} differ from the model's by "
+            f"{difference:.2g}, allowed is {TOLERANCE:g}"
         )
-    n = sum(len(rgb) for rgb, _ in batches)
+    n = sum(len(inputs[0]) for inputs in exported.batches)
     said = f"largest difference on {n} photographs: {difference:.2g} of 1"
     text = model_card.write_model_card(
-        folder, ready.config, describe_usage(ready, form, file.name), f"Checked: {said}."
+        folder, ready.config, describe_usage(ready, exported, form, file.name), f"Checked: {said}."
     )
     write_atomic(file, content)
     write_atomic(page, text.encode("utf-8", errors="replace"))
@@ -109,40 +132,64 @@ def require_onnx() -> None:
         ) from None
 
 
-def describe_usage(ready: Codec, form: str, name: str) -> str:
+def describe_usage(ready: Codec, part: Part, form: str, name: str) -> str:
     """Write the section of the model card that shows how to use the file.
 
     Args:
         ready: The model.
+        part: The part of the model that the file holds.
         form: The format of the file, one of `FORMATS`.
         name: The name of the file.
 
     Returns:
         Markdown.
     """
-    size, stride = ready.config.image_size, ready.stride
-    if stride:
-        sides = f"H and W are multiples of {stride}, from {2 * stride} on"
-    else:
-        sides = f"H and W are {size}: larger pictures have to be cut into tiles"
-    labels = "; `labels`, int64 (N,), the class of each" if ready.config.classes else ""
-    io = (
-        f"In: `rgb`, float32 (N, 3, H, W), RGB in [0, 1]{labels}. Out: RGB pictures of that "
-        f"shape and range. N is any number; {sides}."
-    )
-    more = ', "labels": labels' if ready.config.classes else ""
-    args = "rgb, labels" if ready.config.classes else "rgb"
+    inputs, output = part.input_names, part.output_name
+    given = ", ".join(f"{key!r}: {key}" for key in inputs).replace("'", '"')
     code = {
         "onnx": f"import onnxruntime\n\nsession = onnxruntime.InferenceSession({name!r})\n"
-        f'(pictures,) = session.run(None, {{"rgb": rgb{more}}})',
+        f"({output},) = session.run(None, {{{given}}})",
         "pt2": f"import torch\n\npaint = torch.export.load({name!r}).module()\n"
-        f"pictures = paint({args})",
+        f"{output} = paint({', '.join(inputs)})",
         "safetensors": "import safetensors.torch\n\n"
         f"weights = safetensors.torch.load_file({name!r})",
     }[form]
-    if form == "safetensors":
-        io = (
-            "Weights only; `raycae` in the file's header holds the settings below, from which "
-            "`raycae.model` builds the network."
-        )
+    io = (
+        "Weights only; `raycae` in the file's header holds the settings below, from which "
+        "`raycae.model` builds the network."
+        if form == "safetensors"
+        else describe_shapes(ready, part)
+    )
     return f"{io}\n\n```python\n{code}\n```"
+
+
+def describe_shapes(ready: Codec, part: Part) -> str:
+    """Write the shapes and ranges of a program's inputs and output.
+
+    Args:
+        ready: The model.
+        part: The part of the model that it holds.
+
+    Returns:
+        Markdown.
+    """
+    size, stride = ready.config.image_size, ready.stride
+    channels, height, width = ready.architecture.latent_shape
+    if stride:
+        sides = f"H and W are multiples of {stride}, from {2 * stride} on"
+        latents = f"float32 (N, {channels}, H / {stride}, W / {stride})"
+    else:
+        sides = f"H and W are {size}: larger pictures have to be cut into tiles"
+        latents = f"float32 (N, {channels}, {height}, {width})"
+    pictures = "float32 (N, 3, H, W), RGB in [0, 1]"
+    labels = "; `labels`, int64 (N,), the class of each" if ready.config.classes else ""
+    shown = {
+        "rgb": f"{pictures}{labels}",
+        "latents": latents,
+        "pictures": "RGB pictures of that shape and range"
+        if "rgb" in part.input_names
+        else pictures,
+        "colours": "float32 (N, 2, H, W), Cb and Cr in [0, 1]",
+    }
+    name, output = part.input_names[0], part.output_name
+    return f"In: `{name}`, {shown[name]}. Out: {shown[output]}. N is any number; {sides}."

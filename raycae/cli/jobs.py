@@ -23,7 +23,9 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from raycae.cli.search import search
+from raycae.cli.options import JsonOption
+from raycae.cli.search import expand_path, require_images_argument, search
+from raycae.cli.studies import print_json
 from raycae.cli.terminal import print_table
 from raycae.data import NAMED_SOURCES, is_built_in
 from raycae.errors import InputError
@@ -36,8 +38,8 @@ from raycae.execution.job_client import (
     list_searches,
     make_job_metadata,
 )
-from raycae.execution.progress import estimate_time_left
 from raycae.execution.search_request import SearchRequest, parse_options
+from raycae.execution.time_left import estimate_time_left
 from raycae.formatting import format_duration, make_printable
 from raycae.storage.files import fetch_tree
 from raycae.storage.paths import Place, resolve_place
@@ -56,6 +58,10 @@ HeadOption = Annotated[
 JobArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the job, as in `raycae jobs`.")
 ]
+
+
+BEST_COLUMNS = ("trial_number", "val_mse", "val_psnr_db", "latent_size", "n_params", "test_mse")
+"""The columns of the best trial that `raycae status --json` prints."""
 
 
 def submit_search(
@@ -78,9 +84,12 @@ def submit_search(
     app.command()(search)
     command = typer.main.get_command(app)
     with command.make_context("raycae submit", list(options or ())) as context:
-        request = check_search(context)
+        options_of_search = expand_path_argument(context)
+        request = check_search(context, options_of_search)
         replaced: dict[str, Any] = {"results": str(request.folder.parent)}
-        space = Path(context.params["space"] or "ex3").expanduser()
+        if context.params["path"] is not None:
+            replaced |= {name: options_of_search[name] for name in ("data", "space", "study")}
+        space = Path(options_of_search["space"] or "ex3").expanduser()
         with tempfile.TemporaryDirectory(prefix="raycae-submit-") as job_files:
             environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
             if space.is_file():
@@ -111,22 +120,51 @@ def list_jobs(address: HeadOption = HEAD) -> None:
     print_table(table)
 
 
-def show_status(name: JobArgument, address: HeadOption = HEAD) -> None:
+def show_status(name: JobArgument, address: HeadOption = HEAD, as_json: JsonOption = False) -> None:
     """Print the state of a search: its trials, the best so far, the time left.
 
     Example: raycae status ex3-7f3a --address http://head:8265
     """
     job = find_job(connect_to_head(address), name)
     folder = get_job_folder(job)
-    print(f"{name}  {job.status}, begun {format_start(job.start_time)}")
-    if (folder / "trials.parquet").exists():
-        print_job_state(folder, job)
-    else:
-        print("no trial has begun")
-    print(f"results  {make_printable(str(folder))}")
-    if str(job.status) == "FAILED":
+    state = {
+        "name": name,
+        "status": str(job.status),
+        "begun_at": datetime.fromtimestamp(job.start_time / 1000, UTC).isoformat(),
+        "results": str(folder),
+        **describe_trials(folder, job),
+        "failure": None,
+    }
+    if state["status"] == "FAILED":
         reason = (job.message or "").strip() or "no reason is known"
-        print(f"failed   {make_printable(reason.splitlines()[-1])}")
+        state["failure"] = make_printable(reason.splitlines()[-1])
+    if as_json:
+        print_json(state)
+    else:
+        print_status(state, format_start(job.start_time), is_over=job.status.is_terminal())
+
+
+def print_status(state: dict[str, Any], begun: str, *, is_over: bool) -> None:
+    """Print the state of a search in lines.
+
+    Args:
+        state: What `raycae status --json` prints.
+        begun: When it began.
+        is_over: Whether it has ended.
+    """
+    print(f"{state['name']}  {state['status']}, begun {begun}")
+    if state["trials_planned"] is None:
+        print("no trial has begun")
+    else:
+        print(f"trials   {format_counts(Counter(state['trials']))} of {state['trials_planned']}")
+        if best := state["best"]:
+            print(f"best     {format_trial(best)}")
+        if not is_over:
+            left_s = state["seconds_left"]
+            print(f"left     {'unknown yet' if left_s is None else format_duration(left_s)}")
+    print(f"results  {make_printable(state['results'])}")
+    if state["failure"]:
+        print(f"failed   {state['failure']}")
 
 
 def show_logs(
@@ -205,11 +243,26 @@ def fetch_results(
     print(make_printable(str(home)))
 
 
-def check_search(context: Any) -> SearchRequest:
+def expand_path_argument(context: Any) -> dict[str, Any]:
+    """Return the options of a search, with those that its argument PATH is short for.
+
+    Args:
+        context: Click's context of the command `raycae search`.
+
+    Raises:
+        InputError: PATH is a search space, or an option contradicts it.
+    """
+    options = dict(context.params)
+    path = options.pop("path")
+    return options if path is None else expand_path(require_images_argument(path), options)
+
+
+def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
     """Check the options of a search that the cluster will run.
 
     Args:
         context: Click's context of the command `raycae search`.
+        options: The options of the search.
 
     Returns:
         What the search will do.
@@ -217,7 +270,6 @@ def check_search(context: Any) -> SearchRequest:
     Raises:
         InputError: The search cannot run, here or on the cluster.
     """
-    options = context.params
     if get_option_source(context, "results") == "DEFAULT":
         raise InputError(
             "--results is required. Give an object store (s3://BUCKET/PATH), or a folder that this "
@@ -253,6 +305,8 @@ def build_command(context: Any, replaced: dict[str, Any]) -> list[str]:
     """
     words: list[str] = []
     for option in context.command.params:
+        if option.param_type_name == "argument":
+            continue
         if option.name in replaced or get_option_source(context, option.name) == "COMMANDLINE":
             given = replaced.get(option.name, context.params[option.name])
             for value in given if isinstance(given, list) else [given]:
@@ -275,23 +329,31 @@ def get_option_source(context: Any, option: str) -> str:
     return name
 
 
-def print_job_state(folder: Place, job: Any) -> None:
-    """Print how many trials have ended, the best of them, and the time left.
+def describe_trials(folder: Place, job: Any) -> dict[str, Any]:
+    """Describe the trials of a search.
 
     Args:
         folder: The study.
         job: Ray's description of the job.
+
+    Returns:
+        The number of trials by state, how many are planned, the best of them (an excerpt of its row
+        in `trials.parquet`), and the seconds left. What is not known is None.
     """
+    described: dict[str, Any] = dict.fromkeys(("trials", "trials_planned", "best", "seconds_left"))
+    if not (folder / "trials.parquet").exists():
+        return described
     table = tables.read_trials(folder)
     plain = table.astype(object).where(table.notna(), None)
     rows: list[dict[str, Any]] = plain.to_dict("records")  # type: ignore[assignment]
     total = plan.read_plan_facts(plan.read_study(folder))["trials"]
-    print(f"trials   {format_counts(Counter(table['state']))} of {total}")
+    described |= {"trials": dict(Counter(table["state"])), "trials_planned": total}
     best = find.find_best_trial(table)
     if best is not None:
-        print(f"best     {format_trial(next(row for row in rows if row['trial_number'] == best))}")
+        row = next(row for row in rows if row["trial_number"] == best)
+        described["best"] = {name: row[name] for name in BEST_COLUMNS}
     if job.status.is_terminal():
-        return
+        return described
     started = pd.Timestamp(job.start_time, unit="ms", tz="UTC")
     spent_s = (pd.Timestamp.now("UTC") - started).total_seconds()
     hours = job.metadata.get("hours")
@@ -300,7 +362,7 @@ def print_job_state(folder: Place, job: Any) -> None:
     n_epochs = sum(row["epochs_run"] or 0 for row in of_job)
     left = estimate_time_left(rows, total, n_epochs, spent_s)
     known = [seconds for seconds in (left, deadline) if seconds is not None]
-    print(f"left     {format_duration(min(known)) if known else 'unknown yet'}")
+    return described | {"seconds_left": min(known, default=None)}
 
 
 def format_start(milliseconds: int) -> str:

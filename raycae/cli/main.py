@@ -70,6 +70,11 @@ COMMANDS = {
         "show_study",
         "Print the leaderboard of a study, even while it runs.",
     ),
+    "open": Command(
+        "studies",
+        "open_report",
+        "Open the report of a study in the browser; it is written first if it is missing.",
+    ),
     "evaluate": Command(
         "studies",
         "evaluate_study",
@@ -137,7 +142,7 @@ COMMANDS = {
 GROUPS = {
     "Search": ("demo", "search", "trial", "reproduce", "simulate"),
     "Search spaces": ("spaces", "preview"),
-    "Results": ("list", "show", "report", "dashboard", "evaluate"),
+    "Results": ("list", "show", "open", "report", "dashboard", "evaluate"),
     "Models": ("predict", "export"),
     "Searches on a cluster": ("submit", "jobs", "status", "logs", "stop", "fetch"),
 }
@@ -147,10 +152,10 @@ GUIDE = """\
 raycae searches for convolutional autoencoders: how much error does a given latent size cost?
 
   raycae demo                                  a first search, without a download
-  raycae search --space demo --data FOLDER     the same search on your images
+  raycae search FOLDER                         the same search on your images
   raycae list                                  the studies and their states
   raycae show                                  the best trials of the newest study
-  raycae report                                write its report again, as one HTML page
+  raycae open                                  its report, in the browser
 
 raycae --help lists all commands; raycae COMMAND --help explains one."""
 """What `raycae` alone prints."""
@@ -230,7 +235,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Search for convolutional autoencoders: how much error does a given latent size cost?",
     invoke_without_command=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -47,6 +47,16 @@ ModelArgument = Annotated[
         metavar="MODEL", help="A study (its best kept model), or a model folder STUDY/models/TRIAL."
     ),
 ]
+LatentOption = Annotated[
+    int | None,
+    typer.Option(
+        "--latent",
+        min=1,
+        metavar="N",
+        help="Use the best kept model of a study with at most N numbers per training image.",
+        show_default="the best one of all",
+    ),
+]
 ResultsOption = Annotated[
     str,
     typer.Option(
@@ -62,6 +72,27 @@ GpusOption = Annotated[float | None, make_typer_option("gpus_per_trial")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ConcurrentOption = Annotated[int | None, make_typer_option("concurrent")]
 AddressOption = Annotated[str | None, make_typer_option("address")]
+
+
+def find_model(model: str, latent: int | None, results: str) -> Place:
+    """Find the model that a command is about.
+
+    Args:
+        model: The argument MODEL.
+        latent: The option `--latent`; None if it is not given.
+        results: The option `--results`.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        InputError: There is no such model; or `--latent` is given and MODEL is not a study.
+    """
+    from raycae.study import find
+
+    if latent is None:
+        return find.find_model(model, results)
+    return find.find_kept_model(find.find_study(model, results), latent, model)
 
 
 def find_study(study: str | None, results: str) -> Place:

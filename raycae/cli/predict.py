@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import statistics
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,11 +16,10 @@ import typer
 from PIL import Image, ImageDraw, ImageFont
 
 from raycae import data
-from raycae.cli.options import ModelArgument, ResultsOption
+from raycae.cli.options import LatentOption, ModelArgument, ResultsOption, find_model
 from raycae.errors import InputError
 from raycae.formatting import make_printable
 from raycae.storage.files import require_new_file, require_writable_folder, write_atomic
-from raycae.study import find
 
 if TYPE_CHECKING:
     from raycae.inference.codec import Codec
@@ -44,17 +45,22 @@ def predict_images(
         typer.Option(min=0, metavar="CLASS", help="Class of the images, if the model needs it."),
     ] = None,
     latents: Annotated[bool, typer.Option("--latents", help=f"Also write {LATENTS}.")] = False,
+    latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
     """Reconstruct or colourise image files, whichever the model does, at their original size.
 
     FOLDER gets a PNG for each image and sheet.png, which shows inputs and outputs side by side.
+    The last lines are the means of PSNR and SSIM between inputs and outputs, and the compression
+    ratio: bytes of the pixels (8 bits per channel) divided by bytes of the latents (float32).
     Colour profiles are converted to sRGB; the PNGs contain the sRGB profile. Files are never
     overwritten: if one exists, nothing is written.
 
+    Example: raycae predict pictures *.jpg --latent 256 -o reconstructed
+
     Example: raycae predict ex3 holiday.jpg grandmother.png -o coloured
     """
-    folder = find.find_model(model, results_folder)
+    folder = find_model(model, latent, results_folder)
     targets = choose_targets(images, output, latents)
     # What is wrong with the last one shows before the first one is written.
     sizes = [data.picture(image).shape[:2] for image in images]
@@ -66,9 +72,11 @@ def predict_images(
         ready.require_latent(height, width)
     rows: list[list[Image.Image]] = []
     codes = []
+    quality: list[tuple[float, float]] = []
     for image in images:
         pixels = data.picture(image)
         painted = ready.run(pixels, label)
+        quality.append(compare_pictures(pixels, painted))
         if latents:
             codes.append(ready.encode(pixels, label))
         output.mkdir(parents=True, exist_ok=True)
@@ -85,6 +93,8 @@ def predict_images(
     write_atomic(output / SHEET, encode_png(draw_prediction_sheet(names, rows)))
     first = f" (the first {MOST_ROWS} images)" if len(images) > MOST_ROWS else ""
     print(make_printable(str(output / SHEET)) + first)
+    print(format_quality(quality, len(images)))
+    print(format_compression(ready, sizes))
 
 
 def choose_targets(images: Iterable[Path], output: Path, latents: bool) -> dict[Path, Path]:
@@ -129,6 +139,57 @@ def make_columns(ready: Codec, pixels: np.ndarray, painted: np.ndarray) -> list[
         return [pixels, painted]
     grey = np.array(Image.fromarray(pixels).convert("L").convert("RGB"))
     return [pixels, grey, painted]
+
+
+def compare_pictures(original: np.ndarray, output: np.ndarray) -> tuple[float, float]:
+    """Measure how similar two pictures are.
+
+    Args:
+        original: The input, uint8 (H, W, 3).
+        output: The output of the model, same shape and type.
+
+    Returns:
+        PSNR in dB, and SSIM, which is not a number below 7 x 7 pixels.
+    """
+    import torch
+
+    from raycae.training.metrics import WINDOW, compute_psnr_db, compute_ssim
+
+    a, b = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None] / 255 for p in (original, output))
+    psnr_db = float(compute_psnr_db(a, b))
+    return psnr_db, float(compute_ssim(a, b)) if min(original.shape[:2]) >= WINDOW else math.nan
+
+
+def format_quality(quality: list[tuple[float, float]], n_images: int) -> str:
+    """Write the means of PSNR and SSIM over the images.
+
+    Args:
+        quality: PSNR in dB and SSIM of each image.
+        n_images: Number of images.
+    """
+    psnr_db = statistics.fmean(psnr for psnr, _ in quality)
+    ssims = [ssim for _, ssim in quality if not math.isnan(ssim)]
+    text = f"PSNR {psnr_db:.2f} dB"
+    if ssims:
+        text += f", SSIM {statistics.fmean(ssims):.3f}"
+    return text + (f" (means of {n_images} images)" if n_images > 1 else "")
+
+
+def format_compression(ready: Codec, sizes: list[tuple[int, ...]]) -> str:
+    """Write the bytes of pixels and latents, and their ratio.
+
+    Args:
+        ready: The model.
+        sizes: Height and width of each image.
+    """
+    is_color = ready.config.task == "reconstruct"
+    pixels = sum(height * width for height, width in sizes) * (3 if is_color else 1)
+    latents = 4 * sum(ready.count_latent_values(height, width) for height, width in sizes)
+    kind = "8-bit RGB" if is_color else "8-bit grey"
+    return (
+        f"compression ratio {pixels / latents:.2f}: {pixels:,} bytes of pixels ({kind}) to "
+        f"{latents:,} bytes of latents (float32)"
+    )
 
 
 def fit_cell(picture: Image.Image) -> Image.Image:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raycae.cli.options import SpaceOption
+from raycae.cli.options import JsonOption, SpaceOption
 from raycae.cli.terminal import print_table
 from raycae.execution.search_options import MAX_SEED
 from raycae.formatting import make_printable
@@ -50,6 +50,7 @@ def preview_space(
             help="Measure on this machine how many of M trainings of each network to fuse.",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the first configurations of a search; nothing is trained.
 
@@ -57,6 +58,7 @@ def preview_space(
     """
     from rich.table import Table
 
+    from raycae.cli.studies import print_json
     from raycae.model.architecture import build_architecture
     from raycae.optimization.proposer import Proposer
     from raycae.optimization.samplers import choose_sampler
@@ -67,6 +69,7 @@ def preview_space(
     proposer = Proposer(space, sampler, seed)
     columns = ["", "latent", "params", "MFLOPs", "network", "training", *(["fused"] * bool(fuse))]
     table = Table(*columns, box=None, pad_edge=False)
+    rows: list[dict[str, Any]] = []
     for trial_number in range(number):
         proposal = proposer.propose(trial_number)
         if proposal is None:
@@ -76,6 +79,21 @@ def preview_space(
         config = proposal.config
         architecture = build_architecture(config)
         channels, height, width = architecture.latent_shape
+        fused = {"fused": estimate_fusion(config, fuse)} if fuse else {}
+        rows.append(
+            {
+                "trial_number": trial_number,
+                "point": proposal.point,
+                "change": proposal.change,
+                "latent_size": architecture.latent_size,
+                "latent_shape": [channels, height, width],
+                "n_params": architecture.n_params,
+                "flops": architecture.flops,
+                "network": str(architecture),
+                **fused,
+                "config": config.model_dump(mode="json"),
+            }
+        )
         table.add_row(
             make_printable(proposal.point or proposal.change or str(trial_number)),
             f"{architecture.latent_size} ({channels}x{height}x{width})",
@@ -83,9 +101,12 @@ def preview_space(
             f"{architecture.flops / 1e6:.2f}",
             f"{architecture}, {config.activation}",
             f"{config.optimizer} {config.lr:.1e}, batch {config.batch_size}",
-            *([estimate_fusion(config, fuse)] if fuse else []),
+            *fused.values(),
         )
-    print_table(table)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(table)
 
 
 def estimate_fusion(config: Config, most: int) -> str:

@@ -1,9 +1,11 @@
-"""`raycae list`, `raycae show`, `raycae evaluate` and `raycae report`: commands about one study."""
+"""`raycae list`, `show`, `open`, `evaluate` and `report`: commands about studies."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,17 +59,20 @@ def list_studies(results_folder: ResultsOption = "results", as_json: JsonOption 
     print_table(table)
 
 
-def print_json(rows: list[dict[str, Any]]) -> None:
-    """Print rows of a table as JSON, which has neither NaN nor infinity.
+def print_json(content: list[dict[str, Any]] | dict[str, Any]) -> None:
+    """Print the rows of a table or one of them as JSON, which has neither NaN nor infinity.
 
     Args:
-        rows: The rows.
+        content: The rows, or one.
     """
-    plain = [
-        {name: None if is_unbounded(value) else value for name, value in row.items()}
-        for row in rows
-    ]
-    print(json.dumps(plain, indent=1))
+
+    def replace_unbounded(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: None if is_unbounded(value) else value for name, value in row.items()}
+
+    if isinstance(content, dict):
+        print(json.dumps(replace_unbounded(content), indent=1))
+    else:
+        print(json.dumps([replace_unbounded(row) for row in content], indent=1))
 
 
 def is_unbounded(value: Any) -> bool:
@@ -150,6 +155,36 @@ def rank_trials(trials: list[dict[str, Any]], cost: str | None) -> list[dict[str
     front = [t for t in ranked if t["on_frontier"]]
     front.sort(key=lambda t: math.inf if t[cost] is None else t[cost])
     return front + [t for t in ranked if not t["on_frontier"]]
+
+
+def open_report(study: StudyArgument = None, results_folder: ResultsOption = "results") -> None:
+    """Open the report of a study in the browser; it is written first if it is missing.
+
+    The path of the report is printed. On a machine without a screen, that is all.
+
+    Example: raycae open ex3
+    """
+    folder = find_study(study, results_folder)
+    report = folder / "report.html"
+    if not report.is_file():
+        from raycae.report.page import write_report
+
+        write_report(folder)
+    print(make_printable(str(report)), flush=True)
+    if isinstance(report, Path) and has_browser():
+        import webbrowser
+
+        webbrowser.open(report.absolute().as_uri())
+
+
+def has_browser() -> bool:
+    """Return whether a browser with a window can be opened.
+
+    On Linux, `webbrowser` would otherwise start a text browser in this terminal.
+    """
+    if os.environ.get("BROWSER") or not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def evaluate_study(study: StudyArgument = None, results_folder: ResultsOption = "results") -> None:

@@ -79,6 +79,16 @@ def require_current_folder() -> None:
         ) from None
 
 
+def show_phase(phase: str) -> None:
+    """Print what a command does before its live view starts, if a person looks at a terminal.
+
+    Args:
+        phase: What it does, in the -ing form.
+    """
+    if sys.stderr.isatty():
+        print(f"{phase} …", file=sys.stderr, flush=True)
+
+
 def print_table(table: Table) -> None:
     """Print a table.
 

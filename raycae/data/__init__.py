@@ -40,11 +40,11 @@ as Hugging Face writes them. `load_labels` reads the classes of all splits befor
 missing labels of test images show early.
 """
 
-from raycae.data.cifar10 import cache_folder
+from raycae.data.cifar10 import cache_folder, describe_download
 from raycae.data.colour_profiles import srgb_profile
 from raycae.data.decoding import IMAGE_SUFFIXES, to_rgb
 from raycae.data.folders import picture
-from raycae.data.loading import check, load, load_labels, load_test, summarize
+from raycae.data.loading import check, count_images, load, load_labels, load_test, summarize
 from raycae.data.membership import Membership
 from raycae.data.photos import PHOTOS, Crop, photo_crops
 from raycae.data.sources import NAMED_SOURCES, is_built_in, require_unambiguous, resolve_source
@@ -69,6 +69,8 @@ __all__ = [
     "Split",
     "cache_folder",
     "check",
+    "count_images",
+    "describe_download",
     "is_built_in",
     "load",
     "load_labels",

@@ -23,6 +23,9 @@ from raycae.errors import InputError
 _NETWORK_TIMEOUT = 30.0
 """Seconds that a download waits for an answer, or for the next bytes."""
 
+N_IMAGES = (50_000, 10_000)
+"""Number of training and of test images."""
+
 
 def cache_folder() -> Path:
     """Return the folder for downloads: ``RAYCAE_CACHE``, or ``~/.cache/raycae``.
@@ -31,6 +34,14 @@ def cache_folder() -> Path:
         The folder, which may not exist yet.
     """
     return Path(os.environ.get("RAYCAE_CACHE") or "~/.cache/raycae").expanduser()
+
+
+def describe_download() -> str | None:
+    """Write what has to be downloaded; None if CIFAR-10 seems to be in the cache."""
+    root = cache_folder()
+    if any((root / name).exists() for name in ("cifar-10-batches-py", "cifar-10-python.tar.gz")):
+        return None
+    return f"cifar10 is not in {root}; raycae downloads it there once (170 MB)"
 
 
 class Cifar10:

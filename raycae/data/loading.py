@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raycae.data import photos
+from raycae.data import cifar10, photos
 from raycae.data.cifar10 import Cifar10
 from raycae.data.folders import open_folder
 from raycae.data.membership import (
@@ -186,6 +186,29 @@ def summarize(
         splits = _cut_splits(source, pools, images, limit, seed)
         return _summarize(source, pools, images, (len(splits[0]), len(splits[1]), len(splits[2])))
     return _summarize_members(source, pools, images, membership)
+
+
+def count_images(source: str, *, limit: int | None = None, seed: int = 0) -> tuple[int, int, int]:
+    """Count the images of each split before copies are left out; decode and download nothing.
+
+    Args:
+        source: A name or a folder, see the package.
+        limit: As in `load`.
+        seed: As in `load`.
+
+    Returns:
+        The numbers of training, validation and test images.
+
+    Raises:
+        InputError: As `load`, for all that shows before images are decoded or downloaded.
+    """
+    if parse_source(source).name == "cifar10":
+        n_train, n_test = cifar10.N_IMAGES
+        splits = split_indices(n_train, own_test=True, limit=limit, seed=seed)
+        return len(splits.train), len(splits.validation), n_test
+    pools = open_source(source)
+    train, validation, test = _cut_splits(source, pools, SourceImages(pools), limit, seed)
+    return len(train), len(validation), len(test)
 
 
 def check(source: str) -> None:

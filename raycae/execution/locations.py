@@ -13,6 +13,7 @@ from raycae.errors import InputError
 from raycae.execution.ray_session import find_ray, require_ray_head, starts_own_ray
 from raycae.optimization.shared_study import JOURNAL, SQLITE
 from raycae.storage.paths import Place, resolve_place
+from raycae.storage.retry import refusal_is_input_error
 
 MAX_STUDY_NAME = 100
 """The longest name of a study, in characters."""
@@ -56,6 +57,25 @@ def choose_study_name(space_name: str) -> str:
         return name
     checksum = hashlib.blake2b(os.fsencode(space_name), digest_size=4).hexdigest()
     return f"{name[: MAX_STUDY_NAME - 9].strip('-.') or 'space'}-{checksum}"
+
+
+@refusal_is_input_error()
+def choose_new_study_name(source: str, results_folder: str) -> str:
+    """Name a new study after its images.
+
+    Args:
+        source: A folder or a built-in source; see `raycae.data`.
+        results_folder: Where studies are stored: a folder or a URI.
+
+    Returns:
+        The name of the folder or source; with `-2`, `-3`, … if that name is taken.
+    """
+    path = Path(sources.resolve_source(source).partition("?")[0])  # ?splits=no is no part of it.
+    name = choose_study_name(path.name or "images")
+    folder = resolve_place(results_folder)
+    endings = ["", *(f"-{number}" for number in range(2, 10_000))]
+    stems = (name[: MAX_STUDY_NAME - len(ending)] + ending for ending in endings)
+    return next(candidate for candidate in stems if not (folder / candidate).exists())
 
 
 def get_study_folder(results_folder: str, name: str) -> Place:

@@ -26,7 +26,9 @@ from raycae.execution.resources import (
 )
 from raycae.execution.search_options import KeywordOptions, show_options
 from raycae.execution.search_request import SearchRequest, parse_options
+from raycae.execution.time_estimate import format_time_estimate, make_forecast
 from raycae.execution.tuner import train_trials
+from raycae.formatting import make_printable
 from raycae.optimization.shared_study import hide_password, require_database
 from raycae.report.reader import StudyReader
 from raycae.storage.paths import Place, resolve_place
@@ -79,15 +81,38 @@ def run_search(
         Exception: Whatever `on_progress` raised.
     """
     request = parse_options({"space": space, "data": data, **options})
-    sources.check(request.plan.data)
+    counts = count_split_images(request)
     if request.database is not None:
         require_database(request.database)
     for note in request.notes:
         print(note, flush=True)
+    if request.plan.data == "cifar10" and (download := sources.describe_download()):
+        print(f"download {download}", flush=True)
+    print(format_time_estimate(request, counts), flush=True)
     signal_number = run_study(replace(request, on_progress=on_progress))
     if signal_number is not None:
         raise_interrupt(signal_number)
     return StudyReader(request.folder)
+
+
+def count_split_images(request: SearchRequest) -> tuple[int, int, int]:
+    """Check the images of a search and count those of each split; decode and download nothing.
+
+    Args:
+        request: What is searched.
+
+    Returns:
+        The numbers of training, validation and test images.
+
+    Raises:
+        InputError: The images cannot be read.
+    """
+    plan = request.plan
+    if not request.resume:
+        return sources.count_images(plan.data, limit=plan.limit, seed=plan.seed)
+    sources.check(plan.data)
+    recorded = read_content(request.folder)["data"]
+    return recorded["n_train"], recorded["n_val"], recorded.get("n_test", 0)
 
 
 def run_study(request: SearchRequest) -> int | None:
@@ -113,7 +138,13 @@ def run_study(request: SearchRequest) -> int | None:
     from raycae.execution.progress import Progress
 
     stop = StopRequest(request.hours)
-    progress = Progress(request.plan.trials, request.plan.epochs, until=stop.deadline)
+    progress = Progress(
+        request.plan.trials,
+        request.plan.epochs,
+        until=stop.deadline,
+        results=make_printable(shorten_path(request.folder)),
+        is_frontier=request.plan.objective == "frontier",
+    )
     with (
         stop.catch_signals(),
         retry_policy.use(progress.wait, stop.is_interrupted),
@@ -122,21 +153,26 @@ def run_study(request: SearchRequest) -> int | None:
     ):
         # Faulty images are found before a Ray is started for them. A running cluster first reports
         # what is wrong with it, because loading the images may take minutes.
-        images = _load_images(request) if starts_own_ray(request.address) else None
+        images = _load_images(request, progress) if starts_own_ray(request.address) else None
+        progress.begin_phase("Planning the search")
+        progress.expect(make_forecast(request))
         # A resumed search may have one trial left.
         preload = not request.resume and uses_every_core(request.plan.trials, **request.resources)
+        is_local = starts_own_ray(request.address)
+        progress.begin_phase("Starting Ray" if is_local else "Connecting to Ray")
         with connect_ray(request.address, preload) as is_own_ray:
             stop.install_handlers()  # Ray has taken SIGTERM when it started.
             autoscaler = Autoscaler() if is_own_ray else survey_nodes(request.folder.parent)
             slots = TrialSlots(**request.resources, autoscaler=autoscaler)
             stop.raise_if_interrupted()
-            images = images or _load_images(request)
+            images = images or _load_images(request, progress)
             study = open_study_for_writing(request, images, progress)
             open_study.enter_context(closing(study))
             if request.on_progress:
                 add_callback(study, request.on_progress, stop)
             stop.is_study_open = True
             test = images.test if request.plan.test_curves else None
+            progress.begin_phase("Starting workers")
             train_trials(study, images, test, slots, request.fuse, stop.is_due, progress)
         stop.install_handlers()
         finish = finish_study(study, images, progress, stop.is_interrupted)
@@ -267,9 +303,10 @@ def finish_study(
     return finish
 
 
-def _load_images(request: SearchRequest) -> sources.Images:
+def _load_images(request: SearchRequest, progress: Progress) -> sources.Images:
     """Load the images of a search, decoding the test images too, and print a summary."""
     plan, space = request.plan, request.space
+    progress.begin_phase("Loading images")
     notes: list[str] = []
     if request.resume:
         content = read_content(request.folder)

@@ -7,8 +7,8 @@ order in which simulated workers finish them. Nothing is trained or written.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from raycae.optimization.early_stopping import StoppingRule
 from raycae.optimization.proposer import Proposal
@@ -16,7 +16,20 @@ from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
 if TYPE_CHECKING:
     from raycae.config import Config
-    from raycae.execution.surrogate import Curve
+
+
+class Curve(NamedTuple):
+    """The learning curve of a trial.
+
+    Attributes:
+        errors: Validation error (MSE) after each epoch.
+        epoch_s: Duration of an epoch in seconds.
+        failed: Whether the trial diverged in the epoch after the last of `errors`.
+    """
+
+    errors: tuple[float, ...]
+    epoch_s: float
+    failed: bool = False
 
 
 class Searcher(Protocol):
@@ -67,6 +80,7 @@ def simulate_search(
     trials: int,
     epochs: int,
     workers: int,
+    describe: Callable[[Proposal], Mapping[str, Any]] | None = None,
 ) -> Iterator[Epoch]:
     """Simulate a search; proposals and decisions take no simulated time.
 
@@ -77,30 +91,33 @@ def simulate_search(
         trials: Largest number of trials.
         epochs: Largest number of epochs of a trial.
         workers: Number of trials that run at the same time.
+        describe: Returns the columns of a trial that the early-stopping rule needs; by default only
+            `point`.
 
     Yields:
         The epochs in the order in which they end. Of two that end at the same time, that of the
         trial that began first comes first.
     """
     ends: list[tuple[float, int]] = []
-    running: dict[int, tuple[Proposal, Curve, list[float]]] = {}
+    running: dict[int, tuple[Proposal, Curve, list[float], Mapping[str, Any]]] = {}
     at_s, n_begun = 0.0, 0
     while True:
         while n_begun < trials and len(running) < workers and (new := searcher.propose(n_begun)):
             curve = world.get_curve(new.config, new.seed)
-            running[n_begun] = (new, curve, [])
+            known = describe(new) if describe else {"point": new.point}
+            running[n_begun] = (new, curve, [], known)
             heapq.heappush(ends, (at_s + curve.epoch_s, n_begun))
             n_begun += 1
         if not ends:
             return
         at_s, number = heapq.heappop(ends)
-        proposal, curve, errors = running[number]
+        proposal, curve, errors, known = running[number]
         epoch = len(errors) + 1
         error = curve.errors[epoch - 1] if epoch <= len(curve.errors) else None
         state = FAIL
         if error is not None:
             errors.append(error)
-            should_continue = stopping.report(number, epoch, error, {"point": proposal.point})
+            should_continue = stopping.report(number, epoch, error, known)
             searcher.report(number, epoch, error)
             state = COMPLETE if epoch == epochs else RUNNING if should_continue else PRUNED
         if state == RUNNING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,26 +12,13 @@ from scipy.optimize import nnls
 
 from raycae.config import Config
 from raycae.errors import InputError
+from raycae.execution.simulator import Curve as Curve
 from raycae.model.architecture import build_architecture
 
 Array = npt.NDArray[np.float64]
 DIVERGED = 10.0
 """Error (MSE) of the epoch in which a trial diverged and of later ones. Images are in [0, 1], so
 the error of a network that learned anything is below 1."""
-
-
-class Curve(NamedTuple):
-    """The learning curve of a trial.
-
-    Attributes:
-        errors: Validation error (MSE) after each epoch.
-        epoch_s: Duration of an epoch in seconds.
-        failed: Whether the trial diverged in the epoch after the last of `errors`.
-    """
-
-    errors: tuple[float, ...]
-    epoch_s: float
-    failed: bool = False
 
 
 class Surrogate:

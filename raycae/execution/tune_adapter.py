@@ -90,6 +90,7 @@ class SearchState:
         if not self.is_stopping():
             self._kill_hung_workers()
             self._report_idle()
+            self._progress.tick()
             return False
         assert self._stop_at is not None
         if self.running and time.monotonic() < self._stop_at:

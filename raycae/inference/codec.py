@@ -29,7 +29,13 @@ from torch import Tensor, nn
 from raycae.config import Config
 from raycae.errors import InputError
 from raycae.inference.image_types import read_pictures
-from raycae.inference.tiling import PIECE, apply_in_pieces, apply_in_tiles, pad_mirrored
+from raycae.inference.tiling import (
+    PIECE,
+    apply_in_pieces,
+    apply_in_tiles,
+    pad_mirrored,
+    place_tiles,
+)
 from raycae.model import weights
 from raycae.model.architecture import build_architecture
 from raycae.model.autoencoder import Autoencoder
@@ -65,6 +71,54 @@ class RGBAutoencoder(nn.Module):
             RGB, float (N, 3, H, W) in [0, 1].
         """
         return self.task.render_output(rgb, self.network(self.task.prepare_input(rgb, labels)))
+
+
+class RGBEncoder(nn.Module):
+    """The encoder of a network together with its colour conversion.
+
+    Args:
+        network: The network.
+        task: Its task.
+    """
+
+    def __init__(self, network: Autoencoder, task: Task) -> None:
+        super().__init__()
+        self.network, self.task = network, task
+
+    def forward(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Encode RGB images of the size that the network accepts.
+
+        Args:
+            rgb: RGB, float (N, 3, H, W) in [0, 1].
+            labels: Classes, int64 (N,), for a network that receives the class; else None.
+
+        Returns:
+            Latents, float (N, C, h, w).
+        """
+        return self.network.encode(self.task.prepare_input(rgb, labels))
+
+
+class LatentDecoder(nn.Module):
+    """The decoder of a network.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: Autoencoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Decode latents, as `Codec.decode` does.
+
+        Args:
+            latents: Latents, float (N, C, h, w).
+
+        Returns:
+            RGB, or Cb and Cr where the network colourises, float in [0, 1].
+        """
+        return self.network.decode(latents).clamp(0, 1)
 
 
 class Codec:
@@ -184,6 +238,23 @@ class Codec:
                 f"encode: a picture of {height} x {width}: this model encodes only {size} x {size} "
                 "pixels. Cut or resize the picture."
             )
+
+    def count_latent_values(self, height: int, width: int) -> int:
+        """Count the numbers that an image is encoded as.
+
+        Args:
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+
+        Returns:
+            The number of values; of all tiles for a model without a stride.
+        """
+        channels, own_height, own_width = self.architecture.latent_shape
+        if self.stride:
+            return channels * math.ceil(height / self.stride) * math.ceil(width / self.stride)
+        size = self.config.image_size
+        n_tiles = math.prod(len(place_tiles(max(side, size), size)) for side in (height, width))
+        return n_tiles * channels * own_height * own_width
 
     def decode(self, latents: Any) -> Any:
         """Decode latents as `encode` returns them.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,15 +23,71 @@ Other programs add in another order. This is a fortieth of the step between 8-bi
 """
 N_IMAGES = 16
 """Number of photographs per batch that the check runs on."""
-RGBFunction = Callable[["Tensor", "Tensor | None"], "Tensor"]
-"""A function from RGB, float (N, 3, H, W) in [0, 1], and labels or None, to RGB."""
+PARTS = ("whole", "encoder", "decoder")
+"""Names of the parts of a model that can be exported."""
+Inputs = tuple["Tensor", ...]
+"""The inputs of a part: RGB, float (N, 3, H, W) in [0, 1], and labels if the model needs them. The
+decoder has latents instead, float (N, C, h, w)."""
+PartFunction = Callable[..., "Tensor"]
+"""A function from `Inputs` to the output of a part."""
 
 
-def write_onnx(codec: Codec) -> tuple[bytes, RGBFunction]:
-    """Encode a model as ONNX.
+class Part(NamedTuple):
+    """A part of a model as one module.
+
+    Attributes:
+        module: The module.
+        input_names: Names of its inputs.
+        output_name: Name of its output.
+        batches: Inputs for the check: photographs, or their latents, of two sizes where the network
+            accepts several.
+        stride: The module accepts sides that are a multiple of this; None for one size alone.
+    """
+
+    module: Any
+    input_names: tuple[str, ...]
+    output_name: str
+    batches: Sequence[Inputs]
+    stride: int | None
+
+
+def choose_part(codec: Codec, part: str) -> Part:
+    """Make a part of a model.
 
     Args:
         codec: The model.
+        part: One of `PARTS`.
+
+    Returns:
+        The part. The decoder returns RGB where the model reconstructs, and Cb and Cr where it
+        colourises, in [0, 1].
+    """
+    import torch
+
+    from raycae.inference.codec import LatentDecoder, RGBEncoder
+
+    batches = [
+        (rgb,) if labels is None else (rgb, labels) for rgb, labels in iterate_photographs(codec)
+    ]
+    pictures = ("rgb", "labels")[: len(batches[0])]
+    if part == "whole":
+        return Part(codec.rgb_network, pictures, "pictures", batches, codec.stride)
+    encoder = RGBEncoder(codec.network, codec.task).eval().requires_grad_(False)
+    if part == "encoder":
+        return Part(encoder, pictures, "latents", batches, codec.stride)
+    with torch.no_grad():
+        latents = [(encoder(*batch),) for batch in batches]
+    decoder = LatentDecoder(codec.network).eval().requires_grad_(False)
+    output = "pictures" if codec.config.task == "reconstruct" else "colours"
+    return Part(decoder, ("latents",), output, latents, 1 if codec.stride else None)
+
+
+def write_onnx(codec: Codec, part: Part) -> tuple[bytes, PartFunction]:
+    """Encode a part of a model as ONNX.
+
+    Args:
+        codec: The model.
+        part: The part.
 
     Returns:
         The content of the file, and a function that runs it.
@@ -40,31 +96,28 @@ def write_onnx(codec: Codec) -> tuple[bytes, RGBFunction]:
     import torch
 
     program: Any = torch.onnx.export(
-        export_program(codec),
+        export_program(codec, part),
         dynamo=True,
         verbose=False,
-        input_names=["rgb", "labels"][: 1 + bool(codec.config.classes)],
-        output_names=["pictures"],
+        input_names=list(part.input_names),
+        output_names=[part.output_name],
     )
     content = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-    def run_session(*inputs: Tensor | None) -> Tensor:
-        fed = {
-            name: value.numpy()
-            for name, value in zip(("rgb", "labels"), inputs, strict=True)
-            if value is not None
-        }
-        return torch.from_numpy(session.run(["pictures"], fed)[0])
+    def run_session(*inputs: Tensor) -> Tensor:
+        fed = {name: value.numpy() for name, value in zip(part.input_names, inputs, strict=True)}
+        return torch.from_numpy(session.run([part.output_name], fed)[0])
 
     return content, run_session
 
 
-def write_pt2(codec: Codec) -> tuple[bytes, RGBFunction]:
-    """Encode a model as a PyTorch program.
+def write_pt2(codec: Codec, part: Part) -> tuple[bytes, PartFunction]:
+    """Encode a part of a model as a PyTorch program.
 
     Args:
         codec: The model.
+        part: The part.
 
     Returns:
         The content of the file, and a function that runs it.
@@ -74,17 +127,17 @@ def write_pt2(codec: Codec) -> tuple[bytes, RGBFunction]:
     import torch
 
     buffer = io.BytesIO()
-    torch.export.save(export_program(codec), buffer)
+    torch.export.save(export_program(codec, part), buffer)
     buffer.seek(0)
-    module = torch.export.load(buffer).module()
-    return buffer.getvalue(), lambda *inputs: module(*[x for x in inputs if x is not None])
+    return buffer.getvalue(), torch.export.load(buffer).module()
 
 
-def write_safetensors(codec: Codec) -> tuple[bytes, RGBFunction]:
+def write_safetensors(codec: Codec, part: Part) -> tuple[bytes, PartFunction]:
     """Encode the weights of a model, with the configuration in the header.
 
     Args:
         codec: The model.
+        part: The whole model; the weights of a part are not written alone.
 
     Returns:
         The content of the file, and a function that runs it.
@@ -102,11 +155,12 @@ def write_safetensors(codec: Codec) -> tuple[bytes, RGBFunction]:
     return content, RGBAutoencoder(restored.eval(), codec.task)
 
 
-def export_program(codec: Codec) -> Any:
+def export_program(codec: Codec, part: Part) -> Any:
     """Make a `torch.export` program for any number of images of any accepted size.
 
     Args:
         codec: The model.
+        part: The part of it.
 
     Returns:
         The program.
@@ -114,18 +168,17 @@ def export_program(codec: Codec) -> Any:
     import torch
     from torch.export import Dim
 
-    rgb, labels = iterate_photographs(codec)[-1]
-    rgb = rgb.contiguous()  # The program accepts only the layout of its example.
+    first, *others = part.batches[-1]
+    first = first.contiguous()  # The program accepts only the layout of its example.
     # pt2 warns of weights in channels-last order.
     codec.rgb_network.to(memory_format=torch.contiguous_format)
     sizes: dict[int, Any] = {0: Dim("N")}
-    if codec.stride:
+    if part.stride:
         for axis, side in ((2, "height"), (3, "width")):
-            sizes[axis] = codec.stride * Dim(side) if codec.stride > 1 else Dim(side)
-    inputs = (rgb,) if labels is None else (rgb, labels)
-    shapes = (sizes,) if labels is None else (sizes, {0: sizes[0]})
+            sizes[axis] = part.stride * Dim(side) if part.stride > 1 else Dim(side)
+    shapes = (sizes, *({0: sizes[0]} for _ in others))
     with torch.no_grad():
-        return torch.export.export(codec.rgb_network, inputs, dynamic_shapes=shapes)
+        return torch.export.export(part.module, (first, *others), dynamic_shapes=shapes)
 
 
 def iterate_photographs(codec: Codec) -> list[tuple[Tensor, Tensor | None]]:

@@ -431,10 +431,10 @@ def test_live_view(study: Study) -> None:
     lines = capture.get()
     for words in (
         "1 done  1 running  0 pruned  1 failed",
-        "trial 0: val_mse 0.10000 (20.00 dB) at latent 1024, 4,911 parameters",
+        "trial 0: val_mse 0.10000 (20.00 dB), latent 1,024, 4,911 parameters",
         "images/s",
         "left",
-        f"trial {running.number}  epoch 1/3  val_mse 0.50000",
+        f"trial {running.number}    █░░ 1/3    val_mse 0.50000",
     ):
         assert words in lines
     assert "\x1b[" in shown
@@ -462,7 +462,7 @@ def test_steps_after_the_trials_are_named(
     and one every 10 s, although each model is an event of the study; the live view shows the step
     in place of the pace."""
     now_s = 100.0
-    monkeypatch.setattr("raycae.execution.progress.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
     number = run_trial(study, 0.3, 0.2, 0.1)
     progress = Progress(trials=6, epochs=3, console=Console(file=io.StringIO()))
     study.journal.listener = progress.listen
@@ -482,7 +482,7 @@ def test_steps_after_the_trials_are_named(
     assert "Writing the report …" in capture.get()
     assert "images/s" not in capture.get()
     begin(study)
-    assert progress.note == ""
+    assert progress.state.phase == ""
 
 
 def test_ctrl_c_while_commands_are_imported() -> None:

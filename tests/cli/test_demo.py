@@ -23,7 +23,7 @@ def test_the_demo_is_an_ordinary_search(
     code, out, err = run("demo", "--study", "first", "--results", tmp_path)
     assert (code, err) == (0, "")
     assert searches == [{"space": "demo", "study": "first", "results": str(tmp_path)}]
-    assert out.splitlines()[-1].startswith("next     raycae search --space demo --data FOLDER")
+    assert out.splitlines()[-1].startswith("next     raycae search FOLDER")
 
 
 def test_the_points_have_one_latent_size_each() -> None:

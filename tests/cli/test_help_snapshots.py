@@ -31,6 +31,12 @@ raycae search --space no/such/file.yaml
 raycae search --space unknown-key.yaml
 raycae search --space low-above-high.yaml
 raycae search --space not-allowed.yaml
+raycae search nowhere
+raycae search ex2
+raycae search tiny.yaml
+raycae search picture.png
+raycae search mixed --data photos
+raycae search mixed --resume
 raycae search --space tiny.yaml --trials 0
 raycae search --space tiny.yaml --trials many
 raycae search --space tiny.yaml --epochs 0
@@ -87,6 +93,7 @@ raycae trial --space tiny.yaml --set lr
 raycae trial --space tiny.yaml --set lr=fast
 raycae trial --space tiny.yaml --set speed=3
 raycae show other
+raycae open other
 raycae show mine -n 0
 raycae evaluate other
 raycae report other
@@ -99,6 +106,8 @@ raycae predict mine picture.png -o out
 raycae export mine -o model.onnx --format onnx
 raycae export other -o model.bin --format pt2
 raycae export mine -o model.bin --format tflite
+raycae export mine -o model.onnx --format onnx --part middle
+raycae predict mine picture.png -o out --latent 64
 raycae dashboard other
 raycae submit --space ex4
 raycae submit --space ex4 --results results

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+import webbrowser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Run, data_facts
+from ray.job_submission import JobStatus
 from synthetic_study import long_study
 
+from raycae.cli import jobs
 from raycae.cli.main import COMMANDS, GROUPS, load_command
+from raycae.config import resolve
 from raycae.space.space import Space
 from raycae.study import tables
 from raycae.study.opening import create_study
@@ -107,3 +115,91 @@ def test_every_command_is_in_one_group() -> None:
     """Oracle: the table of commands."""
     listed = [name for names in GROUPS.values() for name in names]
     assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_open_a_report(run: Run, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the path is printed and given to the browser, the report is written if it is missing;
+    without a screen it is only printed."""
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", ":0")
+    report = results / "old" / "report.html"
+    report.unlink(missing_ok=True)
+    assert run("open", "old", "--results", results) == (0, f"{report}\n", "")
+    assert opened == [report.as_uri()]
+    assert "<html" in report.read_text()[:200]
+    report.write_text("kept")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    assert run("open", "old", "--results", results) == (0, f"{report}\n", "")
+    assert (len(opened), report.read_text()) == (1, "kept")
+
+
+def test_preview_as_json(run: Run) -> None:
+    """Oracle: the space `demo`: its first point with a latent of 64 numbers."""
+    code, out, _ = run("preview", "--space", "demo", "-n", 6, "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [row["latent_size"] for row in rows[:4]] == [64, 128, 256, 1024]
+    assert [row["point"] for row in rows[:2]] == ["base", "latent-128"]
+    assert all(resolve(row["config"]).latent_channels > 0 for row in rows)
+
+
+def test_status_as_json(run: Run, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the tables of the study, and the description of a job as Ray's client gives it. The
+    lines without `--json` say the same."""
+    job = SimpleNamespace(
+        status=JobStatus.FAILED,
+        start_time=1_767_225_600_000,
+        message="first\nlast",
+        metadata={"results": str(results), "study": "old", "hours": None},
+    )
+    monkeypatch.setattr(jobs, "connect_to_head", lambda address: None)
+    monkeypatch.setattr(jobs, "find_job", lambda client, name: job)
+    monkeypatch.setattr(jobs, "get_job_folder", lambda job: results / job.metadata["study"])
+    code, out, _ = run("status", "old-7f3a", "--json")
+    state = json.loads(out)
+    trials = tables.read_trials(results / "old")
+    least = trials.loc[trials["state"] == "COMPLETE", "val_mse"].min()
+    assert code == 0
+    assert state["best"]["val_mse"] == pytest.approx(least)
+    assert state["trials"] == trials["state"].value_counts().to_dict()
+    assert (state["name"], state["status"], state["failure"]) == ("old-7f3a", "FAILED", "last")
+    assert (state["begun_at"], state["seconds_left"]) == ("2026-01-01T00:00:00+00:00", None)
+    assert state["results"] == str(results / "old")
+    _, out, _ = run("status", "old-7f3a")
+    assert f"best     trial {state['best']['trial_number']}: val_mse {least:.5f}" in out
+    assert out.startswith("old-7f3a  FAILED, begun 2026-01-01 00:00 UTC\ntrials   ")
+    assert out.endswith("failed   last\n")
+    job.metadata["study"] = "new"
+    (results / "new" / "trials.parquet").unlink(missing_ok=True)
+    assert json.loads(run("status", "new-7f3a", "--json")[1])["trials"] is None
+    assert "no trial has begun" in run("status", "new-7f3a")[1]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, tmp_path: Path) -> None:
+    """Oracle: a process as the shell starts it: the commands and options that begin so; the script
+    of the shell names the command."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if "COMPLETE" not in name},
+        "HOME": str(tmp_path),
+        "_RAYCAE_COMPLETE": f"complete_{shell}",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    program = [str(Path(sys.executable).with_name("raycae"))]
+
+    def complete(line: str) -> str:
+        words = {"_TYPER_COMPLETE_ARGS": line, "COMP_WORDS": line}
+        words["COMP_CWORD"] = str(len(line.split()) - 1)
+        done = subprocess.run(
+            program, env=environment | words, capture_output=True, text=True, check=False
+        )
+        return done.stdout
+
+    assert "search" in complete("raycae sea")
+    assert "--part" in complete("raycae export mine --pa")
+    environment["_RAYCAE_COMPLETE"] = f"source_{shell}"
+    shown = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert f"complete_{shell}" in shown.stdout

@@ -185,7 +185,7 @@ print(*{name.partition(".")[0] for name in sys.modules} - before)
 
 def test_readme_options_exist() -> None:
     """Oracle: every `--option` that the README or a guide shows is one that some command has."""
-    known = {"--help", "--version"}
+    known = {"--help", "--version", "--install-completion", "--show-completion"}
     for command in map(main.load_command, main.COMMANDS):
         known |= {option for param in command.params for option in param.opts}
     text = "".join(page.read_text() for page in USER_PAGES)

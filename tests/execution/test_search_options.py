@@ -31,7 +31,11 @@ def list_types(annotation: object) -> set[object]:
 def test_python_and_the_command_agree() -> None:
     """Oracle: the command's parser: its options, their defaults, and what it makes of a value."""
     command = main.load_command("search")
-    options = {param.name: param for param in command.params if param.name != "help"}
+    options = {
+        param.name: param
+        for param in command.params
+        if param.param_type_name == "option" and param.name != "help"
+    }
     assert list(options) == list(PARAMETERS)
     words: list[str] = []
     for name, parameter in PARAMETERS.items():

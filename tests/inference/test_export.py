@@ -63,6 +63,38 @@ def test_programs(
         np.testing.assert_allclose(given["pictures"], expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("form", "name"), [("onnx", "linear"), ("pt2", "classes"), ("pt2", "base")]
+)
+def test_encoder_and_decoder(
+    run: Run, tmp_path: Path, form: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: `encode` and `decode` of `raycae.load`; each file is run as its card says."""
+    folder = put_model(tmp_path / "m", NETWORKS[name])
+    monkeypatch.chdir(tmp_path)
+    ready = raycae.load(folder)
+    n, size = (2, 32) if ready.stride is None else (3, 48)
+    photographs = torch.from_numpy(data.load_test("photos", image_size=96))
+    rgb = photographs[:n, :size, :size].permute(0, 3, 1, 2) / 255
+    latents = ready.encode(rgb, 2 if ready.config.classes else None)
+    given: dict[str, Any] = {"rgb": rgb, "labels": torch.full((n,), 2), "latents": latents}
+    if form == "onnx":
+        given = {key: value.numpy() for key, value in given.items()}
+    output = "pictures" if ready.config.task == "reconstruct" else "colours"
+    for part, result, expected in (
+        ("decoder", output, ready.decode(latents)),
+        ("encoder", "latents", latents),
+    ):
+        code, out, err = run("export", folder, "--format", form, "--part", part)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"m.{part}.{form}: ")
+        card = Path(f"m.{part}.{form}.md").read_text()
+        (block,) = re.findall(r"```python\n(.*?)```", card, re.S)
+        names = dict(given)
+        exec(block, names)
+        np.testing.assert_allclose(names[result], expected, atol=TOLERANCE)
+
+
 def test_weights(run: Run, tmp_path: Path) -> None:
     """Oracle: the header has the settings, and the tensors are those of the model's folder."""
     folder, file = put_model(tmp_path / "m", NETWORKS["grey"]), tmp_path / "w.safetensors"
@@ -143,8 +175,8 @@ def test_what_differs_is_not_written(
     that says by how much, exit code 2, no file."""
     folder = put_model(tmp_path / "m", {})
     monkeypatch.chdir(tmp_path)
-    for painted in (lambda rgb, labels: rgb, lambda rgb, labels: rgb * torch.nan):
-        monkeypatch.setattr(cli_export, "write_pt2", lambda ready, painted=painted: (b"", painted))
+    for painted in (lambda rgb: rgb, lambda rgb: rgb * torch.nan):
+        monkeypatch.setattr(cli_export, "write_pt2", lambda *_, painted=painted: (b"", painted))
         code, out, err = run("export", folder, "--format", "pt2")
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert re.search(r"m\.pt2: not written; its pictures differ .* by (0\.\d+|nan), all", err)
@@ -166,6 +198,12 @@ def test_onnx_is_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("arguments", "says"),
     [
         (["m", "--format", "tflite"], "--format tflite: allowed are onnx, pt2, safetensors"),
+        (
+            ["m", "--format", "pt2", "--part", "half"],
+            "--part half: allowed are whole, encoder, dec",
+        ),
+        (["m", "--format", "safetensors", "--part", "encoder"], "Use --format onnx or pt2"),
+        (["m", "--format", "pt2", "--latent", "64"], "m: there is no study of this name"),
         (["tiny/models/7", "--format", "pt2"], "there is no model of a trial 7; tiny has kept"),
         (["m", "--format", "pt2", "-o", "none/a.pt2"], "Cannot write to 'none': none is missing."),
         (

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import Run
+from conftest import Run, run_trial
 from models import NETWORKS, put_model
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import raycae
 from raycae.cli.predict import GAP, HEADING
+from raycae.study.artifacts import get_model_folder
+from raycae.study.study import Study
 
 RECORDED = Path(__file__).resolve().parents[2] / "analysis" / "recorded" / "curves" / "ex3"
 
@@ -42,7 +45,7 @@ def test_from_file_to_file(run: Run, tmp_path: Path, image: Path, name: str) -> 
     code, said, err = run("predict", folder, image, other, "-o", out)
     assert (code, err) == (0, "")
     files = [out / "cat.png", out / "dog.png", out / "sheet.png"]
-    assert said.split() == [str(file) for file in files]
+    assert said.splitlines()[:-2] == [str(file) for file in files]
     assert sorted(out.iterdir()) == files
     for given, file in zip((image, other), files, strict=False):
         expected = raycae.load(folder).run(Image.open(given))
@@ -52,6 +55,47 @@ def test_from_file_to_file(run: Run, tmp_path: Path, image: Path, name: str) -> 
     width = columns * (376 + GAP) + GAP
     height = HEADING + 264 + 384 + 2 * GAP
     assert Image.open(files[2]).size == (width, height)
+
+
+@pytest.mark.parametrize("name", ["base", "grey", "large kernels"])
+def test_quality_and_compression(run: Run, tmp_path: Path, image: Path, name: str) -> None:
+    """Oracle: scikit-image on the files; bytes by hand: three or one per pixel of 33 x 47 and
+    64 x 96, and four per number of the latents, as many as `encode` returns."""
+    folder = put_model(tmp_path / "m", NETWORKS[name])
+    ready = raycae.load(folder)
+    other = tmp_path / "dog.png"
+    photograph(64, 96).save(other)
+    code, said, _ = run("predict", folder, image, other, "-o", tmp_path / "out")
+    assert code == 0
+    quality, compression = said.splitlines()[-2:]
+    pairs = [
+        [np.asarray(Image.open(path)) for path in (given, tmp_path / "out" / given.name)]
+        for given in (image, other)
+    ]
+    psnr = np.mean([peak_signal_noise_ratio(*pair) for pair in pairs])
+    ssim = np.mean([structural_similarity(*pair, channel_axis=-1) for pair in pairs])
+    assert quality == f"PSNR {psnr:.2f} dB, SSIM {ssim:.3f} (means of 2 images)"
+    n_bytes = (33 * 47 + 64 * 96) * (3 if ready.config.task == "reconstruct" else 1)
+    if ready.stride:
+        n_values = sum(ready.encode(Image.open(path)).size for path in (image, other))
+    else:  # 3 x 2 tiles of 32 pixels, and 5 x 3
+        n_values = (2 * 2 + 5 * 3) * ready.encode(np.zeros((32, 32, 3), np.uint8)).size
+    kind = "8-bit RGB" if ready.config.task == "reconstruct" else "8-bit grey"
+    assert compression == (
+        f"compression ratio {n_bytes / n_values / 4:.2f}: {n_bytes:,} bytes of pixels ({kind}) to "
+        f"{4 * n_values:,} bytes of latents (float32)"
+    )
+
+
+def test_a_model_by_its_latent_size(run: Run, study: Study, tmp_path: Path, image: Path) -> None:
+    """Oracle: the study: the best model of at most that many numbers; the sizes that there are."""
+    put_model(get_model_folder(study.folder, run_trial(study, 0.3, 0.125, 0.2)), {})
+    study.close()
+    command = ("predict", study.folder, image, "-o")
+    assert run(*command, tmp_path / "a", "--latent", 1024)[0] == 0
+    code, _, err = run(*command, tmp_path / "b", "--latent", 1000)
+    assert (code, err.count("\n"), (tmp_path / "b").exists()) == (2, 1, False)
+    assert "have latent sizes 1,024" in err
 
 
 def test_the_sheet_shows_what_went_in_and_came_out(run: Run, tmp_path: Path, image: Path) -> None:

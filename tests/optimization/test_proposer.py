@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import yaml
@@ -284,6 +285,22 @@ def test_what_can_be_reached() -> None:
     """Oracle: the tiniest latent of ex2 has two channels of 2 x 2; no network has 3 numbers or
     fewer, some have at most 64."""
     assert find_reachable_strata(loading.load_space("ex2"), [3, 64, 2048]) == [64, 2048]
+
+
+def test_excluded_bins_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the constraints of the space `demo`, 64 to 1,024 numbers; every allowed bin
+    has a named point, so nothing has to be drawn."""
+    space = loading.load_space("demo")
+    n_drawn = 0
+
+    def draw(*arguments: Any) -> Any:
+        nonlocal n_drawn
+        n_drawn += 1
+        return Space.draw(space, *arguments)
+
+    monkeypatch.setitem(vars(space), "draw", draw)
+    assert find_reachable_strata(space, [32, 64, 128, 1024, 2048, 4096]) == [64, 128, 1024]
+    assert n_drawn == 0
 
 
 def test_stopped_trial_is_pruned_with_its_curve(tiny_space: Space) -> None:

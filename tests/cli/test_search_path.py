@@ -1,0 +1,76 @@
+"""`raycae search PATH`, and what a search says before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Run
+from PIL import Image
+
+from raycae.cli.search import expand_path
+from raycae.execution import runner
+from raycae.execution.search_options import complete_options
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder `summer 2026` with 40 images, next to the current folder's results."""
+    folder = tmp_path / "summer 2026"
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAYCAE_RESULTS", raising=False)
+    return folder
+
+
+def test_a_path_is_short_for_options(
+    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the documented options that PATH is short for; the name is free."""
+    searches: list[dict[str, Any]] = []
+    monkeypatch.setattr(runner, "run_search", lambda **options: searches.append(options))
+    (pictures.parent / "results" / "summer-2026").mkdir(parents=True)
+    code, out, err = run("search", pictures, "--trials", "5")
+    assert (code, err) == (0, "")
+    (options,) = searches
+    expected = {"data": str(pictures), "space": "demo", "study": "summer-2026-2", "trials": "5"}
+    assert options == complete_options(expected)
+    assert out.splitlines()[-1].startswith("next     raycae search --resume --study summer-2026-2")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"study": "mine"}, ("demo", "mine")),
+        ({"space": "frontier"}, ("frontier", "summer-2026")),
+    ],
+)
+def test_other_options_combine_with_a_path(
+    pictures: Path, given: dict[str, str], expected: tuple[str, str]
+) -> None:
+    """Oracle: by hand."""
+    options = expand_path(f"{pictures}?splits=no", complete_options(given))
+    assert (options["space"], options["study"]) == expected
+    assert options["data"] == f"{pictures}?splits=no"
+
+
+def test_a_search_says_what_it_will_do(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the space ex3: CIFAR-10, which is in no cache here, 100 trials of 10 epochs. It is
+    printed before the search begins."""
+    monkeypatch.setenv("RAYCAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runner, "run_study", lambda request: print("begins"))
+    monkeypatch.setattr(runner, "StudyReader", lambda folder: None)
+    code, out, _ = run("search", "--results", tmp_path / "results")
+    assert code == 0
+    download, time, begins = out.splitlines()
+    assert download.startswith(f"download cifar10 is not in {tmp_path / 'cache'}")
+    assert time.startswith("time     about ")
+    assert ": 100 trials of up to 10 epochs on " in time
+    assert time.endswith(" ms)")
+    assert begins == "begins"
