@@ -63,7 +63,7 @@ def estimate_seed_spread(trials: pd.DataFrame) -> float:
     rows = select_ended(trials)
     rows = rows[(rows["state"] == COMPLETE) & (rows["val_mse"] > EXACT)]
     rows = rows.drop_duplicates(["config", "seed"])
-    logs = rows["val_mse"].astype(float).map(math.log).groupby(rows["config"])
+    logs = rows["val_mse"].astype(float).map(math.log).groupby(rows["config"], observed=True)
     n_free = int((logs.size() - 1).sum())
     if not n_free:
         return math.nan

@@ -166,9 +166,9 @@ def label_trials(data: ReportData, numbers: list[int], painted: pd.DataFrame) ->
         numbers: The trials.
         painted: The content of `pictures.parquet`.
     """
-    sizes = {row["trial_number"]: row["latent_size"] for row in data.ranked}
+    rows = data.ranked.select(numbers)
     means = {row["trial_number"]: row for row in list_rows(painted[painted["shows"] == ALL])}
     return [
-        f"{format_count(sizes[number], 'number')}, {means[number]['psnr_db']:.1f} dB"
+        f"{format_count(rows[number]['latent_size'], 'number')}, {means[number]['psnr_db']:.1f} dB"
         for number in numbers
     ]

@@ -12,7 +12,7 @@ from raycae.formatting import format_error, format_ratio
 from raycae.report.latent_error import LatentError, divide_by_linear
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
-from raycae.report.trials import Row, list_rows, select_best_per_latent_size
+from raycae.report.trials import RankedRows, Row, list_rows, select_best_per_latent_size
 from raycae.storage.paths import Place
 from raycae.study import find, tables
 from raycae.study.tables import ALL, BEST, N_MEASURED, SAME, WORST
@@ -46,7 +46,7 @@ def make_sheets(
     folder: Place,
     shown: list[int],
     painted: pd.DataFrame | None,
-    ranked: list[Row],
+    ranked: RankedRows,
     latent: LatentError,
     task: str,
 ) -> list[tuple[str, Pictures | None]]:
@@ -63,7 +63,7 @@ def make_sheets(
     Returns:
         Sentence and sheet of each trial; None in place of a sheet that is not painted yet.
     """
-    rows = {row["trial_number"]: row for row in ranked}
+    rows = ranked.select(shown)
     means = average_measures(painted)
     sheets = []
     for number in shown:

@@ -116,7 +116,8 @@ def find_edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
         if isinstance(parameter, CategoricalParameter):
             continue
         drawn, best = select_best_drawn(ranked, name, parameter)
-        positions = drawn.map(lambda value, p=parameter: get_position(value, p)).astype(float)
+        places = {value: get_position(value, parameter) for value in drawn.unique()}
+        positions = drawn.map(places).astype(float)
         for end, limit, near in (
             ("below", parameter.low, positions <= EDGE),
             ("above", parameter.high, positions >= 1 - EDGE),

@@ -11,6 +11,7 @@ from raycae.report.section import Section
 from raycae.report.trials import Row, format_latent_shape
 
 MOST_ROWS = 1000
+"""Largest number of trials in the table; a row takes 0.7 kB of the page."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class TrialTableSection(Section):
         Returns:
             The section; None if the study has no trial.
         """
-        if not data.ranked:
+        if not len(data.ranked):
             return None
         columns = [*COLUMNS, SETTINGS] if data.plan["settings"] > 1 else COLUMNS
         return cls(
