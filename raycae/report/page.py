@@ -29,6 +29,7 @@ from raycae.report.sections.search_health import SearchHealthSection
 from raycae.report.sections.trial_table import TrialTableSection
 from raycae.report.trial_details import describe_trials
 from raycae.report.trials import count_states, format_latent_shape
+from raycae.report.wording import format_time
 from raycae.storage.paths import Place
 
 SECTIONS: tuple[type[Section], ...] = (
@@ -120,6 +121,7 @@ def render_sections(data: ReportData, sections: Sequence[Section], notes: Sequen
         devices=sorted(set(data.trials["device"].dropna())),
         known=describe_trials(figures.values(), data.ranked, data.epochs),
         error=format_error,
+        time=format_time,
         latent_shape=format_latent_shape,
     )
 

@@ -32,24 +32,22 @@ from raycae.report.trials import (
 from raycae.report.wording import describe_fall, format_errors_apart
 
 
-def draw_psnr_view(latent: LatentError, task: str) -> dict[str, Any]:
-    """Return what the PSNR view of "latent size against error" draws besides the trials.
+def draw_psnr_view(latent: LatentError) -> dict[str, Any]:
+    """Return what the PSNR views of "latent size against error" draw besides the trials.
 
     Args:
         latent: The numbers of the figure.
-        task: The task. Colourisation has no baselines in PSNR, because its errors are of chroma and
-            its PSNR is that of pictures.
 
     Returns:
-        `front`: the trials of the Pareto front by PSNR, by latent size; `x` and `y` of that line;
-        `baselines`: whether the PSNR of a baseline is 10 log10(1 / MSE).
+        `front`: the trials of the Pareto front by mean PSNR of the images, by latent size; `x` and
+        `y` of that line; `zero`: where the figure draws an error of zero, which has no PSNR.
     """
     front = latent.psnr_frontier
     return {
         "front": front["trial_number"].astype(int).tolist(),
         "x": front["latent_size"].astype(int).tolist(),
         "y": front["val_psnr_db"].astype(float).tolist(),
-        "baselines": task == "reconstruct",
+        "zero": plotting.choose_zero_position(list_zero_errors(latent)),
     }
 
 
@@ -335,7 +333,7 @@ class LatentSizeSection(Section):
             return None
         figure = draw_latent_error(latent)
         colours = list_colours(data.trials, data.parameters, figure)
-        psnr_view = draw_psnr_view(latent, data.task)
+        psnr_view = draw_psnr_view(latent)
         shape = LatentShapeSection.build(data)
         return cls(
             figures={"latent-error": figure, **shape.figures},

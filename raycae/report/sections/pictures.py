@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 
 import pandas as pd
 
 from raycae.errors import InputError
 from raycae.formatting import format_error, format_ratio
+from raycae.report.html import make_image_uri
 from raycae.report.latent_error import LatentError, divide_by_linear
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
@@ -28,7 +28,7 @@ class Pictures:
     """A sheet of pictures.
 
     Attributes:
-        uri: The PNG as a data URI.
+        uri: The sheet as a data URI.
         width_px: The width in which it is shown, in pixels.
         rows: The labels of its rows.
         errors: The error of each picture as text; empty for sheets of older versions.
@@ -236,7 +236,7 @@ def read_pictures(
         raise InputError(
             f"{path}: not a PNG file. Delete it and run raycae report to paint it again"
         )
-    uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    uri = make_image_uri(png)
     # Whole multiples: every pixel is the same size on the screen.
     scaled = width * max(PICTURES_WIDTH_PX // width, 1)
     grey = ("Grey",) if task == "colourise" else ()

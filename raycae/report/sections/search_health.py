@@ -32,6 +32,7 @@ from raycae.report.sections.improvements import (
 )
 from raycae.report.significance import LEVEL, compute_chance_of_marked
 from raycae.report.trials import rank_trials, select_distinct
+from raycae.report.wording import choose_time_unit
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 from raycae.study.records import FAIL, RUNNING
 
@@ -227,15 +228,16 @@ def draw_workers(data: WorkerTimeline) -> go.Figure:
     Args:
         data: The timeline.
     """
-    figure = plotting.make_figure("hours since the first trial began", "trials running")
+    scale, unit = choose_time_unit(float(data.steps["hours"].max()))
+    figure = plotting.make_figure(f"{unit} since the first trial began", "trials running")
     figure.add_scatter(
-        x=data.steps["hours"].tolist(),
+        x=(scale * data.steps["hours"]).tolist(),
         y=data.steps["running"].tolist(),
         mode="lines",
         line={"color": BLUE, "width": 1.5, "shape": "hv"},
         fill="tozeroy",
         fillcolor="rgba(59, 130, 196, 0.2)",
-        hovertemplate="%{x:.2f} h: %{y:.3g} running<extra></extra>",
+        hovertemplate=f"%{{x:.3g}} {unit}: %{{y:.3g}} running<extra></extra>",
         showlegend=False,
     )
     return figure.update_yaxes(rangemode="tozero")
