@@ -19,6 +19,7 @@ from raycae.report.report_data import ReportData, read_report_data
 from raycae.report.section import Section
 from raycae.report.sections.answer import AnswerSection, BestTrialSection
 from raycae.report.sections.cost import CostSection
+from raycae.report.sections.error_distribution import ErrorDistributionSection
 from raycae.report.sections.frontier_growth import FrontierGrowthSection
 from raycae.report.sections.greedy_ladder import GreedyLadderSection
 from raycae.report.sections.importance import ImportanceSection
@@ -43,6 +44,7 @@ SECTIONS: tuple[type[Section], ...] = (
     LearningCurvesSection,
     PicturesSection,
     TrialTableSection,
+    ErrorDistributionSection,
     SearchHealthSection,
 )
 """The sections of the page, from top to bottom."""

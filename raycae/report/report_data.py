@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from raycae.errors import InputError
+from raycae.report.architecture_drawing import Drawing, draw_architecture
 from raycae.report.latent_error import LatentError, compute_latent_error
 from raycae.report.sampled_values import Parameters
 from raycae.report.trials import (
@@ -67,6 +68,16 @@ class ReportData:
     def pictured(self) -> list[int]:
         """The numbers of the trials whose pictures the report shows, by latent size."""
         return select_trials_to_picture(self.trials, self.plan["strata"])
+
+    def draw_network(self, number: int) -> Drawing:
+        """Draw the network of a trial.
+
+        Args:
+            number: The trial.
+        """
+        (config,) = self.trials.loc[self.trials["trial_number"] == number, "config"]
+        _, architecture = tables.check_config("trials.parquet", number, config)
+        return draw_architecture(architecture)
 
     @property
     def task(self) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from raycae.errors import InputError
 from raycae.formatting import format_error, format_ratio
+from raycae.report.architecture_drawing import Drawing
 from raycae.report.html import make_image_uri
 from raycae.report.latent_error import LatentError, divide_by_linear
 from raycae.report.report_data import ReportData
@@ -257,6 +258,8 @@ class PicturesSection(Section):
     template = "sections/pictures.html.j2"
     sheets: list[tuple[int, str, Pictures | None]]
     """Trial number, sentence, and pictures of each sheet."""
+    drawings: dict[int, Drawing]
+    """The network of each trial with a sheet."""
     gallery: Gallery | None
     command: str
 
@@ -281,6 +284,7 @@ class PicturesSection(Section):
         )
         return cls(
             sheets=[(n, *sheet) for n, sheet in zip(data.pictured, sheets, strict=True)],
+            drawings={number: data.draw_network(number) for number in data.pictured},
             gallery=gallery,
             command=data.command,
         )

@@ -30,6 +30,7 @@ from raycae.report.sections.improvements import (
     ImprovementsSection,
     get_hours,
 )
+from raycae.report.sections.timeline import draw_timeline
 from raycae.report.significance import LEVEL, compute_chance_of_marked
 from raycae.report.trials import rank_trials, select_distinct
 from raycae.report.wording import choose_time_unit
@@ -327,6 +328,7 @@ class SearchHealthSection(Section):
     edges: str | None
     duplicates: str
     workers: str | None
+    has_timeline: bool
     improvements: ImprovementsSection
 
     @classmethod
@@ -343,9 +345,14 @@ class SearchHealthSection(Section):
         if trials.empty:
             return None
         timeline = count_workers(trials)
+        figures = {} if timeline is None else {"workers": draw_workers(timeline)}
+        bars = draw_timeline(trials)
+        if bars is not None:
+            figures["timeline"] = bars
         regions = find_failing_regions(trials, parameters)
         return cls(
-            figures={} if timeline is None else {"workers": draw_workers(timeline)},
+            figures=figures,
+            has_timeline="timeline" in figures,
             failed=describe_failures(trials),
             failures=count_failures(trials).head(20).to_dict("records"),
             regions=regions.head(10).to_dict("records"),
