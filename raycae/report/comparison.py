@@ -37,7 +37,7 @@ class Entry:
         name: Its name on the page.
         folder: The folder of the study.
         study: The content of `study.json`.
-        trials: Its trials, with the columns of `add_config_columns`.
+        trials: Its trials.
         latent: Its errors against latent size.
     """
 
@@ -115,7 +115,7 @@ def read_entry(folders: list[Place]) -> list[Entry]:
         if folder in [entry.folder for entry in entries]:
             raise InputError(f"{folder}: is listed twice. List each study once")
         study = read_study(folder)
-        trials = add_config_columns(tables.read_trials(folder))
+        trials = tables.read_trials(folder)
         baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
         taken = [entry.name for entry in entries]
         # Studies of the same name, from different folders, are told apart by these.
@@ -260,7 +260,9 @@ def make_row(entry: Entry) -> dict[str, Any]:
     number = find.find_best_trial(entry.trials)
     best = None
     if number is not None:
-        (best,) = list_rows(entry.trials[entry.trials["trial_number"] == number])
+        (best,) = list_rows(
+            add_config_columns(entry.trials[entry.trials["trial_number"] == number])
+        )
     plan = entry.study["plan"]
     spent = float(entry.trials["wall_time_s"].astype(float).fillna(0).sum())
     return {

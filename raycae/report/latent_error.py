@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -15,8 +16,10 @@ from raycae.study.records import COMPLETE
 
 POINT_COLUMNS = [
     *("trial_number", "state", "point", "latent_size", "val_mse", "val_psnr_db"),
-    *("network", "optimizer", "lr", "batch_size"),
+    "config",
 ]
+FRONT_COLUMNS = ["trial_number", "state", "latent_size", "val_mse"]
+"""The columns that `find_frontier` reads."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,20 @@ class LatentError:
     levels: dict[str, float]
     seeds: pd.DataFrame
 
-    @property
+    @cached_property
     def frontier(self) -> pd.DataFrame:
         """The Pareto front by latent size; of equal points only the first trial."""
         front = self.points[self.points["on_frontier"]].sort_values(["latent_size", "trial_number"])
         return front.drop_duplicates("latent_size")
 
-    @property
+    @cached_property
     def psnr_frontier(self) -> pd.DataFrame:
         """The Pareto front by latent size and mean PSNR of an image.
 
         It can differ from the front by error: a mean of PSNRs is not the PSNR of the mean error.
         """
         rows = self.points.assign(val_mse=-self.points["val_psnr_db"].astype(float))
-        is_on_front = find_frontier(rows.to_dict("records"))  # type: ignore[arg-type]
+        is_on_front = find_frontier(rows[FRONT_COLUMNS].to_dict("records"))  # type: ignore[arg-type]
         rows = self.points[self.points["trial_number"].map(is_on_front).astype(bool)]
         rows = rows.sort_values(["latent_size", "trial_number"])
         return rows.drop_duplicates("latent_size")
@@ -86,12 +89,12 @@ def compute_latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -
     """Compute the numbers of the figure "latent size against validation error".
 
     Args:
-        trials: Trials in any state, with the columns of `add_config_columns`.
+        trials: Trials in any state.
         baselines: Rows of `baselines.parquet`; None if there are none yet.
     """
     points = select_ended(trials).filter(POINT_COLUMNS).reset_index(drop=True)
     points = points.astype({"trial_number": int, "latent_size": int, "val_mse": float})
-    is_on_frontier = find_frontier(points.to_dict("records"))  # type: ignore[arg-type]
+    is_on_frontier = find_frontier(points[FRONT_COLUMNS].to_dict("records"))  # type: ignore[arg-type]
     points["on_frontier"] = points["trial_number"].map(is_on_frontier).astype(bool)
     data = LatentError(points, *split_codes_and_levels(baselines), summarise_seeds(trials))
     codes = {size: data.find_best_linear(size) for size in points["latent_size"].unique().tolist()}
@@ -111,7 +114,7 @@ def summarise_seeds(trials: pd.DataFrame) -> pd.DataFrame:
     """
     ended = select_ended(trials)
     complete = ended[ended["state"] == COMPLETE]
-    errors = complete.astype({"val_mse": float}).groupby("config", sort=False)
+    errors = complete.astype({"val_mse": float}).groupby("config", sort=False, observed=True)
     rows = errors.agg(
         latent_size=("latent_size", "first"),
         n=("seed", "nunique"),

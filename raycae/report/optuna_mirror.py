@@ -162,7 +162,7 @@ class OptunaMirror:
 
         from raycae.report import latent_error
         from raycae.report.sections import cost, importance, latent_size
-        from raycae.report.trials import add_config_columns, select_ended
+        from raycae.report.trials import select_ended
 
         trials = self._make_trials_table()
         weights = importance.compute_importance(trials, self._space.parameters)
@@ -176,7 +176,7 @@ class OptunaMirror:
             return
         if self._cost in (None, "latent_size"):
             lines = tables.read_baselines(self._folder, self._fingerprint)
-            latent = latent_error.compute_latent_error(add_config_columns(trials), lines)
+            latent = latent_error.compute_latent_error(trials, lines)
             figure = latent_size.draw_latent_error(latent)
         else:
             figure = cost.draw_cost(trials, self._cost)

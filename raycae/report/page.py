@@ -19,6 +19,7 @@ from raycae.report.report_data import ReportData, read_report_data
 from raycae.report.section import Section
 from raycae.report.sections.answer import AnswerSection, BestTrialSection
 from raycae.report.sections.cost import CostSection
+from raycae.report.sections.error_distribution import ErrorDistributionSection
 from raycae.report.sections.frontier_growth import FrontierGrowthSection
 from raycae.report.sections.greedy_ladder import GreedyLadderSection
 from raycae.report.sections.importance import ImportanceSection
@@ -29,6 +30,7 @@ from raycae.report.sections.search_health import SearchHealthSection
 from raycae.report.sections.trial_table import TrialTableSection
 from raycae.report.trial_details import describe_trials
 from raycae.report.trials import count_states, format_latent_shape
+from raycae.report.wording import format_time
 from raycae.storage.paths import Place
 
 SECTIONS: tuple[type[Section], ...] = (
@@ -42,6 +44,7 @@ SECTIONS: tuple[type[Section], ...] = (
     LearningCurvesSection,
     PicturesSection,
     TrialTableSection,
+    ErrorDistributionSection,
     SearchHealthSection,
 )
 """The sections of the page, from top to bottom."""
@@ -120,6 +123,7 @@ def render_sections(data: ReportData, sections: Sequence[Section], notes: Sequen
         devices=sorted(set(data.trials["device"].dropna())),
         known=describe_trials(figures.values(), data.ranked, data.epochs),
         error=format_error,
+        time=format_time,
         latent_shape=format_latent_shape,
     )
 

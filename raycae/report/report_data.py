@@ -11,21 +11,21 @@ from typing import Any
 import pandas as pd
 
 from raycae.errors import InputError
+from raycae.report.architecture_drawing import Drawing, draw_architecture
 from raycae.report.latent_error import LatentError, compute_latent_error
 from raycae.report.sampled_values import Parameters
 from raycae.report.trials import (
+    RankedRows,
     Row,
-    add_config_columns,
-    list_rows,
     list_trials_with_pictures,
-    rank_trials,
     select_trials_to_picture,
 )
 from raycae.space import loading
 from raycae.storage.paths import Place
 from raycae.study import tables
+from raycae.study.find import find_best_trial
 from raycae.study.plan import read_plan_facts, read_study
-from raycae.study.records import COMPLETE, Records
+from raycae.study.records import Records
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class ReportData:
         folder: The folder of the study.
         study: The content of `study.json`.
         plan: The plan of the study, with a value for every field.
-        trials: One row per trial: the columns of `trials.parquet`, those of `add_config_columns`,
-            and `n_settings`, the number of trials with the same network.
+        trials: One row per trial: the columns of `trials.parquet`; `latent_positions`, height times
+            width of the latent; and `n_settings`, the number of trials with the same network.
         epochs: The content of `epochs.parquet`.
         parameters: The searched parameters by name.
         latent: Error against latent size.
@@ -54,20 +54,30 @@ class ReportData:
     pictures: pd.DataFrame | None
 
     @cached_property
-    def ranked(self) -> list[Row]:
+    def ranked(self) -> RankedRows:
         """The trials as rows, the best first."""
-        return list_rows(rank_trials(self.trials))
+        return RankedRows(self.trials)
 
     @cached_property
     def best(self) -> Row | None:
         """The complete trial with the least validation error; None without a complete trial."""
-        scored = (r for r in self.ranked if r["state"] == COMPLETE and r["val_mse"] is not None)
-        return next(scored, None)
+        number = find_best_trial(self.trials)
+        return None if number is None else self.ranked.select([number])[number]
 
     @cached_property
     def pictured(self) -> list[int]:
         """The numbers of the trials whose pictures the report shows, by latent size."""
         return select_trials_to_picture(self.trials, self.plan["strata"])
+
+    def draw_network(self, number: int) -> Drawing:
+        """Draw the network of a trial.
+
+        Args:
+            number: The trial.
+        """
+        (config,) = self.trials.loc[self.trials["trial_number"] == number, "config"]
+        _, architecture = tables.check_config("trials.parquet", number, config)
+        return draw_architecture(architecture)
 
     @property
     def task(self) -> str:
@@ -102,9 +112,13 @@ def read_report_data(folder: Place) -> ReportData:
     study = read_study(folder)
     parameters = load_parameters(study)
     trials, epochs = read_tables(folder)
-    trials = add_config_columns(trials)
+    # As categories: a copy of 20,000 configurations as text takes 20 MB, and there are many.
+    trials = trials.astype({"config": "category"})
     same_network = trials.groupby("arch_hash")["trial_number"]
-    trials = trials.assign(n_settings=same_network.transform("count"))
+    trials = trials.assign(
+        latent_positions=(trials["latent_height"] * trials["latent_width"]).astype(int),
+        n_settings=same_network.transform("count"),
+    )
     baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
     return ReportData(
         folder=folder,
@@ -138,7 +152,7 @@ def lacks_pictures_or_baselines(folder: Place) -> bool:
         folder: The folder of the study.
     """
     study = read_study(folder)
-    trials, _ = read_tables(folder)
+    trials = read_trials_so_far(folder)
     pictured = select_trials_to_picture(trials, read_plan_facts(study)["strata"])
     if not pictured:
         return False
@@ -156,7 +170,21 @@ def read_tables(folder: Place) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         Both tables; empty ones if the search ended before its first trial.
     """
+    trials = read_trials_so_far(folder)
     if not (folder / "trials.parquet").exists():
-        empty = Records()
-        return empty.trials_table().to_pandas(), empty.epochs_table().to_pandas()
-    return tables.read_trials(folder), tables.read_epochs(folder)
+        return trials, Records().epochs_table().to_pandas()
+    return trials, tables.read_epochs(folder)
+
+
+def read_trials_so_far(folder: Place) -> pd.DataFrame:
+    """Read `trials.parquet`; its configurations are checked when they are described.
+
+    Args:
+        folder: The folder of the study.
+
+    Returns:
+        The table; an empty one if the search ended before its first trial.
+    """
+    if not (folder / "trials.parquet").exists():
+        return Records().trials_table().to_pandas()
+    return tables.read_trials(folder, configs=False)

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from raycae.formatting import join_words
-from raycae.report.trials import replace_missing
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 
 Parameter = FloatParameter | IntParameter | CategoricalParameter
@@ -40,14 +39,11 @@ def get_drawn_values(trials: pd.DataFrame, name: str, parameter: Parameter) -> p
         # A column of numbers and words is one of words.
         known = {str(label): label for label in parameter.labels}
         known |= {label: label for label in parameter.labels}
-    values: list[Any] = []
-    for value in replace_missing(trials[column]).tolist():
-        if value is None:
-            values.append(None)
-        elif isinstance(parameter, CategoricalParameter):
-            values.append(known.get(value))
-        else:
-            values.append(parameter.label(value) if parameter.contains(value) else None)
+    else:
+        drawn = trials[column].dropna().unique().tolist()
+        known = {value: parameter.label(value) for value in drawn if parameter.contains(value)}
+    # A missing value is no key, so it becomes None.
+    values = list(map(known.get, trials[column].tolist()))
     return pd.Series(values, index=trials.index, dtype=object)
 
 
@@ -172,7 +168,9 @@ def split_into_parts(trials: pd.DataFrame, name: str, parameter: Parameter) -> p
     drawn = get_drawn_values(trials, name, parameter).dropna()
     if isinstance(parameter, CategoricalParameter):
         return drawn.map(lambda label: f"{name} {format_choice(label)}")
-    thirds = drawn.map(lambda value: min(int(3 * get_position(value, parameter)), 2))
+    thirds = drawn.map(
+        {value: min(int(3 * get_position(value, parameter)), 2) for value in drawn.unique()}
+    )
     ends = drawn.groupby(thirds).agg(["min", "max"])
     names = {
         third: f"{name} {format_choice(low)} to {format_choice(high)}"

@@ -9,11 +9,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from raycae.formatting import format_count, format_error
-from raycae.report.trials import Row, format_latent_shape, is_measured
+from raycae.report.trials import RankedRows, Row, format_latent_shape, is_measured
 
 
 def describe_trials(
-    figures: Iterable[go.Figure], ranked: list[Row], epochs: pd.DataFrame
+    figures: Iterable[go.Figure], ranked: RankedRows, epochs: pd.DataFrame
 ) -> dict[int, dict[str, Any]]:
     """Collect what the page shows of a trial when its point is clicked.
 
@@ -29,17 +29,19 @@ def describe_trials(
     numbers = {number for figure in figures for number in get_point_trials(figure)}
     measured = epochs[epochs["trial_number"].isin(numbers) & is_measured(epochs["val_mse"])]
     measured = measured.sort_values(["trial_number", "epoch"]).astype({"val_mse": float})
-    curves = dict(list(measured.groupby("trial_number")))
-    details = {}
-    for row in ranked:
-        if (number := row["trial_number"]) in numbers:
-            curve = curves.get(number, measured[:0])
-            details[number] = {
-                "words": describe_trial(row),
-                "psnr": row["val_psnr_db"],
-                "epoch": curve["epoch"].tolist(),
-                "val_mse": [float(f"{val_mse:.4g}") for val_mse in curve["val_mse"]],
-            }
+    details: dict[int, dict[str, Any]] = {
+        number: {
+            "words": describe_trial(row),
+            "psnr": row["val_psnr_db"],
+            "epoch": [],
+            "val_mse": [],
+        }
+        for number, row in ranked.select(numbers).items()
+    }
+    columns = (measured[name].tolist() for name in ("trial_number", "epoch", "val_mse"))
+    for number, epoch, val_mse in zip(*columns, strict=True):
+        details[number]["epoch"].append(epoch)
+        details[number]["val_mse"].append(float(f"{val_mse:.4g}"))
     return details
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import pandas as pd
 
-from raycae.config import Config
-from raycae.model.architecture import build_architecture
 from raycae.storage.paths import Place
 from raycae.study.find import find_best_trial
 from raycae.study.records import COMPLETE, FAIL, PRUNED, STATES
-from raycae.study.tables import read_pictures
+from raycae.study.tables import check_config, read_pictures
 
 COST_NAMES = {
     "latent_size": "latent size, numbers per image",
@@ -52,17 +51,39 @@ def add_config_columns(trials: pd.DataFrame) -> pd.DataFrame:
         A copy with `network` (the layers as text), `latent_positions` (height times width of the
         latent), `optimizer`, `lr` and `batch_size`.
     """
-    configs = [Config.model_validate_json(text) for text in trials["config"]]
-    architectures = [build_architecture(config) for config in configs]
-    return trials.assign(
-        network=list(map(str, architectures)),
-        latent_positions=[
-            architecture.latent_shape[1] * architecture.latent_shape[2]
-            for architecture in architectures
-        ],
-        optimizer=[config.optimizer for config in configs],
-        lr=[config.lr for config in configs],
-        batch_size=[config.batch_size for config in configs],
+    networks = [
+        describe_network(number, config)
+        for number, config in zip(trials["trial_number"], trials["config"], strict=True)
+    ]
+    columns = pd.DataFrame(networks, index=trials.index, columns=list(Network._fields))
+    return trials.assign(**{str(name): columns[name] for name in columns})
+
+
+class Network(NamedTuple):
+    """What the report says of a configuration: the fields are those of `add_config_columns`."""
+
+    network: str
+    latent_positions: int
+    optimizer: str
+    lr: float
+    batch_size: int
+
+
+@lru_cache(maxsize=8192)
+def describe_network(number: int, text: str) -> Network:
+    """Parse the configuration of a trial and describe it.
+
+    Args:
+        number: The trial, for the message.
+        text: The configuration as JSON.
+
+    Raises:
+        InputError: It is not a configuration, or its layers do not fit.
+    """
+    config, architecture = check_config("trials.parquet", number, text)
+    _, height, width = architecture.latent_shape
+    return Network(
+        str(architecture), height * width, config.optimizer, config.lr, config.batch_size
     )
 
 
@@ -148,6 +169,59 @@ def replace_missing(table: Table) -> Table:
         table: A table or one column.
     """
     return table.astype(object).where(table.notna(), None)
+
+
+class RankedRows(Sequence[Row]):
+    """The trials of a study as rows, the best first.
+
+    A row is made when it is asked for: 20,000 of them with their networks would take 10 s.
+
+    Args:
+        trials: Rows of `trials.parquet`.
+    """
+
+    def __init__(self, trials: pd.DataFrame) -> None:
+        self._trials = rank_trials(trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return list_rows(add_config_columns(self._trials.iloc[index]))
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        place = index % len(self)
+        return self[place : place + 1][0]
+
+    def select(self, numbers: Iterable[int]) -> dict[int, Row]:
+        """Return the rows of some trials by number, the best first.
+
+        Args:
+            numbers: The trials; others than those of the study are left out.
+        """
+        chosen = self._trials["trial_number"].isin(list(numbers)).to_numpy()
+        rows = list_rows(add_config_columns(self._trials[chosen]))
+        return {row["trial_number"]: row for row in rows}
+
+    def find_point(self, name: str) -> Row | None:
+        """Return the best trial of a named point of the space.
+
+        Args:
+            name: The name of the point.
+
+        Returns:
+            The row; None without such a trial.
+        """
+        named = self._trials["point"].eq(name).fillna(False).to_numpy(bool)
+        numbers = self._trials.loc[named, "trial_number"].head(1)
+        return next(iter(self.select(numbers).values()), None)
 
 
 def list_rows(table: pd.DataFrame) -> list[Row]:

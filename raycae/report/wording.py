@@ -70,6 +70,21 @@ def format_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
+def choose_time_unit(hours: float) -> tuple[float, str]:
+    """Choose the unit of an axis of time.
+
+    Args:
+        hours: The largest time on the axis.
+
+    Returns:
+        How many units an hour has, and the name of the unit.
+    """
+    for per_hour, name in ((1 / 24, "days"), (1.0, "hours"), (60.0, "minutes")):
+        if hours * per_hour >= 2:
+            return per_hour, name
+    return 3600.0, "seconds"
+
+
 def format_signed_percent(percent: float) -> str:
     """Format a change in percent with its sign: `−4.5 %`, `+0.03 %`.
 

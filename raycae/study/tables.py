@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from raycae.config import parse_config
+from raycae.config import Config, parse_config
 from raycae.errors import InputError
-from raycae.model.architecture import Infeasible, build_architecture
+from raycae.model.architecture import Architecture, Infeasible, build_architecture
 from raycae.storage import parquet
 from raycae.storage.paths import Place
 from raycae.study.records import EPOCH_COLUMNS, STATES, TRIAL_COLUMNS
@@ -65,11 +65,13 @@ LATER_OF_EPOCHS = ("n_images",)
 """Columns of `epochs.parquet` that the first studies did not have."""
 
 
-def read_trials(folder: Place) -> pd.DataFrame:
+def read_trials(folder: Place, *, configs: bool = True) -> pd.DataFrame:
     """Read and check `trials.parquet`.
 
     Args:
         folder: Folder of the study.
+        configs: Whether to check all configurations, see `check_config`. Without, the caller checks
+            those that it uses.
 
     Returns:
         One row per trial, in its newest state.
@@ -77,14 +79,15 @@ def read_trials(folder: Place) -> pd.DataFrame:
     Raises:
         InputError: There is no such table, or its values are not allowed.
     """
-    return parquet.to_frame(folder / "trials.parquet", read_trials_table(folder))
+    return parquet.to_frame(folder / "trials.parquet", read_trials_table(folder, configs=configs))
 
 
-def read_trials_table(folder: Place) -> pa.Table:
+def read_trials_table(folder: Place, *, configs: bool = True) -> pa.Table:
     """Read and check `trials.parquet` without pandas.
 
     Args:
         folder: Folder of the study.
+        configs: As in `read_trials`.
 
     Returns:
         One row per trial, in its newest state.
@@ -113,11 +116,32 @@ def read_trials_table(folder: Place) -> pa.Table:
         if state not in STATES:
             allowed = ", ".join(STATES)
             raise InputError(f"{path}: trial {number}: state: {state!r}; allowed: {allowed}")
-        try:
-            build_architecture(parse_config(config))
-        except (InputError, Infeasible) as error:
-            raise InputError(f"{path}: trial {number}: config: {error}") from None
+        if configs:
+            check_config(path, number, config)
     return trials
+
+
+def check_config(path: Place | str, number: int, text: str) -> tuple[Config, Architecture]:
+    """Parse the configuration of a trial.
+
+    This takes 0.3 ms, so a page about 20,000 trials parses only those that it describes.
+
+    Args:
+        path: File of the table, for the message.
+        number: The trial.
+        text: The configuration as JSON.
+
+    Returns:
+        The configuration and its layers.
+
+    Raises:
+        InputError: It is not a configuration, or its layers do not fit.
+    """
+    try:
+        config = parse_config(text)
+        return config, build_architecture(config)
+    except (InputError, Infeasible) as error:
+        raise InputError(f"{path}: trial {number}: config: {error}") from None
 
 
 def read_epochs(folder: Place) -> pd.DataFrame:

@@ -13,9 +13,10 @@ import pytest
 from made_studies import HOSTILE, Trial, made_study, painted, plausible
 from synthetic_study import long_study
 
-from raycae.report.page import write_report
+from raycae.report.page import render_report, write_report
 from raycae.study import tables
 
+RECORDED = Path(__file__).resolve().parents[2] / "analysis" / "recorded"
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
 FIGURES = ("ladder", "latent-error", "latent-positions", "latent-channels", "learning-curves")
@@ -194,8 +195,8 @@ def test_hover_and_click_tell_of_a_trial(browser: Any, study: Path) -> None:
 
 
 def test_the_view_changes_with_its_switches(browser: Any, study: Path) -> None:
-    """Oracle: PSNR is what the table has; PCA has 10 log10(1 / MSE) of what the MSE view drew and
-    says so; the Pareto front is that of the table's PSNR, found here over all pairs of trials;
+    """Oracle: 10 log10(1 / MSE) of what the MSE view drew, for trials and PCA alike; the mean PSNR
+    is what the table has, without PCA, and its Pareto front is found here over all pairs of trials;
     linear axes are linear; back again it is as it was."""
     opened = Opened(browser, study, viewport={"width": 1200, "height": 900})
     opened.drawn("latent-error")
@@ -203,20 +204,23 @@ def test_the_view_changes_with_its_switches(browser: Any, study: Path) -> None:
         const complete = data.find(trace => trace.name === "complete");
         return [layout.xaxis.type, layout.yaxis.type, layout.yaxis.title.text,
                 data.map(trace => trace.name), complete.y[0]]; }"""
-    before = opened.page.evaluate(state)
-    opened.page.select_option("[name=error]", "psnr")
-    _, y_type, title, names, psnr = opened.page.evaluate(state)
-    assert y_type == "linear"
-    assert "PSNR" in title
-    assert 5 < psnr < 60
-    pca = [name for name in names if name.startswith("PCA")]
-    assert pca
-    assert all(name.endswith(": 10 log10(1 / MSE)") for name in pca)
     line = """name => { const { x, y } = document.getElementById("latent-error").data
         .find(trace => trace.name.startsWith(name)); return [x, y]; }"""
-    mses = opened.page.evaluate("figures['latent-error'].data[0].y")
-    decibels = [-10 * math.log10(mse) for mse in mses]
-    assert opened.page.evaluate(line, names[0])[1] == pytest.approx(decibels)
+    before = opened.page.evaluate(state)
+    mses = {name: opened.page.evaluate(line, name)[1] for name in before[3]}
+    opened.page.select_option("[name=error]", "psnr")
+    _, y_type, title, names, _ = opened.page.evaluate(state)
+    assert y_type == "linear"
+    assert title == "PSNR of the mean validation error, dB"
+    assert any(name.startswith("PCA") for name in names)
+    for name in names:
+        decibels = [-10 * math.log10(mse) for mse in mses[name]]
+        assert opened.page.evaluate(line, name)[1] == pytest.approx(decibels)
+    opened.page.select_option("[name=error]", "mean-psnr")
+    _, _, title, names, psnr = opened.page.evaluate(state)
+    assert title == "mean PSNR of the validation images, dB"
+    assert not any(name.startswith("PCA") for name in names)
+    assert 5 < psnr < 60
     trials = tables.read_trials(study)
     trials = trials[trials["state"].isin(["COMPLETE", "PRUNED"]) & trials["val_mse"].notna()]
     pairs = trials[["latent_size", "val_psnr_db"]].to_numpy().tolist()
@@ -250,6 +254,55 @@ def test_the_table_turns_its_pages_and_sorts(browser: Any, tmp_path: Path) -> No
     opened.page.click("#trials th button")
     assert opened.page.inner_text(f"{visible} td") == "0"
     assert opened.complaints == []
+
+
+def test_the_table_filters_and_works_by_keyboard(browser: Any, study: Path) -> None:
+    """Oracle: the states in the table of the study; a heading sorts and a number shows its trial
+    with Enter alone; the table fits its box."""
+    opened = Opened(browser, study, viewport={"width": 1400, "height": 900})
+    rows = opened.page.locator("#trials tbody tr")
+    states = tables.read_trials(study)["state"].tolist()
+    opened.page.focus("#filter")
+    opened.page.keyboard.type("pruned conv")
+    assert rows.count() == states.count("PRUNED") > 0
+    opened.page.keyboard.press("Tab")  # to the download
+    opened.page.keyboard.press("Tab")  # to the box of the table
+    opened.page.keyboard.press("Tab")
+    opened.page.keyboard.press("Enter")
+    numbers = [
+        int(text) for text in opened.page.locator("#trials td:first-child").all_inner_texts()
+    ]
+    assert numbers == sorted(numbers)
+    opened.page.focus("#trials tbody tr:first-child button")
+    opened.page.keyboard.press("Enter")
+    assert opened.page.inner_text("#trial h3").startswith(f"trial {numbers[0]}: PRUNED")
+    opened.page.fill("#filter", "no such word")
+    assert rows.count() == 0
+    assert opened.page.inner_text("#pages output") == "No trial matches the filter."
+    opened.page.fill("#filter", "")
+    assert rows.count() == len(states)
+    assert opened.page.evaluate(
+        "(({ scrollWidth, clientWidth }) => scrollWidth <= clientWidth)"
+        "(document.querySelector('#trials').parentElement)"
+    )
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_accessible(browser: Any, scheme: str) -> None:
+    """Oracle: axe-core finds nothing serious or critical on the page of a recorded study, among it
+    contrast below 4.5:1."""
+    sync_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = browser.new_context(bypass_csp=True, color_scheme=scheme).new_page()
+    page.set_content(render_report(RECORDED / "frontier"))
+    while page.evaluate("pending.size"):
+        page.wait_for_timeout(50)
+    found = sync_playwright.Axe().run(page).response["violations"]
+    assert [
+        (finding["id"], finding["nodes"][0]["html"])
+        for finding in found
+        if finding["impact"] in ("serious", "critical")
+    ] == []
 
 
 def test_the_table_is_a_csv_file_and_the_contents_lead_to_sections(

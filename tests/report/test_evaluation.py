@@ -185,7 +185,7 @@ def test_few_test_images(study: Study, images: np.ndarray, n: int) -> None:
     assert told is not None
     assert told.loc[told["shows"] == SAME, "image"].tolist() == list(range(n))
     study.records.write(study.folder)
-    assert "data:image/png" in render_report(study.folder)
+    assert "data:image/webp" in render_report(study.folder)
 
 
 def test_a_search_that_is_over_paints_no_more(

@@ -3,6 +3,7 @@ frontier against its definition, tried on every pair."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from raycae import formatting
 from raycae.config import resolve
+from raycae.model.architecture import build_architecture
 from raycae.report import plotting
+from raycae.report.architecture_drawing import draw_architecture
 from raycae.report.latent_error import compute_latent_error
 from raycae.report.reproduction.figures import (
     compute_spread,
@@ -386,3 +389,29 @@ def test_zero_is_drawn_where_the_axis_says_so() -> None:
     assert draw_latent_spread(data).layout.yaxis.ticktext[0] == "0"
     assert format_times(0.0, 0.0) == "–"
     assert formatting.format_error(0.0) == "0"
+
+
+def test_a_network_is_drawn_as_its_maps() -> None:
+    """Oracle: the shapes of the layers; the latent is the narrowest map in the middle."""
+    config = resolve(
+        {
+            "linear_path": "random",
+            "output": "linear",
+            "refine": 8,
+            "downsample": ["stride"],
+            "factor": [4],
+        }
+    )
+    architecture = build_architecture(config)
+    drawing = draw_architecture(architecture)
+    shapes = [architecture.in_shape, *(layer.out_shape for layer in architecture.encoder)]
+    shapes += [layer.out_shape for layer in (*architecture.decoder, *architecture.refine)]
+    for box, (channels, height, width) in zip(drawing.boxes, shapes, strict=True):
+        assert box.title.endswith(f": {channels} × {height} × {width}")
+    kinds = [box.kind for box in drawing.boxes]
+    assert kinds[0] == kinds[-1] == "image"
+    assert kinds.index("latent") == len(architecture.encoder)
+    assert kinds.count("image") == 3  # the image, the decoder's image, and the refined one
+    assert len(drawing.paths) == 3
+    assert all(a.x + a.width < b.x for a, b in itertools.pairwise(drawing.boxes))
+    assert drawing.boxes[-1].x + drawing.boxes[-1].width < drawing.width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -352,3 +353,30 @@ def test_the_label_of_a_list_is_read_as_its_members() -> None:
     assert sampled_values.format_choice("[0.125, 3.0]") == "0.125, 3"
     parameter = CategoricalParameter(type="categorical", choices=[["stride", "none"], "average"])
     assert sampled_values.list_marks(parameter) == [(0.0, "stride, none"), (1.0, "average")]
+
+
+def test_trials_without_a_partner_are_left_out_of_the_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: the effects of all pairs of trials, without leaving any out beforehand."""
+    chance = random.Random(5)
+    configs = [
+        resolve(
+            {
+                "optimizer": (optimizer := chance.choice(["adam", "sgd"])),
+                "momentum": chance.choice([0.0, 0.9]) if optimizer == "sgd" else 0.0,
+                "lr": chance.choice([1e-3, 1.0001e-3, 2e-3, chance.uniform(1e-3, 1e-2)]),
+                "kernel": chance.choice([3, 5, [3, 5]]),
+                "decoder_kernel": chance.choice([3, 5]),
+                "weight_decay": chance.choice([0.0, chance.random()]),
+            }
+        ).to_json()
+        for _ in range(150)
+    ]
+    trials = pd.DataFrame({"trial_number": range(150), "state": COMPLETE, "config": configs})
+    trials = trials.assign(val_mse=[chance.uniform(0.01, 0.02) for _ in configs], seed=0)
+    found = single_changes.compare_single_changes(trials)
+    assert 0 < len(single_changes.select_comparable(trials)) < 150
+    monkeypatch.setattr(single_changes, "select_comparable", lambda rows: rows)
+    pd.testing.assert_frame_equal(found, single_changes.compare_single_changes(trials))
+    assert len(found) > 5

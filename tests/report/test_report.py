@@ -415,3 +415,14 @@ def test_importing_the_report_loads_neither_ray_nor_torch() -> None:
     code = "import sys, raycae.report.page; print({'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"lr": "fast"}', '{"image_size": 8, "depth": 4}'])
+def test_a_damaged_configuration_is_one_message(tmp_path: Path, text: str) -> None:
+    """Oracle: the number of the trial; the configurations are checked where they are described."""
+    folder = made_study(tmp_path / "s", TRIALS)
+    table = pd.read_parquet(folder / "trials.parquet")
+    table.loc[1, "config"] = text
+    table.to_parquet(folder / "trials.parquet")
+    with pytest.raises(InputError, match=r"^trials\.parquet: trial 1: config: "):
+        render_report(folder)

@@ -18,6 +18,8 @@ from raycae.report.sections.improvements import (
     draw_best_so_far,
     find_improvements,
 )
+from raycae.report.sections.timeline import assign_rows, draw_timeline
+from raycae.report.wording import choose_time_unit
 from raycae.space import loading
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
@@ -203,3 +205,53 @@ def test_improvements_and_what_they_cost() -> None:
     assert describe_improvements(alone, trials.head(2)) == (
         "The first complete trial, 0, was never improved on by the 1 trial that ended after it."
     )
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), min_size=1, max_size=40))
+def test_bars_of_a_row_do_not_overlap(spans: list[tuple[int, int]]) -> None:
+    """Oracle: all pairs of bars; as many rows as bars overlap at most, counted at every start."""
+    spans = sorted(spans)
+    starts = [float(start) for start, _ in spans]
+    ends = [float(start + length) for start, length in spans]
+    rows = assign_rows(starts, ends)
+    bars = list(zip(starts, ends, rows, strict=True))
+    for i, (start, _, row) in enumerate(bars):
+        assert all(end <= start for _, end, other in bars[:i] if other == row)
+    # A bar without length is in its row until the next one starts.
+    most = max(sum(s <= start < e or s == start for s, e, _ in bars) for start in starts)
+    assert max(rows) + 1 <= most
+
+
+def test_a_bar_for_each_trial_that_began() -> None:
+    """Oracle: by hand, in minutes; the trial that runs ends with the last time known."""
+    begun = pd.to_datetime([f"2026-01-01 00:{m:02d}Z" for m in (0, 0, 10)])
+    ended = pd.to_datetime(["2026-01-01 00:10Z", None, "2026-01-01 00:30Z"])
+    trials = pd.DataFrame({"trial_number": [0, 1, 2], "started_at": begun, "ended_at": ended})
+    figure = draw_timeline(trials.assign(state=["COMPLETE", "RUNNING", "FAIL"]))
+    assert figure is not None
+    assert figure.layout.xaxis.title.text == "minutes since the first trial began"
+    drawn = {trace.name: [*trace.x[:2], trace.y[0], trace.customdata[0]] for trace in figure.data}
+    assert drawn == {
+        "complete": pytest.approx([0, 10, 0, 0]),
+        "not ended": pytest.approx([0, 30, 1, 1]),
+        "failed": pytest.approx([10, 30, 0, 2]),
+    }
+    assert draw_timeline(trials.assign(state="RUNNING", ended_at=pd.NaT)) is None
+
+
+@pytest.mark.parametrize(
+    ("hours", "unit"),
+    [
+        (60, "days"),
+        (47, "hours"),
+        (2, "hours"),
+        (1.9, "minutes"),
+        (0.01, "seconds"),
+        (0, "seconds"),
+    ],
+)
+def test_the_unit_of_an_axis_fits(hours: float, unit: str) -> None:
+    """Oracle: the largest unit of which there are at least two, or seconds."""
+    per_hour, name = choose_time_unit(hours)
+    assert name == unit
+    assert per_hour == {"days": 1 / 24, "hours": 1, "minutes": 60, "seconds": 3600}[unit]

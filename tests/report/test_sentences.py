@@ -34,6 +34,7 @@ from raycae.report.sections import (
 )
 from raycae.report.sections.answer import describe_frontier_answer
 from raycae.report.sections.cost import describe_cost, select_cost_frontier
+from raycae.report.sections.error_distribution import ErrorDistributionSection
 from raycae.report.sections.importance import ImportanceSection
 from raycae.report.sections.improvements import ImprovementsSection
 from raycae.report.sections.latent_shape import describe_sides
@@ -480,6 +481,23 @@ def check_pairs(study: Study, text: str) -> None:
     assert all(int(x) == sum(c >= 5 for c in effects_found.values()) for x in tested)
 
 
+def check_distribution(study: Study, section: ErrorDistributionSection | None) -> None:
+    ordered = sorted(study.error[i] or 0.0 for i in study.ended)
+    assert (section is None) == (len(ordered) < 10)
+    if section is None:
+        return
+    n, n_best, best, n_half, half = require(
+        f"Of {NUMBER} trials that ended with an error, {NUMBER} ha(?:s|ve) at most {NUMBER}, and "
+        f"{NUMBER} have at most {NUMBER}\\.",
+        section.sentence,
+    )
+    assert int(n) == len(ordered)
+    assert int(n_best) == math.ceil(len(ordered) / 10)
+    assert int(n_half) == math.ceil(len(ordered) / 2)
+    assert shows(best, ordered[int(n_best) - 1])
+    assert shows(half, ordered[int(n_half) - 1])
+
+
 def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) -> None:
     if not study.ended:
         return
@@ -562,6 +580,7 @@ def test_every_number_in_every_sentence(seed: int) -> None:
     if mattered:
         check_mattered(study, mattered)
     check_frontier(study, latent, ranked, trials)
+    check_distribution(study, ErrorDistributionSection.build(data))
     sections: list[Section] = [health, health.improvements]
     sections += [mattered, mattered.slices, mattered.single_changes] if mattered else []
     texts = [curves, sides, fall, *(text for each in sections for text in vars(each).values())]

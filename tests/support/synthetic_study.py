@@ -50,13 +50,15 @@ class Chance:
         return self.told[name]
 
 
-def long_study(folder: Path, n: int, *, name: str = "long", epochs: int = 10) -> Path:
-    """`n` random trials of the space ex2, of a quarter as many configurations, at most 2,000; a
-    third of them stopped early, a few failed; eight workers."""
+def long_study(
+    folder: Path, n: int, *, name: str = "long", epochs: int = 10, repeats: bool = True
+) -> Path:
+    """`n` random trials of the space ex2, a third of them stopped early, a few failed; eight
+    workers. With `repeats` they share a quarter as many configurations, at most 2,000."""
     the_space = loading.load_space("ex2")
     chance = Chance(0)
     drawn = []
-    while len(drawn) < min(n // 4, 2000):
+    while len(drawn) < (min(n // 4, 2000) if repeats else n):
         chance.told = {}
         config = the_space.draw(chance)
         if the_space.check(config) is None:

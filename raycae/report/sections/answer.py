@@ -10,7 +10,7 @@ from raycae.report.latent_error import LatentError
 from raycae.report.plotting import EXACT
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
-from raycae.report.trials import Row, get_baseline_name
+from raycae.report.trials import RankedRows, Row, get_baseline_name
 from raycae.study.records import COMPLETE, PRUNED
 
 NOTHING = ("mean_colour", "mean_chroma", "grey_copy")
@@ -37,7 +37,7 @@ def describe_answer(best: Row) -> str:
     )
 
 
-def describe_comparison(best: Row, ranked: list[Row], latent: LatentError) -> str | None:
+def describe_comparison(best: Row, ranked: RankedRows, latent: LatentError) -> str | None:
     """Compare the best trial with the base point, with PCA, and with doing nothing.
 
     Args:
@@ -61,7 +61,9 @@ def describe_comparison(best: Row, ranked: list[Row], latent: LatentError) -> st
     base = find_base(ranked)
     sentences = [
         "It is the base point itself." if best["point"] == early_stopping.BASE else "",
-        "The base point has no error." if base and base is not best and _is_zero(base) else "",
+        "The base point has no error."
+        if base and not _is_same(base, best) and _is_zero(base)
+        else "",
         f"Its error is {join_words(factors)}." if factors else "",
         f"Doing nothing ({join_words(zero)}) has no error on these images." if zero else "",
         "PCA of that latent size loses nothing." if is_exact(best, latent) else "",
@@ -69,7 +71,7 @@ def describe_comparison(best: Row, ranked: list[Row], latent: LatentError) -> st
     return " ".join(filter(None, sentences)) or None
 
 
-def find_base(ranked: list[Row]) -> Row | None:
+def find_base(ranked: RankedRows) -> Row | None:
     """Find the trial of the base point.
 
     Args:
@@ -78,10 +80,15 @@ def find_base(ranked: list[Row]) -> Row | None:
     Returns:
         The trial; None if it has not ended with an error.
     """
-    base = next((row for row in ranked if row["point"] == early_stopping.BASE), None)
+    base = ranked.find_point(early_stopping.BASE)
     if base is None or base["state"] not in (COMPLETE, PRUNED) or base["val_mse"] is None:
         return None
     return base
+
+
+def _is_same(row: Row, other: Row) -> bool:
+    """Check whether two rows are of one trial."""
+    return bool(row["trial_number"] == other["trial_number"])
 
 
 def _is_zero(row: Row) -> bool:
@@ -89,7 +96,7 @@ def _is_zero(row: Row) -> bool:
     return bool(row["val_mse"] <= EXACT)
 
 
-def compare_with_base(best: Row, ranked: list[Row]) -> str | None:
+def compare_with_base(best: Row, ranked: RankedRows) -> str | None:
     """Compare the best trial with the base point.
 
     Args:
@@ -100,7 +107,7 @@ def compare_with_base(best: Row, ranked: list[Row]) -> str | None:
         `0.20 times that of the base point (trial 0)`; None without a factor.
     """
     base = find_base(ranked)
-    if base is None or base is best or _is_zero(base):
+    if base is None or _is_same(base, best) or _is_zero(base):
         return None
     stopped = f", stopped after epoch {base['epochs_run']}" if base["state"] == PRUNED else ""
     times = format_factor(best["val_mse"] / base["val_mse"])
@@ -141,14 +148,14 @@ def is_exact(best: Row, latent: LatentError) -> bool:
     return code is not None and code.val_mse <= EXACT
 
 
-def describe_frontier_answer(latent: LatentError, ranked: list[Row]) -> str:
+def describe_frontier_answer(latent: LatentError, ranked: RankedRows) -> str:
     """Describe at which latent sizes the Pareto front lies below PCA.
 
     Args:
         latent: The trials, the front and the baselines.
         ranked: All trials as rows.
     """
-    rows = {row["trial_number"]: row for row in ranked}
+    rows = ranked.select(latent.frontier["trial_number"])
     front = [rows[number] for number in latent.frontier["trial_number"]]
     low, high = front[0]["latent_size"], front[-1]["latent_size"]
     sizes = f"from {low:,} to {high:,} numbers" if low < high else format_count(low, "number")

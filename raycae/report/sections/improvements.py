@@ -16,7 +16,12 @@ from raycae.report.plotting import EXACT, ORANGE
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
 from raycae.report.trials import select_ended
-from raycae.report.wording import format_errors_apart, format_percent, format_time
+from raycae.report.wording import (
+    choose_time_unit,
+    format_errors_apart,
+    format_percent,
+    format_time,
+)
 from raycae.study.records import COMPLETE
 
 
@@ -63,7 +68,7 @@ def estimate_seed_spread(trials: pd.DataFrame) -> float:
     rows = select_ended(trials)
     rows = rows[(rows["state"] == COMPLETE) & (rows["val_mse"] > EXACT)]
     rows = rows.drop_duplicates(["config", "seed"])
-    logs = rows["val_mse"].astype(float).map(math.log).groupby(rows["config"])
+    logs = rows["val_mse"].astype(float).map(math.log).groupby(rows["config"], observed=True)
     n_free = int((logs.size() - 1).sum())
     if not n_free:
         return math.nan
@@ -76,11 +81,14 @@ def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
 
     Args:
         data: What `find_improvements` returns, at least one row.
-        over: The column of the x axis, `n` or `hours`.
+        over: The column of the x axis, `n` or `hours`, which is drawn in the unit that fits.
         end: Where the line ends.
     """
-    titles = {"n": "trials that ended", "hours": "hours since the first trial began"}
-    figure = plotting.make_figure(titles[over], "least validation error, MSE")
+    scale, title = 1.0, "trials that ended"
+    if over == "hours":
+        scale, unit = choose_time_unit(end)
+        title = f"{unit} since the first trial began"
+    figure = plotting.make_figure(title, "least validation error, MSE")
     texts = [
         f"trial {number}: {format_error(val_mse)}"
         for number, val_mse in zip(data["trial_number"], data["val_mse"], strict=True)
@@ -88,7 +96,7 @@ def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
     errors = data["val_mse"].tolist()
     drawn = plotting.lift_zeros(errors, plotting.choose_zero_position(errors))
     figure.add_scatter(
-        x=[*data[over].tolist(), end],
+        x=[*(scale * data[over]).tolist(), scale * end],
         y=[*drawn, drawn[-1]],
         customdata=[*data["trial_number"].astype(int).tolist(), None],
         mode="lines+markers",

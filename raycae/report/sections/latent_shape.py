@@ -99,7 +99,7 @@ def describe_sides(trials: pd.DataFrame) -> str | None:
     return f"{text} {better} {helps} more than {worse} here."
 
 
-def draw_side(trials: pd.DataFrame, side: str, most: int = 600) -> go.Figure:
+def draw_side(trials: pd.DataFrame, side: str, most: int = 300) -> go.Figure:
     """Draw error against spatial size or channels, and a line through the least error at each.
 
     Args:

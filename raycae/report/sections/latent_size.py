@@ -22,7 +22,9 @@ from raycae.report.sections.latent_shape import LatentShapeSection
 from raycae.report.sections.picture_strip import PictureStrip, make_picture_strip
 from raycae.report.trial_details import get_point_trials
 from raycae.report.trials import (
+    RankedRows,
     Row,
+    describe_network,
     get_baseline_name,
     rank_trials,
     thin_trials,
@@ -30,24 +32,22 @@ from raycae.report.trials import (
 from raycae.report.wording import describe_fall, format_errors_apart
 
 
-def draw_psnr_view(latent: LatentError, task: str) -> dict[str, Any]:
-    """Return what the PSNR view of "latent size against error" draws besides the trials.
+def draw_psnr_view(latent: LatentError) -> dict[str, Any]:
+    """Return what the PSNR views of "latent size against error" draw besides the trials.
 
     Args:
         latent: The numbers of the figure.
-        task: The task. Colourisation has no baselines in PSNR, because its errors are of chroma and
-            its PSNR is that of pictures.
 
     Returns:
-        `front`: the trials of the Pareto front by PSNR, by latent size; `x` and `y` of that line;
-        `baselines`: whether the PSNR of a baseline is 10 log10(1 / MSE).
+        `front`: the trials of the Pareto front by mean PSNR of the images, by latent size; `x` and
+        `y` of that line; `zero`: where the figure draws an error of zero, which has no PSNR.
     """
     front = latent.psnr_frontier
     return {
         "front": front["trial_number"].astype(int).tolist(),
         "x": front["latent_size"].astype(int).tolist(),
         "y": front["val_psnr_db"].astype(float).tolist(),
-        "baselines": task == "reconstruct",
+        "zero": plotting.choose_zero_position(list_zero_errors(latent)),
     }
 
 
@@ -93,7 +93,7 @@ def describe_latent_error(latent: LatentError) -> str | None:
     )
 
 
-def make_frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
+def make_frontier_rows(latent: LatentError, ranked: RankedRows) -> list[Row]:
     """Make the rows of the table of the Pareto front.
 
     Args:
@@ -103,18 +103,22 @@ def make_frontier_rows(latent: LatentError, ranked: list[Row]) -> list[Row]:
     Returns:
         The trials by latent size, each with `linear` and `linear_test` of `divide_by_linear`.
     """
-    rows = {row["trial_number"]: row for row in ranked}
+    rows = ranked.select(latent.frontier["trial_number"])
     return [
         {**rows[number], **divide_by_linear(rows[number], latent)}
         for number in latent.frontier["trial_number"]
     ]
 
 
+MOST_POINTS = 800
+"""Largest number of trials in the figure besides the Pareto front."""
+MOST_SEEDS = 300
+"""Largest number of bars for configurations with several seeds."""
 CLOSE = 1.6
 """Lines across a figure whose errors differ by less than this factor share a label."""
 
 
-def draw_latent_error(data: LatentError, most: int = 1500) -> go.Figure:
+def draw_latent_error(data: LatentError, most: int = MOST_POINTS) -> go.Figure:
     """Draw error against latent size on logarithmic axes.
 
     Args:
@@ -140,7 +144,7 @@ def draw_latent_error(data: LatentError, most: int = 1500) -> go.Figure:
     points = pd.concat([points, *fronts]).drop_duplicates("trial_number")
     zero = plotting.choose_zero_position(list_zero_errors(data))
     draw_trials(figure, points, data.frontier, "latent_size", format_hover, zero)
-    draw_seeds(figure, thin_trials(data.seeds.sort_values("mean"), most // 5))
+    draw_seeds(figure, thin_trials(data.seeds.sort_values("mean"), MOST_SEEDS))
     draw_levels(figure, data.levels, zero)
     sizes = plotting.list_powers_of_two(x_low, x_high)
     figure.update_xaxes(plotting.make_log_axis(x_low, x_high, sizes, "{:,}"))
@@ -246,12 +250,12 @@ def format_hover(point: dict[Hashable, Any]) -> str:
         point: A row of `LatentError.points`.
     """
     name = "" if pd.isna(point["point"]) else f", point {point['point']}"
-    network = textwrap.wrap(str(point["network"]), 56, break_long_words=False)
+    network = describe_network(point["trial_number"], str(point["config"]))
     lines = [
         f"trial {point['trial_number']}{name}: {format_error(point['val_mse'])}",
         f"latent size {point['latent_size']:,}",
-        f"{point['optimizer']}, lr {point['lr']:.3g}, batch {point['batch_size']}",
-        *network,
+        f"{network.optimizer}, lr {network.lr:.3g}, batch {network.batch_size}",
+        *textwrap.wrap(network.network, 56, break_long_words=False),
     ]
     return "<br>".join(map(plotting.escape_html, lines))
 
@@ -303,6 +307,10 @@ class LatentSizeSection(Section):
 
     template = "sections/latent_size.html.j2"
     sentence: str | None
+    n_points: int
+    """Number of trials that ended with an error."""
+    n_drawn: int
+    """Number of those that the figure shows."""
     colours: list[dict[str, Any]]
     psnr_view: dict[str, Any]
     shape: LatentShapeSection
@@ -325,12 +333,14 @@ class LatentSizeSection(Section):
             return None
         figure = draw_latent_error(latent)
         colours = list_colours(data.trials, data.parameters, figure)
-        psnr_view = draw_psnr_view(latent, data.task)
+        psnr_view = draw_psnr_view(latent)
         shape = LatentShapeSection.build(data)
         return cls(
             figures={"latent-error": figure, **shape.figures},
             constants={"colours": colours, "psnrView": psnr_view},
             sentence=describe_latent_error(latent),
+            n_points=len(latent.points),
+            n_drawn=len(get_point_trials(figure)),
             colours=colours,
             psnr_view=psnr_view,
             shape=shape,

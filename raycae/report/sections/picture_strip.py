@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from raycae.formatting import format_count
+from raycae.report.html import MOST_PIXELS, make_image_uri
 from raycae.report.report_data import ReportData
 from raycae.report.trials import list_rows
 from raycae.study.tables import ALL, SAME
@@ -20,9 +20,6 @@ MOST_SIZES = 4
 """Largest number of latent sizes in the strip."""
 OUTPUT_ROW = {"reconstruct": 1, "colourise": 2}
 """Row of the outputs in a trial's sheet, below the original and, in colourisation, the grey."""
-MOST_PIXELS = 10_000_000
-"""Largest number of pixels of a sheet that is decoded; a sheet of 12 images of 256 pixels has 3
-million."""
 GAP_PX = 2
 """Distance of two images in a sheet and in the strip, in pixels."""
 
@@ -32,7 +29,7 @@ class PictureStrip:
     """The strip.
 
     Attributes:
-        uri: The PNG as a data URI.
+        uri: The picture as a data URI.
         rows: The label of each row.
         text: The same images in words, for those who do not see them.
     """
@@ -144,7 +141,7 @@ def cut_row(sheet: Image.Image, row: int, n_images: int) -> Image.Image:
 
 
 def join_rows(rows: list[Image.Image]) -> str:
-    """Join rows of images to a PNG, as a data URI.
+    """Join rows of images to one picture, as a data URI.
 
     Args:
         rows: The rows, of equal size.
@@ -155,7 +152,7 @@ def join_rows(rows: list[Image.Image]) -> str:
         joined.paste(row, (0, i * (height + GAP_PX)))
     buffer = io.BytesIO()
     joined.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return make_image_uri(buffer.getvalue())
 
 
 def label_trials(data: ReportData, numbers: list[int], painted: pd.DataFrame) -> list[str]:
@@ -166,9 +163,9 @@ def label_trials(data: ReportData, numbers: list[int], painted: pd.DataFrame) ->
         numbers: The trials.
         painted: The content of `pictures.parquet`.
     """
-    sizes = {row["trial_number"]: row["latent_size"] for row in data.ranked}
+    rows = data.ranked.select(numbers)
     means = {row["trial_number"]: row for row in list_rows(painted[painted["shows"] == ALL])}
     return [
-        f"{format_count(sizes[number], 'number')}, {means[number]['psnr_db']:.1f} dB"
+        f"{format_count(rows[number]['latent_size'], 'number')}, {means[number]['psnr_db']:.1f} dB"
         for number in numbers
     ]

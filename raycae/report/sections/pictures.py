@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 
 import pandas as pd
 
 from raycae.errors import InputError
 from raycae.formatting import format_error, format_ratio
+from raycae.report.architecture_drawing import Drawing
+from raycae.report.html import make_image_uri
 from raycae.report.latent_error import LatentError, divide_by_linear
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
-from raycae.report.trials import Row, list_rows, select_best_per_latent_size
+from raycae.report.trials import RankedRows, Row, list_rows, select_best_per_latent_size
 from raycae.storage.paths import Place
 from raycae.study import find, tables
 from raycae.study.tables import ALL, BEST, N_MEASURED, SAME, WORST
@@ -28,7 +29,7 @@ class Pictures:
     """A sheet of pictures.
 
     Attributes:
-        uri: The PNG as a data URI.
+        uri: The sheet as a data URI.
         width_px: The width in which it is shown, in pixels.
         rows: The labels of its rows.
         errors: The error of each picture as text; empty for sheets of older versions.
@@ -46,7 +47,7 @@ def make_sheets(
     folder: Place,
     shown: list[int],
     painted: pd.DataFrame | None,
-    ranked: list[Row],
+    ranked: RankedRows,
     latent: LatentError,
     task: str,
 ) -> list[tuple[str, Pictures | None]]:
@@ -63,7 +64,7 @@ def make_sheets(
     Returns:
         Sentence and sheet of each trial; None in place of a sheet that is not painted yet.
     """
-    rows = {row["trial_number"]: row for row in ranked}
+    rows = ranked.select(shown)
     means = average_measures(painted)
     sheets = []
     for number in shown:
@@ -236,7 +237,7 @@ def read_pictures(
         raise InputError(
             f"{path}: not a PNG file. Delete it and run raycae report to paint it again"
         )
-    uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    uri = make_image_uri(png)
     # Whole multiples: every pixel is the same size on the screen.
     scaled = width * max(PICTURES_WIDTH_PX // width, 1)
     grey = ("Grey",) if task == "colourise" else ()
@@ -257,6 +258,8 @@ class PicturesSection(Section):
     template = "sections/pictures.html.j2"
     sheets: list[tuple[int, str, Pictures | None]]
     """Trial number, sentence, and pictures of each sheet."""
+    drawings: dict[int, Drawing]
+    """The network of each trial with a sheet."""
     gallery: Gallery | None
     command: str
 
@@ -281,6 +284,7 @@ class PicturesSection(Section):
         )
         return cls(
             sheets=[(n, *sheet) for n, sheet in zip(data.pictured, sheets, strict=True)],
+            drawings={number: data.draw_network(number) for number in data.pictured},
             gallery=gallery,
             command=data.command,
         )

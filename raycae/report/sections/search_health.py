@@ -30,8 +30,10 @@ from raycae.report.sections.improvements import (
     ImprovementsSection,
     get_hours,
 )
+from raycae.report.sections.timeline import draw_timeline
 from raycae.report.significance import LEVEL, compute_chance_of_marked
 from raycae.report.trials import rank_trials, select_distinct
+from raycae.report.wording import choose_time_unit
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 from raycae.study.records import FAIL, RUNNING
 
@@ -116,7 +118,8 @@ def find_edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
         if isinstance(parameter, CategoricalParameter):
             continue
         drawn, best = select_best_drawn(ranked, name, parameter)
-        positions = drawn.map(lambda value, p=parameter: get_position(value, p)).astype(float)
+        places = {value: get_position(value, parameter) for value in drawn.unique()}
+        positions = drawn.map(places).astype(float)
         for end, limit, near in (
             ("below", parameter.low, positions <= EDGE),
             ("above", parameter.high, positions >= 1 - EDGE),
@@ -226,15 +229,16 @@ def draw_workers(data: WorkerTimeline) -> go.Figure:
     Args:
         data: The timeline.
     """
-    figure = plotting.make_figure("hours since the first trial began", "trials running")
+    scale, unit = choose_time_unit(float(data.steps["hours"].max()))
+    figure = plotting.make_figure(f"{unit} since the first trial began", "trials running")
     figure.add_scatter(
-        x=data.steps["hours"].tolist(),
+        x=(scale * data.steps["hours"]).tolist(),
         y=data.steps["running"].tolist(),
         mode="lines",
         line={"color": BLUE, "width": 1.5, "shape": "hv"},
         fill="tozeroy",
         fillcolor="rgba(59, 130, 196, 0.2)",
-        hovertemplate="%{x:.2f} h: %{y:.3g} running<extra></extra>",
+        hovertemplate=f"%{{x:.3g}} {unit}: %{{y:.3g}} running<extra></extra>",
         showlegend=False,
     )
     return figure.update_yaxes(rangemode="tozero")
@@ -324,6 +328,7 @@ class SearchHealthSection(Section):
     edges: str | None
     duplicates: str
     workers: str | None
+    has_timeline: bool
     improvements: ImprovementsSection
 
     @classmethod
@@ -340,9 +345,14 @@ class SearchHealthSection(Section):
         if trials.empty:
             return None
         timeline = count_workers(trials)
+        figures = {} if timeline is None else {"workers": draw_workers(timeline)}
+        bars = draw_timeline(trials)
+        if bars is not None:
+            figures["timeline"] = bars
         regions = find_failing_regions(trials, parameters)
         return cls(
-            figures={} if timeline is None else {"workers": draw_workers(timeline)},
+            figures=figures,
+            has_timeline="timeline" in figures,
             failed=describe_failures(trials),
             failures=count_failures(trials).head(20).to_dict("records"),
             regions=regions.head(10).to_dict("records"),

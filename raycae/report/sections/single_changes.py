@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from raycae.report.report_data import ReportData
 from raycae.report.sampled_values import format_choice
 from raycae.report.section import Section
 from raycae.report.significance import LEVEL
-from raycae.report.trials import is_measured, select_ended
+from raycae.report.trials import describe_network, is_measured, select_ended
 from raycae.report.wording import format_bound
 from raycae.study.records import COMPLETE
 
@@ -63,6 +64,9 @@ def compare_single_changes(
         rows = rows[rows["state"] == COMPLETE]
     # Of repeats with the same seed a complete trial is taken, else the first one.
     rows = rows.sort_values(["state", "trial_number"]).drop_duplicates(["config", "seed"])
+    rows = select_comparable(rows)
+    for number, text in zip(rows["trial_number"], rows["config"], strict=True):
+        describe_network(number, text)  # It refuses a damaged configuration with one message.
     curves = {} if epochs is None else collect_least_errors(epochs, rows)
     runs = [
         _Run(number, state == COMPLETE, float(val_mse), curves.get(number, {}))
@@ -93,6 +97,79 @@ def compare_single_changes(
     return pd.DataFrame(effects, columns=columns).sort_values(
         ["n", "ratio"], ascending=[False, True], ignore_index=True
     )
+
+
+def select_comparable(trials: pd.DataFrame) -> pd.DataFrame:
+    """Select the trials that may differ from another one in a single setting.
+
+    Two trials that differ in a single written setting (`get_written_settings`) differ in at most
+    one setting outside `MIRRORS`; `optimizer` and `momentum` count as one. A random search of
+    20,000 trials has hardly such pairs, and to write the settings of all trials would take 8 s.
+
+    Args:
+        trials: Trials with `config`.
+
+    Returns:
+        Those trials in their order, and possibly a few others.
+    """
+    lines = [read_plain_settings(str(text)) for text in trials["config"]]
+    names = sorted({name for line in lines for name in line})
+    random = np.random.default_rng(0)
+    codes = np.zeros((len(names), len(lines)), np.int64)
+    for i, name in enumerate(names):
+        values = [line.get(name, DEFAULTS.get(name)) for line in lines]
+        if len(set(values)) == 1:
+            continue
+        places, kinds = pd.factorize(np.array(values, dtype=object))
+        codes[i] = random.integers(-(2**62), 2**62, len(kinds) + 1)[places]
+    # Sums of random numbers: equal for equal settings; two others have a chance of 1e-19.
+    totals = codes.sum(axis=0)
+    is_comparable = np.zeros(len(lines), bool)
+    for code in codes:
+        _, places, counts = np.unique(totals - code, return_inverse=True, return_counts=True)
+        is_comparable |= counts[places] > 1
+    return trials[is_comparable]
+
+
+def read_plain_settings(text: str) -> dict[str, Any]:
+    """Read the settings outside `MIRRORS` from a configuration, without checking it.
+
+    Args:
+        text: The configuration as JSON.
+
+    Returns:
+        The settings by name, with values that are equal where `format_brief` gives equal text;
+        `optimizer` with its momentum. Empty if the configuration is damaged.
+    """
+    try:
+        settings = json.loads(
+            text, parse_float=lambda number: f"{float(number):.3g}", parse_int=str
+        )
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(settings, dict):
+        return {}
+    settings["optimizer"] = f"{settings.get('optimizer')} {settings.pop('momentum', '0')}"
+    return {
+        name: simplify_list(value) if isinstance(value, (list, dict)) else value
+        for name, value in settings.items()
+        if name not in MIRRORS
+    }
+
+
+def simplify_list(values: Any) -> str:
+    """Format a list; one of equal values like a single value.
+
+    Args:
+        values: The value of a setting in JSON.
+    """
+    if isinstance(values, list) and values and values.count(values[0]) == len(values):
+        return str(values[0])
+    return str(values)
+
+
+DEFAULTS = read_plain_settings(resolve({}).to_json())
+"""Settings that the configuration of an older version does not have."""
 
 
 @dataclass(frozen=True)

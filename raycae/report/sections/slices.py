@@ -76,8 +76,10 @@ def make_slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
     ranked, configurations = rank_trials(select_ended(trials)), rank_trials(select_distinct(trials))
     found = []
     for name, parameter in parameters.items():
-        points = ranked.assign(value=get_drawn_values(ranked, name, parameter))
-        points = points.loc[points["value"].notna(), ["trial_number", "state", "value", "val_mse"]]
+        points = ranked[["trial_number", "state"]].assign(
+            value=get_drawn_values(ranked, name, parameter), val_mse=ranked["val_mse"]
+        )
+        points = points[points["value"].notna()]
         if points.empty:
             continue
         _, best = select_best_drawn(configurations, name, parameter)
@@ -93,7 +95,7 @@ def make_slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
     return found
 
 
-def draw_slice(data: Slice, most: int = 300) -> go.Figure:
+def draw_slice(data: Slice, most: int = 200) -> go.Figure:
     """Draw error against a parameter.
 
     The axis is logarithmic if the space draws on a logarithmic scale.
@@ -171,8 +173,12 @@ def draw_parallel_coordinates(
         The figure; None if the trials drew fewer than two parameters.
     """
     ranked = rank_trials(select_ended(trials))
-    places = get_positions(ranked, parameters).iloc[:, :AXES]
-    names = [str(name) for name in places]
+    drawn = (
+        name
+        for name, parameter in parameters.items()
+        if get_drawn_values(ranked, name, parameter).notna().any()
+    )
+    names = list(itertools.islice(drawn, AXES))
     if len(names) < 2:
         return None
     n_best = math.ceil(BEST * len(ranked))
@@ -186,7 +192,8 @@ def draw_parallel_coordinates(
         rows = thin_trials(rows, at_most)
         x: list[str | None] = []
         y: list[float | None] = []
-        for line in places.loc[rows.index].to_numpy().tolist():
+        places = get_positions(rows, {name: parameters[name] for name in names})
+        for line in places.reindex(columns=names).to_numpy().tolist():
             x += [*names, None]
             y += [*(None if math.isnan(position) else position for position in line), None]
         figure.add_scatter(

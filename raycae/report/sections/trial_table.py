@@ -11,6 +11,7 @@ from raycae.report.section import Section
 from raycae.report.trials import Row, format_latent_shape
 
 MOST_ROWS = 1000
+"""Largest number of trials in the table; a row takes 0.7 kB of the page."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,24 @@ COLUMNS = (
         "training",
         "optimizer",
         lambda row: f"{row['optimizer']}, lr {row['lr']:.3g}, batch {row['batch_size']}",
-        "word",
+        "text",
     ),
     Column("reason", "reason", make_plain_cell("reason"), "text"),
 )
+OFTEN_EMPTY = ("point", "test_mse", "reason")
+"""Columns that the table leaves out if they are empty."""
+
+
+def has_values(column: Column, rows: list[Row]) -> bool:
+    """Check whether a column is to be shown.
+
+    Args:
+        column: The column.
+        rows: The rows of the table.
+    """
+    return column.by not in OFTEN_EMPTY or any(row[column.by] is not None for row in rows)
+
+
 SETTINGS = Column("settings", "n_settings", make_plain_cell("n_settings"))
 
 
@@ -108,12 +123,14 @@ class TrialTableSection(Section):
         Returns:
             The section; None if the study has no trial.
         """
-        if not data.ranked:
+        if not len(data.ranked):
             return None
-        columns = [*COLUMNS, SETTINGS] if data.plan["settings"] > 1 else COLUMNS
+        rows = data.ranked[:MOST_ROWS]
+        columns = [*COLUMNS, SETTINGS] if data.plan["settings"] > 1 else [*COLUMNS]
+        columns = [column for column in columns if has_values(column, rows)]
         return cls(
             headers=[column.title for column in columns],
-            rows=[[column.make_cell(row) for column in columns] for row in data.ranked[:MOST_ROWS]],
+            rows=[[column.make_cell(row) for column in columns] for row in rows],
             best=data.best["trial_number"] if data.best else None,
             n_trials=len(data.ranked),
         )
