@@ -244,19 +244,14 @@ class History:
     ) -> FrozenTrial:
         """Return a running trial with its learning curve, in the given state."""
         params, distributions = self._running[number]
-        return optuna.trial.create_trial(
-            state=state,
-            values=values,
-            params=dict(params),
-            distributions=dict(distributions),
-            intermediate_values={} if self.cost else dict(self._curves[number]),
-        )
+        curve = {} if self.cost else dict(self._curves[number])
+        return make_trial(state, values, dict(params), dict(distributions), curve)
 
 
 class SharedFrozenTrial(FrozenTrial):
-    """A finished trial that Optuna may keep without a deep copy.
+    """A finished trial that Optuna may keep without a deep copy and without checks.
 
-    Optuna copies every trial it is given, which took a third of the time of a proposal.
+    Optuna copies and checks every trial it is given, which took a third of the time of a proposal.
     """
 
     def __init__(self, trial: FrozenTrial) -> None:
@@ -264,6 +259,43 @@ class SharedFrozenTrial(FrozenTrial):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrozenTrial:
         return SharedFrozenTrial(self)
+
+    def _validate(self) -> None:
+        """Check nothing: the parameters come from the space."""
+
+
+def make_trial(
+    state: TrialState,
+    values: list[float] | None,
+    params: dict[str, Any],
+    distributions: dict[str, BaseDistribution],
+    curve: dict[int, float] | None = None,
+) -> FrozenTrial:
+    """Make a trial like `optuna.trial.create_trial`, whose checks take 0.3 ms.
+
+    A proposal makes up to `WINDOW` of them.
+
+    Args:
+        state: State of the trial.
+        values: Values of the objectives.
+        params: Values of the parameters, each in its distribution.
+        distributions: The distributions.
+        curve: Error by epoch.
+    """
+    return FrozenTrial(
+        number=-1,
+        state=state,
+        value=None,
+        values=values,
+        datetime_start=None,
+        datetime_complete=None,
+        params=params,
+        distributions=distributions,
+        user_attrs={},
+        system_attrs={},
+        intermediate_values=curve or {},
+        trial_id=-1,
+    )
 
 
 def normalize_value(value: Any, distribution: BaseDistribution) -> Any:
@@ -301,11 +333,8 @@ def measure_up_to(trial: FrozenTrial, last: float) -> FrozenTrial:
     errors = [error for _, error in sorted(trial.intermediate_values.items())]
     if trial.state == TrialState.COMPLETE and (last == math.inf or not errors):
         return trial
-    return optuna.trial.create_trial(
-        value=min(errors if last == math.inf else errors[: int(last)]),
-        params=trial.params,
-        distributions=trial.distributions,
-    )
+    value = min(errors if last == math.inf else errors[: int(last)])
+    return make_trial(TrialState.COMPLETE, [value], trial.params, trial.distributions)
 
 
 def make_training_identity(config: Config) -> tuple[Any, ...]:

@@ -17,9 +17,12 @@ from raycae.model.architecture import Infeasible, build_architecture
 from raycae.optimization.greedy_sampler import GreedySampler
 from raycae.optimization.grid import GridSampler
 from raycae.optimization.history import History, SharedFrozenTrial
+from raycae.optimization.optuna_patches import apply_optuna_patches
 from raycae.optimization.sampler import TRIES, Candidate, Proposal, Sampler, SamplerSetup
 from raycae.space.parameters import Value
 from raycae.space.space import Space
+
+apply_optuna_patches()
 
 PATIENCE = 50
 """Number of draws for one trial that use the sampler's model; later draws are random."""

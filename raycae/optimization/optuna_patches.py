@@ -1,0 +1,16 @@
+"""Replace a slow private function of Optuna; every patch of Optuna is in this module.
+
+TPE's likelihoods need the logarithm of the normal distribution function. Optuna computes it in
+Python, number by number, to avoid an import of SciPy, which raycae needs anyway. This took half of
+the time of a proposal from 200 trials.
+"""
+
+from __future__ import annotations
+
+from optuna.samplers._tpe import _truncnorm
+from scipy.special import log_ndtr
+
+
+def apply_optuna_patches() -> None:
+    """Let Optuna's TPE compute with SciPy; the values agree to 1e-7 of their size."""
+    _truncnorm._log_ndtr = log_ndtr
