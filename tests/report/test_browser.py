@@ -145,7 +145,7 @@ def test_paper_cuts_no_figure(browser: Any, study: Path) -> None:
 def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, tmp_path: Path) -> None:
     """Oracle: a slice for every parameter of the space; the points take as many colours as the
     depths that are on the page, and are all of one colour again; a click on a slice tells of a
-    trial."""
+    trial; another pair has another map."""
     folder = long_study(tmp_path / "s", 240)  # sixty configurations: parameters are ranked
     write_report(folder)
     opened = Opened(browser, folder, viewport={"width": 390, "height": 900})
@@ -168,6 +168,13 @@ def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, tmp_pat
     picked = "number => clicked({ points: [{ customdata: number }] }, 'slice-lr')"
     opened.page.evaluate(picked, number)
     assert opened.page.inner_text("#trial h3").startswith(f"trial {number}: ")
+    opened.drawn("map")
+    opened.page.select_option("#pair", "2")
+    shown, expected, sentence = opened.page.evaluate(
+        "[document.getElementById('map').data[0].text, maps[2].data[0].text, mapSentences[2]]"
+    )
+    assert shown == expected
+    assert opened.page.inner_text("#map-sentence") == sentence
     assert opened.complaints == []
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raycae.config import resolve
 from raycae.report import sampled_values
-from raycae.report.sections import importance, single_changes
+from raycae.report.sections import importance, parameter_maps, single_changes
 from raycae.report.sections.slices import (
     describe_common_choices,
     draw_parallel_coordinates,
@@ -380,3 +380,48 @@ def test_trials_without_a_partner_are_left_out_of_the_pairs(
     monkeypatch.setattr(single_changes, "select_comparable", lambda rows: rows)
     pd.testing.assert_frame_equal(found, single_changes.compare_single_changes(trials))
     assert len(found) > 5
+
+
+def test_maps_hold_the_mean_errors_of_their_cells() -> None:
+    """Oracle: by hand, trial by trial: sixths of the range of lr, both choices of the optimizer."""
+    chance = random.Random(3)
+    rows = [
+        ({"lr": 10 ** chance.uniform(-4, -2), "optimizer": chance.choice(["adam", "sgd"])}, error)
+        for error in (chance.uniform(0.01, 0.1) for _ in range(80))
+    ]
+    trials = made_trials(rows)
+    (pair,) = parameter_maps.map_pairs(trials, PARAMETERS)
+    cells: dict[tuple[float, float], list[float]] = {}
+    for settings, error in rows:
+        sixth = min(int(6 * (math.log10(settings["lr"]) + 4) / 2), 5)
+        place = (round((sixth + 0.5) / 6, 3), float(settings["optimizer"] == "sgd"))
+        cells.setdefault(place, []).append(error)
+    assert {pair["x"]["name"], pair["y"]["name"]} == {"lr", "optimizer"}
+    flip = pair["x"]["name"] != "lr"
+    assert sum(pair["n"]) == 80
+    for at, mean, n in zip(pair["at"], pair["mean"], pair["n"], strict=True):
+        errors = cells.pop(tuple(reversed(at)) if flip else tuple(at))
+        assert n == len(errors)
+        assert mean == pytest.approx(math.prod(errors) ** (1 / n), rel=1e-3)
+    assert not cells
+    text = parameter_maps.describe_map(pair)
+    n_cells = len(pair["n"])
+    assert text.startswith(f"{pair['x']['name']} and {pair['y']['name']}: 80 configurations in ")
+    assert f" {n_cells} cells." in text
+    assert ("sparse" in text) == (5 * n_cells > 80)
+
+
+def test_a_density_is_drawn_from_fifty_configurations_on() -> None:
+    """Oracle: each line sums to one; the best tenth, which all drew sgd, has most of it there."""
+    rows = [
+        ({"lr": 1e-3 * (1 + i % 9), "optimizer": "sgd" if i < 9 else "adam"}, 0.01 + i / 1000)
+        for i in range(60)
+    ]
+    trials = made_trials(rows)
+    for name in ("lr", "optimizer"):
+        figure = parameter_maps.draw_density(trials, PARAMETERS, name)
+        assert figure is not None
+        assert [sum(trace.y) for trace in figure.data] == pytest.approx([1, 1], abs=0.01)
+    best = dict(zip(figure.data[1].x, figure.data[1].y, strict=True))
+    assert best["sgd"] > 0.7
+    assert parameter_maps.draw_density(trials[:49], PARAMETERS, "lr") is None

@@ -70,6 +70,10 @@ def test_a_page_answers_with_the_numbers_of_its_study(tmp_path: Path) -> None:
     for said in ("Some CPU", "0123456789ab", "f00d", "raycae search --space ex2", "torch 2.15.0"):
         assert said in page.text
     assert "raycae report" not in page.text  # nothing is missing
+    drawings = [attrs for tag, attrs in page.elements if tag == "svg"]
+    assert len(drawings) == 2  # of the best trial, and below its pictures
+    assert all(attrs["aria-label"].startswith("conv 3-") for attrs in drawings)
+    assert "Below each sheet is its network" in page.text
 
 
 def test_the_ladder_of_a_greedy_series(tmp_path: Path) -> None:

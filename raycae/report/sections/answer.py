@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from raycae.formatting import format_count, format_error, format_factor, format_ratio, join_words
 from raycae.optimization import early_stopping
+from raycae.report.architecture_drawing import Drawing
 from raycae.report.latent_error import LatentError
 from raycae.report.plotting import EXACT
 from raycae.report.report_data import ReportData
@@ -195,6 +196,8 @@ class AnswerSection(Section):
     """Sentence about the best trial; equal to `answer` unless the study is about a Pareto front."""
     comparison: str | None
     has_baselines: bool
+    drawing: Drawing | None
+    """The network of the best trial."""
     command: str
 
     @classmethod
@@ -218,6 +221,7 @@ class AnswerSection(Section):
             else winner,
             comparison=describe_comparison(best, data.ranked, latent) if best else None,
             has_baselines=bool(latent.levels) or not latent.linear.empty,
+            drawing=data.draw_network(best["trial_number"]) if best else None,
             command=data.command,
         )
 

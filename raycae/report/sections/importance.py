@@ -23,6 +23,7 @@ from raycae.report.plotting import BLUE, GREY, ORANGE
 from raycae.report.report_data import ReportData
 from raycae.report.sampled_values import BEST, Parameters, split_into_parts
 from raycae.report.section import Section
+from raycae.report.sections.parameter_maps import ParameterMapsSection
 from raycae.report.sections.single_changes import CONFIDENCE, SingleChangesSection
 from raycae.report.sections.slices import (
     SlicesSection,
@@ -226,6 +227,7 @@ class ImportanceSection(Section):
     sentence: str
     n_searched: int
     slices: SlicesSection
+    maps: ParameterMapsSection
     single_changes: SingleChangesSection
 
     @classmethod
@@ -244,12 +246,15 @@ class ImportanceSection(Section):
         ordered = list(dict.fromkeys([*weights["parameter"], *data.parameters]))
         parameters = {name: data.parameters[name] for name in ordered}
         slices = SlicesSection.build_ordered(data, parameters, is_ranked=not weights.empty)
+        maps = ParameterMapsSection.build_ordered(data, parameters)
         changes = SingleChangesSection.build(data)
         bars = {} if weights.empty else {"importance": draw_importance(weights)}
         return cls(
-            figures={**bars, **slices.figures, **changes.figures},
+            figures={**bars, **slices.figures, **maps.figures, **changes.figures},
+            constants=maps.constants,
             sentence=describe_importance(weights, len(select_weighed(data.trials))),
             n_searched=len(parameters),
             slices=slices,
+            maps=maps,
             single_changes=changes,
         )
