@@ -20,11 +20,11 @@ from raycae.study.records import INTERRUPTED, RUNNING
 
 Row = Mapping[str, Any]
 """A trial, with the columns of `trials.parquet`."""
-COST_WEIGHT = 3
+COST_WEIGHT = 1
 """The expected cost of a sampled configuration counts as much as this many trials."""
 N_COSTS = 15
 """Only so many of the newest sampled configurations count, because a sampler learns."""
-EPOCHS_WEIGHT = 2
+EPOCHS_WEIGHT = 4
 """The simulated number of epochs counts as much as this many complete trials."""
 N_RATIOS = 9
 """The time beside the epochs is the median over this many trials that ended last."""
