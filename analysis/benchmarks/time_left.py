@@ -1,144 +1,212 @@
-"""Measure the error of the time left that the live view shows, over simulated searches.
+"""Measure the error of the time left that the live view shows.
 
     python analysis/benchmarks/time_left.py
 
-The trials are those of searches with the default sampler and early stopping on recorded learning
-curves (`analysis/recorded/curves`), with the recorded duration of each epoch; a configuration that
-was not recorded has predicted ones. After each trial from the third to the last but one, the
-estimate is compared with the time that the simulated search still took. The rule of the versions
-before 2026-11-30 (the pace so far) is measured as well.
+One search was recorded (`analysis/recorded/frontier`). The trials of the others are simulated, with
+the default sampler and early stopping, on recorded learning curves (`analysis/recorded/curves`) and
+recorded epoch times; a configuration that was not recorded has predicted ones. After
+each trial from the third to the last but one, the estimate is compared with the time that the
+search still took. The rule before 2026-11-30 (the pace so far) is measured as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from raycae.execution.recorded_curves import read_curves
+import pandas as pd
+
+from raycae.execution.recorded_curves import Recorded, read_curves
 from raycae.execution.search_request import parse_options
 from raycae.execution.simulator import simulate_search
 from raycae.execution.time_estimate import make_forecast
-from raycae.execution.time_left import TimeLeft, estimate_time_left
+from raycae.execution.time_left import Forecast, TimeLeft, estimate_time_left
 from raycae.optimization.early_stopping import choose_grace, make_rule
 from raycae.optimization.proposer import Proposer
 from raycae.storage.paths import resolve_place
 from raycae.study.records import RUNNING
 
-CURVES = Path(__file__).parents[1] / "recorded" / "curves"
+RECORDED = Path(__file__).parents[1] / "recorded"
+
+
+class Event(NamedTuple):
+    """An epoch that ended.
+
+    Attributes:
+        at_s: When it ended, in seconds since the search began.
+        started_s: When its trial began.
+        number: Trial number.
+        config: The configuration as JSON.
+        point: The named point, or None.
+        state: State of the trial after this epoch.
+    """
+
+    at_s: float
+    started_s: float
+    number: int
+    config: str
+    point: str | None
+    state: str
+
+
+def simulate_events(curves: Recorded, seed: int, trials: int, workers: int) -> list[Event]:
+    """Simulate a search on recorded curves.
+
+    Args:
+        curves: The recorded curves.
+        seed: Random seed of the proposals.
+        trials: Number of trials.
+        workers: Number of workers.
+    """
+    rule = make_rule("asha", curves.epochs, grace=choose_grace(curves.epochs))
+    proposer = Proposer(curves.space, "tpe", seed)
+    ended = list(
+        simulate_search(
+            proposer, rule, curves, trials=trials, epochs=curves.epochs, workers=workers
+        )
+    )
+    starts: dict[int, float] = {}
+    events = []
+    for e in ended:
+        curve = curves.get_curve(e.proposal.config, e.proposal.seed)
+        start_s = starts.setdefault(e.number, e.at_s - curve.epoch_s)
+        config = e.proposal.config.to_json()
+        events.append(Event(e.at_s, start_s, e.number, config, e.proposal.point, e.state))
+    return events
+
+
+def read_events(study: Path) -> list[Event]:
+    """Read the epochs of a recorded search; those of a trial are spread over its time.
+
+    Args:
+        study: Its folder.
+    """
+    trials = pd.read_parquet(study / "trials.parquet").set_index("trial_number")
+    epochs = pd.read_parquet(study / "epochs.parquet")
+    begin = trials["started_at"].min()
+    events = []
+    for number, row in trials.iterrows():
+        times = epochs.loc[epochs["trial_number"] == number, "epoch_time_s"].cumsum().tolist()
+        start_s = (row["started_at"] - begin).total_seconds()
+        length_s = (row["ended_at"] - row["started_at"]).total_seconds()
+        point = row["point"] if isinstance(row["point"], str) else None
+        for epoch, time_s in enumerate(times, 1):
+            state = row["state"] if epoch == len(times) else RUNNING
+            at_s = start_s + time_s * length_s / times[-1]
+            events.append(Event(at_s, start_s, number, row["config"], point, state))
+    return sorted(events)
 
 
 def measure_errors(
-    name: str, curves: object, seed: int, trials: int, epochs: int, workers: int, noise: float
+    events: Sequence[Event], forecast: Forecast | None, trials: int, epochs: int
 ) -> dict[str, list[float]]:
-    """Measure the relative errors of one search: |estimate - time left| / time left.
+    """Measure the relative errors in one search: |estimate - time left| / time left.
 
     Args:
-        name: Space: ex2 or ex3.
-        curves: Its recorded curves.
-        seed: Random seed of the proposals.
+        events: Its epochs in the order in which they ended.
+        forecast: What was expected of it.
         trials: Number of trials.
-        epochs: Epochs of a trial.
-        workers: Number of workers.
-        noise: Not used; kept for the table's columns.
+        epochs: Epochs of a full trial.
 
     Returns:
-        Errors after each trial by the name of the rule.
+        Errors after each trial, by the name of the rule.
     """
-    request = parse_options(
-        {"space": name, "study": "none", "trials": trials, "epochs": epochs, "concurrent": workers}
-    )
-    rule = make_rule("asha", epochs, grace=choose_grace(epochs))
-    ended = list(
-        simulate_search(
-            Proposer(curves.space, "tpe", seed),
-            rule,
-            curves,
-            trials=trials,
-            epochs=epochs,
-            workers=workers,
-        )
-    )
-    end_s = ended[-1].at_s
-    rows: dict[int, dict] = {}
+    end_s = events[-1].at_s
+    rows: dict[int, dict[str, Any]] = {}
     last_s: dict[int, float] = {}
-    left = TimeLeft(trials, epochs, make_forecast(request))
+    left = TimeLeft(trials, epochs, forecast)
     errors: dict[str, list[float]] = {"now": [], "pace": []}
-    n_ended = 0
-    # A trial starts when its first epoch begins.
-    starts = {}
-    for e in ended:
-        starts.setdefault(
-            e.number, e.at_s - curves.get_curve(e.proposal.config, e.proposal.seed).epoch_s
-        )
-    for index, e in enumerate(ended):
-        for number, start_s in starts.items():
-            if start_s <= e.at_s and number not in rows:
-                first = next(x for x in ended if x.number == number)
+    firsts = {event.number: event for event in reversed(events)}
+    for index, event in enumerate(events):
+        for number, first in firsts.items():
+            if first.started_s <= event.at_s and number not in rows:
                 rows[number] = {
-                    "trial_number": number,
-                    "state": RUNNING,
-                    "attempt": 1,
-                    "reason": None,
-                    "epochs_run": 0,
-                    "wall_time_s": None,
-                    "point": first.proposal.point,
-                    "config": first.proposal.config.model_dump_json(),
+                    **{"trial_number": number, "state": RUNNING, "attempt": 1, "reason": None},
+                    **{"epochs_run": 0, "wall_time_s": None},
+                    **{"point": first.point, "config": first.config},
                 }
-                last_s[number] = start_s
-        row = rows[e.number]
-        row["wall_time_s"] = (row["wall_time_s"] or 0.0) + e.at_s - last_s[e.number]
+                last_s[number] = first.started_s
+        row = rows[event.number]
+        row["wall_time_s"] = (row["wall_time_s"] or 0.0) + event.at_s - last_s[event.number]
         row["epochs_run"] += 1
-        last_s[e.number] = e.at_s
-        row["state"] = e.state
-        if e.state == RUNNING:
+        row["state"] = event.state
+        last_s[event.number] = event.at_s
+        if event.state == RUNNING:
             continue
         left.end_trial(row, row["wall_time_s"])
-        n_ended += 1
-        rest_s = end_s - e.at_s
-        if n_ended < 3 or rest_s <= 0:
+        rest_s = end_s - event.at_s
+        if sum(row["state"] != RUNNING for row in rows.values()) < 3 or rest_s <= 0:
             continue
-        # The next trial starts at this moment; it is in `rows` from the next epoch on.
-        running = [r for r in rows.values() if r["state"] == RUNNING]
-        waited_s = {n: e.at_s - last_s[n] for n in rows}
+        known = [rows[number] for number in sorted(rows)]
+        running = [row for row in known if row["state"] == RUNNING]
+        waited_s = {number: event.at_s - seen_s for number, seen_s in last_s.items()}
         estimates = {
-            "now": left.estimate(list(rows.values()), running, waited_s),
-            "pace": estimate_time_left(list(rows.values()), trials, index + 1, e.at_s),
+            "now": left.estimate(known, running, waited_s),
+            "pace": estimate_time_left(known, trials, index + 1, event.at_s),
         }
         for rule_name, estimate in estimates.items():
             errors[rule_name].append(abs((estimate or 0.0) - rest_s) / rest_s)
     return errors
 
 
+def print_errors(name: str, found: Mapping[str, list[float]]) -> None:
+    """Print a line for each rule.
+
+    Args:
+        name: What was searched.
+        found: Errors by the name of the rule.
+    """
+    for rule_name, values in found.items():
+        ranked = sorted(values)
+        print(
+            f"{name:28} {rule_name}  median {statistics.median(ranked):5.2f}  "
+            f"90 % {ranked[int(0.9 * len(ranked))]:5.2f}  n {len(ranked)}",
+            flush=True,
+        )
+
+
+def expect(options: dict[str, Any]) -> Forecast | None:
+    """Make the forecast of a search.
+
+    Args:
+        options: The options of the search.
+    """
+    return make_forecast(parse_options({"study": "none", **options}))
+
+
 def main() -> None:
-    """Print a table of median errors."""
+    """Print the errors of recorded and simulated searches."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--trials", type=int, default=50)
     options = parser.parse_args()
-    print("space workers epochs trials  rule  median  90 %  first half  n")
-    for name in ("ex2", "ex3"):
-        curves = read_curves(
-            [resolve_place(CURVES / name), resolve_place(CURVES / f"{name}-seeds")]
+    for name, folder in (("frontier", "frontier"),):
+        study = RECORDED / folder
+        plan = json.loads((study / "study.json").read_text())["plan"]
+        forecast = expect(
+            {"space": name, "concurrent": 2} | {"trials": plan["trials"], "epochs": plan["epochs"]}
         )
+        found = measure_errors(read_events(study), forecast, plan["trials"], plan["epochs"])
+        print_errors(f"recorded {name}, 2 workers", found)
+    for name in ("ex2", "ex3"):
+        folders = [resolve_place(RECORDED / "curves" / f) for f in (name, f"{name}-seeds")]
+        curves = read_curves(folders)
         for workers in (2, 8):
-            found: dict[str, list[float]] = {"now": [], "pace": []}
-            early: dict[str, list[float]] = {"now": [], "pace": []}
+            forecast = expect(
+                {"space": name, "concurrent": workers}
+                | {"trials": options.trials, "epochs": curves.epochs}
+            )
+            found = {"now": [], "pace": []}
             for seed in range(options.seeds):
-                errors = measure_errors(
-                    name, curves, seed, options.trials, curves.epochs, workers, 0.0
-                )
+                events = simulate_events(curves, seed, options.trials, workers)
+                errors = measure_errors(events, forecast, options.trials, curves.epochs)
                 for rule_name, values in errors.items():
                     found[rule_name] += values
-                    early[rule_name] += values[: len(values) // 2]
-            for rule_name, values in found.items():
-                ranked = sorted(values)
-                print(
-                    f"{name} {workers:7} {curves.epochs:6} {options.trials:6}  {rule_name}  "
-                    f"{statistics.median(ranked):6.2f}  {ranked[int(0.9 * len(ranked))]:5.2f}  "
-                    f"{statistics.median(early[rule_name]):5.2f}  {len(ranked)}",
-                    flush=True,
-                )
+            print_errors(f"simulated {name}, {workers} workers", found)
 
 
 if __name__ == "__main__":

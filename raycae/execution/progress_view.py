@@ -111,7 +111,7 @@ def draw_lines(state: ProgressState, width: int, height: int, glyphs: Glyphs) ->
     workers = draw_running(state, running, width, room - len(top), glyphs)
     sections = [section for section in (head, top, workers, tail) if section]
     is_loose = sum(map(len, sections)) + len(sections) - 1 <= height
-    lines = []
+    lines: list[Text] = []
     for section in sections:
         lines += [Text(), *section] if is_loose and lines else section
     return lines[:height]

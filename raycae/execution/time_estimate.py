@@ -318,8 +318,7 @@ def make_forecast(request: SearchRequest) -> Forecast | None:
         for done in range(full)
     ]
     first = simulated[0].proposal.config
-    cost = statistics.fmean(costs.values()) if costs else compute_image_cost(first)
-    return Forecast(window, alive, cost)
+    return Forecast(window, alive, lengths, list(costs.values()) or [compute_image_cost(first)])
 
 
 def measure_unit(configs: Sequence[Config], threads: int) -> tuple[float, float]:

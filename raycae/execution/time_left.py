@@ -9,6 +9,7 @@ over the workers.
 from __future__ import annotations
 
 import heapq
+import random
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,14 +20,16 @@ from raycae.study.records import INTERRUPTED, RUNNING
 
 Row = Mapping[str, Any]
 """A trial, with the columns of `trials.parquet`."""
-COST_WEIGHT = 5
+COST_WEIGHT = 1
 """The expected cost of a sampled configuration counts as much as this many trials."""
 N_COSTS = 15
 """Only so many of the newest sampled configurations count, because a sampler learns."""
-EPOCHS_WEIGHT = 2
+EPOCHS_WEIGHT = 4
 """The simulated number of epochs counts as much as this many complete trials."""
 N_RATIOS = 9
 """The time beside the epochs is the median over this many trials that ended last."""
+N_DRAWS = 9
+"""The trials to come are drawn this many times; the estimate is the median."""
 MAX_RATIO = 3.0
 """A trial takes at most this many times as long as its epochs together."""
 
@@ -38,12 +41,14 @@ class Forecast(NamedTuple):
         epochs: Expected number of epochs of each trial, by its number; the last entry is for all
             further trials.
         alive: Expected number of epochs of a trial that has run e epochs and continues, by e.
-        cost: Mean cost of a sampled configuration, see `compute_image_cost`.
+        lengths: Numbers of epochs of simulated trials.
+        costs: Costs of sampled configurations, see `compute_image_cost`.
     """
 
     epochs: Sequence[float]
     alive: Sequence[float]
-    cost: float
+    lengths: Sequence[int]
+    costs: Sequence[float]
 
 
 class TimeLeft:
@@ -98,15 +103,41 @@ class TimeLeft:
             for row in running
         ]
         slots += [0.0] * (self._workers - len(slots))
-        heapq.heapify(slots)
         ended = [row for row in rows if row["state"] != RUNNING]
         n_begun = len(ended) + len(running)
-        trial_s = unit_s * self._expect_cost(rows)
         factor = self._compare_epochs(ended)
-        for number in range(n_begun, self._trials):
-            epochs = min(max(factor * self._expect_epochs(number, ended), 1.0), self._epochs)
-            heapq.heapreplace(slots, slots[0] + epochs * trial_s)
-        return max(slots)
+        expected = [
+            factor * self._expect_epochs(number, ended) for number in range(n_begun, self._trials)
+        ]
+        draw = random.Random(n_begun)
+        lengths, costs = self._list_lengths(ended), self._list_costs(rows, draw)
+        mean_length = statistics.fmean(lengths) or 1.0
+        durations_s = []
+        for _ in range(N_DRAWS if expected else 1):
+            busy_s = [*slots]
+            heapq.heapify(busy_s)
+            drawn_lengths = draw.choices(lengths, k=len(expected))
+            drawn_costs = draw.choices(costs, k=len(expected))
+            for mean, length, cost in zip(expected, drawn_lengths, drawn_costs, strict=True):
+                epochs = min(mean * length / mean_length, self._epochs)
+                heapq.heapreplace(busy_s, busy_s[0] + epochs * unit_s * cost)
+            durations_s.append(max(busy_s))
+        return statistics.median(durations_s)
+
+    def _list_lengths(self, ended: Sequence[Row]) -> list[int]:
+        """List typical numbers of epochs of trials."""
+        if self._forecast is not None:
+            return list(self._forecast.lengths)
+        return [row["epochs_run"] or 0 for row in ended] or [self._epochs]
+
+    def _list_costs(self, rows: Iterable[Row], draw: random.Random) -> list[float]:
+        """List typical costs of trials: of the newest ones, and expected ones."""
+        sampled = [self._get_cost(row) for row in rows if not row.get("point")][-N_COSTS:]
+        if self._forecast is None:
+            return sampled or [self._get_cost(row) for row in rows]
+        repeats = max(N_COSTS // max(len(sampled), 1), 1)
+        n_expected = COST_WEIGHT * repeats
+        return [*sampled * repeats, *draw.choices(self._forecast.costs, k=n_expected)]
 
     def _estimate_running(self, row: Row, unit_s: float, waited_s: float) -> float:
         """Estimate the seconds until a running trial ends."""
@@ -129,15 +160,6 @@ class TimeLeft:
             config = Config.model_validate_json(row["config"])
             self._costs[number] = compute_image_cost(config)
         return self._costs[number]
-
-    def _expect_cost(self, rows: Iterable[Row]) -> float:
-        """Return the expected cost of the trials to come."""
-        costs = [self._get_cost(row) for row in rows if not row.get("point")]
-        if self._forecast is None:
-            return statistics.fmean(costs or [self._get_cost(row) for row in rows])
-        costs = costs[-N_COSTS:]
-        expected = COST_WEIGHT * self._forecast.cost
-        return (expected + sum(costs)) / (COST_WEIGHT + len(costs))
 
     def _expect_epochs(self, number: int, ended: Sequence[Row]) -> float:
         """Return the expected number of epochs of a trial to come."""

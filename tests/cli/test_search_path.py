@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,14 @@ def test_a_search_says_what_it_will_do(
     assert ": 100 trials of up to 10 epochs on " in time
     assert time.endswith(" ms)")
     assert begins == "begins"
+
+
+def test_a_terminal_sees_a_line_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand: on a terminal the first line names what happens; a pipe and `--help` have no
+    such line."""
+    assert run("search", "no/such/folder")[2].startswith("raycae: ")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    first, second = run("search", "no/such/folder")[2].splitlines()
+    assert first == "Reading options and images, measuring a training step …"
+    assert second.startswith("raycae: ")
+    assert run("search", "--help")[2] == ""

@@ -215,9 +215,10 @@ def test_time_left_by_hand() -> None:
 
 def test_time_left_learns_the_time_beside_epochs_and_the_epochs() -> None:
     """Oracle: by hand. Trials take twice as long as their epochs. They were expected to run 2
-    epochs, and the ended one ran 4 of 4: (8 + 4) / (8 + 2) times as many, 2.4 epochs of 20 s."""
-    forecast = Forecast(epochs=[2.0] * 6, alive=[2.0, 3.0, 4.0, 4.0], cost=1.0)
+    epochs, and the ended one ran 4 of 4: with the weight of four trials of 4 epochs, (16 + 4) /
+    (16 + 2) times as many, 2.22 epochs of 20 s."""
+    forecast = Forecast([2.0] * 6, alive=[2.0, 3.0, 4.0, 4.0], lengths=[2], costs=[1.0])
     left = TimeLeft(3, 4, forecast)
     ended = make_row(0, COMPLETE, 4, 10.0)
     left.end_trial(ended, 80.0)
-    assert left.estimate([ended], [], {}) == pytest.approx(2 * 2.4 * 20)
+    assert left.estimate([ended], [], {}) == pytest.approx(2 * 2 * 20 / 18 * 20)
