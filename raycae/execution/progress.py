@@ -104,6 +104,15 @@ class Progress:
         """
         self.state.left = TimeLeft(self.state.trials, self.state.epochs, forecast)
 
+    def say(self, note: str) -> None:
+        """Show a note in the last line of the live view.
+
+        Args:
+            note: The line.
+        """
+        self.state.note = note
+        self._refresh()
+
     def begin_phase(self, phase: str) -> None:
         """Show what happens now apart from the trials; on a pipe a line is printed.
 
@@ -132,8 +141,7 @@ class Progress:
         if self._live is None and (is_new or now - self._step_printed_s >= COUNT_EVERY_S):
             self._print(text)
             self._step_printed_s = now
-        state.note = text
-        self._refresh()
+        self.say(text)
 
     def tick(self) -> None:
         """Print a line about the trials on a pipe if none was printed for `REPEAT_S` seconds.

@@ -89,7 +89,8 @@ class ProgressState:
             records: What the study knows after it.
         """
         self.records = records
-        now, kind, number = time.monotonic(), event["event"], event["trial_number"]
+        now, kind = time.monotonic(), event["event"]
+        number: Any = event.get("trial_number")
         if kind == "started":
             self._begun_s[number] = self._seen_s[number] = now
         elif kind == "epoch":

@@ -17,7 +17,7 @@ from raycae import data as sources
 from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution.interrupts import StopRequest, raise_interrupt
 from raycae.execution.progress_callback import ProgressCallback, add_callback
-from raycae.execution.ray_session import connect_ray, starts_own_ray
+from raycae.execution.ray_session import connect_ray, find_ray, require_ray_head, starts_own_ray
 from raycae.execution.resources import (
     Autoscaler,
     TrialSlots,
@@ -84,6 +84,8 @@ def run_search(
     counts = count_split_images(request)
     if request.database is not None:
         require_database(request.database)
+    if not starts_own_ray(request.address):
+        require_ray_head(find_ray(request.address))  # A message about it comes before other lines.
     for note in request.notes:
         print(note, flush=True)
     if request.plan.data == "cifar10" and (download := sources.describe_download()):
