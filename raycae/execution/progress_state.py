@@ -6,11 +6,12 @@ import heapq
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from raycae.execution.time_left import TimeLeft, list_running
+from raycae.optimization.frontier import find_frontier
 from raycae.provenance import count_cpus
 from raycae.study.ledger import Event
 from raycae.study.records import COMPLETE, PRUNED, RUNNING, Records
@@ -58,6 +59,8 @@ class ProgressState:
     best_curve: list[float] = field(default_factory=list)
     top: list[Row] = field(default_factory=list)
     n_front: int = 0
+    _ranked: Sequence[Row] = ()
+    """The Pareto front, or the best trials."""
     has_epochs: bool = False
     _started_s: float = field(default_factory=lambda: time.monotonic())
     _begun_s: dict[int, float] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class ProgressState:
         for row in list(records.trials.values()):
             if row["state"] != RUNNING:
                 self._add_to_curve(row)
-        self._rank()
+        self._rank(list(records.trials.values()))
 
     def apply(self, event: Event, records: Records) -> None:
         """Take over an event of the study.
@@ -100,12 +103,13 @@ class ProgressState:
         elif kind == "ended":
             row = records.trials[number]
             self._add_to_curve(row)
-            self._rank()
+            self._rank([*self._ranked, row])
             self._seen_s.pop(number, None)
             begun_s = self._begun_s.pop(number, None)
             if self.left is not None and begun_s is not None:
                 self.left.end_trial(row, now - begun_s)
-        self._left_at_s = float("-inf") if kind in ("epoch", "ended") else self._left_at_s
+        if self._left_s is None:
+            self._left_at_s = float("-inf")
 
     def _add_to_curve(self, row: Row) -> None:
         """Add a trial that ended to the curve of the lowest error."""
@@ -114,17 +118,24 @@ class ProgressState:
         if known:
             self.best_curve.append(min(known))
 
-    def _rank(self) -> None:
-        """Choose the trials of the table of the best ones."""
+    def _rank(self, rows: Sequence[Row]) -> None:
+        """Choose the trials of the table of the best ones.
+
+        Args:
+            rows: The trials that are compared. What fell out once never comes back, so after a
+                trial these are it and those of before.
+        """
         if self.is_frontier:
-            front = self.records.frontier()
-            n = min(len(front), N_TOP)
+            is_on_front = find_frontier(rows, self.records.cost)
+            front = [row for row in rows if is_on_front.get(row["trial_number"])]
+            self._ranked = sorted(front, key=lambda row: row[self.records.cost])
             self.n_front = len(front)
-            self.top = [front[i * (len(front) - 1) // max(n - 1, 1)] for i in range(n)]
+            n = min(len(front), N_TOP)
+            self.top = [self._ranked[i * (len(front) - 1) // max(n - 1, 1)] for i in range(n)]
             return
-        rows = self.records.trials.values()
         scored = [r for r in rows if r["state"] in (COMPLETE, PRUNED) and r["val_mse"] is not None]
         self.top = heapq.nsmallest(N_TOP, scored, lambda r: (r["val_mse"], r["trial_number"]))
+        self._ranked = self.top
 
     def list_running(self) -> list[Row]:
         """List the trials that a worker trains now."""
@@ -151,7 +162,8 @@ class ProgressState:
         """
         now = time.monotonic()
         if self.left is not None and now - self._left_at_s >= LEFT_EVERY_S:
-            rows = list(self.records.trials.values())
+            # The main thread may be adding a trial, whose columns are empty at first.
+            rows = [row for row in list(self.records.trials.values()) if row["state"]]
             waited_s = {number: now - seen_s for number, seen_s in list(self._seen_s.items())}
             self._left_s = self.left.estimate(rows, self.list_running(), waited_s)
             self._left_at_s = now

@@ -25,6 +25,7 @@ from raycae.execution.search_request import LEARNING_SAMPLERS, SearchRequest
 from raycae.execution.simulator import Curve, Epoch, simulate_search
 from raycae.execution.time_left import Forecast
 from raycae.formatting import format_count
+from raycae.model.architecture import build_architecture
 from raycae.optimization.frontier import Strata
 from raycae.optimization.proposer import Proposal
 from raycae.provenance import count_cpus
@@ -52,6 +53,11 @@ N_MEASURED = 3
 """Number of configurations whose training steps are measured."""
 MEASURED_S = 0.3
 """Seconds for which the training steps of a configuration are measured, after the first step."""
+MEASURED_FLOPS = 2e9
+"""Largest number of FLOPs of a measured forward pass. Of a larger minibatch a part is measured: the
+whole may need more memory than the driver has."""
+DRAW_S = 2.0
+"""Seconds after which no more proposals are drawn for simulations."""
 
 
 class Estimate(NamedTuple):
@@ -153,11 +159,15 @@ def estimate_search(request: SearchRequest, counts: Sequence[int]) -> Estimate:
 
     if request.resources["gpus"] != 0 and torch.cuda.is_available():
         return Estimate(None, "on GPUs the time left is shown after the first epochs")
-    configs, n_trials = list_first_configs(request), request.plan.trials
+    stand_ins, n_trials = StandIns(request), request.plan.trials
+    configs = stand_ins.list_first_configs()
     if not configs:
         return Estimate(None, "nothing is proposed")
-    unit_s, step_s = measure_unit(configs, request.resources["cpus"])
-    training_s = simulate_duration(request, unit_s, counts)
+    try:
+        unit_s, step_s = measure_unit(configs, request.resources["cpus"])
+    except (RuntimeError, MemoryError):
+        return Estimate(None, "a training step could not be measured here")
+    training_s = simulate_duration(request, stand_ins, unit_s, counts)
     mean_cost = statistics.fmean(map(compute_image_cost, configs))
     evaluation_s = min(n_trials, N_EVALUATED) * counts[2] * unit_s * mean_cost * TEST_SHARE
     pca_s = PCA_S * (1 + any(config.linear_path == "pca" for config in configs))
@@ -202,37 +212,65 @@ def count_workers(request: SearchRequest) -> int:
     return min(request.resources["concurrent"] or fitting, max(request.plan.trials, 1))
 
 
-def list_first_configs(request: SearchRequest) -> list[Config]:
-    """List the configurations of the first trials, the sampled ones drawn at random.
+class StandIns:
+    """Proposals that stand for those of a search: random ones in place of those that learn.
+
+    They are drawn once and serve all simulations. After `DRAW_S` seconds, or if no random
+    configuration meets the constraints, the drawn ones come again.
 
     Args:
         request: What the search will do.
     """
-    proposer = make_stand_in_proposer(request)
-    configs = []
-    for number in range(min(request.plan.trials, 12)):
-        if proposal := proposer.propose(number):
-            configs.append(proposal.config)
-    return configs
+
+    def __init__(self, request: SearchRequest) -> None:
+        plan = request.plan
+        sampler = "random" if plan.sampler in LEARNING_SAMPLERS else plan.sampler
+        stand_in = replace(plan, sampler=sampler, objective="val_mse")
+        self._proposer = make_proposer(stand_in, request.space, None, None)
+        self._n_trials = plan.trials
+        self._drawn: list[Proposal] = []
+        self._until_s = time.monotonic() + DRAW_S
+
+    def list_first_configs(self) -> list[Config]:
+        """List the configurations of the first trials."""
+        proposals = [self.propose(number) for number in range(min(self._n_trials, 12))]
+        return [proposal.config for proposal in proposals if proposal]
+
+    def propose(self, number: int) -> Proposal | None:
+        """Propose what trial `number` runs.
+
+        Args:
+            number: The trial, not more than one beyond those proposed so far.
+
+        Returns:
+            None if there is nothing to run now.
+        """
+        if number == len(self._drawn) and time.monotonic() < self._until_s:
+            try:
+                if proposal := self._proposer.propose(number):
+                    self._drawn.append(proposal)
+                return proposal
+            except InputError:  # Too few random configurations meet the constraints.
+                self._until_s = 0.0
+        return self._drawn[number % len(self._drawn)] if self._drawn else None
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Report the error of trial `number` after an epoch."""
+
+    def tell(self, number: int, state: str, value: float | None) -> None:
+        """Report how trial `number` ended, which some samplers wait for."""
+        if number < len(self._drawn):
+            self._proposer.tell(number, state, value)
 
 
-def make_stand_in_proposer(request: SearchRequest) -> Any:
-    """Make a proposer that needs no results: random proposals instead of those that learn.
-
-    Args:
-        request: What the search will do.
-    """
-    plan = request.plan
-    sampler = "random" if plan.sampler in LEARNING_SAMPLERS else plan.sampler
-    plan = replace(plan, sampler=sampler, objective="val_mse")
-    return make_proposer(plan, request.space, None, None)
-
-
-def simulate_duration(request: SearchRequest, unit_s: float, counts: Sequence[int]) -> float:
+def simulate_duration(
+    request: SearchRequest, stand_ins: StandIns, unit_s: float, counts: Sequence[int]
+) -> float:
     """Simulate the training of all trials.
 
     Args:
         request: What the search will do.
+        stand_ins: What is trained.
         unit_s: Seconds per image and unit of `compute_image_cost`, of one trial alone.
         counts: Number of training, validation and test images.
 
@@ -251,16 +289,20 @@ def simulate_duration(request: SearchRequest, unit_s: float, counts: Sequence[in
         unit_s * (SHARED if is_full else 1.0),
     )
     n_simulated = min(plan.trials, MAX_SIMULATED)
-    epochs = simulate_trials(request, curves, min(workers, n_simulated))
+    epochs = simulate_trials(request, stand_ins, curves, min(workers, n_simulated))
     duration_s = max((epoch.at_s for epoch in epochs), default=0.0)
-    return duration_s * plan.trials / n_simulated
+    is_cut = len({epoch.number for epoch in epochs}) == n_simulated
+    return duration_s * (plan.trials / n_simulated if is_cut else 1.0)
 
 
-def simulate_trials(request: SearchRequest, curves: EstimatedCurves, workers: int) -> list[Epoch]:
+def simulate_trials(
+    request: SearchRequest, stand_ins: StandIns, curves: EstimatedCurves, workers: int
+) -> list[Epoch]:
     """Simulate at most `MAX_SIMULATED` trials of a search.
 
     Args:
         request: What the search will do.
+        stand_ins: What is trained.
         curves: The learning curves.
         workers: Number of trials that run at the same time.
 
@@ -276,7 +318,7 @@ def simulate_trials(request: SearchRequest, curves: EstimatedCurves, workers: in
 
     return list(
         simulate_search(
-            make_stand_in_proposer(request),
+            stand_ins,
             make_stopping_rule(plan, strata),
             curves,
             trials=min(plan.trials, MAX_SIMULATED),
@@ -296,12 +338,12 @@ def make_forecast(request: SearchRequest) -> Forecast | None:
     Returns:
         What is expected; None if nothing is proposed.
     """
-    full = request.plan.epochs
+    full, stand_ins = request.plan.epochs, StandIns(request)
     totals: list[Counter[int]] = []
     costs: dict[int, float] = {}
     for seed in range(N_FORECASTS):
         curves = EstimatedCurves(full, 1.0, 1.0, np.random.default_rng(seed))
-        simulated = simulate_trials(request, curves, count_workers(request))
+        simulated = simulate_trials(request, stand_ins, curves, count_workers(request))
         totals.append(Counter(epoch.number for epoch in simulated))
         for epoch in simulated:
             if epoch.proposal.point is None and epoch.number not in costs:
@@ -357,14 +399,16 @@ def measure_step(config: Config) -> float:
         config: The configuration.
 
     Returns:
-        The least duration of a step in seconds, after one step that does not count.
+        The median duration of a step in seconds, after one step that does not count.
     """
     import torch
 
     from raycae.training.device import put_on_device
     from raycae.training.trainer import Training
 
-    size, n = config.image_size, config.batch_size
+    size = config.image_size
+    affordable = int(MEASURED_FLOPS / build_architecture(config).flops)
+    n = min(config.batch_size, max(affordable, 2))
     pixels = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
     labels = np.zeros(n, np.int64) if config.classes else None
     images = put_on_device(pixels, torch.device("cpu"), labels)
@@ -379,4 +423,4 @@ def measure_step(config: Config) -> float:
         started_s = time.perf_counter()
         training._train()
         durations_s.append(time.perf_counter() - started_s)
-    return statistics.median(durations_s)
+    return statistics.median(durations_s) * config.batch_size / n

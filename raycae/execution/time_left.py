@@ -28,6 +28,8 @@ EPOCHS_WEIGHT = 4
 """The simulated number of epochs counts as much as this many complete trials."""
 N_RATIOS = 9
 """The time beside the epochs is the median over this many trials that ended last."""
+MAX_TO_COME = 300
+"""Only so many of the trials to come are drawn; the others take as long on average."""
 N_DRAWS = 9
 """The trials to come are drawn this many times; the estimate is the median."""
 MAX_RATIO = 3.0
@@ -105,10 +107,8 @@ class TimeLeft:
         slots += [0.0] * (self._workers - len(slots))
         ended = [row for row in rows if row["state"] != RUNNING]
         n_begun = len(ended) + len(running)
-        factor = self._compare_epochs(ended)
-        expected = [
-            factor * self._expect_epochs(number, ended) for number in range(n_begun, self._trials)
-        ]
+        n_to_come = max(self._trials - n_begun, 0)
+        expected = self._list_expected(n_begun, min(n_to_come, MAX_TO_COME), ended)
         draw = random.Random(n_begun)
         lengths, costs = self._list_lengths(ended), self._list_costs(rows, draw)
         mean_length = statistics.fmean(lengths) or 1.0
@@ -118,10 +118,13 @@ class TimeLeft:
             heapq.heapify(busy_s)
             drawn_lengths = draw.choices(lengths, k=len(expected))
             drawn_costs = draw.choices(costs, k=len(expected))
+            drawn_s = 0.0
             for mean, length, cost in zip(expected, drawn_lengths, drawn_costs, strict=True):
-                epochs = min(mean * length / mean_length, self._epochs)
-                heapq.heapreplace(busy_s, busy_s[0] + epochs * unit_s * cost)
-            durations_s.append(max(busy_s))
+                trial_s = min(mean * length / mean_length, self._epochs) * unit_s * cost
+                heapq.heapreplace(busy_s, busy_s[0] + trial_s)
+                drawn_s += trial_s
+            further_s = drawn_s * (n_to_come / len(expected) - 1) if expected else 0.0
+            durations_s.append(max(busy_s) + further_s / self._workers)
         return statistics.median(durations_s)
 
     def _list_lengths(self, ended: Sequence[Row]) -> list[int]:
@@ -141,7 +144,8 @@ class TimeLeft:
 
     def _estimate_running(self, row: Row, unit_s: float, waited_s: float) -> float:
         """Estimate the seconds until a running trial ends."""
-        done = row["epochs_run"] or 0
+        # An epoch that another thread records just now may have no duration yet.
+        done = row["epochs_run"] if row["wall_time_s"] else 0
         expected_s = unit_s * self._get_cost(row)
         if done and self._ratios:
             expected_s = statistics.median(self._ratios) * row["wall_time_s"] / done
@@ -161,22 +165,25 @@ class TimeLeft:
             self._costs[number] = compute_image_cost(config)
         return self._costs[number]
 
-    def _expect_epochs(self, number: int, ended: Sequence[Row]) -> float:
-        """Return the expected number of epochs of a trial to come."""
+    def _list_expected(self, first: int, n: int, ended: Sequence[Row]) -> list[float]:
+        """List the expected numbers of epochs of `n` trials to come, from number `first` on."""
         if self._forecast is not None:
-            return self._forecast.epochs[min(number, len(self._forecast.epochs) - 1)]
-        if not ended:
-            return self._epochs
-        return statistics.fmean(row["epochs_run"] or 0 for row in ended)
+            factor = self._compare_epochs(self._forecast, ended)
+            return [factor * get_expected(self._forecast, first + i) for i in range(n)]
+        lengths = [row["epochs_run"] or 0 for row in ended] or [self._epochs]
+        return [statistics.fmean(lengths)] * n
 
-    def _compare_epochs(self, ended: Sequence[Row]) -> float:
+    def _compare_epochs(self, forecast: Forecast, ended: Sequence[Row]) -> float:
         """Return how many epochs trials run, as a multiple of what was expected."""
-        if self._forecast is None:
-            return 1.0
         prior = EPOCHS_WEIGHT * self._epochs
         observed = prior + sum(row["epochs_run"] or 0 for row in ended)
-        numbers = (row["trial_number"] for row in ended)
-        return observed / (prior + sum(self._expect_epochs(number, ended) for number in numbers))
+        expected = sum(get_expected(forecast, row["trial_number"]) for row in ended)
+        return observed / (prior + expected)
+
+
+def get_expected(forecast: Forecast, number: int) -> float:
+    """Return the expected number of epochs of trial `number`."""
+    return forecast.epochs[min(number, len(forecast.epochs) - 1)]
 
 
 def estimate_time_left(

@@ -15,6 +15,7 @@ from rich.text import Text
 from syrupy.assertion import SnapshotAssertion
 
 from raycae.execution.progress import Progress
+from raycae.execution.progress_state import ProgressState
 from raycae.execution.progress_view import ASCII, BLOCKS, draw_curve, draw_lines
 from raycae.execution.time_left import Forecast, TimeLeft
 from raycae.space import loading
@@ -222,3 +223,38 @@ def test_time_left_learns_the_time_beside_epochs_and_the_epochs() -> None:
     ended = make_row(0, COMPLETE, 4, 10.0)
     left.end_trial(ended, 80.0)
     assert left.estimate([ended], [], {}) == pytest.approx(2 * 2 * 20 / 18 * 20)
+
+
+def test_time_left_of_many_trials() -> None:
+    """Oracle: proportion. Of 30,000 trials to come only some are drawn; two workers need 15,000
+    times 4 epochs of 10 s."""
+    left = TimeLeft(30_002, 4)
+    running = [make_row(1, RUNNING, 4, 10.0), make_row(2, RUNNING, 4, 10.0)]
+    rows = [make_row(0, COMPLETE, 4, 10.0), *running]
+    assert left.estimate(rows, running, {}) == pytest.approx(600_000, rel=0.01)
+
+
+def test_half_a_row() -> None:
+    """Oracle: by hand. The main thread has counted the first epoch of a trial and not noted its
+    duration yet: it counts as one that has run none."""
+    left = TimeLeft(2, 4)
+    half = {**make_row(1, RUNNING, 1, 10.0), "wall_time_s": None}
+    assert left.estimate([make_row(0, COMPLETE, 4, 10.0), half], [half], {}) == pytest.approx(40)
+
+
+@pytest.mark.parametrize("is_frontier", [False, True])
+def test_the_best_trials(is_frontier: bool) -> None:
+    """Oracle: those chosen from all trials at once. After every trial that ends, only it and those
+    chosen before are compared."""
+    draw = random.Random(0)
+    records = Records("s", cost="latent_size")
+    state = ProgressState(200, 1, is_frontier=is_frontier)
+    for number in range(200):
+        row = {"trial_number": number, "state": draw.choice([COMPLETE, PRUNED, FAIL])}
+        row |= {"val_mse": draw.random(), "latent_size": draw.randrange(1, 60)}
+        row |= {"wall_time_s": 1.0, "epochs_run": 1}
+        records.trials[number] = row
+        state.apply({"event": "ended", "trial_number": number}, records)
+        whole = ProgressState(200, 1, is_frontier=is_frontier)
+        whole.load_records(records)
+        assert (state.top, state.n_front) == (whole.top, whole.n_front)

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import run_trial
 
+from raycae.config import Config, resolve
+from raycae.errors import InputError
 from raycae.execution import time_estimate
 from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.execution.time_estimate import (
     TEST_SHARE,
     Estimate,
+    StandIns,
     compute_image_cost,
     estimate_resumed,
     format_rough_duration,
     format_time_estimate,
-    list_first_configs,
+    make_forecast,
     measure_unit,
     simulate_duration,
 )
+from raycae.model.architecture import build_architecture
+from raycae.optimization.proposer import Proposal, Proposer
 from raycae.study.study import Study
+from raycae.training.trainer import Training
 
 
 @pytest.fixture
@@ -39,14 +46,19 @@ def request_(tmp_path: Path, space_file: Path) -> SearchRequest:
     )
 
 
+def simulate(request: SearchRequest, unit_s: float, counts: tuple[int, int, int]) -> float:
+    """Simulate the training of a search."""
+    return simulate_duration(request, StandIns(request), unit_s, counts)
+
+
 def test_simulated_duration_without_early_stopping(
     request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: the sum over trials, by hand: one worker on one of two cores does all of it."""
     monkeypatch.setattr(time_estimate, "count_cpus", lambda: 2)
-    cost = sum(map(compute_image_cost, list_first_configs(request_)))
+    cost = sum(map(compute_image_cost, StandIns(request_).list_first_configs()))
     expected = 3 * (1000 + TEST_SHARE * 100) * 1e-3 * cost
-    assert simulate_duration(request_, 1e-3, (1000, 100, 100)) == pytest.approx(expected)
+    assert simulate(request_, 1e-3, (1000, 100, 100)) == pytest.approx(expected)
 
 
 def test_early_stopping_and_workers_shorten_it(request_: SearchRequest) -> None:
@@ -55,7 +67,7 @@ def test_early_stopping_and_workers_shorten_it(request_: SearchRequest) -> None:
     plan = replace(request_.plan, trials=60, epochs=9, sampler="random")
     alone = replace(request_, plan=plan)
     stopped = replace(alone, plan=replace(plan, scheduler="asha"))
-    assert simulate_duration(stopped, 1e-3, counts) < simulate_duration(alone, 1e-3, counts) / 2
+    assert simulate(stopped, 1e-3, counts) < simulate(alone, 1e-3, counts) / 2
 
 
 def test_a_long_search_is_scaled(request_: SearchRequest) -> None:
@@ -65,8 +77,62 @@ def test_a_long_search_is_scaled(request_: SearchRequest) -> None:
         replace(request_, plan=replace(request_.plan, trials=n, sampler="random"))
         for n in (time_estimate.MAX_SIMULATED, 3 * time_estimate.MAX_SIMULATED)
     ]
-    first, second = (simulate_duration(long, 1e-3, counts) for long in longs)
+    first, second = (simulate(long, 1e-3, counts) for long in longs)
     assert second == pytest.approx(3 * first)
+
+
+def test_a_space_that_runs_out_is_not_scaled(tmp_path: Path, space_file: Path) -> None:
+    """Oracle: a grid of four configurations takes as long with a thousand trials as with four."""
+    space_file.write_text(
+        "task: reconstruct\ndata: photos\nbudget: {trials: 4, epochs: 2, limit: 100}\nparams:\n"
+        "  latent_channels: {type: categorical, choices: [2, 3, 4, 5]}\n"
+    )
+    given = {"space": space_file, "results": tmp_path, "sampler": "grid", "scheduler": "none"}
+    few, many = (parse_options({**given, "study": f"s{n}", "trials": n}) for n in (4, 1000))
+    counts = (1000, 100, 100)
+    assert simulate(many, 1e-3, counts) == pytest.approx(simulate(few, 1e-3, counts))
+
+
+def test_a_constraint_that_random_configurations_miss(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: where the third proposal finds nothing allowed, or time is up, the first two come
+    again, and there is an estimate; a search is not refused for it."""
+
+    def propose(proposer: Proposer, number: int) -> Proposal | None:
+        if number == 2:
+            raise InputError("none of 1000 proposals meets the constraints")
+        return own(proposer, number)
+
+    own = Proposer.propose
+    monkeypatch.setattr(Proposer, "propose", propose)
+    stand_ins = StandIns(request_)
+    first = [stand_ins.propose(number) for number in range(5)]
+    assert first[2:] == [first[0], first[1], first[0]]
+    assert simulate_duration(request_, stand_ins, 1e-3, (1000, 100, 100)) > 0
+    monkeypatch.setattr(time_estimate, "DRAW_S", 0.0)
+    assert StandIns(request_).propose(0) is None
+    assert make_forecast(request_) is None
+
+
+def test_a_large_minibatch_is_measured_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the number of images that a training gets, and proportion: no more FLOPs than the
+    limit, at least two images for batch norm."""
+    seen: list[int] = []
+
+    class Counted(Training):
+        def __init__(self, config: Config, images: Any, *rest: Any, **more: Any) -> None:
+            super().__init__(config, images, *rest, **more)
+            seen.append(len(images))
+
+    monkeypatch.setattr("raycae.training.trainer.Training", Counted)
+    monkeypatch.setattr(time_estimate, "MEASURED_S", 0.0)
+    config = resolve({"batch_size": 64, "norm": "batch"})
+    flops = build_architecture(config).flops
+    for limit, n in ((flops * 100, 64), (flops * 10.5, 10), (flops / 2, 2)):
+        monkeypatch.setattr(time_estimate, "MEASURED_FLOPS", limit)
+        assert time_estimate.measure_step(config) > 0
+        assert seen[-1] == n
 
 
 def test_every_sampler_and_objective(tmp_path: Path) -> None:
@@ -82,14 +148,14 @@ def test_every_sampler_and_objective(tmp_path: Path) -> None:
         )
     ):
         request = parse_options({"results": tmp_path, "study": f"s{number}", **options})
-        assert simulate_duration(request, 1e-6, (1000, 100, 100)) > 0
+        assert simulate(request, 1e-6, (1000, 100, 100)) > 0
 
 
 def test_measuring_leaves_torch_as_it_was(request_: SearchRequest) -> None:
     """Oracle: torch's own state before: threads, random numbers, denormals."""
     torch.set_num_threads(2)
     state = torch.get_rng_state()
-    unit_s, step_s = measure_unit(list_first_configs(request_), threads=1)
+    unit_s, step_s = measure_unit(StandIns(request_).list_first_configs(), threads=1)
     assert min(unit_s, step_s) > 0
     assert torch.get_num_threads() == 2
     assert torch.equal(torch.get_rng_state(), state)
