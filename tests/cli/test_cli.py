@@ -319,7 +319,7 @@ def test_evaluate_and_report(run: Run, trained: Path) -> None:
     assert Path(out.strip()) == folder / "report.html"
     assert err == f"{found}\n"
     assert (pd.read_parquet(folder / "baselines.parquet")["test_mse"].notna()).all()
-    assert "data:image/png;base64" in (folder / "report.html").read_text()
+    assert "data:image/webp;base64" in (folder / "report.html").read_text()
 
 
 def test_a_report_of_images_that_are_gone(run: Run, trained: Path) -> None:
