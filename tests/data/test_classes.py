@@ -323,4 +323,4 @@ def test_a_search_from_command_to_test_error(
     for error in ("val_mse", "test_mse"):
         assert trials.loc["told", error] < 0.001
         assert trials.loc["base", error] > 0.008
-    assert "data:image/png;base64" in (tmp_path / "r" / "toy" / "report.html").read_text()
+    assert "data:image/webp;base64" in (tmp_path / "r" / "toy" / "report.html").read_text()
