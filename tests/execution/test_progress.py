@@ -222,3 +222,27 @@ def test_time_left_learns_the_time_beside_epochs_and_the_epochs() -> None:
     ended = make_row(0, COMPLETE, 4, 10.0)
     left.end_trial(ended, 80.0)
     assert left.estimate([ended], [], {}) == pytest.approx(2 * 2 * 20 / 18 * 20)
+
+
+def test_workers_start_only_where_trials_need_them() -> None:
+    """Oracle: by hand: a resumed search has only interrupted and evaluated trials to record; a
+    search that creates a trial does start workers."""
+    progress = Progress(2, EPOCHS, console=Console(file=io.StringIO()))
+    records = Records("s", 100)
+    config = next(iter(loading.load_space("demo").points.values())).to_json()
+    notes = {}
+    for event in (
+        {"event": "created", "point": None, "params": "{}", "config": config, "seed": 0},
+        {"event": "started"},
+        {"event": "interrupted"},
+        {"event": "evaluated", "test_mse": 0.01},
+    ):
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        attempt = int(event["event"] != "created")
+        event = {"at": at, "trial_number": 0, "attempt": attempt, **event}
+        records.apply(event)
+        progress.listen(event, records)
+        notes[event["event"]] = progress.state.note
+    assert notes["created"] == "Starting workers …"
+    assert notes["started"] == "Training the first epochs …"
+    assert notes["interrupted"] == notes["evaluated"] == ""
