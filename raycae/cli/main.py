@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from raycae.cli.terminal import configure_output, require_current_folder, show_phase
+from raycae.cli.terminal import configure_output, require_current_folder
 from raycae.errors import exit_silently_on_interrupt, exit_with_message
 
 
@@ -26,24 +26,19 @@ class Command(NamedTuple):
         function: Function in it.
         summary: The first sentence of its docstring.
         settings: Settings of its Click context.
-        phase: What it does first, shown on a terminal before its modules are imported.
     """
 
     module: str
     function: str
     summary: str
     settings: dict[str, Any] = {}  # noqa: RUF012 - nothing changes it
-    phase: str = ""
 
 
-PREPARING = "Reading options and images, measuring a training step"
-"""What a search does before its live view starts."""
 COMMANDS = {
     "demo": Command(
         "demo",
         "run_demo",
         "Search on photographs that ship with raycae; no download.",
-        phase=PREPARING,
     ),
     "spaces": Command(
         "spaces",
@@ -59,7 +54,6 @@ COMMANDS = {
         "search",
         "search",
         "Search a space: Optuna proposes, Ray trains, results go into Parquet and a report.",
-        phase=PREPARING,
     ),
     "trial": Command(
         "trial",
@@ -200,8 +194,6 @@ class LazyGroup(TyperGroup):
         """
         name, _, rest = super().resolve_command(ctx, args)
         assert name is not None
-        if COMMANDS[name].phase and not {"-h", "--help"} & {*args}:
-            show_phase(COMMANDS[name].phase)
         return name, load_command(name), rest
 
 

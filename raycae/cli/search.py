@@ -13,6 +13,7 @@ from raycae.cli.terminal import (
     configure_output,
     exit_on_interrupt,
     require_current_folder,
+    show_phase,
 )
 from raycae.errors import InputError, exit_with_message
 from raycae.execution.search_options import OPTIONS
@@ -39,6 +40,7 @@ def search(path: str | None = None, **options: Any) -> None:
 
     Example: raycae search --space ex3 --trials 50 --epochs 10
     """
+    show_phase("Preparing the search")  # The imports below take seconds.
     if path is not None:
         from raycae.data.sources import parse_source
 

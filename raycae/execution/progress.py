@@ -21,6 +21,9 @@ from raycae.study.records import Records
 
 STARTING = "Starting"
 """The phase until another one is named."""
+TRAINING_EVENTS = ("created", "started", "lost", "ended")
+"""Before the first epoch, a note about workers follows these events. Others also occur in a resumed
+search with nothing to train."""
 REPEAT_S = 60.0
 """On a pipe, a note about waiting is printed again after this many seconds, and so is a line about
 the trials if nothing else was printed."""
@@ -201,7 +204,7 @@ class Progress:
         self.state.note = ""
         if event["event"] != "evaluated":  # A step after the trials records these.
             self.state.phase = ""
-        if not self.state.has_epochs:
+        if event["event"] in TRAINING_EVENTS and not self.state.has_epochs:
             is_training = bool(self.state.list_running())
             self.state.note = "Training the first epochs …" if is_training else "Starting workers …"
         if event["event"] == "lost":

@@ -7,10 +7,15 @@ the time of a proposal from 200 trials.
 
 from __future__ import annotations
 
-from optuna.samplers._tpe import _truncnorm
-from scipy.special import log_ndtr
+from contextlib import suppress
 
 
 def apply_optuna_patches() -> None:
     """Let Optuna's TPE compute with SciPy; the values agree to 1e-7 of their size."""
-    _truncnorm._log_ndtr = log_ndtr
+    # An Optuna that has moved or renamed the function works without the patch, only more slowly.
+    with suppress(ImportError, AttributeError):
+        from optuna.samplers._tpe import _truncnorm
+        from scipy.special import log_ndtr
+
+        if callable(_truncnorm._log_ndtr):
+            _truncnorm._log_ndtr = log_ndtr

@@ -22,8 +22,6 @@ from raycae.optimization.sampler import TRIES, Candidate, Proposal, Sampler, Sam
 from raycae.space.parameters import Value
 from raycae.space.space import Space
 
-apply_optuna_patches()
-
 PATIENCE = 50
 """Number of draws for one trial that use the sampler's model; later draws are random."""
 
@@ -92,7 +90,9 @@ class DrawingSampler(Sampler):
     ) -> Iterator[Candidate]:
         """Yield `TRIES` draws; the parameters in `network` are given, the others are drawn."""
         study = optuna.create_study(directions=get_directions(history.cost))
-        study.add_trials(map(SharedFrozenTrial, self.select_trials(history)))
+        if selected := self.select_trials(history):
+            apply_optuna_patches()  # Not before: a preview needs no SciPy.
+            study.add_trials(map(SharedFrozenTrial, selected))
         for attempt in range(TRIES):
             sequence = np.random.SeedSequence([self.setup.seed, number, attempt])
             seed = int(sequence.generate_state(1)[0])

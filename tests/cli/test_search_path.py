@@ -78,11 +78,28 @@ def test_a_search_says_what_it_will_do(
 
 
 def test_a_terminal_sees_a_line_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: by hand: on a terminal the first line names what happens; a pipe and `--help` have no
-    such line."""
+    """Oracle: by hand: on a terminal the first line says that the search is prepared; a pipe,
+    `--help` and wrong usage have no such line."""
     assert run("search", "no/such/folder")[2].startswith("raycae: ")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     first, second = run("search", "no/such/folder")[2].splitlines()
-    assert first == "Reading options and images, measuring a training step …"
+    assert first == "Preparing the search …"
     assert second.startswith("raycae: ")
     assert run("search", "--help")[2] == ""
+    code, _, err = run("search", "--typo")
+    assert code == 2
+    assert "Preparing" not in err
+
+
+def test_completion_prints_nothing_into_the_prompt(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: Click's protocol for Bash: the completions on standard output, and nothing else."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    # Click makes the variable's name from the program's, which is not pytest's for a user.
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)
+    monkeypatch.setenv("_RAYCAE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "raycae search --tri")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    _, out, err = run()
+    assert (out.split(), err) == (["--trials"], "")

@@ -258,3 +258,27 @@ def test_the_best_trials(is_frontier: bool) -> None:
         whole = ProgressState(200, 1, is_frontier=is_frontier)
         whole.load_records(records)
         assert (state.top, state.n_front) == (whole.top, whole.n_front)
+
+
+def test_workers_start_only_where_trials_need_them() -> None:
+    """Oracle: by hand: a resumed search has only interrupted and evaluated trials to record; a
+    search that creates a trial does start workers."""
+    progress = Progress(2, EPOCHS, console=Console(file=io.StringIO()))
+    records = Records("s", 100)
+    config = next(iter(loading.load_space("demo").points.values())).to_json()
+    notes = {}
+    for event in (
+        {"event": "created", "point": None, "params": "{}", "config": config, "seed": 0},
+        {"event": "started"},
+        {"event": "interrupted"},
+        {"event": "evaluated", "test_mse": 0.01},
+    ):
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        attempt = int(event["event"] != "created")
+        event = {"at": at, "trial_number": 0, "attempt": attempt, **event}
+        records.apply(event)
+        progress.listen(event, records)
+        notes[event["event"]] = progress.state.note
+    assert notes["created"] == "Starting workers …"
+    assert notes["started"] == "Training the first epochs …"
+    assert notes["interrupted"] == notes["evaluated"] == ""

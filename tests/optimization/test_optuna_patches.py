@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from optuna.samplers._tpe import _truncnorm
 from scipy.special import log_ndtr
 
+from raycae.optimization import samplers
 from raycae.optimization.optuna_patches import apply_optuna_patches
 from raycae.optimization.proposer import Proposer
 from raycae.space import loading
@@ -48,6 +51,7 @@ def test_the_proposals_are_optunas(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(numbers)
         return OPTUNAS(numbers).astype(float)
 
+    monkeypatch.setattr(samplers, "apply_optuna_patches", lambda: None)
     monkeypatch.setattr(_truncnorm, "_log_ndtr", own)
     for own_params, params in zip(propose(), patched, strict=True):
         assert own_params.keys() == params.keys()
@@ -55,3 +59,14 @@ def test_the_proposals_are_optunas(monkeypatch: pytest.MonkeyPatch) -> None:
             expected = pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
             assert own_params[name] == expected
     assert calls
+
+
+def test_a_search_works_without_optunas_private_module() -> None:
+    """Oracle: `samplers`, which every search imports, is imported although Optuna has moved the
+    module, which `None` in `sys.modules` stands for."""
+    code = (
+        "import sys, optuna; sys.modules['optuna.samplers._tpe._truncnorm'] = None; "
+        "del optuna.samplers._tpe._truncnorm; import raycae.optimization.samplers"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

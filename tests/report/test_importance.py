@@ -422,6 +422,22 @@ def test_a_density_is_drawn_from_fifty_configurations_on() -> None:
         figure = parameter_maps.draw_density(trials, PARAMETERS, name)
         assert figure is not None
         assert [sum(trace.y) for trace in figure.data] == pytest.approx([1, 1], abs=0.01)
-    best = dict(zip(figure.data[1].x, figure.data[1].y, strict=True))
+    texts = figure.layout.xaxis.ticktext
+    assert figure.data[1].x == figure.layout.xaxis.tickvals
+    best = dict(zip(texts, figure.data[1].y, strict=True))
     assert best["sgd"] > 0.7
     assert parameter_maps.draw_density(trials[:49], PARAMETERS, "lr") is None
+
+
+def test_choices_with_one_shortened_text_have_a_bar_each() -> None:
+    """Oracle: by hand: both choices read alike after 18 characters; half of the configurations
+    drew each, and the best tenth drew the second."""
+    lists = [[32, 64, 128, 256, 512], [32, 64, 128, 256, 1024]]
+    choices = CategoricalParameter(type="categorical", choices=lists)
+    rows = pd.DataFrame({"params_channels": [choices.labels[i < 30] for i in range(60)]})
+    figure = parameter_maps.draw_density(rows, {"channels": choices}, "channels")
+    assert figure is not None
+    assert [list(bars.x) for bars in figure.data] == [[0, 1], [0, 1]]
+    assert figure.data[0].y == pytest.approx([0.5, 0.5], abs=0.01)
+    assert figure.data[1].y[1] > 0.7
+    assert len(figure.layout.xaxis.ticktext) == len(figure.layout.xaxis.tickvals) == 2

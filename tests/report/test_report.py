@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import re
 import subprocess
@@ -430,3 +431,16 @@ def test_a_damaged_configuration_is_one_message(tmp_path: Path, text: str) -> No
     table.to_parquet(folder / "trials.parquet")
     with pytest.raises(InputError, match=r"^trials\.parquet: trial 1: config: "):
         render_report(folder)
+
+
+def test_trials_outside_the_searched_ranges_have_no_slices(tmp_path: Path) -> None:
+    """Oracle: by hand: each trial is a named point, whose learning rate is above the range, so that
+    no trial has a value on the axis of a parameter."""
+    text = "task: reconstruct\nparams:\n  lr: {type: float, low: 1.0e-4, high: 1.0e-3}\n"
+    folder = made_study(tmp_path / "s", [Trial([0.02], point="a"), Trial([0.03], point="b")])
+    path = folder / "study.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"space": {**content["space"], "text": text}}))
+    page = render_report(folder)
+    assert "What mattered" in page
+    assert "Every parameter against the error" not in page

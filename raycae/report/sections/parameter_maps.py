@@ -69,20 +69,20 @@ def draw_density(rows: pd.DataFrame, parameters: Parameters, name: str) -> go.Fi
         density = estimate_density(count_chosen(cells[None], chosen[None], n_cells), unordered)[0]
         shares = [float(f"{share:.3g}") for share in density / density.sum()]
         if unordered:
-            x: list[Any] = [plotting.escape_html(shorten(text)) for _, text in marks]
+            # Not the texts: two long choices may have the same shortened text.
+            x = [place for place, _ in marks]
             figure.add_bar(x=x, y=shares, name=label, marker={"color": colour})
-            figure.update_xaxes(type="category")
         else:
             x = [round(cell / (n_cells - 1), 3) for cell in range(n_cells)]
             line = {"color": colour, "width": 2}
             figure.add_scatter(x=x, y=shares, name=label, mode="lines", line=line)
         figure.data[-1].hovertemplate = f"{label}: %{{y:.0%}}<extra></extra>"
     if not unordered:
-        figure.update_xaxes(
-            range=[-0.06, 1.06],
-            tickvals=[place for place, _ in marks],
-            ticktext=[text for _, text in marks],
-        )
+        figure.update_xaxes(range=[-0.06, 1.06])
+    figure.update_xaxes(
+        tickvals=[place for place, _ in marks],
+        ticktext=[plotting.escape_html(shorten(text)) for _, text in marks],
+    )
     figure.update_yaxes(visible=False, rangemode="tozero")
     return figure.update_layout(showlegend=False)
 
