@@ -334,7 +334,7 @@ def test_a_report_of_images_that_are_gone(run: Run, trained: Path) -> None:
     assert err.startswith("note: ")
     assert "gone" in err
     assert err.count("\n") == 1
-    assert "pictures have not been painted" in (folder / "report.html").read_text()
+    assert "pictures have not been drawn yet" in (folder / "report.html").read_text()
 
 
 def test_preview(run: Run) -> None:

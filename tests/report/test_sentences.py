@@ -322,7 +322,7 @@ def check_curves(study: Study, text: str | None) -> None:
             assert 0 < int(some) < len(stopped)
     if len(with_curve) > 30:
         drawn, n = require(
-            f"Drawn are {NUMBER} of {NUMBER} trials, taken evenly from the best to the worst\\.",
+            f"{NUMBER} of {NUMBER} trials are drawn, taken evenly from the best to the worst\\.",
             rest.strip(),
         )
         assert (int(drawn), int(n)) == (30, len(with_curve))
