@@ -664,8 +664,8 @@ def test_the_real_set_is_cifar10_in_size() -> None:
         ("cifar-10", "Did you mean cifar10"),
         ("photo", "Did you mean photos"),
         ("CIFAR10", "Did you mean cifar10"),
-        ("no/such/folder", "no known source and no folder; allowed are cifar10, photos"),
-        ("", "allowed are cifar10, photos"),
+        ("no/such/folder", "neither a built-in source nor a folder. Use cifar10, photos"),
+        ("", "Use cifar10, photos"),
         (__file__, "a file, not a folder"),
     ],
 )
@@ -689,15 +689,15 @@ def test_check_is_silent_about_the_named_sources(
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     """The folder's name: top, train and test alike."""
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="contains no images"):
         data.check(str(tmp_path))
     (tmp_path / "train").mkdir()
     put_images(tmp_path / "val", range(20))
-    with pytest.raises(InputError, match="train: holds no images"):
+    with pytest.raises(InputError, match="train: contains no images"):
         data.check(str(tmp_path))
     put_images(tmp_path / "train", range(20))
     (tmp_path / "test").mkdir()
-    with pytest.raises(InputError, match="test: holds no images"):
+    with pytest.raises(InputError, match="test: contains no images"):
         data.check(str(tmp_path))
 
 

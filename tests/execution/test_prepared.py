@@ -254,7 +254,7 @@ def test_data_that_no_folder_can_be(tmp_path: Path, written: str) -> None:
     """Oracle: one message, before anything runs."""
     file = tmp_path / "s.yaml"
     file.write_text(f'{LR}data: "{written}"\n')
-    with pytest.raises(InputError, match="is no known source and no folder"):
+    with pytest.raises(InputError, match="is neither a built-in source nor a folder"):
         check(prepare(tmp_path, space=str(file)).plan.data)
 
 

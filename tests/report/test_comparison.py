@@ -121,7 +121,7 @@ def test_the_command_compares_and_says_where(
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in (
         (["wide", "wide"], "is listed twice"),
-        (["wide", "gone"], "gone: there is no study of this name"),
+        (["wide", "gone"], "gone: no study has this name"),
         (["wide", "narrow", "--png", tmp_path / "p"], "--png works with one study"),
         (["wide", "-o", tmp_path / "c.html" / "x"], "the page cannot be written there"),
     ):

@@ -460,7 +460,7 @@ def test_find_study(study: Study, tmp_path: Path) -> None:
     """Oracle: by name under the results folder or by path; else the known ones are listed."""
     assert find.find_study("tiny", tmp_path) == study.folder
     assert find.find_study(study.folder) == study.folder
-    with pytest.raises(InputError, match=r"nope: there is no study .*; there are: tiny"):
+    with pytest.raises(InputError, match=r"nope: no study has .* Existing studies: tiny"):
         find.find_study("nope", tmp_path)
 
 
