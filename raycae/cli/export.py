@@ -100,8 +100,8 @@ def export_model(
     )
     if not difference <= TOLERANCE:  # not a number, too
         raise InputError(
-            f"{file}: not written; its {exported.output_name} differ from the model's by "
-            f"{difference:.2g}, allowed is {TOLERANCE:g}"
+            f"{file}: not written. Its {exported.output_name} differ from the model's by "
+            f"{difference:.2g}; the limit is {TOLERANCE:g}."
         )
     n = sum(len(inputs[0]) for inputs in exported.batches)
     said = f"largest difference on {n} photographs: {difference:.2g} of 1"

@@ -578,9 +578,13 @@ def test_real_labels(jpeg_set: str) -> None:
         (["cat"] * 20, [0] * 3, "does not say which class its images are of, and classes: 4 asks"),
         ([0.5] * 20, [0] * 3, "does not say which class its images are of"),
         ([1] * 20, ["cat"] * 3, "does not say which class its images are of"),
-        ([1] * 19 + [4], [0] * 3, "an image of class 4; with classes: 4 allowed are 0 to 3"),
-        ([1] * 20, [0, 7, 0], "an image of class 7; with classes: 4 allowed are 0 to 3"),
-        ([1] * 20, [0, None, 0], "an image of class -1; with classes: 4"),
+        (
+            [1] * 19 + [4],
+            [0] * 3,
+            "an image of class 4. With classes: 4, labels must be from 0 to 3",
+        ),
+        ([1] * 20, [0, 7, 0], "an image of class 7. With classes: 4, labels must be from 0 to 3"),
+        ([1] * 20, [0, None, 0], "an image of class -1. With classes: 4"),
     ],
     ids=["words", "fractions", "words in the test", "too large", "too large in the test", "none"],
 )

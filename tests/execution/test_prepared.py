@@ -170,7 +170,7 @@ def test_two_files_with_one_study_name(tmp_path: Path) -> None:
     assert isinstance(folder, Path)
     folder.mkdir()
     (folder / "study.json").write_text("{}")
-    with pytest.raises(InputError, match="there is a study already"):
+    with pytest.raises(InputError, match="this study already exists"):
         prepare(tmp_path, space=str(tmp_path / "my-space.yaml"))
     prepare(tmp_path, space=str(tmp_path / "my-space.yaml"), study="other")
 

@@ -344,8 +344,7 @@ def check_health(study: Study, section: SearchHealthSection) -> None:
     again = len(study.trials) - len(set(study.keys))
     if again:
         (n,) = require(
-            f"A configuration that had run before ran again in {NUMBER} trials? with the same "
-            "seed\\.",
+            f"An earlier configuration was repeated by {NUMBER} trials? with the same seed\\.",
             section.duplicates,
         )
         assert int(n) == again
