@@ -223,7 +223,7 @@ def write_columns(types: Mapping[str, pa.DataType], texts: Mapping[str, str]) ->
 
 def write_exit_codes() -> str:
     """Return the exit codes, as the command line gives them to each exception."""
-    rows = [("0", "", "Success. Time that was up (`--hours`) counts as success.")]
+    rows = [("0", "", "Success. A search that reaches its time limit (`--hours`) also succeeds.")]
     for error in (
         errors.InputError,
         errors.StorageError,

@@ -38,7 +38,7 @@ class StorageError(_Message):
 
 
 class SearchAborted(_Message):
-    """The search was ended, because its trials fail one after another for one reason."""
+    """The search stopped because trials failed one after another for the same reason."""
 
 
 class Unfinished(_Message):

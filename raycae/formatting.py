@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def make_printable(text: str) -> str:
@@ -77,16 +78,17 @@ def format_ratio(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def join_words(parts: list[str]) -> str:
+def join_words(parts: Sequence[str], conjunction: str = "and") -> str:
     """Join words as `a`, `a and b` or `a, b and c`.
 
     Args:
         parts: The words, at least one.
+        conjunction: The word before the last one.
 
     Returns:
         The words as one text.
     """
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f" {conjunction} ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def format_count(n: int, thing: str) -> str:

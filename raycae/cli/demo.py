@@ -22,7 +22,7 @@ def run_demo(
     ] = DEMO_SPACE,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Search on photographs that ship with raycae; no download.
+    """Search on photographs that ship with scikit-image; no download.
 
     It is the same as `raycae search --space demo`. At the end, open the report in a browser.
 

@@ -9,7 +9,7 @@ import typer
 
 from raycae.cli.options import LatentOption, ModelArgument, ResultsOption, find_model
 from raycae.errors import InputError
-from raycae.formatting import make_printable
+from raycae.formatting import join_words, make_printable
 from raycae.inference import model_card
 from raycae.inference.export import (
     FORMATS,
@@ -27,10 +27,19 @@ from raycae.storage.paths import Place
 if TYPE_CHECKING:
     from raycae.inference.codec import Codec
 
+FormatOption = Annotated[
+    str,
+    typer.Option("--format", metavar="NAME", help=f"File format: {join_words(FORMATS, 'or')}."),
+]
+PartOption = Annotated[
+    str,
+    typer.Option("--part", metavar="NAME", help=f"Part to export: {join_words(PARTS, 'or')}."),
+]
+
 
 def export_model(
     model: ModelArgument,
-    form: Annotated[str, typer.Option("--format", metavar="NAME", help=f"{', '.join(FORMATS)}.")],
+    form: FormatOption,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -41,28 +50,26 @@ def export_model(
             show_default="NAME.FORMAT or NAME.PART.FORMAT here",
         ),
     ] = None,
-    part: Annotated[
-        str, typer.Option("--part", metavar="NAME", help=f"{', '.join(PARTS)}.")
-    ] = "whole",
+    part: PartOption = "whole",
     latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
     """Write a model as ONNX, PyTorch program (pt2) or plain weights, with its model card.
 
-    Programs map RGB pictures to RGB pictures, both float32 (N, 3, H, W) in [0, 1]; they convert
-    colours themselves. With --part, the encoder maps RGB pictures to latents, and the decoder
-    latents to RGB pictures, or to Cb and Cr if the model colourises. The file is read back and
-    compared with the model on photographs. If an output differs by more than 0.0001, no file is
-    written.
+    ONNX and pt2 files map RGB images to RGB images (float32, N x 3 x H x W, in [0, 1]) and
+    include the colour conversion. With --part, the encoder maps RGB images to latents, and the
+    decoder maps latents to RGB images, or to Cb and Cr if the model colourises. The file is read
+    back and compared with the model on photographs. If an output differs by more than 0.0001, no
+    file is written.
 
     Example: raycae export ex3 --format onnx -o colour.onnx
 
     Example: raycae export pictures --latent 256 --part encoder --format onnx
     """
     if form not in FORMATS:
-        raise InputError(f"--format {form}: allowed are {', '.join(FORMATS)}")
+        raise InputError(f"--format {form}: unknown. Use {join_words(FORMATS, 'or')}.")
     if part not in PARTS:
-        raise InputError(f"--part {part}: allowed are {', '.join(PARTS)}")
+        raise InputError(f"--part {part}: unknown. Use {join_words(PARTS, 'or')}.")
     if part != "whole" and form == "safetensors":
         raise InputError(
             f"--part {part}: safetensors holds the weights of the whole network. Use --format onnx "
@@ -93,8 +100,8 @@ def export_model(
     )
     if not difference <= TOLERANCE:  # not a number, too
         raise InputError(
-            f"{file}: not written; its {exported.output_name} differ from the model's by "
-            f"{difference:.2g}, allowed is {TOLERANCE:g}"
+            f"{file}: not written. Its {exported.output_name} differ from the model's by "
+            f"{difference:.2g}; the limit is {TOLERANCE:g}."
         )
     n = sum(len(inputs[0]) for inputs in exported.batches)
     said = f"largest difference on {n} photographs: {difference:.2g} of 1"

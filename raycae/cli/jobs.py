@@ -23,7 +23,6 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from raycae.cli.options import JsonOption
 from raycae.cli.search import expand_path, require_images_argument, search
 from raycae.cli.studies import print_json
 from raycae.cli.terminal import print_table
@@ -120,7 +119,11 @@ def list_jobs(address: HeadOption = HEAD) -> None:
     print_table(table)
 
 
-def show_status(name: JobArgument, address: HeadOption = HEAD, as_json: JsonOption = False) -> None:
+def show_status(
+    name: JobArgument,
+    address: HeadOption = HEAD,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
     """Print the state of a search: its trials, the best so far, the time left.
 
     Example: raycae status ex3-7f3a --address http://head:8265

@@ -38,12 +38,12 @@ COMMANDS = {
     "demo": Command(
         "demo",
         "run_demo",
-        "Search on photographs that ship with raycae; no download.",
+        "Search on photographs that ship with scikit-image; no download.",
     ),
     "spaces": Command(
         "spaces",
         "list_spaces",
-        "List the shipped search spaces with the question each one asks.",
+        "List the shipped search spaces and the question each one answers.",
     ),
     "preview": Command(
         "spaces",
@@ -73,7 +73,7 @@ COMMANDS = {
     "open": Command(
         "studies",
         "open_report",
-        "Open the report of a study in the browser; it is written first if it is missing.",
+        "Open the report of a study in the browser. Write it first if it is missing.",
     ),
     "evaluate": Command(
         "studies",
@@ -98,7 +98,8 @@ COMMANDS = {
     "predict": Command(
         "predict",
         "predict_images",
-        "Reconstruct or colourise image files, whichever the model does, at their original size.",
+        "Reconstruct or colourise image files at their original size, depending on the model's "
+        "task.",
     ),
     "export": Command(
         "export",

@@ -53,7 +53,8 @@ LatentOption = Annotated[
         "--latent",
         min=1,
         metavar="N",
-        help="Use the best kept model of a study with at most N numbers per training image.",
+        help="Use the best kept model with at most N numbers per image of the training size. MODEL "
+        "must be a study.",
         show_default="the best one of all",
     ),
 ]

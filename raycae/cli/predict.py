@@ -48,10 +48,10 @@ def predict_images(
     latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Reconstruct or colourise image files, whichever the model does, at their original size.
+    """Reconstruct or colourise image files at their original size, depending on the model's task.
 
     FOLDER gets a PNG for each image and sheet.png, which shows inputs and outputs side by side.
-    The last lines are the means of PSNR and SSIM between inputs and outputs, and the compression
+    The last lines are the mean PSNR and SSIM between inputs and outputs, and the compression
     ratio: bytes of the pixels (8 bits per channel) divided by bytes of the latents (float32).
     Colour profiles are converted to sRGB; the PNGs contain the sRGB profile. Files are never
     overwritten: if one exists, nothing is written.

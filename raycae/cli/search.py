@@ -27,7 +27,7 @@ PathArgument = Annotated[
     typer.Argument(
         metavar="PATH",
         help="Your images: a folder of images or Parquet files, or cifar10, photos. Short for "
-        f"--data PATH --space {FOLDER_SPACE} --study NAME, with a new name made from the folder's.",
+        f"--data PATH --space {FOLDER_SPACE}; the new study is named after the folder.",
         show_default=False,
     ),
 ]

@@ -36,7 +36,12 @@ def run_simulation(
         ),
     ],
     results_folder: ResultsOption = "results",
-    sampler: Annotated[str, typer.Option(metavar="NAME", help=f"{', '.join(SAMPLERS)}.")] = "tpe",
+    sampler: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help=f"{', '.join(name for name in SAMPLERS if name != 'strata')}."
+        ),
+    ] = "tpe",
     scheduler: Annotated[
         str, typer.Option(metavar="NAME", help=f"Early stopping: {', '.join(SCHEDULERS)}.")
     ] = "asha",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def list_spaces() -> None:
-    """List the shipped search spaces with the question each one asks.
+    """List the shipped search spaces and the question each one answers.
 
     Example: raycae spaces
     """

@@ -158,9 +158,9 @@ def rank_trials(trials: list[dict[str, Any]], cost: str | None) -> list[dict[str
 
 
 def open_report(study: StudyArgument = None, results_folder: ResultsOption = "results") -> None:
-    """Open the report of a study in the browser; it is written first if it is missing.
+    """Open the report of a study in the browser. Write it first if it is missing.
 
-    The path of the report is printed. On a machine without a screen, that is all.
+    The path of the report is printed. Without a display, no browser is opened.
 
     Example: raycae open ex3
     """

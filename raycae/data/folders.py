@@ -77,9 +77,9 @@ def _open_images(source: Source, scan: Scan) -> Pools:
     if not scan.images:
         left_out = "; ".join(map(str, scan.tally.list_entries()))
         raise InputError(
-            f"folder {scan.folder}: holds no images to train on; read are "
-            f"{', '.join(IMAGE_SUFFIXES)} and .parquet files"
-            + (f". Left out: {left_out}" if left_out else "")
+            f"folder {scan.folder}: contains no images to train on. Supported formats: "
+            f"{', '.join(IMAGE_SUFFIXES)} and .parquet."
+            + (f" Left out: {left_out}" if left_out else "")
         )
     entries = [(path.parent.parts, path) for path in scan.images]
     groups, layout, places = _divide(source, scan, entries, [1] * len(entries))
@@ -152,8 +152,8 @@ def _divide(
         files = groups[split] = sorted({everything[index][1] for index in layout.groups[split]})
         if not files:
             raise InputError(
-                f"folder {scan.folder / layout.names[split][0]}: holds no images, so the {split} "
-                "split is empty; put some there or remove the folder"
+                f"folder {scan.folder / layout.names[split][0]}: contains no images, so the "
+                f"{split} split is empty; put some there or remove the folder"
             )
         if shared := next((path for path in files if path in owner), None):
             raise InputError(

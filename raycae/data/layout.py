@@ -134,8 +134,8 @@ def find_layout(
         chosen = {name: layout for name, layout in below.items() if layout.groups.get("train")}
         if not chosen:
             raise InputError(
-                f"source {source.text!r}: holds no images in a folder or Parquet file called train "
-                "or training, at the top or one level down. Use "
+                f"source {source.text!r}: contains no images in a folder or Parquet file called "
+                "train or training, at the top or one level down. Use "
                 f"{source.with_suffix(splits=False)!r} to read all images as one set"
             )
         return _merge(chosen, items)

@@ -331,8 +331,8 @@ def _load_split_labels(
         )
     if len(odd := found[(found < 0) | (found >= classes)]):
         raise InputError(
-            f"source {source!r}: holds an image of class {odd[0]}; "
-            f"with classes: {classes} allowed are 0 to {classes - 1}"
+            f"source {source!r}: contains an image of class {odd[0]}. "
+            f"With classes: {classes}, labels must be from 0 to {classes - 1}."
         )
     train, val, test = (found[split] for split in splits)
     return Labels(train, val, test, _compute_fingerprint(train, val, test))
@@ -416,6 +416,6 @@ def _compute_fingerprint(*arrays: NDArray[Any]) -> str:
 def _check_numbers(image_size: int, seed: int) -> None:
     """Raise `InputError` for an image size below 1 or a seed below 0."""
     if image_size < 1:
-        raise InputError(f"image size {image_size}: allowed are whole numbers from 1 pixel on")
+        raise InputError(f"image size {image_size}: expected a whole number of pixels from 1")
     if seed < 0:
-        raise InputError(f"seed {seed}: allowed are whole numbers from 0 on")
+        raise InputError(f"seed {seed}: expected a whole number from 0")

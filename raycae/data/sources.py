@@ -15,7 +15,7 @@ NAMED_SOURCES = ("cifar10", "photos")
 BUILT_IN = "builtin:"
 """Prefix that always means the built-in source, also where a folder has the same name."""
 
-_SUFFIXES = "?splits=yes, ?splits=no and ?column=NAME, combined with &"
+_SUFFIXES = "?splits=yes, ?splits=no or ?column=NAME (combined with &)"
 """The allowed suffixes, as messages list them."""
 
 
@@ -76,8 +76,9 @@ def parse_source(text: str) -> Source:
         return Source(text, text, name=name)
     if text.startswith(BUILT_IN):
         raise InputError(
-            f"source {text!r}: no such built-in source; allowed are "
-            + ", ".join(BUILT_IN + name for name in NAMED_SOURCES)
+            f"source {text!r}: unknown built-in source. Use "
+            + " or ".join(BUILT_IN + name for name in NAMED_SOURCES)
+            + "."
         )
     path, suffix = _split_suffix(text)
     if not (folder := _find_folder(path)):
@@ -176,8 +177,8 @@ def _parse_suffix(text: str, suffix: str) -> tuple[bool | None, str | None]:
         allowed = value in ("yes", "no") if key == "splits" else key == "column" and value
         if not allowed or key in found:
             raise InputError(
-                f"source {text!r}: the suffix {'?' + suffix!r} is not allowed; allowed are "
-                f"{_SUFFIXES}, each at most once"
+                f"source {text!r}: invalid suffix {'?' + suffix!r}. Use {_SUFFIXES}, each at "
+                "most once."
             )
         found[key] = value
     splits = {"yes": True, "no": False, None: None}[found.get("splits")]
@@ -189,10 +190,10 @@ def _describe_unknown(text: str) -> str:
     is_file = False
     with suppress(OSError, RuntimeError, ValueError):
         is_file = bool(text) and Path(text).expanduser().is_file()
-    what = "a file, not a folder" if is_file else "no known source and no folder"
+    what = "a file, not a folder" if is_file else "neither a built-in source nor a folder"
     close = difflib.get_close_matches(Path(text).name.lower(), NAMED_SOURCES, n=1)
     return (
-        f"source {text!r} is {what}; allowed are {', '.join(NAMED_SOURCES)}, "
-        f"a folder of Parquet files or a folder of images, which may end with {_SUFFIXES}"
-        + (f". Did you mean {close[0]}?" if close else "")
+        f"source {text!r} is {what}. Use {', '.join(NAMED_SOURCES)}, or a folder of images or "
+        f"Parquet files. A folder may end with {_SUFFIXES}."
+        + (f" Did you mean {close[0]}?" if close else "")
     )

@@ -113,7 +113,7 @@ def find_job(client: Any, name: str) -> Any:
     searches = list_searches(client)
     if name not in searches:
         known = ", ".join(searches) or "none"
-        raise InputError(f"{name}: the cluster has no search of this name; there are: {known}")
+        raise InputError(f"{name}: no search on the cluster has this name. Searches: {known}.")
     return searches[name]
 
 

@@ -150,7 +150,10 @@ class KeywordOptions(TypedDict, total=False):
         int | None,
         Option("Epochs per trial.", "E", default_text="the space's", minimum=1, is_recorded=True),
     ]
-    hours: Annotated[float | None, Option("Stop cleanly after this many hours.", "H")]
+    hours: Annotated[
+        float | None,
+        Option("Stop cleanly after this many hours.", "H", default_text="the space's"),
+    ]
     limit: Annotated[
         int | None,
         Option(

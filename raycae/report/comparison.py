@@ -163,15 +163,15 @@ def compare_studies(entries: list[Entry]) -> str:
             "other study of these images to compare it with."
         )
     wins, n = count_lower_sizes(entries)
-    counts = ", ".join(f"{entry.name} at {won:,}" for entry, won in zip(entries, wins, strict=True))
+    counts = ", ".join(f"{entry.name} {won:,}" for entry, won in zip(entries, wins, strict=True))
     sizes = format_count(n, "latent size")
     tried = ", ".join(f"{entry.name} {len(entry.latent.points):,}" for entry in entries)
     lead = _describe_lead(
         best.name, entries[order[1]].name, least_errors[order[0]], least_errors[order[1]]
     )
     return (
-        f"{lead} Of {sizes} "
-        f"on any of the Pareto fronts the least error for no larger a latent has {counts}. Each "
+        f"{lead} The Pareto fronts contain {sizes}. Number of sizes at which a study has the "
+        f"least error with a latent that is no larger: {counts}. Each "
         f"error is the least of a study's trials ({tried}) and was measured in one run, so a small "
         "difference may be chance."
     )

@@ -55,8 +55,10 @@ def find_study(path: str | Path, results: str | Path = "results") -> Place:
                 return folder
     with suppress(OSError, RuntimeError):
         known = sorted(p.name for p in under.iterdir() if (p / "study.json").is_file())
-    there = f"there are: {', '.join(known)}" if known else f"there are none in {results}"
-    raise InputError(f"{path}: there is no study of this name or at this path; {there}")
+    there = (
+        f"Existing studies: {', '.join(known)}." if known else f"There are no studies in {results}."
+    )
+    raise InputError(f"{path}: no study has this name or path. {there}")
 
 
 def format_study_argument(folder: Place) -> str:
@@ -93,8 +95,8 @@ def find_model(path: str | Path, results: str | Path = "results") -> Place:
             if folder.parent.name == "models" and (study := folder.parent.parent).is_dir():
                 there = ", ".join(map(str, list_trials_with_model(study))) or "none"
                 raise InputError(
-                    f"{path}: there is no model of a trial {folder.name}; {study.name} has kept "
-                    f"those of: {there}"
+                    f"{path}: trial {folder.name} has no model. Trials of {study.name} with a "
+                    f"model: {there}."
                 )
     return find_kept_model(find_study(path, results), name=str(path))
 
@@ -122,7 +124,7 @@ def find_kept_model(study: Place, latent: int | None = None, name: str | None = 
     if trials is not None:
         trials = trials[trials["trial_number"].isin(kept) & trials["val_mse"].notna()]
     if trials is None or trials.empty:
-        raise InputError(f"{name}: this study has kept no model (yet); models lie in models/TRIAL")
+        raise InputError(f"{name}: this study has no model yet. Models are stored in models/TRIAL.")
     order = ["val_mse", "trial_number"]
     if latent is None:
         # The same order as in find_best_trial, with stopped trials after all others.
@@ -132,10 +134,14 @@ def find_kept_model(study: Place, latent: int | None = None, name: str | None = 
         sizes = sorted({*trials["latent_size"].tolist()})
         is_size = isinstance(latent, Integral) and not isinstance(latent, bool)
         if not is_size or latent < sizes[0]:
+            problem = (
+                f"all kept models of {name} are larger. Their latent sizes are"
+                if is_size
+                else f"expected a whole number. The latent sizes of the models of {name} are"
+            )
             raise InputError(
-                f"latent {latent!r}: {name} has kept no model of at most this latent size. Its "
-                f"models have latent sizes {', '.join(f'{size:,}' for size in sizes)}; give one of "
-                "these or more"
+                f"latent {latent!r}: {problem} {', '.join(f'{size:,}' for size in sizes)}. Give "
+                "one of these or more."
             )
         trials = trials[trials["latent_size"] <= latent]
     return study / "models" / str(trials.sort_values(order)["trial_number"].iloc[0])

@@ -254,13 +254,13 @@ def require_free_place(folder: Place) -> None:
     """
     if holds_study(folder):
         raise InputError(
-            f"{folder}: there is a study already; go on with it with --resume, "
-            "or give this one another name with --study NAME"
+            f"{folder}: this study already exists. Continue it with --resume, or choose another "
+            "name with --study NAME."
         )
     if isinstance(folder, Path):
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise explain_unwritable(folder, f"{nearest} is no folder that may be written")
+            raise explain_unwritable(folder, f"{nearest} is not a writable folder")
     else:
         folder.require_writable()
 
@@ -291,7 +291,8 @@ def explain_unwritable(folder: Place, reason: str | None) -> InputError:
         The error, with the way out.
     """
     return InputError(
-        f"{folder}: results cannot be written there: {reason}; choose another folder with --results"
+        f"{folder}: results cannot be written there: {reason}. Choose another folder with "
+        "--results."
     )
 
 

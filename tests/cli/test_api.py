@@ -100,7 +100,7 @@ def test_both_doors_lead_to_the_same_search(
         ({"from_": ["a", "b"], "resume": True}, "--from a,b: a study can learn from earlier ones"),
         ({"study": "a/b"}, "--study 'a/b': letters, digits"),
         ({"space": "nope"}, "--space nope: there is no such space"),
-        ({"data": Path("nowhere")}, "nowhere' is no known source and no folder"),
+        ({"data": Path("nowhere")}, "nowhere' is neither a built-in source nor a folder"),
     ],
 )
 def test_bad_values(
@@ -229,7 +229,7 @@ def test_a_studys_name_is_text(study: Study, tmp_path: Path) -> None:
 
 def test_no_such_study(tmp_path: Path) -> None:
     """Oracle: the message, which names what there is."""
-    with pytest.raises(InputError, match=r"ex9: there is no study .* there are: frontier"):
+    with pytest.raises(InputError, match=r"ex9: no study has .* Existing studies: frontier"):
         raycae.open_study("ex9", FRONTIER.parent)
 
 

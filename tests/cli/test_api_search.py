@@ -171,13 +171,13 @@ def test_the_model_of_a_size(tmp_path: Path) -> None:
     assert reader.model(latent=10**6).config == largest
     sizes = ", ".join(f"{size:,}" for size in front["latent_size"])
     for limit in (front["latent_size"].min() - 1, 0, -5, True, "256", 64.5):
-        with pytest.raises(raycae.InputError, match=f"latent sizes {sizes}; give one of these"):
+        with pytest.raises(raycae.InputError, match=rf"are {sizes}\. Give one of these"):
             reader.model(latent=limit)
 
 
 def test_no_model_yet(study: Study) -> None:
     """Oracle: the message."""
-    with pytest.raises(raycae.InputError, match="has kept no model"):
+    with pytest.raises(raycae.InputError, match="has no model yet"):
         StudyReader(study.folder).model(latent=64)
 
 

@@ -238,7 +238,7 @@ def test_existing_study(run: Run, trained: Path) -> None:
     start = ["search", "--space", space_file, "--results", trained, "--study", "tiny"]
     code, _, err = run(*start)
     assert code == 2
-    assert "go on with it with --resume, or give this one another name with --study NAME" in err
+    assert "Continue it with --resume, or choose another name with --study NAME" in err
     resume = ["search", "--results", trained, "--study", "tiny", "--resume"]
     for option, value, message in (
         ("--epochs", "9", "--epochs 9: this study was started with 1"),
@@ -334,7 +334,7 @@ def test_a_report_of_images_that_are_gone(run: Run, trained: Path) -> None:
     assert err.startswith("note: ")
     assert "gone" in err
     assert err.count("\n") == 1
-    assert "pictures have not been painted" in (folder / "report.html").read_text()
+    assert "pictures have not been drawn yet" in (folder / "report.html").read_text()
 
 
 def test_preview(run: Run) -> None:

@@ -238,7 +238,10 @@ def test_images_that_are_not_labelled_any_more(run: Run, study: Study, left: int
     ("arguments", "says"),
     [
         (["search", "--data", "photos"], "does not say which class its images are of, and"),
-        (["search", "--data", "LABELLED"], "an image of class 3; with classes: 3 allowed are 0"),
+        (
+            ["search", "--data", "LABELLED"],
+            "an image of class 3. With classes: 3, labels must be from 0",
+        ),
         (["trial", "--point", "told", "--data", "photos"], "does not say which class"),
         (["trial", "--data", "photos", "--set", "classes=2"], "does not say which class"),
     ],

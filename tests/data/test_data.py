@@ -578,9 +578,13 @@ def test_real_labels(jpeg_set: str) -> None:
         (["cat"] * 20, [0] * 3, "does not say which class its images are of, and classes: 4 asks"),
         ([0.5] * 20, [0] * 3, "does not say which class its images are of"),
         ([1] * 20, ["cat"] * 3, "does not say which class its images are of"),
-        ([1] * 19 + [4], [0] * 3, "an image of class 4; with classes: 4 allowed are 0 to 3"),
-        ([1] * 20, [0, 7, 0], "an image of class 7; with classes: 4 allowed are 0 to 3"),
-        ([1] * 20, [0, None, 0], "an image of class -1; with classes: 4"),
+        (
+            [1] * 19 + [4],
+            [0] * 3,
+            "an image of class 4. With classes: 4, labels must be from 0 to 3",
+        ),
+        ([1] * 20, [0, 7, 0], "an image of class 7. With classes: 4, labels must be from 0 to 3"),
+        ([1] * 20, [0, None, 0], "an image of class -1. With classes: 4"),
     ],
     ids=["words", "fractions", "words in the test", "too large", "too large in the test", "none"],
 )
@@ -664,8 +668,8 @@ def test_the_real_set_is_cifar10_in_size() -> None:
         ("cifar-10", "Did you mean cifar10"),
         ("photo", "Did you mean photos"),
         ("CIFAR10", "Did you mean cifar10"),
-        ("no/such/folder", "no known source and no folder; allowed are cifar10, photos"),
-        ("", "allowed are cifar10, photos"),
+        ("no/such/folder", "neither a built-in source nor a folder. Use cifar10, photos"),
+        ("", "Use cifar10, photos"),
         (__file__, "a file, not a folder"),
     ],
 )
@@ -689,15 +693,15 @@ def test_check_is_silent_about_the_named_sources(
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     """The folder's name: top, train and test alike."""
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="contains no images"):
         data.check(str(tmp_path))
     (tmp_path / "train").mkdir()
     put_images(tmp_path / "val", range(20))
-    with pytest.raises(InputError, match="train: holds no images"):
+    with pytest.raises(InputError, match="train: contains no images"):
         data.check(str(tmp_path))
     put_images(tmp_path / "train", range(20))
     (tmp_path / "test").mkdir()
-    with pytest.raises(InputError, match="test: holds no images"):
+    with pytest.raises(InputError, match="test: contains no images"):
         data.check(str(tmp_path))
 
 

@@ -267,7 +267,7 @@ def test_two_searches_on_a_cluster(
 
     code, _, err = typed("status", "ex3-0000")
     assert code == 2
-    assert f"has no search of this name; there are: {', '.join(name for name, _ in listed)}" in err
+    assert f"has this name. Searches: {', '.join(name for name, _ in listed)}" in err
     require_secrets_kept(head, raycae_.said)
 
 

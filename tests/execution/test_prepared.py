@@ -170,7 +170,7 @@ def test_two_files_with_one_study_name(tmp_path: Path) -> None:
     assert isinstance(folder, Path)
     folder.mkdir()
     (folder / "study.json").write_text("{}")
-    with pytest.raises(InputError, match="there is a study already"):
+    with pytest.raises(InputError, match="this study already exists"):
         prepare(tmp_path, space=str(tmp_path / "my-space.yaml"))
     prepare(tmp_path, space=str(tmp_path / "my-space.yaml"), study="other")
 
@@ -254,7 +254,7 @@ def test_data_that_no_folder_can_be(tmp_path: Path, written: str) -> None:
     """Oracle: one message, before anything runs."""
     file = tmp_path / "s.yaml"
     file.write_text(f'{LR}data: "{written}"\n')
-    with pytest.raises(InputError, match="is no known source and no folder"):
+    with pytest.raises(InputError, match="is neither a built-in source nor a folder"):
         check(prepare(tmp_path, space=str(file)).plan.data)
 
 

@@ -475,7 +475,7 @@ def test_two_searches_at_the_same_moment(
         ended = [one.end(), other.end()]
     assert sorted(done.returncode for done in ended) == [0, 2]
     refused = next(done.stderr for done in ended if done.returncode == 2)
-    require_said(refused, "is searching here|there is a study already")
+    require_said(refused, "is searching here|this study already exists")
     require_complete(resolve_place(where) / "tiny", 2, 3)
 
 

@@ -197,14 +197,14 @@ def test_onnx_is_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["m", "--format", "tflite"], "--format tflite: allowed are onnx, pt2, safetensors"),
+        (["m", "--format", "tflite"], "--format tflite: unknown. Use onnx, pt2 or safetensors."),
         (
             ["m", "--format", "pt2", "--part", "half"],
-            "--part half: allowed are whole, encoder, dec",
+            "--part half: unknown. Use whole, encoder or dec",
         ),
         (["m", "--format", "safetensors", "--part", "encoder"], "Use --format onnx or pt2"),
-        (["m", "--format", "pt2", "--latent", "64"], "m: there is no study of this name"),
-        (["tiny/models/7", "--format", "pt2"], "there is no model of a trial 7; tiny has kept"),
+        (["m", "--format", "pt2", "--latent", "64"], "m: no study has this name"),
+        (["tiny/models/7", "--format", "pt2"], "trial 7 has no model. Trials of tiny"),
         (["m", "--format", "pt2", "-o", "none/a.pt2"], "Cannot write to 'none': none is missing."),
         (
             ["m", "--format", "pt2", "-o", "mine"],

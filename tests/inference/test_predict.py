@@ -95,7 +95,7 @@ def test_a_model_by_its_latent_size(run: Run, study: Study, tmp_path: Path, imag
     assert run(*command, tmp_path / "a", "--latent", 1024)[0] == 0
     code, _, err = run(*command, tmp_path / "b", "--latent", 1000)
     assert (code, err.count("\n"), (tmp_path / "b").exists()) == (2, 1, False)
-    assert "have latent sizes 1,024" in err
+    assert "Their latent sizes are 1,024." in err
 
 
 def test_the_sheet_shows_what_went_in_and_came_out(run: Run, tmp_path: Path, image: Path) -> None:
@@ -253,8 +253,8 @@ def test_where_no_folder_can_be(run: Run, tmp_path: Path, image: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        ("nowhere", "nowhere: there is no study of this name or at this path"),
-        (RECORDED, "ex3: this study has kept no model"),
+        ("nowhere", "nowhere: no study has this name or path"),
+        (RECORDED, "ex3: this study has no model yet"),
     ],
 )
 def test_no_model(run: Run, tmp_path: Path, image: Path, model: Any, says: str) -> None:

@@ -49,8 +49,9 @@ def test_studies_of_the_same_images_share_a_figure(tmp_path: Path) -> None:
     ]
     page = Page(render_comparison(folders))
     assert (
-        "wide has the least error, 0.00600, 0.75 times that of narrow. Of 3 latent sizes on any of "
-        "the Pareto fronts the least error for no larger a latent has wide at 1, narrow at 2. Each "
+        "wide has the least error, 0.00600, 0.75 times that of narrow. The Pareto fronts contain "
+        "3 latent sizes. Number of sizes at which a study has the least error with a latent that "
+        "is no larger: wide 1, narrow 2. Each "
         "error is the least of a study's trials (wide 2, narrow 2) and was measured in one run, so "
         "a small difference may be chance."
     ) in page.text
@@ -121,7 +122,7 @@ def test_the_command_compares_and_says_where(
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in (
         (["wide", "wide"], "is listed twice"),
-        (["wide", "gone"], "gone: there is no study of this name"),
+        (["wide", "gone"], "gone: no study has this name"),
         (["wide", "narrow", "--png", tmp_path / "p"], "--png works with one study"),
         (["wide", "-o", tmp_path / "c.html" / "x"], "the page cannot be written there"),
     ):

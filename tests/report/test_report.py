@@ -170,7 +170,7 @@ def test_an_interrupted_search_says_what_is_missing(
         frame.assign(data_fingerprint=fingerprint).to_parquet(folder / "baselines.parquet")
     page = Page(render_report(folder))
     assert "baselines have not been measured on these images" in page.text
-    assert "pictures have not been painted" in page.text
+    assert "pictures have not been drawn yet" in page.text
     assert page.text.count("raycae report 'my study'") == 2
     assert "that of doing nothing" not in page.text
 

@@ -209,7 +209,7 @@ def test_the_choice_of_the_epoch_never_sees_the_test_error(tmp_path: Path) -> No
         (["--only", ""], "--only : no such experiment; known: "),
         (["--leave-out", "nothing"], "--leave-out nothing: no such experiment; known: "),
         (["--only", "ex2-base", "--leave-out", "ex2-base"], "no experiment is left to run"),
-        (["--data", "/nowhere"], "'/nowhere' is no known source"),
+        (["--data", "/nowhere"], "'/nowhere' is neither a built-in source"),
         (["--study", "../x"], "--study '../x': "),
         (["--seeds", "0"], "--seeds"),
     ],

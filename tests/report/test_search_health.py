@@ -120,7 +120,7 @@ def test_repeats_are_counted_by_seed() -> None:
     trials = made_trials({"seed": 0}, {"seed": 0}, {"seed": 1}, {"seed": 0, "params_lr": 1e-4})
     assert search_health.count_duplicates(trials) == (1, 1)
     assert search_health.describe_duplicates(trials) == (
-        "A configuration that had run before ran again in 1 trial with another seed and 1 trial "
+        "An earlier configuration was repeated by 1 trial with another seed and 1 trial "
         "with the same seed."
     )
     assert search_health.describe_duplicates(trials.head(1)) == "No configuration ran twice."

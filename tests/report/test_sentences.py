@@ -322,7 +322,7 @@ def check_curves(study: Study, text: str | None) -> None:
             assert 0 < int(some) < len(stopped)
     if len(with_curve) > 30:
         drawn, n = require(
-            f"Drawn are {NUMBER} of {NUMBER} trials, taken evenly from the best to the worst\\.",
+            f"{NUMBER} of {NUMBER} trials are drawn, taken evenly from the best to the worst\\.",
             rest.strip(),
         )
         assert (int(drawn), int(n)) == (30, len(with_curve))
@@ -344,8 +344,7 @@ def check_health(study: Study, section: SearchHealthSection) -> None:
     again = len(study.trials) - len(set(study.keys))
     if again:
         (n,) = require(
-            f"A configuration that had run before ran again in {NUMBER} trials? with the same "
-            "seed\\.",
+            f"An earlier configuration was repeated by {NUMBER} trials? with the same seed\\.",
             section.duplicates,
         )
         assert int(n) == again

@@ -352,7 +352,7 @@ def test_a_study_is_not_overwritten(study: Study, tiny_space: Space, plan: Plan)
     """Oracle: the second `create` is refused, says what to do, and changes no file."""
     run_trial(study, 0.1, 0.1, 0.1)
     before = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()}
-    with pytest.raises(InputError, match="--resume, or give this one another name with --study"):
+    with pytest.raises(InputError, match="--resume, or choose another name with --study"):
         create_study(study.folder, plan, tiny_space, data_facts())
     assert {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()} == before
 
@@ -460,7 +460,7 @@ def test_find_study(study: Study, tmp_path: Path) -> None:
     """Oracle: by name under the results folder or by path; else the known ones are listed."""
     assert find.find_study("tiny", tmp_path) == study.folder
     assert find.find_study(study.folder) == study.folder
-    with pytest.raises(InputError, match=r"nope: there is no study .*; there are: tiny"):
+    with pytest.raises(InputError, match=r"nope: no study has .* Existing studies: tiny"):
         find.find_study("nope", tmp_path)
 
 

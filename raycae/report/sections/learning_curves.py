@@ -41,7 +41,7 @@ def describe_curves(curves: LearningCurves, n_epochs: int) -> str | None:
         sentences.append(describe_stopping(stopped))
     if curves.n_drawn < curves.n_trials:
         sentences.append(
-            f"Drawn are {curves.n_drawn} of {curves.n_trials} trials, "
+            f"{curves.n_drawn} of {curves.n_trials} trials are drawn, "
             "taken evenly from the best to the worst."
         )
     return " ".join(sentences) or None

@@ -303,7 +303,7 @@ def describe_duplicates(trials: pd.DataFrame) -> str:
         for n, how in ((seeds, "another"), (same, "the same"))
         if n
     ]
-    return f"A configuration that had run before ran again in {join_words(parts)}."
+    return f"An earlier configuration was repeated by {join_words(parts)}."
 
 
 def describe_edges_of_ranges(trials: pd.DataFrame, parameters: Parameters) -> str:
