@@ -269,7 +269,7 @@ def test_refused_before_the_first_trial(
         more += ["--results", str(tmp_path / "r")]
     code, out, err = run(arguments[0], "--space", path, *more)
     assert code == 2
-    assert [line.split()[0] for line in out.splitlines()] in ([], ["time"])
+    assert [line.split()[0] for line in out.splitlines()] in ([], ["time", "Loading"])
     assert err.startswith(f"raycae: source '{source}': ")
     assert says in err
     assert err.count("\n") == 1
