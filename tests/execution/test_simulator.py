@@ -282,7 +282,7 @@ class TestSurrogate:
         (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, hyperband, none"),
         (["--epochs", "4"], "--epochs 4: the curves end after epoch 3"),
         (["--workers", "0"], "'--workers'"),
-        (["nobody"], "nobody: there is no study"),
+        (["nobody"], "nobody: no study has this name or path"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
