@@ -266,7 +266,7 @@ def test_show(run: Run, trained: Path) -> None:
     assert f"{best['val_mse']:.5f}" in lines[2]
     code, _, err = run("show", "other", "--results", trained)
     assert code == 2
-    assert "other: there is no study" in err
+    assert "other: no study has this name or path" in err
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"plan": 3}'])

@@ -98,7 +98,7 @@ def test_a_foreign_study_is_refused(before: Path, run: Run) -> None:
     arguments = ["--space", "quickstart", "--results", before, "--from", "nobody"]
     code, _, err = run("search", *arguments)
     assert code == 2
-    assert "nobody: there is no study" in err
+    assert "nobody: no study has this name or path" in err
     assert not (before / "quickstart").exists()
 
 
