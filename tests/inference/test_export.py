@@ -179,7 +179,10 @@ def test_what_differs_is_not_written(
         monkeypatch.setattr(cli_export, "write_pt2", lambda *_, painted=painted: (b"", painted))
         code, out, err = run("export", folder, "--format", "pt2")
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert re.search(r"m\.pt2: not written; its pictures differ .* by (0\.\d+|nan), all", err)
+        says = (
+            r"m\.pt2: not written\. Its pictures differ .* by (0\.\d+|nan); the limit is 0\.0001\."
+        )
+        assert re.search(says, err)
         assert list(tmp_path.iterdir()) == [folder]
 
 
