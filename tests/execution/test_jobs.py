@@ -23,7 +23,7 @@ from object_store import ObjectStore
 from searches import a_trainable, epochs_so_far, trials_of, wait_for
 
 import raycae
-from raycae.execution.progress import estimate_time_left
+from raycae.execution.time_left import estimate_time_left
 from raycae.storage.paths import resolve_place
 
 TOKEN = "a-token-that-is-nowhere-else-0123456789"
