@@ -1,7 +1,7 @@
 """Measure the report of a long study: time and peak memory of a new process, and the page's size.
 
 The study's tables are synthetic (`tests/support/synthetic_study.py`): every trial has a
-configuration of its own, as in a random search, which is the most work. Reading, computing and
+different configuration, as in a random search. That is the slowest case. Reading, computing and
 drawing are real, and the time includes the start of Python. With the folders of several checkouts
 the same tables are read by each in turn, and each line ends with the ratio of CPU time to the first
 checkout's.

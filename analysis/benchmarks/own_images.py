@@ -1,4 +1,4 @@
-"""The search of the tutorial on a folder of images: what a new user gets from a small folder.
+"""Measure what the tutorial's search finds on a small folder of images.
 
     python analysis/benchmarks/own_images.py DATA [FOLDER]
 

@@ -200,7 +200,7 @@ class OptunaStudy:
         return optuna.samplers.TPESampler(seed=seed)
 
     def make_pruner(self, epochs: int) -> optuna.pruners.BasePruner:
-        """Make the pruner for trials of `epochs` epochs; it stops none unless a class says so."""
+        """Make the pruner for trials of `epochs` epochs; this one stops no trial."""
         return optuna.pruners.NopPruner()
 
     def propose(self, number: int) -> Proposal:

@@ -108,7 +108,7 @@ def measure_errors(
 
     Args:
         events: Its epochs in the order in which they ended.
-        forecast: What was expected of it.
+        forecast: The forecast that was made before the search.
         trials: Number of trials.
         epochs: Epochs of a full trial.
 
@@ -157,7 +157,7 @@ def print_errors(name: str, found: Mapping[str, list[float]]) -> None:
     """Print a line for each rule.
 
     Args:
-        name: What was searched.
+        name: Description of the search.
         found: Errors by the name of the rule.
     """
     for rule_name, values in found.items():
