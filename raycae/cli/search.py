@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from raycae.cli.terminal import (
 )
 from raycae.errors import InputError, exit_with_message
 from raycae.execution.search_options import OPTIONS
+
+if TYPE_CHECKING:
+    from raycae.report.reader import StudyReader
 
 FOLDER_SPACE = "demo"
 """The search space of `raycae search PATH`: one good network for each of four latent sizes, so that
@@ -50,10 +53,27 @@ def search(path: str | None = None, **options: Any) -> None:
     from raycae.execution.runner import run_search
 
     with exit_on_interrupt():
-        run_search(**options)
+        study = run_search(**options)
     if path is not None:
-        study = options["study"]
-        print(f"next     raycae search --resume --study {study} --trials +8   # more networks")
+        offer_more_networks(study, options["storage"])
+
+
+def offer_more_networks(study: StudyReader, storage: str | None) -> None:
+    """Print the command that adds trials to a study if all that were planned have ended.
+
+    Args:
+        study: The study.
+        storage: The option `--storage`.
+    """
+    from raycae.execution.locations import make_database_absolute
+    from raycae.execution.runner import format_search_command
+    from raycae.study.plan import read_plan_facts, read_study
+    from raycae.study.records import RUNNING
+
+    n_ended = (study.trials["state"] != RUNNING).sum()
+    if n_ended >= read_plan_facts(read_study(study.folder))["trials"]:
+        command = format_search_command(study.folder, make_database_absolute(storage))
+        print(f"next     {command} --trials +8   # more networks")
 
 
 def require_images_argument(path: str) -> str:

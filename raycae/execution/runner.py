@@ -247,11 +247,21 @@ def format_resume_command(request: SearchRequest) -> str:
     """
     if request.resume_command is not None:
         return request.resume_command
-    command = f"raycae search --resume --study {request.plan.study}"
-    if request.folder.parent != resolve_place("results"):
-        command += f" --results {shlex.quote(str(request.folder.parent))}"
-    if request.database:
-        command += f" --storage {shlex.quote(hide_password(request.database))}"
+    return format_search_command(request.folder, request.database)
+
+
+def format_search_command(folder: Place, database: str | None) -> str:
+    """Write the command `raycae search` that continues a study, without passwords.
+
+    Args:
+        folder: The folder of the study.
+        database: URL of the database that the search shares; paths in it are absolute.
+    """
+    command = f"raycae search --resume --study {folder.name}"
+    if folder.parent != resolve_place("results"):
+        command += f" --results {shlex.quote(str(folder.parent))}"
+    if database:
+        command += f" --storage {shlex.quote(hide_password(database))}"
     return command
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Run
+from made_studies import TRIALS, Trial, made_study
 from PIL import Image
 
 from raycae.cli.search import expand_path
 from raycae.execution import runner
 from raycae.execution.search_options import complete_options
+from raycae.report.reader import StudyReader
 
 
 @pytest.fixture
@@ -33,7 +35,12 @@ def test_a_path_is_short_for_options(
 ) -> None:
     """Oracle: the documented options that PATH is short for; the name is free."""
     searches: list[dict[str, Any]] = []
-    monkeypatch.setattr(runner, "run_search", lambda **options: searches.append(options))
+
+    def run_search(**options: Any) -> StudyReader:
+        searches.append(options)
+        return StudyReader(made_study(Path("results", options["study"]).absolute(), TRIALS[:4]))
+
+    monkeypatch.setattr(runner, "run_search", run_search)
     (pictures.parent / "results" / "summer-2026").mkdir(parents=True)
     code, out, err = run("search", pictures, "--trials", "5")
     assert (code, err) == (0, "")
@@ -41,6 +48,34 @@ def test_a_path_is_short_for_options(
     expected = {"data": str(pictures), "space": "demo", "study": "summer-2026-2", "trials": "5"}
     assert options == complete_options(expected)
     assert out.splitlines()[-1].startswith("next     raycae search --resume --study summer-2026-2")
+
+
+@pytest.mark.parametrize(
+    ("trials", "n_planned", "is_shown"),
+    [(TRIALS[:4], 4, True), (TRIALS[:4], 9, False), (TRIALS, 5, False)],
+)
+def test_more_networks_are_offered_only_after_a_whole_search(
+    run: Run,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trials: list[Trial],
+    n_planned: int,
+    is_shown: bool,
+) -> None:
+    """Oracle: by hand: the command names the options that say where the study is. It is not printed
+    if trials are missing, as after --hours, or if one has not ended, as `TRIALS[4]`."""
+    folder = made_study(
+        pictures.parent / "my results" / "mine", trials, asked={"trials": n_planned}
+    )
+    monkeypatch.setattr(runner, "run_search", lambda **_: StudyReader(folder))
+    options = ("--study", "mine", "--results", "my results", "--storage", "sqlite:///all.db")
+    code, out, err = run("search", pictures, *options)
+    assert (code, err) == (0, "")
+    command = (
+        f"next     raycae search --resume --study mine --results '{folder.parent}' "
+        f"--storage sqlite:///{pictures.parent}/all.db --trials +8   # more networks"
+    )
+    assert out.splitlines() == [command] * is_shown
 
 
 @pytest.mark.parametrize(
