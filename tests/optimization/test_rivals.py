@@ -128,8 +128,8 @@ def test_readme_and_findings_quote_the_recorded_race() -> None:
     readme = (ROOT / "README.md").read_text()
     findings = (ROOT / "analysis" / "FINDINGS.md").read_text()
     quoted = {
-        "raycae: TPE + ASHA (default)": "after {} epochs",
-        "Ray: OptunaSearch + ASHA": "after {}",
+        "raycae: TPE + ASHA (default)": "needs {} epochs in total",
+        "Ray: OptunaSearch + ASHA": "`OptunaSearch` with ASHA needs {}.",
     }
     for method, phrase in quoted.items():
         own = runs[runs["method"] == method]
