@@ -25,6 +25,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from raycae.errors import InputError
+from raycae.formatting import join_words
 
 
 def as_tuple(value: Any) -> Any:
@@ -54,11 +55,8 @@ def _require_number(kind: str, example: str) -> BeforeValidator:
 
     def require(value: Any) -> Any:
         if isinstance(value, str | bytes | bool):
-            text = ", not text" if isinstance(value, str) else ""
-            raise ValueError(
-                f"{format_value(value)} is not allowed; "
-                f"it has to be {kind}, a number such as {example}{text}"
-            )
+            text = "" if isinstance(value, bool) else "the text "
+            raise ValueError(f"expected {kind} such as {example}, not {text}{format_value(value)}")
         return value
 
     return BeforeValidator(require)
@@ -66,12 +64,12 @@ def _require_number(kind: str, example: str) -> BeforeValidator:
 
 def _require_boolean(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise ValueError(f"{format_value(value)} is not allowed; it has to be bool: true or false")
+        raise ValueError(f"expected true or false, not {format_value(value)}")
     return value
 
 
-IsInt = _require_number("int", "16")
-IsFloat = _require_number("float", "0.5 or 1e-4")
+IsInt = _require_number("a whole number", "16")
+IsFloat = _require_number("a number", "0.5 or 1e-4")
 IsBool = BeforeValidator(_require_boolean)
 """Validators for values that people write: text is never a number or a boolean. They come last in
 an annotation, or the JSON Schema loses the bounds."""
@@ -314,9 +312,7 @@ def parse_config(text: str) -> Config:
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}") from None
     if not isinstance(settings, dict):
-        raise InputError(
-            f"{format_value(settings)} is no configuration; it has to be a JSON object"
-        )
+        raise InputError(f"{format_value(settings)} is not a configuration; expected a JSON object")
     return resolve(settings)
 
 
@@ -340,10 +336,11 @@ def explain_validation_error(
     if fault["type"] == "extra_forbidden":
         allowed = sorted(keys)
         close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{prefix}: unknown key; {hint}allowed: {', '.join(allowed)}"
+        hint = f" Did you mean {close[0]}?" if close else ""
+        remedy = f" Use {join_words(allowed, 'or')}." if allowed else ""
+        return f"{prefix}: unknown key.{hint}{remedy}"
     if fault["type"] == "missing":
-        return f"{prefix}: missing; it has to be there"
+        return f"{prefix}: missing. This key is required."
     if fault["type"] == "value_error":
         return f"{prefix}: {fault['ctx']['error']!s}"
     if fault["type"] in ("union_tag_not_found", "union_tag_invalid"):

@@ -91,7 +91,7 @@ class CoreLoader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"a key has to be text ({key.start_mark})")
+                raise yaml.YAMLError(f"a key must be text ({key.start_mark})")
             if key.value in seen:
                 raise yaml.YAMLError(f"the key {key.value!r} appears twice ({key.start_mark})")
             seen.add(key.value)

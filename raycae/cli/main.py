@@ -63,7 +63,7 @@ COMMANDS = {
     "list": Command(
         "studies",
         "list_studies",
-        "List the studies in the results with their states, the newest first.",
+        "List the studies in the results with their states, newest first.",
     ),
     "show": Command(
         "studies",
@@ -78,7 +78,7 @@ COMMANDS = {
     "evaluate": Command(
         "studies",
         "evaluate_study",
-        "Evaluate the kept models that have no test error yet on the test images.",
+        "Compute the missing test errors of kept models.",
     ),
     "report": Command(
         "studies",
@@ -98,8 +98,8 @@ COMMANDS = {
     "predict": Command(
         "predict",
         "predict_images",
-        "Reconstruct or colourise image files at their original size, depending on the model's "
-        "task.",
+        "Reconstruct or colourise image files, depending on the model's task. The image size is "
+        "kept.",
     ),
     "export": Command(
         "export",

@@ -48,7 +48,7 @@ def predict_images(
     latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Reconstruct or colourise image files at their original size, depending on the model's task.
+    """Reconstruct or colourise image files, depending on the model's task. The image size is kept.
 
     FOLDER gets a PNG for each image and sheet.png, which shows inputs and outputs side by side.
     The last lines are the mean PSNR and SSIM between inputs and outputs, and the compression

@@ -30,6 +30,7 @@ from raycae.execution.locations import get_study_folder, make_absolute
 from raycae.execution.resuming import require_comparable
 from raycae.execution.search_options import MAX_SEED
 from raycae.execution.search_request import SearchRequest
+from raycae.formatting import join_words
 from raycae.report import trials
 from raycae.space import loading
 from raycae.space.loading import REPORT
@@ -224,7 +225,7 @@ def add_illustrations(folder: Place) -> None:
     def paint() -> None:
         loaded = load_test_images(folder, part.study, load_study_space(part.study).classes)
         for number in unpainted:
-            failure = f"The pictures of trial {number} could not be painted"
+            failure = f"The pictures of trial {number} could not be drawn"
             test, labels = loaded.pixels, loaded.labels
             finish.attempt(
                 failure, remedy, picture_sheets.write_picture_sheets, folder, number, test, labels
@@ -272,7 +273,7 @@ def parse_names(option: str, text: str, known: list[str]) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
-            raise InputError(f"{option} {name}: no such experiment; known: {', '.join(known)}")
+            raise InputError(f"{option} {name}: unknown. Use {join_words(known, 'or')}.")
     return names
 
 

@@ -29,7 +29,7 @@ PathArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="PATH",
-        help="Your images: a folder of images or Parquet files, or cifar10, photos. Short for "
+        help="Your images: a folder of images or Parquet files, cifar10 or photos. Short for "
         f"--data PATH --space {FOLDER_SPACE}; the new study is named after the folder.",
         show_default=False,
     ),

@@ -31,8 +31,8 @@ def run_simulation(
         list[str],
         typer.Argument(
             metavar="STUDY...",
-            help="Studies with complete trials. Further ones add curves to those of the first, "
-            "other seeds included.",
+            help="Studies with complete trials. Curves of all studies are combined, including "
+            "repeats with other seeds.",
         ),
     ],
     results_folder: ResultsOption = "results",
@@ -70,8 +70,9 @@ def run_simulation(
 ) -> None:
     """Simulate a search over the recorded learning curves of a study; nothing is trained.
 
-    A configuration that was run has its recorded curve. For any other one, a surrogate predicts the
-    curve, with the noise between seeds if the records show any.
+    Configurations that were run use their recorded curves. For others, a surrogate model predicts
+    the curve. If a configuration was run with several seeds, the spread between seeds is added as
+    noise.
 
     Example: raycae simulate ex2 --sampler tpe --scheduler asha --trials 300 --workers 8
     """

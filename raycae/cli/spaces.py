@@ -47,7 +47,7 @@ def preview_space(
             min=2,
             max=9999,
             metavar="M",
-            help="Measure on this machine how many of M trainings of each network to fuse.",
+            help="For each network, measure on this machine how many trials to fuse, up to M.",
         ),
     ] = None,
     as_json: JsonOption = False,

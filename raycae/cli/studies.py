@@ -28,7 +28,7 @@ SHOWN = [
 
 
 def list_studies(results_folder: ResultsOption = "results", as_json: JsonOption = False) -> None:
-    """List the studies in the results with their states, the newest first.
+    """List the studies in the results with their states, newest first.
 
     Example: raycae list
     """
@@ -188,7 +188,7 @@ def has_browser() -> bool:
 
 
 def evaluate_study(study: StudyArgument = None, results_folder: ResultsOption = "results") -> None:
-    """Evaluate the kept models that have no test error yet on the test images.
+    """Compute the missing test errors of kept models.
 
     Example: raycae evaluate ex3
     """

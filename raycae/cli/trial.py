@@ -10,6 +10,7 @@ import typer
 from raycae.cli.options import LimitOption, SpaceOption
 from raycae.errors import InputError
 from raycae.execution.search_options import MAX_SEED, OPTIONS
+from raycae.formatting import join_words
 
 if TYPE_CHECKING:
     import torch
@@ -135,8 +136,8 @@ def resolve_trial_config(space: Space, point: str | None, settings: list[str]) -
     from raycae.config import list_given, parse_setting, resolve
 
     if point is not None and point not in space.points:
-        known = ", ".join(space.points) or "none"
-        raise InputError(f"--point {point}: {space.name} has no such point; known: {known}")
+        remedy = f"Use {join_words([*space.points], 'or')}." if space.points else "It has none."
+        raise InputError(f"--point {point}: the space {space.name} has no such point. {remedy}")
     written = list_given(space.file.points[point]) if point else {}
     changes = dict(map(parse_setting, settings))
     try:

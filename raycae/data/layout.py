@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from raycae.data.sources import Source
 from raycae.errors import InputError
+from raycae.formatting import format_count
 
 SPLIT_NAMES = {
     "train": "train",
@@ -212,22 +213,21 @@ def _describe_ambiguity(
 ) -> str:
     """Describe both readings of a layout, with their numbers, and the way out."""
 
-    def count(indices: Iterable[int]) -> str:
-        return f"{sum(sizes[index] for index in indices):,}"
+    def count(indices: Iterable[int], kind: str = "") -> str:
+        return format_count(sum(sizes[index] for index in indices), f"{kind}image")
 
-    splits = ", ".join(
-        f"{count(layout.groups[split])} {'training' if split == 'train' else split} "
+    parts = [
+        f"{count(layout.groups[split], 'training ' if split == 'train' else f'{split} ')} "
         f"({_join_names(layout.names[split])})"
         for split in SPLITS
         if split in layout.groups
-    )
-    outside = Counter("/".join(items[index]) or "the top folder" for index in layout.rest)
-    left_out = f", leaving out {count(layout.rest)} in {_join_names(outside)}" if outside else ""
+    ]
+    if outside := Counter("/".join(items[index]) or "the top folder" for index in layout.rest):
+        parts.append(f"{count(layout.rest)} ignored ({_join_names(outside)})")
     return (
-        f"source {source.text!r}: its layout can be read in two ways: as splits, {splits} images"
-        f"{left_out}; or as one set of {count(range(len(items)))} images, in which these are "
-        f"ordinary folders. Choose one: {source.with_suffix(splits=True)!r} or "
-        f"{source.with_suffix(splits=False)!r}"
+        f"source {source.text!r}: this layout is ambiguous. With splits: {', '.join(parts)}. As "
+        f"one set: {count(range(len(items)))}; the folders are not splits. Choose "
+        f"{source.with_suffix(splits=True)!r} or {source.with_suffix(splits=False)!r}."
     )
 
 

@@ -416,6 +416,6 @@ def _compute_fingerprint(*arrays: NDArray[Any]) -> str:
 def _check_numbers(image_size: int, seed: int) -> None:
     """Raise `InputError` for an image size below 1 or a seed below 0."""
     if image_size < 1:
-        raise InputError(f"image size {image_size}: expected a whole number of pixels from 1")
+        raise InputError(f"image size {image_size}: expected at least 1 pixel")
     if seed < 0:
-        raise InputError(f"seed {seed}: expected a whole number from 0")
+        raise InputError(f"seed {seed}: expected a whole number of at least 0")

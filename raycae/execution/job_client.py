@@ -58,7 +58,7 @@ def connect_to_head(address: str) -> Any:
         InputError: Nothing answers at the address, it is not a head, or it refuses the token.
     """
     if not re.match("https?://.", address):
-        raise InputError(f"--address {address}: has to be a URL, such as http://HEAD:8265")
+        raise InputError(f"--address {address}: must be a URL, such as http://HEAD:8265")
     if importlib.util.find_spec("aiohttp") is None:
         raise InputError("raycae submit: Ray's job client is missing; pip install 'raycae[jobs]'")
     try:

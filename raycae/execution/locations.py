@@ -90,8 +90,8 @@ def get_study_folder(results_folder: str, name: str) -> Place:
     """
     if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_STUDY_NAME - 1}}}", name):
         raise InputError(
-            f"--study {name!r}: letters, digits, '_', '-' and '.' are allowed, at most "
-            f"{MAX_STUDY_NAME}. The first one must be a letter, a digit or '_'."
+            f"--study {name!r}: invalid name. Use at most {MAX_STUDY_NAME} letters, digits, '_', "
+            "'-' and '.'; start with a letter, a digit or '_'."
         )
     return resolve_place(results_folder) / name
 

@@ -39,7 +39,9 @@ def parse_trials(trials: str | None, *, so_far: int) -> int | None:
         return None
     digits = trials.removeprefix("+")
     if not re.fullmatch("[0-9]{1,9}", digits) or int(digits) < 1:
-        raise InputError(f"--trials {trials}: expected a whole number from 1, or +N to add N")
+        raise InputError(
+            f"--trials {trials}: expected a whole number of at least 1, or +N to add N trials."
+        )
     return int(digits) + (so_far if trials.startswith("+") else 0)
 
 

@@ -391,13 +391,13 @@ def _make_no_head_error(target: RayTarget, problem: str) -> InputError:
     """Return the message that no Ray can be used where `target` says, with the ways out."""
     if target.file is None:
         return InputError(
-            f"{target.source}: {problem}. Check the address, or start a Ray on this machine with "
-            "--address local"
+            f"{target.source}: {problem}. Check the address, or use --address "
+            "local to start Ray on this machine."
         )
     return InputError(
-        f"{target.source} names a Ray at {target.address or 'no address'}: {problem}. If that Ray "
-        "has ended, run `ray stop` or delete the file. To start a Ray on this machine, add "
-        "--address local"
+        f"{target.source} names a Ray head at {target.address or 'no address'}: {problem}. If it "
+        "has ended, run `ray stop` or delete the file. Use --address local to start Ray on this "
+        "machine."
     )
 
 

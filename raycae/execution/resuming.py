@@ -82,9 +82,9 @@ def require_replaceable_space(space: Space, wanted: Space, force: bool) -> None:
     """
     if not force:
         raise InputError(
-            f"--space {wanted.name}: this study was started with a space of other content. Remove "
-            "--space to continue with that one, add --force to continue with this one, or start "
-            "another study with --study NAME."
+            f"--space {wanted.name}: this study was started with a different version of this "
+            "space, or with another space. Remove --space to keep the original, add --force to use "
+            "the new one, or start another study with --study NAME."
         )
     if (wanted.task, wanted.image_size) != (space.task, space.image_size):
         raise InputError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, get_args, get_type_hints
 
 from raycae.errors import InputError
+from raycae.formatting import join_words
 from raycae.optimization.early_stopping import FACTOR, SCHEDULERS
 from raycae.optimization.frontier import COSTS, USUAL_STRATA
 
@@ -100,8 +101,9 @@ class Option:
         if value is None:
             return None
         if self.choices is not None and value not in tuple(self.choices):
-            allowed = ", ".join(self.choices)
-            raise InputError(f"{self.flag} {value}: not known; allowed: {allowed}")
+            raise InputError(
+                f"{self.flag} {value}: unknown. Use {join_words(list(self.choices), 'or')}."
+            )
         return value if self.number_type is None else self._check_number(value)
 
     def _check_number(self, value: Any) -> int | float:
@@ -111,7 +113,7 @@ class Option:
             return int(value) if is_whole else float(value)
         words = [
             "a whole number" if is_whole else "a number",
-            "" if low is None else f"from {low:g}",
+            "" if low is None else f"of at least {low:g}" if high is None else f"from {low:g}",
             "" if high is None else f"to {high}",
         ]
         raise InputError(f"{self.flag} {value!r}: expected {' '.join(filter(None, words))}")
@@ -236,7 +238,8 @@ class KeywordOptions(TypedDict, total=False):
     first_images: Annotated[
         int | None,
         Option(
-            "Train on this many images in epoch 1, and on twice as many in each further epoch.",
+            "Number of training images in epoch 1. The number doubles every epoch until all images "
+            "are used.",
             "IMAGES",
             default_text="all",
             minimum=16,
@@ -326,7 +329,7 @@ class KeywordOptions(TypedDict, total=False):
     fuse: Annotated[
         int | str | None,
         Option(
-            "Trials of one network (--settings) to train together: as many as make it faster "
+            "How many trials of one network (--settings) to train together: the fastest number "
             "(auto), none (off), or at most M.",
             "auto|off|M",
             default_text="auto",
@@ -335,8 +338,8 @@ class KeywordOptions(TypedDict, total=False):
     address: Annotated[
         str | None,
         Option(
-            "The Ray to use: auto or HOST:PORT joins a running one, local starts one on this "
-            "machine.",
+            "Ray instance to use: auto or HOST:PORT connects to a running one; local starts one on "
+            "this machine.",
             "A",
             default_text="the cluster of this machine, or local",
         ),

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from raycae.errors import InputError
+from raycae.formatting import join_words
 
 Known = Mapping[str, Any]
 """Columns of a trial by name."""
@@ -343,7 +344,7 @@ def make_rule(
         InputError: There is no rule of that name.
     """
     if name not in SCHEDULERS:
-        raise InputError(f"--scheduler {name}: not known; allowed: {', '.join(SCHEDULERS)}")
+        raise InputError(f"--scheduler {name}: unknown. Use {join_words(list(SCHEDULERS), 'or')}.")
     make = SCHEDULERS[name]
     if make is None:
         return NoStopping()

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raycae.config import Config
 from raycae.errors import InputError
+from raycae.formatting import join_words
 from raycae.optimization.feasibility import explain_impossible
 from raycae.optimization.frontier import Strata
 from raycae.optimization.history import NOTHING, History, make_training_identity
@@ -73,7 +74,9 @@ class Proposer:
         shared: SharedStudy | None = None,
     ) -> None:
         if sampler not in SAMPLERS:
-            raise InputError(f"--sampler {sampler}: not known; allowed: {', '.join(SAMPLERS)}")
+            raise InputError(
+                f"--sampler {sampler}: unknown. Use {join_words(list(SAMPLERS), 'or')}."
+            )
         self.space = space
         self.seed = seed
         self.repeats = repeats

@@ -411,9 +411,10 @@ def run_or_explain(url: str, action: Callable[[], T]) -> T:
     except InputError:
         raise
     except Exception as error:  # Every database driver has exceptions of its own.
-        raise InputError(
-            f"--storage {hide_password(url)}: {format_database_error(error)}"
-        ) from None
+        problem = format_database_error(error)
+        if isinstance(error.__cause__ or error, ModuleNotFoundError):
+            problem += ". Install it, or use sqlite:///FILE or journal:///FILE."
+        raise InputError(f"--storage {hide_password(url)}: {problem}") from None
 
 
 def format_database_error(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from raycae.config import explain_validation_error, resolve
 from raycae.errors import InputError
+from raycae.formatting import join_words
 from raycae.space.schema import Constraints, SpaceFile, list_file_keys, list_keys_at
 from raycae.space.space import Space
 from raycae.space.validation import check_draws, check_params, check_points
@@ -53,10 +54,10 @@ def load_space(space: str) -> Space:
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1 and not is_space_file(path):
         if space not in list_space_names():
             close = difflib.get_close_matches(space, list_space_names(), n=1)
-            hint = f"; did you mean {close[0]}?" if close else "."
+            hint = f"Did you mean {close[0]}? " if close else ""
             raise InputError(
-                f"--space {space}: there is no such space{hint} "
-                f"Known: {', '.join(list_space_names())}; or give the path of a .yaml file."
+                f"--space {space}: unknown. {hint}Use {', '.join(list_space_names())}, or the path "
+                "of a .yaml file."
             )
         path = get_spaces_folder() / f"{space}.yaml"
     try:
@@ -68,7 +69,7 @@ def load_space(space: str) -> Space:
         RuntimeError,
     ) as error:  # RuntimeError: the home of an unknown user.
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--space {space}: {path} cannot be read: {reason}") from None
+        raise InputError(f"--space {space}: the file cannot be read: {reason}") from None
     if len(text) > MAX_CHARACTERS:
         raise InputError(
             f"--space {space}: {path} is larger than {MAX_CHARACTERS:,} characters; "
@@ -136,7 +137,7 @@ def parse_space(
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{where}: has to be a mapping with the keys {list_file_keys()}")
+        raise InputError(f"{where}: must be a mapping with the keys {list_file_keys()}")
     if odd := next(_find_odd_keys(content), None):
         raise InputError(f"{where}: {odd}: this key is not text; put it in quotes")
     try:
@@ -199,8 +200,8 @@ def _parse_limit(limit: str) -> tuple[str, float]:
     """Parse `NAME=VALUE`, the value as in a space file; digits may be grouped by `_`."""
     name, _, value = limit.partition("=")
     if name not in Constraints.model_fields:
-        allowed = ", ".join(Constraints.model_fields)
-        raise InputError(f"--max {limit}: {name!r} has no limit; allowed: {allowed}")
+        allowed = join_words(list(Constraints.model_fields), "or")
+        raise InputError(f"--max {limit}: {name!r} cannot be limited. Use {allowed}.")
     try:
         maximum = load_yaml(re.sub("(?<=[0-9])_(?=[0-9])", "", value))
     except (yaml.YAMLError, RecursionError):

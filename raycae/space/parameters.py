@@ -394,7 +394,7 @@ def check_range(parameter: Any) -> None:
     """
     low, high = parameter.low, parameter.high
     if low > high:
-        raise ValueError(f"low {low} is above high {high}; low has to be at most high")
+        raise ValueError(f"low {low} is above high {high}; low must be at most high")
     if parameter.log and low <= 0:
         raise ValueError(f"low {low} with log: true; a log scale starts above 0")
     if parameter.log and parameter.step not in (None, 1 if parameter.type == "int" else None):

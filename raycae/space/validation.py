@@ -12,10 +12,14 @@ from pydantic import ValidationError
 
 from raycae.config import STAGE_KEYS, explain_validation_error, list_given, resolve
 from raycae.errors import InputError
+from raycae.formatting import join_words
 from raycae.space.parameters import CategoricalParameter, Value, read_setting
 from raycae.space.schema import SEARCHABLE
 from raycae.space.space import Space
 from raycae.yaml_core import load_yaml
+
+KINDS = {"int": "a whole number", "bool": "true or false", "str": "text"}
+"""Types of settings by name, as messages call them."""
 
 
 def check_params(space: Space, where: str) -> None:
@@ -33,8 +37,9 @@ def check_params(space: Space, where: str) -> None:
         path = f"{where}: params.{name}"
         if name not in SEARCHABLE:
             close = difflib.get_close_matches(name, SEARCHABLE, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"{path}: unknown parameter; {hint}allowed: {', '.join(SEARCHABLE)}")
+            hint = f"Did you mean {close[0]}? " if close else ""
+            known = join_words(list(SEARCHABLE), "or")
+            raise InputError(f"{path}: unknown parameter. {hint}Use {known}.")
         if name in fixed:
             raise InputError(f"{path}: is also listed under fixed; remove one of the two")
         if parameter.per and name not in STAGE_KEYS:
@@ -71,7 +76,7 @@ def check_values(name: str, parameter: Any, path: str) -> None:
         if not isinstance(value, list) and type(meant) is not type(value) and meant is not None:
             kind = "int" if isinstance(meant, int) else type(meant).__name__
             if not (kind == "float" and isinstance(value, int)):
-                raise InputError(f"{path}.{key}: {value!r} is not allowed; it has to be {kind}")
+                raise InputError(f"{path}.{key}: expected {KINDS.get(kind, kind)}, not {value!r}")
     if isinstance(parameter, CategoricalParameter):
         labels = parameter.labels
         if len(set(map(repr, labels))) < len(labels):

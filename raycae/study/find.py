@@ -140,8 +140,8 @@ def find_kept_model(study: Place, latent: int | None = None, name: str | None = 
                 else f"expected a whole number. The latent sizes of the models of {name} are"
             )
             raise InputError(
-                f"latent {latent!r}: {problem} {', '.join(f'{size:,}' for size in sizes)}. Give "
-                "one of these or more."
+                f"latent {latent!r}: {problem} {', '.join(f'{size:,}' for size in sizes)}. Use "
+                f"a latent size of at least {sizes[0]:,}."
             )
         trials = trials[trials["latent_size"] <= latent]
     return study / "models" / str(trials.sort_values(order)["trial_number"].iloc[0])

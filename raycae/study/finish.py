@@ -52,7 +52,8 @@ class Finish:
             action(*args, **options)
         except Exception as error:
             self.errors.append(error)
-            note = f"{failure}: {describe_fault(error)}; run `{remedy}` once that is mended"
+            fault = describe_fault(error).removesuffix(".")
+            note = f"{failure}: {fault}. Fix this, then run `{remedy}`."
             if note not in self.notes:
                 self.notes.append(note)
             return False

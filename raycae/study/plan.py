@@ -393,7 +393,7 @@ def read_study(folder: Place) -> dict[str, Any]:
             text = file.read(MOST_BYTES + 1)
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ValueError("it has to be a JSON object")
+            raise ValueError("expected a JSON object")
         _StudyFile.model_validate(content)
     except ValidationError as error:
         raise InputError(

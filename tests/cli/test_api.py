@@ -85,21 +85,21 @@ def test_both_doors_lead_to_the_same_search(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"epochs": 0}, "--epochs 0: expected a whole number from 1"),
-        ({"epochs": 2.5}, "--epochs 2.5: expected a whole number from 1"),
-        ({"epochs": True}, "--epochs True: expected a whole number from 1"),
+        ({"epochs": 0}, "--epochs 0: expected a whole number of at least 1"),
+        ({"epochs": 2.5}, "--epochs 2.5: expected a whole number of at least 1"),
+        ({"epochs": True}, "--epochs True: expected a whole number of at least 1"),
         ({"seed": -1}, "--seed -1: expected a whole number from 0 to 4294967295"),
         ({"settings": 5000}, "--settings 5000: expected a whole number from 1 to 1000"),
         ({"gpus_per_trial": -0.5}, "--gpus-per-trial -0.5: expected a number from 0"),
         ({"hours": "2"}, "--hours '2': expected a number"),
-        ({"trials": 0}, "--trials 0: expected a whole number from 1, or +N to add N"),
-        ({"sampler": ["tpe"]}, "--sampler ['tpe']: not known; allowed: tpe, "),
-        ({"max": {"x": 1}}, "--max x=1: 'x' has no limit; allowed: latent_size, "),
+        ({"trials": 0}, "--trials 0: expected a whole number of at least 1, or +N to add N trials"),
+        ({"sampler": ["tpe"]}, "--sampler ['tpe']: unknown. Use tpe, "),
+        ({"max": {"x": 1}}, "--max x=1: 'x' cannot be limited. Use latent_size, "),
         ({"max": "n_params=-1"}, "--max n_params=-1: write n_params=NUMBER"),
         ({"strata": [128, 64]}, "--strata 128,64: expected latent sizes"),
         ({"from_": ["a", "b"], "resume": True}, "--from a,b: a study can learn from earlier ones"),
-        ({"study": "a/b"}, "--study 'a/b': letters, digits"),
-        ({"space": "nope"}, "--space nope: there is no such space"),
+        ({"study": "a/b"}, "--study 'a/b': invalid name. Use at most 100 letters, digits"),
+        ({"space": "nope"}, "--space nope: unknown. Use demo, "),
         ({"data": Path("nowhere")}, "nowhere' is neither a built-in source nor a folder"),
     ],
 )
@@ -211,7 +211,7 @@ def test_the_report(
     path = StudyReader(study.folder).report()
     assert capsys.readouterr().err == (
         "note: The images could not be read: images: elsewhere; "
-        f"run `raycae report {study.folder}` once that is mended\n"
+        f"Fix this, then run `raycae report {study.folder}`.\n"
     )
     assert "The images could not be read: images: elsewhere" in path.read_text()
     assert path == study.folder / "report.html"

@@ -171,7 +171,9 @@ def test_the_model_of_a_size(tmp_path: Path) -> None:
     assert reader.model(latent=10**6).config == largest
     sizes = ", ".join(f"{size:,}" for size in front["latent_size"])
     for limit in (front["latent_size"].min() - 1, 0, -5, True, "256", 64.5):
-        with pytest.raises(raycae.InputError, match=rf"are {sizes}\. Give one of these"):
+        with pytest.raises(
+            raycae.InputError, match=rf"are {sizes}\. Use a latent size of at least "
+        ):
             reader.model(latent=limit)
 
 

@@ -76,7 +76,7 @@ UP = {"type": "categorical", "choices": ["cubic"]}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"taks": "reconstruct"}, "mine.yaml: taks: unknown key; did you mean task?"),
+        ({"taks": "reconstruct"}, "mine.yaml: taks: unknown key. Did you mean task?"),
         (
             {"params": {"lr": {**LR, "low": 1.0}}},
             "mine.yaml: params.lr: low 1.0 is above high",
@@ -109,26 +109,26 @@ FRONTIER = ["--objective", "frontier"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--space", "ex4"], "--space ex4: there is no such space; did you mean"),
+        (["--space", "ex4"], "--space ex4: unknown. Did you mean"),
         (["--space", "no/such/file.yaml"], "cannot be read: No such file or directory"),
-        (["--trials", "0"], "--trials 0: expected a whole number from 1, or +N"),
+        (["--trials", "0"], "--trials 0: expected a whole number of at least 1, or +N"),
         (["--trials", "many"], "--trials many: expected a whole number"),
         (["--trials", "9" * 5000], "expected a whole number"),
         (["--hours", "nan"], "--hours nan: expected a number above 0"),
         (["--hours", "inf"], "--hours inf: expected a number above 0"),
         (["--seed", "5000000000"], "'--seed'"),
-        (["--space", "x" * 300], "there is no such space"),
+        (["--space", "x" * 300], ": unknown. Use demo, "),
         (["--epochs", "0"], "'--epochs'"),
         (["--data", "nowhere/at/all"], "nowhere/at/all"),
         (["--data", "cifar"], "cifar10"),
         (["--limit", "8"], "'--limit'"),
-        (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, strata, random, grid"),
-        (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, hyperband, none"),
+        (["--sampler", "cma"], "--sampler cma: unknown. Use tpe, strata, random, grid"),
+        (["--scheduler", "pbt"], "--scheduler pbt: unknown. Use asha, hyperband, none"),
         (["--scheduler", "none", "--grace", "2"], "--grace 2 has no effect with --scheduler none"),
         (["--factor", "1"], "--factor"),
-        (["--repeats", "yes"], "--repeats yes: not known; allowed: refuse, seed"),
-        (["--objective", "psnr"], "--objective psnr: not known; allowed: val_mse, frontier"),
-        (["--objective", "frontier", "--cost", "dB"], "--cost dB: not known; allowed: latent_size"),
+        (["--repeats", "yes"], "--repeats yes: unknown. Use refuse, seed"),
+        (["--objective", "psnr"], "--objective psnr: unknown. Use val_mse, frontier"),
+        (["--objective", "frontier", "--cost", "dB"], "--cost dB: unknown. Use latent_size"),
         (["--cost", "flops"], "--cost flops has no effect without --objective"),
         (["--strata", "64"], "--strata 64 has no effect without --objective"),
         (["--sampler", "strata"], "--sampler strata requires --objective frontier"),
@@ -159,8 +159,11 @@ FRONTIER = ["--objective", "frontier"]
             ["--first-images", "99", "--scheduler", "none"],
             "--first-images 99 is only useful with early stopping",
         ),
-        (["--study", "../../x"], "--study '../../x': letters, digits"),
-        (["--study", "-rf"], "--study '-rf': letters, digits"),
+        (
+            ["--study", "../../x"],
+            "--study '../../x': invalid name. Use at most 100 letters, digits",
+        ),
+        (["--study", "-rf"], "--study '-rf': invalid name. Use at most 100 letters, digits"),
         (["--study", "x" * 300], "letters, digits"),
         (["--resume"], "Remove --resume to start one"),
         (["--results", "/dev/null/results"], "results cannot be written there"),
@@ -205,7 +208,7 @@ def test_address_where_nothing_answers(
     (tmp_path / "tmp" / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
     code, _, err = run("search", *arguments)
     assert code == 2
-    assert "ray_current_cluster, which `ray start` wrote, names a Ray at 127.0.0.1:9: " in err
+    assert "ray_current_cluster, which `ray start` wrote, names a Ray head at 127.0.0.1:9: " in err
     assert "run `ray stop` or delete the file" in err
     assert not (tmp_path / "quickstart").exists()
 
@@ -386,9 +389,9 @@ def test_trial(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--point", "bse"], "--point bse: ex1 has no such point; known: base"),
+        (["--point", "bse"], "--point bse: the space ex1 has no such point. Use base"),
         (["--set", "lr"], "--set lr: write NAME=VALUE"),
-        (["--set", "lrr=1"], "--set lrr: unknown key; did you mean lr?"),
+        (["--set", "lrr=1"], "--set lrr: unknown key. Did you mean lr?"),
         (["--set", "kernel=9"], "--set kernel.0: 9 is not allowed"),
         (["--set", "depth=4", "--set", "factor=4"], "stage 3: max-pool 4 on 2 x 2"),
     ],

@@ -73,7 +73,9 @@ def test_parquet_files_that_can_be_read_both_ways_are_refused(tmp_path: Path, pa
         (f"{parent}test-0.parquet", 8),
         (f"{parent}extra-0.parquet", 20),
     )
-    with pytest.raises(InputError, match=r"32 training .*8 test .*leaving out 20 .*set of 60"):
+    with pytest.raises(
+        InputError, match=r"32 training .*8 test .*20 images ignored .*As one set: 60 images"
+    ):
         data.check(str(tmp_path))
     assert sizes(f"{tmp_path}?splits=no") == (48, 6, 6)
     assert sizes(f"{tmp_path}?splits=yes") == (28, 4, 8)

@@ -118,7 +118,7 @@ def test_what_can_be_read_both_ways_is_refused(tmp_path: Path, case: str) -> Non
     for call in (data.check, data.load, data.load_test, data.summarize):
         with pytest.raises(InputError, match="two ways") as raised:
             call(str(tmp_path))
-        for part in ("32 training", "8 test", "leaving out 20", "one set of 60"):
+        for part in ("32 training", "8 test", "20 images ignored", "As one set: 60 images"):
             assert part in str(raised.value)
         for way in ("?splits=yes", "?splits=no"):
             assert f"'{tmp_path}{way}'" in str(raised.value)

@@ -477,7 +477,9 @@ class TestWhichRay:
         no_cluster.write_text("127.0.0.1:1")
         code, out, err = run("search", "--space", "quickstart", *more)
         assert (code, out) == (2, "")
-        assert err.startswith(f"raycae: {no_cluster}, which `ray start` wrote, names a Ray at ")
+        assert err.startswith(
+            f"raycae: {no_cluster}, which `ray start` wrote, names a Ray head at "
+        )
         assert "`ray stop`" in err
         assert "--address local" in err
         assert not (tmp_path / "r").exists()

@@ -305,7 +305,7 @@ def test_a_head_that_does_not_answer(run: Run) -> None:
     code, _, err = run("jobs", "--address", "head:8265")
     assert (code, err) == (
         2,
-        "raycae: --address head:8265: has to be a URL, such as http://HEAD:8265\n",
+        "raycae: --address head:8265: must be a URL, such as http://HEAD:8265\n",
     )
 
 
@@ -315,8 +315,8 @@ def test_a_head_that_does_not_answer(run: Run) -> None:
         ([], "--results is required"),
         (["--results", "nowhere"], "--results nowhere: there is no such folder here"),
         (["--results", ".", "--data", "pictures"], "--data pictures: cifar10, photos, or the abs"),
-        (["--results", ".", "--space", "ex4"], "--space ex4: there is no such space"),
-        (["--results", ".", "--trials", "0"], "--trials 0: expected a whole number from 1"),
+        (["--results", ".", "--space", "ex4"], "--space ex4: unknown. Did you mean ex3?"),
+        (["--results", ".", "--trials", "0"], "--trials 0: expected a whole number of at least 1"),
         (["--results", ".", "--epochs", "0"], "'--epochs'"),
         (["--results", ".", "--trails", "5"], "No such option"),
         (["--results", ".", "--resume"], "Remove --resume to start one"),

@@ -277,9 +277,9 @@ class TestSurrogate:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sampler", "cma"], "--sampler cma: not known; allowed: tpe, strata, random, grid"),
+        (["--sampler", "cma"], "--sampler cma: unknown. Use tpe, strata, random, grid"),
         (["--sampler", "strata"], "--sampler strata searches a frontier"),
-        (["--scheduler", "pbt"], "--scheduler pbt: not known; allowed: asha, hyperband, none"),
+        (["--scheduler", "pbt"], "--scheduler pbt: unknown. Use asha, hyperband, none"),
         (["--epochs", "4"], "--epochs 4: the curves end after epoch 3"),
         (["--workers", "0"], "'--workers'"),
         (["nobody"], "nobody: no study has this name or path"),

@@ -286,7 +286,7 @@ LAUGHS = "a: &a0 [1, 1]\n" + "".join(
     [
         ("fixed: {channels: [1, 2, 3, 4, 5]}", "mine.yaml: fixed.channels: "),
         ("fixed: {depth: @hex@}", "is too large"),
-        ("fixed: {depth: @sexagesimal@}", "it has to be int, a number such as 16, not text"),
+        ("fixed: {depth: @sexagesimal@}", "expected a whole number such as 16, not the text"),
         ("params: {lr: {type: float, low: 0.1, high: 0.2, step: 1.0e-320}}", "params.lr: "),
         ("params: {lr: {type: categorical, choices: [@hex@]}}", "is too large"),
         ("points: {a: !!timestamp }", "'' is not a valid timestamp"),

@@ -468,7 +468,7 @@ def test_saved_model_comes_back(tmp_path: Any) -> None:
     ("settings_", "message"),
     [
         ({"kernel": 9}, "kernel.0: 9 is not allowed; input should be less than or equal to 7"),
-        ({"kernal": 3}, "kernal: unknown key; did you mean kernel?"),
+        ({"kernal": 3}, "kernal: unknown key. Did you mean kernel?"),
         ({"downsample": "maxx"}, "'maxx' is not allowed; allowed: 'max', 'average', 'stride'"),
         ({"channels": [8, 12, 16], "depth": 2}, "has 3 entries"),
         ({"batch_size": 0}, "batch_size: 0 is not allowed"),

@@ -170,22 +170,25 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"taks": "reconstruct"}, "mine.yaml: taks: unknown key; did you mean task? allowed:"),
+        ({"taks": "reconstruct"}, "mine.yaml: taks: unknown key. Did you mean task? Use "),
         ({"task": "paint"}, "mine.yaml: task: 'paint' is not allowed; allowed: 'reconstruct' or"),
         (
             {"params": {"lr": {**LR, "low": 0.1}}},
             "mine.yaml: params.lr: low 0.1 is above high 0.01",
         ),
         ({"params": {"lr": {**LR, "low": 0.0, "log": True}}}, "a log scale starts above 0"),
-        ({"params": {"lr": {**LR, "low": "tiny"}}}, "params.lr.low: 'tiny' is not allowed"),
-        ({"params": {"lr": {**LR, "hihg": 1}}}, "params.lr.hihg: unknown key; did you mean"),
+        (
+            {"params": {"lr": {**LR, "low": "tiny"}}},
+            "params.lr.low: expected a number such as 0.5 or 1e-4, not the text 'tiny'",
+        ),
+        ({"params": {"lr": {**LR, "hihg": 1}}}, "params.lr.hihg: unknown key. Did you mean"),
         (
             {"params": {"lr": {"type": "real"}}},
             "params.lr.type: real is not allowed; allowed",
         ),
         ({"params": {"lr": {"low": 1}}}, "params.lr.type: nothing is not allowed; allowed"),
         ({"params": {"lr": {**LR, "low": -1.0}}}, "params.lr.low: -1.0 is not allowed"),
-        ({"params": {"kernle": LR}}, "params.kernle: unknown parameter; did you mean kernel?"),
+        ({"params": {"kernle": LR}}, "params.kernle: unknown parameter. Did you mean kernel?"),
         (
             {"params": {"kernel": {"type": "int", "low": 3, "high": 9}}},
             "params.kernel.high: 9 is not allowed; input should be less than or equal to 7",
@@ -213,13 +216,13 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
         ({"fixed": {"lr": 0.1}}, "params.lr: is also listed under fixed"),
         ({"fixed": {"kernel": 8}}, "fixed.kernel.0: 8 is not allowed"),
         ({"fixed": {"depth": 2, "channels": [1, 2, 3]}}, "fixed: channels: [1, 2, 3] has 3 "),
-        ({"points": {"a": {"lrr": 1}}}, "points.a.lrr: unknown key; did you mean lr?"),
+        ({"points": {"a": {"lrr": 1}}}, "points.a.lrr: unknown key. Did you mean lr?"),
         ({"points": {"a": {"depth": 4, "factor": 4}}}, "points.a: stage 3: max-pool 4 on 2 x 2"),
         (
             {"points": {"a": {}}, "constraints": {"latent_size": {"max": 10}}},
             "points.a: latent_size 1,024 is above 10",
         ),
-        ({"series": {"a": {"lrr": 1}}}, "series.a.lrr: unknown key; did you mean lr?"),
+        ({"series": {"a": {"lrr": 1}}}, "series.a.lrr: unknown key. Did you mean lr?"),
         ({"series": {"a": {}}}, "series.a: changes nothing; name a setting"),
         ({"series": {"a": {"task": "colourise"}}}, "series.a.task: cannot differ between"),
         (
@@ -237,7 +240,7 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
             },
             "series.a: latent_size 2,048 is above 1,024",
         ),
-        ({"constraints": {"latent": {"max": 10}}}, "constraints.latent: unknown key; did you mean"),
+        ({"constraints": {"latent": {"max": 10}}}, "constraints.latent: unknown key. Did you mean"),
         ({"constraints": {"flops": {"above": 10}}}, "constraints.flops.above: unknown key"),
         ({"budget": {"trials": 0}}, "budget.trials: 0 is not allowed"),
         ({"budget": {"hours": float("inf")}}, "budget.hours: inf is not allowed"),
@@ -246,11 +249,11 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
         ({"points": {"a": {"image_size": 64}}}, "points.a.image_size: cannot differ between"),
         (
             {"params": {"depth": {"type": "categorical", "choices": ["2"]}}},
-            "params.depth.choices: '2' is not allowed; it has to be int",
+            "params.depth.choices: expected a whole number such as 16, not the text '2'",
         ),
         (
             {"params": {"channels": {"type": "float", "low": 4.0, "high": 64.0}}},
-            "params.channels.low: 4.0 is not allowed; it has to be int",
+            "params.channels.low: expected a whole number, not 4.0",
         ),
         (
             {"params": {"factor": {"type": "int", "low": 2, "high": 4}}},
@@ -271,7 +274,7 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
             {"params": {"norm": {"type": "categorical", "choices": ["batch", "batch"]}}},
             "a choice is listed twice",
         ),
-        ({"budget": {"epcohs": 3}}, "budget.epcohs: unknown key; did you mean epochs?"),
+        ({"budget": {"epcohs": 3}}, "budget.epcohs: unknown key. Did you mean epochs?"),
     ],
 )
 def test_mistake_in_a_file(changes: dict[str, object], message: str) -> None:
@@ -287,10 +290,10 @@ def test_mistake_in_a_file(changes: dict[str, object], message: str) -> None:
     ("text", "message"),
     [
         ("task: [reconstruct", "not valid YAML"),
-        ("- 1", "has to be a mapping with the keys task, data, budget, objective, params"),
-        ("? [a]\n: b", "a key has to be text"),
+        ("- 1", "must be a mapping with the keys task, data, budget, objective, params"),
+        ("? [a]\n: b", "a key must be text"),
         ("!!python/object/apply:os.system ['exit 1']", "not valid YAML"),
-        ("", "has to be a mapping"),
+        ("", "must be a mapping"),
         ("task: reconstruct\ntask: colourise", "the key 'task' appears twice"),
         ("3: 4", "3: this key is not text"),
         ("data: cifar10", "task: missing"),
@@ -309,8 +312,8 @@ def test_unknown_space_lists_the_known(tmp_path: Path) -> None:
     """Oracle: the names in the folder, and a close one first."""
     with pytest.raises(InputError) as caught:
         loading.load_space("ex22")
-    assert "did you mean ex2?" in str(caught.value)
-    assert f"Known: {', '.join(loading.list_space_names())};" in str(caught.value)
+    assert "Did you mean ex2?" in str(caught.value)
+    assert f"Use {', '.join(loading.list_space_names())}, or the path" in str(caught.value)
     with pytest.raises(InputError, match="cannot be read: No such file"):
         loading.load_space(str(tmp_path / "none.yaml"))
 
@@ -342,7 +345,7 @@ def test_limits_from_the_command_line() -> None:
     for limit, message in (
         (
             "lr=1",
-            "--max lr=1: 'lr' has no limit; allowed: latent_size, n_params, flops, epoch_time_s",
+            "--max lr=1: 'lr' cannot be limited. Use latent_size, n_params, flops or epoch_time_s",
         ),
         ("flops=many", "--max flops=many: write flops=NUMBER"),
         ("n_params=", "--max n_params=: write"),

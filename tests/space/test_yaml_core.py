@@ -141,30 +141,69 @@ def parse(text: str) -> Space:
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("budget: {hours: 1:30}", "budget.hours: '1:30' is not allowed; it has to be float"),
-        ("budget: {trials: 1_000}", "budget.trials: '1_000' is not allowed; it has to be int"),
-        ("budget: {epochs: '5'}", "budget.epochs: '5' is not allowed; it has to be int"),
-        ("budget: {limit: true}", "budget.limit: True is not allowed; it has to be int"),
-        ("constraints: {flops: {max: 1_000}}", "constraints.flops.max: '1_000' is not allowed"),
-        ("constraints: {epoch_time_s: {max: 1:30}}", "constraints.epoch_time_s.max: '1:30' is not"),
-        ("fixed: {lr: 1_0}", "fixed.lr: '1_0' is not allowed; it has to be float"),
-        ("fixed: {channels: [8, 1_6]}", "fixed.channels.1: '1_6' is not allowed; it has to be int"),
-        ("fixed: {residual: yes}", "fixed.residual: 'yes' is not allowed; it has to be bool"),
-        ("fixed: {residual: 1}", "fixed.residual: 1 is not allowed; it has to be bool"),
-        ("points: {a: {batch_size: 0b1}}", "points.a.batch_size: '0b1' is not allowed"),
-        ("series: {a: {lr: 0_1}}", "series.a.lr: '0_1' is not allowed; it has to be float"),
-        ("params: {lr: {type: float, low: 1:30, high: 9}}", "params.lr.low: '1:30' is not allowed"),
-        ("params: {lr: {type: float, low: 1, high: 9, log: on}}", "params.lr.log: 'on' is not"),
-        ("params: {depth: {type: int, low: 1, high: 2, step: '1'}}", "params.depth.step: '1' is"),
-        ("params: {lr: {type: categorical, choices: [1:30]}}", "params.lr.choices: '1:30' is not"),
-        ("params: {lr: {type: categorical, choices: [true]}}", "params.lr.choices: True is not"),
+        (
+            "budget: {hours: 1:30}",
+            "budget.hours: expected a number such as 0.5 or 1e-4, not the text '1:30'",
+        ),
+        (
+            "budget: {trials: 1_000}",
+            "budget.trials: expected a whole number such as 16, not the text '1_000'",
+        ),
+        (
+            "budget: {epochs: '5'}",
+            "budget.epochs: expected a whole number such as 16, not the text '5'",
+        ),
+        ("budget: {limit: true}", "budget.limit: expected a whole number such as 16, not True"),
+        (
+            "constraints: {flops: {max: 1_000}}",
+            "constraints.flops.max: expected a number such as 0.5 or 1e-4, not the text '1_000'",
+        ),
+        (
+            "constraints: {epoch_time_s: {max: 1:30}}",
+            "constraints.epoch_time_s.max: expected a number such as 0.5 or 1e-4, not the text",
+        ),
+        ("fixed: {lr: 1_0}", "fixed.lr: expected a number such as 0.5 or 1e-4, not the text '1_0'"),
+        (
+            "fixed: {channels: [8, 1_6]}",
+            "fixed.channels.1: expected a whole number such as 16, not the text '1_6'",
+        ),
+        ("fixed: {residual: yes}", "fixed.residual: expected true or false, not 'yes'"),
+        ("fixed: {residual: 1}", "fixed.residual: expected true or false, not 1"),
+        (
+            "points: {a: {batch_size: 0b1}}",
+            "points.a.batch_size: expected a whole number such as 16, not the text '0b1'",
+        ),
+        (
+            "series: {a: {lr: 0_1}}",
+            "series.a.lr: expected a number such as 0.5 or 1e-4, not the text '0_1'",
+        ),
+        (
+            "params: {lr: {type: float, low: 1:30, high: 9}}",
+            "params.lr.low: expected a number such as 0.5 or 1e-4, not the text '1:30'",
+        ),
+        (
+            "params: {lr: {type: float, low: 1, high: 9, log: on}}",
+            "params.lr.log: expected true or false, not 'on'",
+        ),
+        (
+            "params: {depth: {type: int, low: 1, high: 2, step: '1'}}",
+            "params.depth.step: expected a whole number such as 16, not the text '1'",
+        ),
+        (
+            "params: {lr: {type: categorical, choices: [1:30]}}",
+            "params.lr.choices: expected a number such as 0.5 or 1e-4, not the text '1:30'",
+        ),
+        (
+            "params: {lr: {type: categorical, choices: [true]}}",
+            "params.lr.choices: expected a number such as 0.5 or 1e-4, not True",
+        ),
         (
             "params: {residual: {type: categorical, choices: [yes, no]}}",
-            "params.residual.choices: 'yes' is not allowed; it has to be bool: true or false",
+            "params.residual.choices: expected true or false, not 'yes'",
         ),
         (
             "params: {lr: {type: float, low: 0.1, high: 0.2, when: {residual: on}}}",
-            "params.lr.when.residual: 'on' is not allowed; it has to be bool",
+            "params.lr.when.residual: expected true or false, not 'on'",
         ),
         ("points: {2024: {}}", "points.2024: this key is not text"),
         ("points: {a: {0x10: 3}}", "points.a.16: this key is not text"),

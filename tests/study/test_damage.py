@@ -387,7 +387,7 @@ def test_a_study_of_an_older_version(killed: Path) -> None:
     die(study)
 
 
-def test_another_space_goes_on(killed: Path, tiny_space: Space) -> None:
+def test_resume_with_another_space(killed: Path, tiny_space: Space) -> None:
     """Oracle: trials drawn from the old text teach the sampler as far as the new one has their
     parameters in range; what was running goes on with its own settings; the text is recorded."""
     from raycae.space import loading

@@ -33,7 +33,7 @@ SMALL = TINY_SPACE.replace("batch_size: 32", "batch_size: 32, image_size: 8")
 
 STEPS = {
     "evaluate_kept_models": "The kept models could not be evaluated on the test images",
-    "write_picture_sheets": "could not be painted",
+    "write_picture_sheets": "could not be drawn",
     "measure_baselines": "The baselines could not be measured",
 }
 
@@ -186,9 +186,9 @@ def test_every_step_is_attempted_and_the_worst_fault_is_raised() -> None:
     assert done == [1, 2]
     assert steps.errors == told
     assert steps.notes == [
-        "B: no such image; run `raycae b` once that is mended",
-        "B: full; run `raycae b` once that is mended",
-        "B: ZeroDivisionError: bug; run `raycae b` once that is mended",
+        "B: no such image. Fix this, then run `raycae b`.",
+        "B: full. Fix this, then run `raycae b`.",
+        "B: ZeroDivisionError: bug. Fix this, then run `raycae b`.",
     ]
     for error in reversed(told):
         with pytest.raises(type(error)):

@@ -142,7 +142,7 @@ def test_out_of_memory_with_batch_norm(tmp_path: Path, tiny_space: Space, plan: 
     study.close()
 
 
-def test_a_trial_that_gives_no_sign_of_life(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: by hand. An epoch took 2 s: after 60 + 10 x 2 s the trial is overdue. A first epoch
     has the start on top, and is predicted from FLOPs. Nothing is known: an hour."""
     clock = Clock(monkeypatch)

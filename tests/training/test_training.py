@@ -304,7 +304,7 @@ def test_diverging_is_said(photos: tuple[TensorDataset, TensorDataset]) -> None:
         training.run_epoch()
 
 
-def test_exploding_is_said(photos: tuple[TensorDataset, TensorDataset]) -> None:
+def test_exploding_loss_is_reported(photos: tuple[TensorDataset, TensorDataset]) -> None:
     """Oracle: an output of a thousand where pictures lie in [0, 1] costs a million: finite, and
     beyond everything that training comes back from."""
     training = Training(resolve({"output": "linear", "lr": 1e-9}), *photos, epochs=1)
