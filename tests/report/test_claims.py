@@ -194,7 +194,10 @@ def test_what_comes_eventually() -> None:
     b = {("b", s): [1.0, 1.0, 1.0 + s / 1000] for s in range(3)}
     closing = judged(claim, b | {("a", s): [16.0, 8.0, 4.0] for s in range(3)})
     assert closing.verdict == UNDECIDED
-    assert "at the pace of the last epoch 5 epochs would tell" in closing.why
+    assert (
+        "At the pace of the last epoch, the curves would meet after about 5 epochs in total."
+        in closing.why
+    )
     widens = judged(claim, b | {("a", s): [3.0, 2.0, 2.5] for s in range(3)})
     assert (widens.verdict, widens.why) == (CONTRADICTED, "Higher, and the gap widens.")
     for last in (1.9999, 2.0 + 1e-9):

@@ -137,7 +137,7 @@ def test_adjusted_verdicts_stand_beside_the_raw_ones(reproduced: Path) -> None:
     assert 0 < remaining < raw
     page = write_reproduction(reproduced).read_text()
     text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page.split("<script>")[0]))
-    assert f"By itself: {raw} upheld" in text
+    assert f"Unadjusted: {raw} upheld" in text
     assert f"Adjusted: {remaining} upheld" in text
     assert f"{len(tested)} claims were tested" in text
 
@@ -205,9 +205,9 @@ def test_the_choice_of_the_epoch_never_sees_the_test_error(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "ex2-baze"], "--only ex2-baze: no such experiment; known: ex2-base, "),
-        (["--only", ""], "--only : no such experiment; known: "),
-        (["--leave-out", "nothing"], "--leave-out nothing: no such experiment; known: "),
+        (["--only", "ex2-baze"], "--only ex2-baze: unknown. Use ex2-base, "),
+        (["--only", ""], "--only : unknown. Use "),
+        (["--leave-out", "nothing"], "--leave-out nothing: unknown. Use "),
         (["--only", "ex2-base", "--leave-out", "ex2-base"], "no experiment is left to run"),
         (["--data", "/nowhere"], "'/nowhere' is neither a built-in source"),
         (["--study", "../x"], "--study '../x': "),

@@ -1,7 +1,7 @@
 """What the source report claims, and the rule that turns runs into verdicts.
 
 A claim says that one experiment has less of something than another. It is judged on runs of both
-with the same seeds, by Student's interval of their differences alone. Other claims do not help to
+with the same seeds, by a t-interval of their differences alone. Other claims do not help to
 estimate their spread: experiments spread differently, and an interval that is too narrow for the
 noisiest of them is too narrow for every claim that compares with it (as the base model, which is
 in a dozen). `analysis/benchmarks/claims_coverage.py` compares this with four other intervals.
@@ -41,8 +41,8 @@ RATIOS = {
     "test": "test error",
     "val": "validation error",
     "train": "training error",
-    "time": "seconds an epoch",
-    "path": "validation error, mean on the way",
+    "time": "seconds per epoch",
+    "path": "validation error, mean over epochs",
 }
 """Measures that are compared as ratios: 0.9 is a tenth less."""
 ROUGHNESS = "rises"
@@ -97,7 +97,8 @@ CLAIMS = (
         margin=-0.05,
     ),
     Claim(
-        "Channels that double with depth beat the same parameters in hidden layers of equal width.",
+        "Channels that double with depth beat hidden layers of equal width with the same number of "
+        "parameters.",
         "ex2-channels-doubling",
         "ex2-channels-flat",
     ),
@@ -108,7 +109,7 @@ CLAIMS = (
         "time",
     ),
     Claim(
-        "So does a strided convolution alone.",
+        "A strided convolution alone takes longer to train than convolution and pooling.",
         "ex2-base",
         "ex2-stride",
         "time",
@@ -126,7 +127,7 @@ CLAIMS = (
     # 2.2.2
     Claim("Twice the latent channels lower the error.", "ex2-latent-x2", "ex2-base"),
     Claim(
-        "At the same latent size, twice all channels beat twice the latent's alone.",
+        "At the same latent size, doubling all channels beats doubling only the latent channels.",
         "ex2-channels-x2",
         "ex2-latent-x2",
     ),
@@ -189,7 +190,7 @@ CLAIMS = (
     Claim("Batch 64 trains faster than batch 16.", "ex3-batch-64", "ex3-base", "time"),
     Claim("Batch 64 raises the loss.", "ex3-base", "ex3-batch-64"),
     Claim(
-        "Batch 64 raises the loss, also on top of the changes kept so far.",
+        "Batch 64 also raises the loss when added to the changes kept so far.",
         "ex3-base",
         "ex3-batch-64-stacked",
     ),
@@ -200,12 +201,12 @@ CLAIMS = (
         margin=0.1,
     ),
     Claim(
-        "Its learning rate and batch size alone make the base model better.",
+        "The custom model's learning rate and batch size alone improve the base model.",
         "ex3-base-custom-training",
         "ex3-base",
     ),
     Claim(
-        "Trained like this, its larger network is better than the base model's.",
+        "With these training settings, the custom model's larger network beats the base model.",
         "ex3-custom",
         "ex3-base-custom-training",
     ),
@@ -255,7 +256,7 @@ def collect_runs(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per run: `experiment`, `seed`, `trial_number`, `latent_side` (height and width of
         the latent in pixels), and every measure. `val`, `train` and `test` are those of the epoch
-        with the least validation error; `time` is the median over the epochs, in seconds.
+        with the lowest validation error; `time` is the median over the epochs, in seconds.
     """
     ended = trials[trials["point"].notna() & (trials["state"] == COMPLETE)]
     curves = dict(list(epochs.sort_values("epoch").groupby("trial_number")))
@@ -406,14 +407,18 @@ def check_catching_up(
     logs = np.log(curves.pivot_table("test_mse", ["seed", "epoch"], "point").astype(float))
     gaps = (logs[claim.lower] - logs[claim.higher]).unstack("epoch")
     if gaps.shape[1] < 2:
-        return UNDECIDED, "One epoch does not say where curves end.", 1.0
+        return UNDECIDED, "One epoch does not show how the curves continue.", 1.0
     closed = (gaps.iloc[:, -2] - gaps.iloc[:, -1]).dropna().tolist()
     p = compute_p_value(closed)
     if p is not None and compute_interval(closed)[1] < 0:
         return CONTRADICTED, "Higher, and the gap widens.", p
     pace, gap = float(np.mean(closed)), float(gaps.iloc[:, -1].mean())
     if pace <= 0 or gap / pace > MOST:
-        return UNDECIDED, "Higher so far, and not seen to catch up: more epochs would tell.", 1.0
+        why = "Higher so far, and the gap hardly shrank in the last epoch. Train for more epochs."
+        return UNDECIDED, why, 1.0
     n_epochs = gaps.shape[1] + math.ceil(gap / pace)
-    why = f"Higher so far; at the pace of the last epoch {n_epochs} epochs would tell."
+    why = (
+        "Higher so far. At the pace of the last epoch, the curves would meet after about "
+        f"{n_epochs} epochs in total."
+    )
     return UNDECIDED, why, 1.0

@@ -23,8 +23,9 @@ class Spread:
     Attributes:
         rows: One row per experiment, the best first: `experiment`, `latent_size`, `mean`, `low` and
             `high` of the test error over seeds; `each`, the errors of the seeds; `baseline`, the
-            error of PCA of no larger size, or without a PCA the least of the levels (NaN: none).
-        linear: `latent_size`, and `error` of the best PCA of no larger size.
+            error of PCA of the same size or smaller, or without a PCA the lowest of the levels
+            (NaN: none).
+        linear: `latent_size`, and `error` of the best PCA of the same size or smaller.
         levels: The error of each baseline without a latent.
     """
 
@@ -78,7 +79,8 @@ def find_baseline(latent_size: int, linear: pd.DataFrame, levels: dict[str, floa
         levels: The errors of the baselines without a latent.
 
     Returns:
-        The error of PCA of no larger size, or without a PCA the least level; NaN without one.
+        The error of PCA of the same size or smaller, or without a PCA the lowest level; NaN
+        without one.
     """
     if linear.empty:
         return min(levels.values(), default=math.nan)
@@ -120,7 +122,7 @@ def draw_spread(data: Spread) -> go.Figure:
         figure.add_scatter(
             x=linear["baseline"].clip(lower=low).tolist(),
             y=[plotting.escape_html(name) for name in linear["experiment"]],
-            name="PCA of its latent size; at the edge: far below",
+            name="PCA of the same latent size (drawn at the edge if far below)",
             mode="markers",
             marker={"color": VIOLET, "size": 8, "symbol": "triangle-left"},
             hovertext=[f"PCA: {format_error(value)}" for value in linear["baseline"]],
@@ -182,7 +184,7 @@ def draw_latent_spread(data: Spread) -> go.Figure:
             "thickness": 1,
             "width": 3,
         },
-        name="experiment: mean, least and greatest of its seeds",
+        name="experiment: mean, lowest and highest of its seeds",
         mode="markers",
         marker={"color": BLUE, "size": 8},
         hovertext=[
@@ -226,7 +228,7 @@ def compute_three_curves(epochs: pd.DataFrame) -> pd.DataFrame:
 def draw_three_curves(curves: pd.DataFrame, data: Spread, columns: int = 4) -> go.Figure:
     """Draw a panel of three curves for each experiment, the best first, on the same axes.
 
-    Each panel shows the experiment's baseline: PCA of its latent size, or the least level.
+    Each panel shows the experiment's baseline: PCA of its latent size, or the lowest level.
 
     Args:
         curves: What `compute_three_curves` returns.

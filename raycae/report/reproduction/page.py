@@ -298,7 +298,7 @@ def format_mean_and_spread(values: pd.Series[float]) -> str:
 
 
 def select_best_runs(runs: pd.DataFrame) -> dict[str, int]:
-    """Select the trial with the least validation error of each experiment; its model is kept.
+    """Select the trial with the lowest validation error of each experiment; its model is kept.
 
     Args:
         runs: What `claims.collect_runs` returns.

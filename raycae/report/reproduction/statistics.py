@@ -32,7 +32,7 @@ def decide_verdict(low: float, high: float, threshold: float = 0.0) -> str:
 
 
 def compute_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Compute Student's interval of the mean of `differences`, with `CONFIDENCE`.
+    """Compute the t-interval of the mean of `differences`, with `CONFIDENCE`.
 
     Args:
         differences: One number per seed, at least one.
