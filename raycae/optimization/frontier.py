@@ -17,7 +17,7 @@ USUAL_STRATA = (64, 128, 256, 384, 512, 1024, 2048)
 FADING = 0.8
 """Factor by which the priority of a bin falls with each trial that did not improve it."""
 ENDED = ("COMPLETE", "PRUNED")
-"""States of trials that ended with an error."""
+"""States of trials that may have a measured error."""
 
 
 def find_frontier(
@@ -33,7 +33,7 @@ def find_frontier(
         cost: Column of the cost.
 
     Returns:
-        For each trial that ended with an error, by number, whether it is on the front.
+        For each trial with a measured error, by number, whether it is on the front.
     """
     ended = [t for t in trials if t["state"] in ENDED and t["val_mse"] is not None]
     is_on_front: dict[int, bool] = {}

@@ -43,7 +43,7 @@ class History:
     def __init__(self, cost: str | None = None) -> None:
         self.cost = cost
         self.ended: dict[int, FrozenTrial] = {}
-        """Trials that ended with an error, in the order in which they ended."""
+        """Trials with a measured error, in the order in which they ended."""
         self.latent_sizes: dict[int, int] = {}
         """Latent size of every trial, running or ended."""
         self._running: dict[int, tuple[dict[str, Any], Mapping[str, BaseDistribution]]] = {}

@@ -147,54 +147,56 @@ def explain_separation(groups: list[list[Entry]]) -> str | None:
 
 
 def compare_studies(entries: list[Entry]) -> str:
-    """Describe which study has the least error, and at how many latent sizes.
+    """Describe which study has the lowest error, and at how many latent sizes.
 
     Args:
-        entries: Studies of the same task and images with a trial that ended with an error.
+        entries: Studies of the same task and images with a trial with a measured error.
     """
     if not entries:
-        return "None of these studies has a trial that ended with an error."
+        return "None of these studies has a trial with a measured error yet."
     least_errors = [float(entry.latent.points["val_mse"].min()) for entry in entries]
     order = sorted(range(len(entries)), key=least_errors.__getitem__)
     best = entries[order[0]]
     if len(entries) == 1:
         return (
-            f"{best.name} has the least error, {format_error(least_errors[order[0]])}; there is no "
-            "other study of these images to compare it with."
+            f"{best.name} has the lowest error, {format_error(least_errors[order[0]])}; there is "
+            "no other study of these images to compare it with."
         )
     wins, n = count_lower_sizes(entries)
     counts = ", ".join(f"{entry.name} {won:,}" for entry, won in zip(entries, wins, strict=True))
     sizes = format_count(n, "latent size")
-    tried = ", ".join(f"{entry.name} {len(entry.latent.points):,}" for entry in entries)
+    tried = ", ".join(
+        f"{entry.name}: {format_count(len(entry.latent.points), 'trial')}" for entry in entries
+    )
     lead = _describe_lead(
         best.name, entries[order[1]].name, least_errors[order[0]], least_errors[order[1]]
     )
     return (
-        f"{lead} The Pareto fronts contain {sizes}. Number of sizes at which a study has the "
-        f"least error with a latent that is no larger: {counts}. Each "
-        f"error is the least of a study's trials ({tried}) and was measured in one run, so a small "
-        "difference may be chance."
+        f"{lead} The Pareto fronts contain {sizes}. Number of these sizes at which a study has the "
+        f"lowest error, using latents of that size or smaller: {counts}. Each error is the lowest "
+        f"of a study's trials ({tried}) and was measured in one run, so a small difference may be "
+        "chance."
     )
 
 
 def _describe_lead(best: str, second: str, least_error: float, next_error: float) -> str:
-    """Describe how far the study with the least error is ahead of the next one."""
+    """Describe how far the study with the lowest error is ahead of the next one."""
     if least_error == next_error:
-        return f"{best} and {second} have the same least error, {format_error(least_error)}."
+        return f"{best} and {second} have the same lowest error, {format_error(least_error)}."
     first, other = format_errors_apart(least_error, next_error)
     if next_error <= EXACT:
-        return f"{best} has the least error, {first}; {second} has {other}."
+        return f"{best} has the lowest error, {first}; {second} has {other}."
     times = format_ratio(least_error / next_error)
     if times == "1.00":
-        return f"{best} has the least error, {first}, hardly less than {second}, {other}."
-    return f"{best} has the least error, {first}, {times} times that of {second}."
+        return f"{best} has the lowest error, {first}, hardly less than {second}, {other}."
+    return f"{best} has the lowest error, {first}, {times} times that of {second}."
 
 
 def count_lower_sizes(entries: list[Entry]) -> tuple[list[int], int]:
-    """Count at how many latent sizes each study has the least error.
+    """Count at how many latent sizes each study has the lowest error.
 
     The sizes are those on any Pareto front. A study's error at a size is that of its best trial
-    with no larger latent. A tie counts for each study.
+    with latents of that size or smaller. A tie counts for each study.
 
     Args:
         entries: Studies of the same task and images.
@@ -216,7 +218,7 @@ def draw_frontiers(entries: list[Entry]) -> go.Figure:
     """Draw the Pareto front of each study on logarithmic axes.
 
     Args:
-        entries: The studies; each has a trial that ended with an error.
+        entries: The studies; each has a trial with a measured error.
     """
     figure = plotting.make_figure("latent size, numbers per image", "validation error, MSE")
     every = pd.concat([entry.latent.frontier for entry in entries])["val_mse"].tolist()

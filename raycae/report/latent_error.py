@@ -37,7 +37,7 @@ class LatentError:
     """Error against latent size.
 
     Attributes:
-        points: One row per trial that ended with an error: `POINT_COLUMNS`, `on_frontier`, and
+        points: One row per trial with a measured error: `POINT_COLUMNS`, `on_frontier`, and
             `linear_mse`, the error of `best_linear` (NaN without one).
         linear: The PCA baselines: `baseline`, `latent_size`, `val_mse`, `test_mse`.
         levels: The error of each baseline without a latent, lowest first; it may be 0.
@@ -69,7 +69,7 @@ class LatentError:
         return rows.drop_duplicates("latent_size")
 
     def find_best_linear(self, latent_size: int) -> LinearCode | None:
-        """Find the PCA baseline with the least error that is no larger than a latent size.
+        """Find the PCA baseline with the lowest error that is no larger than a latent size.
 
         Args:
             latent_size: The largest number of values per image.
@@ -152,7 +152,7 @@ def split_codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame
 
 
 def divide_by_linear(row: Row, latent: LatentError) -> dict[str, str]:
-    """Divide the errors of a trial by those of the best PCA of no larger size.
+    """Divide the errors of a trial by those of the best PCA of the same size or smaller.
 
     Args:
         row: A trial.

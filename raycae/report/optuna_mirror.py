@@ -170,7 +170,7 @@ class OptunaMirror:
         optuna_dashboard.save_note(
             self.study,
             f"{sentence}\n\nHyperparameter importance is computed as in the report of raycae "
-            "(PED-ANOVA of the trials that ended with an error), not as Optuna does by default.",
+            "(PED-ANOVA of the trials with a measured error), not as Optuna does by default.",
         )
         if select_ended(trials).empty:
             return

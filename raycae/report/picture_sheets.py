@@ -87,7 +87,7 @@ def add_pictures_and_baselines(
         for place, number in enumerate(unpainted):
             if not over():
                 count("Drawing pictures", place, len(unpainted))
-                failure = f"The pictures of trial {number} could not be painted"
+                failure = f"The pictures of trial {number} could not be drawn"
                 steps.attempt(failure, remedy, write_picture_sheets, folder, number, test, labels)
         if images is not None and lines and not over():
             count("Computing baselines", 0, 1)
@@ -151,7 +151,7 @@ def write_picture_sheets(
     """Write two sheets of pictures of a trial as PNG, and what is measured on them.
 
     `NUMBER.png` has the same images for every trial, spread over the set, because neighbours may be
-    crops of one photograph. `NUMBER-cases.png` has the `N_CASES` images with the least error, then
+    crops of one photograph. `NUMBER-cases.png` has the `N_CASES` images with the lowest error, then
     those with the largest, in the order of their errors. The rows are the original, the input (only
     in colourisation: grey), the output, and the difference. The measurements go to
     `pictures.parquet`. Of more than `N_MEASURED` test images, so many are used and the others are

@@ -53,7 +53,7 @@ def choose_log_ticks(low: float, high: float) -> list[float]:
 def make_error_axis(errors: Sequence[float]) -> dict[str, object]:
     """Make a logarithmic axis that leaves out errors far above the others.
 
-    It runs from the least error to slightly above nine tenths of them. Larger errors are drawn at
+    It runs from the lowest error to slightly above nine tenths of them. Larger errors are drawn at
     `get_error_ceiling`, and errors of zero at `choose_zero_position`.
 
     Args:
@@ -77,7 +77,7 @@ def get_error_ceiling(errors: Sequence[float]) -> float:
 
 
 def choose_zero_position(errors: Iterable[float]) -> float:
-    """Choose where a logarithmic axis draws zero: at half of the least error above `EXACT`.
+    """Choose where a logarithmic axis draws zero: at half of the lowest error above `EXACT`.
 
     Args:
         errors: The errors of the figure.

@@ -78,7 +78,7 @@ class StudyReader:
 
     @property
     def best(self) -> pd.Series[Any] | None:
-        """The COMPLETE trial with the least validation error; None without one."""
+        """The COMPLETE trial with the lowest validation error; None without one."""
         trials = self.trials
         number = find_best_trial(trials)
         return None if number is None else trials[trials["trial_number"] == number].iloc[0]
@@ -126,7 +126,7 @@ class StudyReader:
             `write_image` (with `raycae[png]`) do so elsewhere.
 
         Raises:
-            InputError: No trial has ended with an error yet.
+            InputError: No trial has a measured error yet.
         """
         from raycae.report.report_data import read_report_data
         from raycae.report.sections.latent_size import draw_latent_error

@@ -60,7 +60,7 @@ class ReportData:
 
     @cached_property
     def best(self) -> Row | None:
-        """The complete trial with the least validation error; None without a complete trial."""
+        """The complete trial with the lowest validation error; None without a complete trial."""
         number = find_best_trial(self.trials)
         return None if number is None else self.ranked.select([number])[number]
 

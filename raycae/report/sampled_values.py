@@ -127,7 +127,7 @@ def select_best_drawn(
     """Return what the configurations that drew a parameter drew, and what their best tenth did.
 
     Args:
-        ranked: One trial of each configuration that ended with an error, the best first.
+        ranked: One trial of each configuration with a measured error, the best first.
         name: The parameter's name.
         parameter: The parameter.
 

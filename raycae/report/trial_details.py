@@ -62,8 +62,9 @@ def describe_trial(row: Row) -> list[str]:
         row: A trial.
     """
     named = f", point {row['point']}" if row["point"] else ""
-    epochs = format_count(row["epochs_run"], "epoch") if row["epochs_run"] else "its first epoch"
-    lines = [f"trial {row['trial_number']}{named}: {row['state']} after {epochs}"]
+    n_epochs = row["epochs_run"]
+    when = f"after {format_count(n_epochs, 'epoch')}" if n_epochs else "in its first epoch"
+    lines = [f"trial {row['trial_number']}{named}: {row['state']} {when}"]
     if row["val_mse"] is not None:
         test = (
             "" if row["test_mse"] is None else f", on test images {format_error(row['test_mse'])}"

@@ -18,7 +18,7 @@ from raycae.study.tables import check_config, read_pictures
 COST_NAMES = {
     "latent_size": "latent size, numbers per image",
     "n_params": "parameters",
-    "flops": "FLOPs an image, forward",
+    "flops": "FLOPs per image, forward",
     "epoch_time_s": "time of an epoch, s",
 }
 BASELINES = {
@@ -126,7 +126,7 @@ def is_measured(errors: pd.Series[float]) -> pd.Series[bool]:
 
 
 def select_ended(trials: pd.DataFrame) -> pd.DataFrame:
-    """Select the trials that ended with an error, complete or stopped early.
+    """Select the trials with a measured error, complete or stopped early.
 
     Args:
         trials: Trials in any state.
@@ -135,7 +135,7 @@ def select_ended(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def select_distinct(trials: pd.DataFrame) -> pd.DataFrame:
-    """Select the first trial of each configuration that ended with an error.
+    """Select the first trial of each configuration with a measured error.
 
     A repeat with another seed is no further evidence about the settings.
 
@@ -241,8 +241,8 @@ def select_best_per_latent_size(trials: pd.DataFrame, strata: Iterable[int] | No
     """Select the trials that represent the latent sizes.
 
     Without latent-size bins this is the best trial of each latent size, if it is COMPLETE. With
-    bins it is the trial of the Pareto front with the least error in each bin. The best trial of the
-    study is always included.
+    bins it is the trial of the Pareto front with the lowest error in each bin. The best trial of
+    the study is always included.
 
     Args:
         trials: Trials in any state.

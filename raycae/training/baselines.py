@@ -50,9 +50,9 @@ def compute_baselines(
 
     reconstruct:
 
-    - `linear`: PCA of the whole image; no linear code of its size has a lower error on the images
-      that it was fitted on. Left out above 6,000 values per image, where it would take minutes and
-      gigabytes.
+    - `linear`: PCA of the whole image; no other linear map of its size has a lower error on the
+      images that it was fitted on. Left out above 6,000 values per image, where it would take
+      minutes and gigabytes.
     - `linear_4x4`, `linear_8x8`: PCA of blocks of pixels, one code for all blocks; the latent size
       is blocks x components. Left out where the blocks do not tile the image.
     - `mean_colour`: the mean red, green and blue of the training images, everywhere.

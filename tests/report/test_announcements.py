@@ -77,7 +77,7 @@ def test_strong_effects_are_named() -> None:
         sentence = single_changes.describe_single_changes(
             single_changes.compare_single_changes(trials, epochs)
         )
-        n_pairs += "The clearest effect is kernel: 5, not 3: 0." in sentence
+        n_pairs += "The clearest effect is that of kernel: 5 has 0." in sentence
         common = slices.describe_common_choices(trials, parameters)
         n_common += common.startswith("All of the best") and "kernel 5" in common
         trials, _, parameters = made_page(

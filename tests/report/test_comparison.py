@@ -49,14 +49,14 @@ def test_studies_of_the_same_images_share_a_figure(tmp_path: Path) -> None:
     ]
     page = Page(render_comparison(folders))
     assert (
-        "wide has the least error, 0.00600, 0.75 times that of narrow. The Pareto fronts contain "
-        "3 latent sizes. Number of sizes at which a study has the least error with a latent that "
-        "is no larger: wide 1, narrow 2. Each "
-        "error is the least of a study's trials (wide 2, narrow 2) and was measured in one run, so "
-        "a small difference may be chance."
+        "wide has the lowest error, 0.00600, 0.75 times that of narrow. The Pareto fronts contain "
+        "3 latent sizes. Number of these sizes at which a study has the lowest error, using "
+        "latents of that size or smaller: wide 1, narrow 2. Each error is the lowest of a study's "
+        "trials (wide: 2 trials, narrow: 2 trials) and was measured in one run, so a small "
+        "difference may be chance."
     ) in page.text
     assert page.having("id") == ["frontiers-0"]
-    assert "wide: Trial 1 reaches" in " ".join(page.text.split()).replace(" :", ":")
+    assert "wide: Trial 1 has" in " ".join(page.text.split()).replace(" :", ":")
     assert "has its own figure" not in page.text
 
 
@@ -83,9 +83,9 @@ def test_a_study_without_trials_is_compared_all_the_same(tmp_path: Path) -> None
     folders = [made_study(tmp_path / "a", TRIALS, study="a"), made_study(tmp_path / "b", [])]
     text = Page(render_comparison(folders)).text
     assert "No trial is complete yet." in text
-    assert "a has the least error" in text
+    assert "a has the lowest error" in text
     nothing = Page(render_comparison([folders[1], made_study(tmp_path / "c", [], study="c")]))
-    assert "None of these studies has a trial" in nothing.text
+    assert "None of these studies has a trial with a measured error yet." in nothing.text
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:

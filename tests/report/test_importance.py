@@ -136,7 +136,7 @@ def test_few_trials_have_no_weights(n: int) -> None:
     assert importance.compute_importance(trials, PARAMETERS).empty
     said = importance.describe_importance(importance.compute_importance(trials, PARAMETERS), n)
     assert said == (
-        "Parameters are not ranked yet. That takes 50 different configurations that ended with an "
+        "Parameters are not ranked yet. Ranking needs 50 different configurations with a measured "
         f"error; this study has {n}."
     )
 
@@ -233,13 +233,13 @@ def test_pairs_agree_in_all_else() -> None:
     assert found["ratio"].tolist() == pytest.approx([math.sqrt(0.72), 0.5])
     assert found["low"].isna().all()
     assert single_changes.describe_single_changes(found) == (
-        "3 pairs of trials differ in one setting alone. No effect can be told from chance: that "
-        "takes 5 pairs in different settings, and the most of any effect is 2."
+        "3 pairs of trials differ in one setting alone. No effect can be distinguished from "
+        "chance: this needs 5 pairs whose other settings differ, and no effect has more than 2."
     )
 
 
 def test_intervals_of_effects_hold_together() -> None:
-    """Oracle: scipy's Student interval of the mean of the five log ratios of each of two effects,
+    """Oracle: scipy's t-interval of the mean of the five log ratios of each of two effects,
     at a level that Bonferroni's correction shares between the two."""
     ratios = {"kernel": [0.8, 0.9, 0.85, 0.7, 0.95], "norm": [0.5, 0.52, 0.48, 0.51, 0.5]}
     rows: list[tuple[dict[str, Any], float]] = []
@@ -256,8 +256,8 @@ def test_intervals_of_effects_hold_together() -> None:
         assert found.loc[setting, "low"] == pytest.approx(math.exp(low))
         assert found.loc[setting, "high"] == pytest.approx(math.exp(high))
     assert single_changes.describe_single_changes(found.reset_index()).endswith(
-        "The clearest effect is norm: batch, not none: 0.50 times the error (0.46 to 0.54, 5 "
-        "pairs)."
+        "The clearest effect is that of norm: batch has 0.50 times the error of none (0.46 to "
+        "0.54, 5 pairs)."
     )
 
 

@@ -43,6 +43,7 @@ from raycae.report.page import (
 from raycae.report.report_data import lacks_pictures_or_baselines, read_report_data
 from raycae.report.sections import pictures
 from raycae.report.sections.trial_table import COLUMNS
+from raycae.report.trial_details import describe_trial
 from raycae.report.trials import select_best_per_latent_size, select_trials_to_picture
 from raycae.study import tables
 from raycae.study.records import FAIL, PRUNED, RUNNING
@@ -55,19 +56,23 @@ def test_a_page_answers_with_the_numbers_of_its_study(tmp_path: Path) -> None:
     assert path == folder / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert "2 COMPLETE, 1 PRUNED, 1 FAIL, 1 RUNNING" in page.text
-    assert "Trial 1 reaches a validation error of 0.00100 (0.00110 on the test images)" in page.text
-    assert "PSNR of 30.00 dB, through a latent of 1,024 numbers" in page.text
+    assert "Trial 1 has a validation error of 0.00100 (0.00110 on the test images)" in page.text
+    assert "PSNR of 30.00 dB. Its latent has 1,024 numbers per image" in page.text
     assert (
         "Its error is 0.20 times that of the base point (trial 0), 0.50 times that of PCA of "
-        "the same latent size (4 × 4 blocks) and 0.020 times that of doing nothing "
-        "(mean colour)."
+        "the same latent size (4 × 4 blocks) and 0.020 times that of a trivial "
+        "baseline (mean colour)."
     ) in page.text
     assert (
-        "From latent size 512 to 1,024 the least error falls from 0.03000 to 0.00100" in page.text
+        "From latent size 512 to 1,024, the lowest error falls from 0.03000 to 0.00100" in page.text
     )
-    assert "Of 2 trials on the Pareto front" in page.text
-    assert "1 has less error than the best PCA." in page.text
-    assert "still improving when it ended: its last epoch, 4, took 50 % off" in page.text
+    assert (
+        "1 of the 2 trials on the Pareto front has less error than the best PCA of the same size "
+        "or smaller."
+    ) in page.text
+    assert (
+        "still improving when it ended: its last epoch, 4, reduced the error by 50 %." in page.text
+    )
     assert "1 trial was stopped early, after epoch 1." in page.text
     assert "photos of mine" in page.text
     assert "/somewhere" not in page.text
@@ -87,7 +92,7 @@ def test_the_ladder_of_a_greedy_series(tmp_path: Path) -> None:
     """Oracle: by hand. Slow is better than the start, but wide was kept while it ran: it comes
     again on top of that. 0.0024 is 40 % off 0.004, and 20 % off 0.003."""
     page = render_report(made_study(tmp_path / "s", SERIES, epochs=1))
-    section = page[page.index("<h2>The ladder</h2>") : page.index("<h2>What mattered</h2>")]
+    section = page[page.index("<h2>Greedy steps</h2>") : page.index("<h2>What mattered</h2>")]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in section.split("<tr")[2:]]
     assert rows == [
         ["0", "start", "–", "0.00400", "–", "start"],
@@ -99,12 +104,24 @@ def test_the_ladder_of_a_greedy_series(tmp_path: Path) -> None:
         ["6", "relu", "4 (slow)", "0.00200", "–", "dropped, stopped early"],
     ]
     assert (
-        "Of 5 changes 2 were kept: wide and slow. They take the error from 0.00400 to 0.00240, by "
-        "40 %. 1 change had to be tried again, because another change was kept meanwhile."
+        "2 of 5 changes were kept: wide and slow. Together they reduce the error from 0.00400 to "
+        "0.00240, by 40 %. 1 change had to be tried again, because another change was kept in the "
+        "meantime."
     ) in Page(section).text
     alone = render_report(made_study(tmp_path / "a", SERIES[:1] + SERIES[3:4], epochs=1))
     assert "None of 1 change was better than the start." in Page(alone).text
-    assert "The ladder" not in render_report(made_study(tmp_path / "t", TRIALS))
+    assert "Greedy steps" not in render_report(made_study(tmp_path / "t", TRIALS))
+
+
+def test_details_of_a_trial_without_a_complete_epoch(tmp_path: Path) -> None:
+    """Oracle: by hand. A trial that failed before its first epoch ended has completed none."""
+    trials = [Trial([0.02, 0.01]), Trial([], FAIL, reason="out of memory"), Trial([0.03], PRUNED)]
+    rows = read_report_data(made_study(tmp_path / "s", trials)).ranked.select(range(3))
+    assert {number: describe_trial(row)[0] for number, row in rows.items()} == {
+        0: "trial 0: COMPLETE after 2 epochs",
+        1: "trial 1: FAIL in its first epoch",
+        2: "trial 2: PRUNED after 1 epoch",
+    }
 
 
 def test_trials_are_listed_best_first(tmp_path: Path) -> None:
@@ -122,7 +139,7 @@ def test_colourisation_compares_with_grey_and_shows_it(tmp_path: Path) -> None:
     levels = [("grey_copy", None, 0.004), ("mean_chroma", None, 0.0035)]
     folder = made_study(tmp_path / "s", TRIALS[:2], task="colourise", baselines=levels)
     page = Page(render_report(painted(folder, 1, n_rows=3)))
-    assert "0.29 times that of doing nothing (mean chroma)" in page.text
+    assert "0.29 times that of a trivial baseline (mean chroma)" in page.text
     assert "PCA" not in page.text
     rows = [page.text.index(row) for row in ("Original", "Grey", "Output", "Difference")]
     assert rows == sorted(rows)
@@ -178,7 +195,7 @@ def test_an_interrupted_search_says_what_is_missing(
     assert "baselines have not been measured on these images" in page.text
     assert "pictures have not been drawn yet" in page.text
     assert page.text.count("raycae report 'my study'") == 2
-    assert "that of doing nothing" not in page.text
+    assert "that of a trivial baseline" not in page.text
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
@@ -256,7 +273,7 @@ def test_a_latent_as_large_as_the_picture_is_called_that(tmp_path: Path) -> None
     trials = [Trial([0.01], settings={"latent_channels": 48}, point="base")]
     folder = made_study(tmp_path / "s", trials, baselines=[("linear_4x4", 3072, 1e-31)])
     text = Page(render_report(folder)).text
-    assert "It is the base point itself. PCA of that latent size loses nothing." in text
+    assert "It is the base point itself. The error of PCA of that latent size is 0." in text
     assert "times that of PCA" not in text
 
 
@@ -286,18 +303,18 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
         painted(folder, number, 2)
     page = render_report(folder)
     assert (
-        "The Pareto front has 2 trials, from 64 to 256 numbers per image. It lies below the best "
-        "PCA of no larger size at 256 (0.90 times its error); on the test images at all of "
-        "these."
+        "The Pareto front has 2 trials, from 64 to 256 numbers per image. Compared with the best "
+        "PCA of the same size or smaller, its error is lower at 256 numbers (0.90 times). This "
+        "also holds on the test images."
     ) in page
-    assert "Trial 3 reaches a validation error of 0.00900" in page
+    assert "Trial 3 has a validation error of 0.00900" in page
     assert "Latent size 64: trial 0, validation error 0.02000, 2.0 times that of PCA." in page
     assert "Latent size 256: trial 3, validation error 0.00900, 0.90 times that of PCA." in page
     assert page.count("<figure data-trial=") == 2
     assert page.count("<figure>") == 1  # the best and worst images
     assert re.search(r">0\.90</td><td class=\"number\">0\.80</td>", page)
     decades = (2 * math.log10(3) + math.log10(0.06 / 0.009)) / 3  # over three doublings
-    assert f"lies a factor of {10**decades:.1f} below an error of 0.06000" in page
+    assert f"is a factor of {10**decades:.1f} below the reference error of 0.06000" in page
     assert 'id="growth"' in page
     assert 'id="cost-error"' not in page
     settings = re.findall(r'<td class="number" data-value="(\d)">\1</td></tr>', page)
@@ -374,7 +391,9 @@ def test_what_is_said_of_the_pictures(tmp_path: Path) -> None:
     assert (
         "have a PSNR of 21.3 dB and an SSIM of 0.91; their colours are off by Delta E 12.3" in text
     )
-    assert "the least error, from 0.01000, then those with the largest, up to 0.12000" in text
+    assert (
+        "lowest errors (left, from 0.01000) and the highest errors (right, up to 0.12000)" in text
+    )
     assert "The difference is output minus original, amplified 4 times" in text
     assert text.count("Error " + " ".join(f"{i / 100:.5f}" for i in range(1, 13))) == 2
     assert "paler" not in text
@@ -445,11 +464,11 @@ def test_report_of_another_cost(tmp_path: Path) -> None:
     page = render_report(folder)
     assert 'id="cost-error"' in page
     assert (
-        "From 1,656 to 2,307 (parameters) the least error falls from 0.02000 to 0.00900, by a "
-        "factor of 2.2 for 1.4 times the cost."
+        "The lowest error falls from 0.02000 (parameters: 1,656) to 0.00900 (2,307): 1.4 times the "
+        "cost reduces it by a factor of 2.2."
     ) in page
-    assert "PCA lies" not in page
-    assert "over parameters from" in page
+    assert "PCA is a factor" not in page
+    assert "(parameters), the error of the Pareto front is" in page
 
 
 def test_importing_the_report_loads_neither_ray_nor_torch() -> None:

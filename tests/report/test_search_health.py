@@ -138,8 +138,8 @@ def test_workers_are_counted_from_beginnings_and_ends() -> None:
     assert found.most == 2
     assert found.busy_hours == pytest.approx(0.2)
     assert search_health.describe_workers(found) == (
-        "While any trial ran, 1.3 ran on average and 2 at most; 100% of their time went into "
-        "epochs."
+        "Not counting pauses, 1.3 trials ran at the same time on average (at most 2). They spent "
+        "100 % of their time in epochs."
     )
     assert search_health.count_workers(trials.assign(ended_at=pd.NaT)) is None
 
@@ -190,13 +190,14 @@ def test_improvements_and_what_they_cost() -> None:
     assert found["gain"].iloc[1] == pytest.approx(0.5)
     assert found["hours"].iloc[1] == pytest.approx(7 / 60)
     assert describe_improvements(found, trials) == (
-        "The least error fell from 0.04000 to 0.02000 in 1 improvement. The last one, trial 3, "
-        "ended as number 4 of 5, after 7 min, and took 50 % off. No configuration is complete with "
-        "several seeds, so the report cannot tell improvements from the luck of a seed."
+        "The lowest error fell from 0.04000 to 0.02000 in 1 improvement. The last improvement was "
+        "trial 3, after 7 min, when 4 of 5 trials had ended. It reduced the error by 50 %. No "
+        "configuration was run to the end with several seeds, so the report cannot tell "
+        "improvements from seed noise."
     )
     assert describe_epochs_spent(found, trials) == (
-        "Trials spent 20 min in epochs, summed over workers (on cpu); the best trial was there "
-        "after 50% of that, and the last improvement cost 9 min."
+        "Epochs took 20 min, summed over workers (on cpu). The best trial ended after 50 % of this "
+        "time. The last improvement took 9 min of it."
     )
     figure = draw_best_so_far(found, "n", 5)
     assert list(figure.data[0].x) == [1, 4, 5]

@@ -156,9 +156,9 @@ def check_answer(study: Study, text: str) -> None:
     i = study.best()
     assert i is not None
     number, error, _, test, psnr, size, _ = require(
-        f"Trial {NUMBER} reaches a validation error of {NUMBER}( \\({NUMBER} on the test "
-        f"images\\))?, a PSNR of {NUMBER} dB, through a latent of {NUMBER} numbers? per image with "
-        f"{NUMBER} parameters\\.",
+        f"Trial {NUMBER} has a validation error of {NUMBER}( \\({NUMBER} on the test images\\))? "
+        f"and a PSNR of {NUMBER} dB\\. Its latent has {NUMBER} numbers? per image, and its network "
+        f"has {NUMBER} parameters\\.",
         text,
     )
     value = study.error[i]
@@ -174,27 +174,27 @@ def check_answer(study: Study, text: str) -> None:
 def check_latent(study: Study, text: str) -> None:
     front = study.front()
     sizes = {study.sizes[i] for i in study.ended}
-    fall, _, compared = text.partition(". Of ")
-    fall = fall.removesuffix(".") + "."
+    fall, compared = re.fullmatch(r"(.*?\.)(?: ([^;]*best PCA.*))?", text).groups()  # type: ignore[union-attr]
     last = study.error[front[-1]]
     assert last is not None
     if len(sizes) == 1:
         size, error = require(
-            f"Every trial has a latent of {NUMBER} numbers?; the least error is {NUMBER}\\.", fall
+            f"Every trial has a latent of {NUMBER} numbers?; the lowest error is {NUMBER}\\.", fall
         )
         assert shows(size, study.sizes[front[0]])
         assert shows(error, last)
     elif len(front) == 1:
         size, error = require(
-            f"The smallest latent of all, {NUMBER} numbers?, also has the least error, {NUMBER}\\.",
+            f"The smallest latent of all, {NUMBER} numbers?, also has the lowest error, "
+            f"{NUMBER}\\.",
             fall,
         )
         assert shows(size, min(sizes))
         assert shows(error, last)
     else:
         low, high, before, after, how = require(
-            f"From latent size {NUMBER} to {NUMBER} the least error falls from {NUMBER} to {NUMBER}"
-            r", (.*)\.",
+            f"From latent size {NUMBER} to {NUMBER}, the lowest error falls from {NUMBER} to "
+            f"{NUMBER}, (.*)\\.",
             fall,
         )
         first = study.error[front[0]]
@@ -209,14 +209,20 @@ def check_latent(study: Study, text: str) -> None:
     lines = [(e, line) for e, line in lines if line is not None and line > 1e-8]
     assert bool(lines) == bool(compared)
     if lines:
-        n, below = require(
-            f"{NUMBER} trials? on the Pareto front that can be compared with PCA of no larger size,"
-            " (none|[\\d,]+) (?:has|have) less error than the best PCA\\.",
+        n_below = sum(e < line for e, line in lines)  # type: ignore[operator]
+        comparable = "" if len(lines) == len(front) else "comparable "
+        best = r" error than the best PCA of the same size or smaller\."
+        if len(lines) == 1:
+            less = "less" if n_below else "no less"
+            require(f"The only {comparable}trial on the Pareto front has {less}{best}", compared)
+            return
+        below, n = require(
+            f"(None|[\\d,]+) of the {NUMBER} {comparable}trials on the Pareto front (?:has|have) "
+            f"less{best}",
             compared,
         )
-        n_below = sum(e < line for e, line in lines)  # type: ignore[operator]
         assert int(n) == len(lines)
-        assert below == (str(n_below) if n_below else "none")
+        assert below == (str(n_below) if n_below else "None")
 
 
 def check_comparison(study: Study, text: str | None) -> None:
@@ -237,13 +243,13 @@ def check_comparison(study: Study, text: str | None) -> None:
     factors = re.findall(f"{NUMBER} times that of", text or "")
     assert len(factors) == len(expected), text
     assert all(shows(f, value) for f, value in zip(factors, expected, strict=True)), text
-    zero = text is not None and "Doing nothing (mean colour) has no error on these images." in text
+    zero = text is not None and "The error of the mean colour is 0 on these images." in text
     assert zero == (levels.get("mean_colour") == 0)
-    assert ("The base point has no error." in (text or "")) == (
+    assert ("The error of the base point is 0." in (text or "")) == (
         is_base and (study.error[0] or 0) <= 1e-8
     )
     assert ("It is the base point itself." in (text or "")) == (i == 0 and base.point == "base")
-    assert ("PCA of that latent size loses nothing." in (text or "")) == (line == 0)
+    assert ("The error of PCA of that latent size is 0." in (text or "")) == (line == 0)
 
 
 def check_sides(study: Study, text: str | None) -> None:
@@ -265,7 +271,7 @@ def check_sides(study: Study, text: str | None) -> None:
         return
     assert text is not None
     won, of, chance, _ = require(
-        "The shape with the largest spatial size and the fewest channels has the least error at "
+        "The shape with the largest spatial size and the fewest channels has the lowest error at "
         f"(none|[\\d,]+) of {NUMBER} latent sizes? with more than one shape; chance would give "
         f"{NUMBER}\\. (So neither spatial size nor channels stand out\\.|Spatial size helps more "
         "than channels here\\.|Channels help more than spatial size here\\.)",
@@ -292,13 +298,13 @@ def check_curves(study: Study, text: str | None) -> None:
         lowest = curve.index(min(curve))
         if lowest < len(curve) - 1:
             epoch, of = require(
-                f"The best trial had its least error in epoch {NUMBER} of {NUMBER}\\.", said
+                f"The best trial had its lowest error in epoch {NUMBER} of {NUMBER}\\.", said
             )
             assert (int(epoch), int(of)) == (lowest + 1, study.epochs)
         else:
             epoch, gain = require(
-                f"The best trial was still improving when it ended: its last epoch, {NUMBER}, took "
-                f"{NUMBER} % off the error\\.",
+                f"The best trial was still improving when it ended: its last epoch, {NUMBER}, "
+                f"reduced the error by {NUMBER} %\\.",
                 said,
             )
             assert int(epoch) == len(curve)
@@ -375,10 +381,10 @@ def check_improvements(study: Study, section: ImprovementsSection) -> None:
     else:
         spent = 2.5 * sum(len(study.trials[i].curve) for i in ended if better and i <= better[-1])
         cost = section.cost_sentence or ""
-        assert re.match(r"Trials spent [\d.]+ (s|min|h) in epochs, summed over workers", cost)
+        assert re.match(r"Epochs took [\d.]+ (s|min|h), summed over workers", cost)
         assert ("best trial" in cost) == bool(better)
         if better:
-            (share,) = re.findall(r"there after (\d+)% of that", cost)
+            (share,) = re.findall(r"The best trial ended after ([\d.]+) % of this time\.", cost)
             assert shows(share, 100 * spent / total)
         assert ("last improvement" in cost) == (len(better) > 1)
     text = section.sentence
@@ -400,10 +406,11 @@ def check_improvements(study: Study, section: ImprovementsSection) -> None:
         assert (int(number), int(n)) == (better[0], after)
     else:
         first, last, n, number, place, of, gain = require(
-            f"The least error fell from {NUMBER} to {NUMBER} in {NUMBER} improvements?\\. The last "
-            f"one, trial {NUMBER}, ended as number {NUMBER} of {NUMBER}, after [\\d.]+ (?:s|min|h)"
-            f", and took {NUMBER} % off\\. No configuration is complete with several seeds, so the "
-            "report cannot tell improvements from the luck of a seed\\.",
+            f"The lowest error fell from {NUMBER} to {NUMBER} in {NUMBER} improvements?\\. The "
+            f"last improvement was trial {NUMBER}, after [\\d.]+ (?:s|min|h), when {NUMBER} of "
+            f"{NUMBER} trials? had ended\\. It reduced the error by {NUMBER} %\\. No configuration "
+            "was run to the end with several seeds, so the report cannot tell improvements from "
+            "seed noise\\.",
             text,
         )
         errors = [study.error[i] or 0.0 for i in better]
@@ -419,8 +426,8 @@ def check_mattered(study: Study, section: ImportanceSection) -> None:
     n = len(study.distinct)
     if n < 50:
         (told,) = require(
-            "Parameters are not ranked yet\\. That takes 50 different configurations that ended "
-            f"with an error; this study has {NUMBER}\\.",
+            "Parameters are not ranked yet\\. Ranking needs 50 different configurations with a "
+            f"measured error; this study has {NUMBER}\\.",
             section.sentence,
         )
         assert int(told) == n
@@ -473,7 +480,7 @@ def check_pairs(study: Study, text: str) -> None:
     assert int(told) == n
     early = re.findall(f"{NUMBER} of them (?:is|are) compared at the epoch", text)
     assert [int(x) for x in early] == ([n_early] if n_early else [])
-    most = re.findall(f"the most of any effect is {NUMBER}\\.", text)
+    most = re.findall(f"no effect has more than {NUMBER}\\.", text)
     top = max(effects_found.values())
     assert [int(x) for x in most] == ([top] if top < 5 else [])
     tested = re.findall(f"None of the {NUMBER} effects with at least 5 pairs", text)
@@ -486,8 +493,8 @@ def check_distribution(study: Study, section: ErrorDistributionSection | None) -
     if section is None:
         return
     n, n_best, best, n_half, half = require(
-        f"Of {NUMBER} trials that ended with an error, {NUMBER} ha(?:s|ve) at most {NUMBER}, and "
-        f"{NUMBER} have at most {NUMBER}\\.",
+        f"Of the {NUMBER} trials with a measured validation error, {NUMBER} ha(?:s|ve) an error of "
+        f"at most {NUMBER}, and {NUMBER} of at most {NUMBER}\\.",
         section.sentence,
     )
     assert int(n) == len(ordered)
@@ -512,7 +519,7 @@ def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) ->
         for i, line in lines
         if line is not None and line > 1e-8 and (study.error[i] or 0.0) < line
     ]
-    told = re.findall(f"{NUMBER} \\({NUMBER}(?: times its error)?\\)", text)
+    told = re.findall(f"{NUMBER}(?: numbers?)? \\({NUMBER}(?: times)?\\)", text)
     assert len(told) == len(below), text
     for (size, times), (own_size, own_times) in zip(told, below, strict=True):
         assert shows(size, own_size)
@@ -531,10 +538,11 @@ def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) ->
         for k, i in enumerate(front)
     )
     height = area / math.log(high / low)
-    factor, error, decades, at, to = require(
-        f"The Pareto front lies a factor of {NUMBER} below an error of {NUMBER} \\({NUMBER} "
-        f"decades: the geometric mean over latent size from {NUMBER} to {NUMBER}, its hypervolume "
-        "on logarithmic axes\\)\\.(?: PCA lies a factor of [\\d,.]+ below it\\.)?",
+    at, to, factor, error, decades = require(
+        f"Averaged over the range from {NUMBER} to {NUMBER} \\(latent size\\), the error of the "
+        f"Pareto front is a factor of {NUMBER} below the reference error of {NUMBER}\\. This "
+        f"geometric mean is the hypervolume on logarithmic axes, {NUMBER} decades\\."
+        "(?: PCA is a factor of [\\d,.]+ below the reference error\\.)?",
         frontier_growth.describe_growth(grown, "latent_size"),
     )
     assert shows(factor, 10**height)
@@ -589,7 +597,7 @@ def test_every_number_in_every_sentence(seed: int) -> None:
 
 
 def test_a_study_of_zeros_has_a_page(tmp_path: Path) -> None:
-    """Oracle: by hand. Grey pictures: doing nothing has no error, and neither has the best trial;
+    """Oracle: by hand. Grey pictures: the error of a grey copy is 0, and so is the best trial's;
     both are measured, and no figure or factor trips over them."""
     trials = [Trial([0.001, 0.0], settings={"latent_channels": 1}), Trial([0.002, 0.0005])]
     trials += [Trial([0.0], PRUNED, {"latent_channels": 2})]
@@ -599,8 +607,8 @@ def test_a_study_of_zeros_has_a_page(tmp_path: Path) -> None:
     folder = made_study(tmp_path / "s", trials, task="colourise", baselines=levels)
     text = Page(render_report(folder)).text
     assert "have not been measured" not in text
-    assert "Doing nothing (grey copy and mean chroma) has no error on these images." in text
-    assert "Trial 0 reaches a validation error of 0, a PSNR" in text
+    assert "The error of the grey copy and the mean chroma is 0 on these images." in text
+    assert "Trial 0 has a validation error of 0 and a PSNR" in text
     asked = {"objective": "frontier"}
     folder = made_study(tmp_path / "f", trials, baselines=levels, asked=asked, task="colourise")
     assert "The Pareto front has 1 trial, 64 numbers per image." in Page(render_report(folder)).text
@@ -613,9 +621,9 @@ def test_a_frontier_of_another_cost(tmp_path: Path, cost: str) -> None:
     trials = tables.read_trials(folder)
     front = select_cost_frontier(add_config_columns(trials), cost)
     text = describe_cost(front, cost)
-    low, high, before, after, factor, times = require(
-        f"From {NUMBER} to {NUMBER} \\(.*\\) the least error falls from {NUMBER} to {NUMBER}, by a "
-        f"factor of {NUMBER} for {NUMBER} times the cost\\.",
+    before, low, after, high, times, factor = require(
+        f"The lowest error falls from {NUMBER} \\(.*: {NUMBER}\\) to {NUMBER} \\({NUMBER}\\): "
+        f"{NUMBER} times the cost reduces it by a factor of {NUMBER}\\.",
         text,
     )
     costs, errors = front[cost].tolist(), front["val_mse"].tolist()

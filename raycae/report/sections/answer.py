@@ -14,8 +14,8 @@ from raycae.report.section import Section
 from raycae.report.trials import RankedRows, Row, get_baseline_name
 from raycae.study.records import COMPLETE, PRUNED
 
-NOTHING = ("mean_colour", "mean_chroma", "grey_copy")
-"""The baselines that do nothing: the same answer for every image, or its grey copy."""
+TRIVIAL = ("mean_colour", "mean_chroma", "grey_copy")
+"""The trivial baselines: the same answer for every image, or its grey copy."""
 
 
 def describe_answer(best: Row) -> str:
@@ -30,16 +30,15 @@ def describe_answer(best: Row) -> str:
         else f" ({format_error(best['test_mse'])} on the test images)"
     )
     return (
-        f"Trial {best['trial_number']} reaches a validation error of "
-        f"{format_error(best['val_mse'])}"
-        f"{test}, a PSNR of {best['val_psnr_db']:.2f} dB, through a latent of "
-        f"{format_count(best['latent_size'], 'number')} per image with "
+        f"Trial {best['trial_number']} has a validation error of {format_error(best['val_mse'])}"
+        f"{test} and a PSNR of {best['val_psnr_db']:.2f} dB. Its latent has "
+        f"{format_count(best['latent_size'], 'number')} per image, and its network has "
         f"{format_count(best['n_params'], 'parameter')}."
     )
 
 
 def describe_comparison(best: Row, ranked: RankedRows, latent: LatentError) -> str | None:
-    """Compare the best trial with the base point, with PCA, and with doing nothing.
+    """Compare the best trial with the base point, with PCA, and with trivial baselines.
 
     Args:
         best: The best complete trial.
@@ -52,22 +51,22 @@ def describe_comparison(best: Row, ranked: RankedRows, latent: LatentError) -> s
     """
     parts = [compare_with_base(best, ranked), compare_with_linear(best, latent)]
     zero = []
-    for level in filter(NOTHING.__contains__, latent.levels):
+    for level in filter(TRIVIAL.__contains__, latent.levels):
         if latent.levels[level] <= EXACT:
-            zero.append(get_baseline_name(level))
+            zero.append(f"the {get_baseline_name(level)}")
             continue
         times = format_factor(best["val_mse"] / latent.levels[level])
-        parts.append(f"{times} that of doing nothing ({get_baseline_name(level)})")
+        parts.append(f"{times} that of a trivial baseline ({get_baseline_name(level)})")
     factors = [part for part in parts if part]
     base = find_base(ranked)
     sentences = [
         "It is the base point itself." if best["point"] == early_stopping.BASE else "",
-        "The base point has no error."
+        "The error of the base point is 0."
         if base and not _is_same(base, best) and _is_zero(base)
         else "",
         f"Its error is {join_words(factors)}." if factors else "",
-        f"Doing nothing ({join_words(zero)}) has no error on these images." if zero else "",
-        "PCA of that latent size loses nothing." if is_exact(best, latent) else "",
+        f"The error of {join_words(zero)} is 0 on these images." if zero else "",
+        "The error of PCA of that latent size is 0." if is_exact(best, latent) else "",
     ]
     return " ".join(filter(None, sentences)) or None
 
@@ -79,7 +78,7 @@ def find_base(ranked: RankedRows) -> Row | None:
         ranked: All trials as rows.
 
     Returns:
-        The trial; None if it has not ended with an error.
+        The trial; None if it has no measured error.
     """
     base = ranked.find_point(early_stopping.BASE)
     if base is None or base["state"] not in (COMPLETE, PRUNED) or base["val_mse"] is None:
@@ -116,7 +115,7 @@ def compare_with_base(best: Row, ranked: RankedRows) -> str | None:
 
 
 def compare_with_linear(best: Row, latent: LatentError) -> str | None:
-    """Compare the best trial with PCA of no larger size.
+    """Compare the best trial with PCA of the same size or smaller.
 
     Args:
         best: The best complete trial.
@@ -130,14 +129,15 @@ def compare_with_linear(best: Row, latent: LatentError) -> str | None:
         return None
     kind = get_baseline_name(code.baseline).removeprefix("PCA, ")
     if code.latent_size == best["latent_size"]:
-        size = "of the same latent size"
+        which = f"of the same latent size ({kind})"
     else:
-        size = f"of {format_count(code.latent_size, 'number')}, the next smaller one measured"
-    return f"{format_factor(best['val_mse'] / code.val_mse)} that of PCA {size} ({kind})"
+        size = format_count(code.latent_size, "number")
+        which = f"with {size} ({kind}; the best PCA measured at this size or smaller)"
+    return f"{format_factor(best['val_mse'] / code.val_mse)} that of PCA {which}"
 
 
 def is_exact(best: Row, latent: LatentError) -> bool:
-    """Check whether PCA of this latent size loses nothing.
+    """Check whether the error of PCA of this latent size is zero.
 
     This is so if the latent is as large as the picture.
 
@@ -167,22 +167,28 @@ def describe_frontier_answer(latent: LatentError, ranked: RankedRows) -> str:
     if not compared:
         return text
     if not below:
-        return f"{text} PCA of no larger size has less error, or as little, at every size compared."
+        return (
+            f"{text} At every size compared, PCA of the same size or smaller is at least as good."
+        )
     tested = [(row, code) for row, code in below if row["test_mse"] is not None]
     on_test = sum(row["test_mse"] < code.test_mse for row, code in tested)
     first, *others = (
-        (f"{row['latent_size']:,}", format_ratio(row["val_mse"] / code.val_mse))
-        for row, code in below
+        (row["latent_size"], format_ratio(row["val_mse"] / code.val_mse)) for row, code in below
     )
     factors = [
-        f"{first[0]} ({first[1]} times its error)",
-        *(f"{n} ({times})" for n, times in others),
+        f"{format_count(first[0], 'number')} ({first[1]} times)",
+        *(f"{n:,} ({times})" for n, times in others),
     ]
-    text += f" It lies below the best PCA of no larger size at {join_words(factors)}"
+    text += (
+        " Compared with the best PCA of the same size or smaller, its error is lower at "
+        f"{join_words(factors)}."
+    )
     if not tested:
-        return f"{text}."
+        return text
+    if len(below) == 1:
+        return f"{text} This {'also holds' if on_test else 'does not hold'} on the test images."
     where = "all" if on_test == len(below) else f"{on_test:,}" if on_test else "none"
-    return f"{text}; on the test images at {where} of these."
+    return f"{text} On the test images, this holds at {where} of these sizes."
 
 
 @dataclass(frozen=True, kw_only=True)

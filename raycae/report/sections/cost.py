@@ -43,14 +43,14 @@ def describe_cost(front: pd.DataFrame, cost: str) -> str:
     first, last = front.iloc[0], front.iloc[-1]
     if len(front) == 1:
         return (
-            f"One trial, {first['trial_number']}, has both the least error, "
-            f"{format_error(first['val_mse'])}, and the least cost: {over} of {first[cost]:,.4g}."
+            f"Trial {first['trial_number']} has both the lowest error "
+            f"({format_error(first['val_mse'])}) and the lowest cost ({over}: {first[cost]:,.4g})."
         )
     before, after = format_errors_apart(first["val_mse"], last["val_mse"])
     return (
-        f"From {first[cost]:,.4g} to {last[cost]:,.4g} ({over}) the least error falls from "
-        f"{before} to {after}, {describe_fall(first['val_mse'], last['val_mse'])} for "
-        f"{format_larger_factor(last[cost] / first[cost])} the cost."
+        f"The lowest error falls from {before} ({over}: {first[cost]:,.4g}) to {after} "
+        f"({last[cost]:,.4g}): {format_larger_factor(last[cost] / first[cost])} the cost reduces "
+        f"it {describe_fall(first['val_mse'], last['val_mse'])}."
     )
 
 
@@ -58,7 +58,7 @@ def draw_cost(trials: pd.DataFrame, cost: str) -> go.Figure:
     """Draw error against a cost other than the latent size, on logarithmic axes.
 
     Args:
-        trials: Trials in any state; at least one has ended with an error.
+        trials: Trials in any state; at least one has a measured error.
         cost: The column of the cost.
     """
     rows = select_ended(trials)
@@ -93,7 +93,7 @@ class CostSection(Section):
             data: The study.
 
         Returns:
-            The section; None if the cost is the latent size or no trial has ended with an error.
+            The section; None if the cost is the latent size or no trial has a measured error.
         """
         has_own_cost = data.is_frontier and data.cost != "latent_size"
         if not has_own_cost or data.latent.points.empty:

@@ -33,9 +33,10 @@ def describe_errors(errors: list[float]) -> str:
     n = len(ordered)
     n_best, n_half = math.ceil(n / 10), math.ceil(n / 2)
     return (
-        f"Of {n:,} trials that ended with an error, {n_best:,} "
-        f"{'has' if n_best == 1 else 'have'} at most {format_error(ordered[n_best - 1])}, "
-        f"and {n_half:,} have at most {format_error(ordered[n_half - 1])}."
+        f"Of the {n:,} trials with a measured validation error, {n_best:,} "
+        f"{'has' if n_best == 1 else 'have'} an error of at most "
+        f"{format_error(ordered[n_best - 1])}, and {n_half:,} of at most "
+        f"{format_error(ordered[n_half - 1])}."
     )
 
 
@@ -43,7 +44,7 @@ def draw_distribution(trials: pd.DataFrame) -> go.Figure:
     """Draw which share of the trials has at most an error, all and the complete ones.
 
     Args:
-        trials: The trials that ended with an error, at least one.
+        trials: The trials with a measured error, at least one.
     """
     figure = plotting.make_figure("validation error, MSE", "share of the trials")
     errors = trials["val_mse"].astype(float).tolist()
@@ -82,7 +83,7 @@ class ErrorDistributionSection(Section):
             data: The study.
 
         Returns:
-            The section; None if fewer than `FEWEST` trials ended with an error.
+            The section; None if fewer than `FEWEST` trials have a measured error.
         """
         ended = select_ended(data.trials)
         if len(ended) < FEWEST:

@@ -18,7 +18,7 @@ from raycae.report.trials import COST_NAMES, select_ended
 
 
 def describe_growth(grown: Growth, cost: str) -> str:
-    """Describe how far the Pareto front and PCA lie below the error of doing nothing.
+    """Describe how far the Pareto front and PCA lie below the reference error.
 
     Args:
         grown: The growth of the front.
@@ -28,13 +28,14 @@ def describe_growth(grown: Growth, cost: str) -> str:
     line = (
         ""
         if grown.line is None
-        else f" PCA lies a factor of {format_ratio(10**grown.line)} below it."
+        else f" PCA is a factor of {format_ratio(10**grown.line)} below the reference error."
     )
     over = COST_NAMES[cost].partition(",")[0]
     return (
-        f"The Pareto front lies a factor of {format_ratio(10**height)} below an error of "
-        f"{format_error(grown.worst)} ({height:.2f} decades: the geometric mean over {over} from "
-        f"{grown.low:,.4g} to {grown.high:,.4g}, its hypervolume on logarithmic axes).{line}"
+        f"Averaged over the range from {grown.low:,.4g} to {grown.high:,.4g} ({over}), the error "
+        f"of the Pareto front is a factor of {format_ratio(10**height)} below the reference error "
+        f"of {format_error(grown.worst)}. This geometric mean is the hypervolume on logarithmic "
+        f"axes, {height:.2f} decades.{line}"
     )
 
 
@@ -45,7 +46,7 @@ class Growth:
     Attributes:
         steps: One row per trial in the order of their ends: `cost`, `error`, and `height`, the
             hypervolume so far. It is the mean, over costs from `low` to `high`, of how many decades
-            the least error lies below `worst`.
+            the lowest error lies below `worst`.
         low: The smallest cost.
         high: The largest cost.
         worst: The error from which heights are measured.
@@ -64,8 +65,8 @@ def compute_growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Grow
     """Compute how the hypervolume grew.
 
     Costs run from the smallest of any trial to twice the largest, so that each trial counts.
-    Heights are measured from the error of doing nothing; if that is unknown or zero, from the worst
-    error.
+    Heights are measured from the reference error, that of the worst baseline without a
+    latent. If it is unknown or zero, the reference is the worst error of a trial.
 
     Args:
         trials: Trials in any state.
@@ -73,7 +74,7 @@ def compute_growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Grow
         cost: The column of the cost.
 
     Returns:
-        The growth; None if no trial has ended with an error above zero.
+        The growth; None if no trial has a measured error above zero.
     """
     rows = select_ended(trials).sort_values(["ended_at", "trial_number"])
     if rows.empty:

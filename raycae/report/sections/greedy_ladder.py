@@ -39,17 +39,19 @@ def describe_ladder(steps: pd.DataFrame) -> str | None:
         text = f"None of {format_count(n_judged, 'change')} was better than the start."
     else:
         verb = "was" if len(kept) == 1 else "were"
-        text = f"Of {format_count(n_judged, 'change')} {len(kept)} {verb} kept: {join_words(kept)}."
+        n_changes = format_count(n_judged, "change")
+        text = f"{len(kept)} of {n_changes} {verb} kept: {join_words(kept)}."
         held = steps["best"].dropna()
         first, last = float(held.iloc[0]), float(held.iloc[-1])
         if first > last:
             before, after = format_errors_apart(first, last)
             gain = format_percent(1 - last / first)
-            text += f" They take the error from {before} to {after}, by {gain}."
+            who = "It reduces" if len(kept) == 1 else "Together they reduce"
+            text += f" {who} the error from {before} to {after}, by {gain}."
     if n_again := int((verdicts == AGAIN).sum()):
         text += (
             f" {format_count(n_again, 'change')} had to be tried again, "
-            "because another change was kept meanwhile."
+            "because another change was kept in the meantime."
         )
     return text
 
@@ -91,7 +93,7 @@ def make_ladder(trials: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per trial that has ended: `trial_number`, `state`, `change`, `parent`,
         `parent_change`, `val_mse`, `percent` (the change against the parent's error; NaN unless
-        both ran to their end), `verdict`, and `best` (the least error of the kept trials so far;
+        both ran to their end), `verdict`, and `best` (the lowest error of the kept trials so far;
         NaN without one). Empty if the search was not greedy.
     """
     steps = trials[trials["state"] != RUNNING].sort_values(["ended_at", "trial_number"])
@@ -117,7 +119,7 @@ def make_ladder(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_ladder(steps: pd.DataFrame) -> go.Figure | None:
-    """Draw the error of each step in the order of their ends, and the least error of the kept ones.
+    """Draw the error of each step in the order of their ends, and the lowest of the kept ones.
 
     Args:
         steps: What `make_ladder` returns.

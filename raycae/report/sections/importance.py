@@ -32,7 +32,7 @@ from raycae.report.significance import LEVEL, compute_chance_of_marked
 from raycae.report.trials import select_distinct
 
 FEWEST_RANKED = 50
-"""Configurations that ended with an error below which parameters are not ranked."""
+"""Configurations with a measured error below which parameters are not ranked."""
 MOST_RANKED = 2000
 """Configurations that importance is computed on; more of them take longer to say the same."""
 N_BOOTSTRAPS = 200
@@ -46,7 +46,7 @@ def select_weighed(trials: pd.DataFrame) -> pd.DataFrame:
         trials: Trials in any state.
 
     Returns:
-        The first trial of each configuration that ended with an error, in their order, thinned
+        The first trial of each configuration with a measured error, in their order, thinned
         evenly to at most `MOST_RANKED`.
     """
     rows = select_distinct(trials)
@@ -189,8 +189,8 @@ def describe_importance(weights: pd.DataFrame, n: int) -> str:
     """
     if n < FEWEST_RANKED:
         return (
-            f"Parameters are not ranked yet. That takes {FEWEST_RANKED} different configurations "
-            f"that ended with an error; this study has {n}."
+            f"Parameters are not ranked yet. Ranking needs {FEWEST_RANKED} different "
+            f"configurations with a measured error; this study has {n}."
         )
     clear = weights[weights["p"] <= LEVEL]
     if clear.empty:
@@ -238,7 +238,7 @@ class ImportanceSection(Section):
             data: The study.
 
         Returns:
-            The section; None if no trial has ended with an error.
+            The section; None if no trial has a measured error.
         """
         if data.latent.points.empty:
             return None

@@ -77,7 +77,7 @@ def estimate_seed_spread(trials: pd.DataFrame) -> float:
 
 
 def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
-    """Draw the least error so far.
+    """Draw the lowest error so far.
 
     Args:
         data: What `find_improvements` returns, at least one row.
@@ -88,7 +88,7 @@ def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
     if over == "hours":
         scale, unit = choose_time_unit(end)
         title = f"{unit} since the first trial began"
-    figure = plotting.make_figure(title, "least validation error, MSE")
+    figure = plotting.make_figure(title, "lowest validation error, MSE")
     texts = [
         f"trial {number}: {format_error(val_mse)}"
         for number, val_mse in zip(data["trial_number"], data["val_mse"], strict=True)
@@ -145,16 +145,17 @@ def describe_improvements(data: pd.DataFrame, trials: pd.DataFrame) -> str | Non
         )
     low, high = format_errors_apart(data["val_mse"].iloc[0], last["val_mse"])
     text = (
-        f"The least error fell from {low} to {high} in "
-        f"{format_count(len(data) - 1, 'improvement')}. "
-        f"The last one, trial {number}, ended as number {last['n']:,.0f} of {n_ended:,}, after "
-        f"{format_time(float(last['hours']) * 3600)}, and took {format_percent(last['gain'])} off."
+        f"The lowest error fell from {low} to {high} in "
+        f"{format_count(len(data) - 1, 'improvement')}. The last improvement was trial {number}, "
+        f"after {format_time(float(last['hours']) * 3600)}, when {last['n']:,.0f} of "
+        f"{format_count(n_ended, 'trial')} had ended. It reduced the error by "
+        f"{format_percent(last['gain'])}."
     )
     spread = estimate_seed_spread(trials)
     if math.isnan(spread):
         return (
-            f"{text} No configuration is complete with several seeds, so the report cannot tell "
-            "improvements from the luck of a seed."
+            f"{text} No configuration was run to the end with several seeds, so the report cannot "
+            "tell improvements from seed noise."
         )
     steps = data["val_mse"].astype(float).clip(lower=EXACT).map(math.log).diff()
     n_clear = int((steps < -2 * spread).sum())
@@ -179,17 +180,17 @@ def describe_epochs_spent(data: pd.DataFrame, trials: pd.DataFrame) -> str | Non
     total = float(trials["wall_time_s"].astype(float).fillna(0).sum())
     if total == 0:
         return None
-    text = f"Trials spent {format_time(total)} in epochs, summed over workers"
+    text = f"Epochs took {format_time(total)}, summed over workers"
     devices = ", ".join(sorted(set(trials["device"].dropna())))
     if devices:
         text += f" (on {devices})"
     if data.empty:
         return f"{text}."
     last = data.iloc[-1]
-    text += f"; the best trial was there after {last['spent_s'] / total:.0%} of that"
+    text += f". The best trial ended after {format_percent(last['spent_s'] / total)} of this time."
     if len(data) == 1:
-        return f"{text}."
-    return f"{text}, and the last improvement cost {format_time(float(last['cost_s']))}."
+        return text
+    return f"{text} The last improvement took {format_time(float(last['cost_s']))} of it."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,12 +28,12 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Shapes:
-    """How often the largest spatial size with the fewest channels has the least error.
+    """How often the largest spatial size with the fewest channels has the lowest error.
 
     Attributes:
-        n: Latent sizes that have several shapes, of which one alone has the least error.
+        n: Latent sizes that have several shapes, of which one alone has the lowest error.
         n_wider: Those of them where it is the shape with the largest spatial size.
-        n_tied: Further latent sizes, where that shape and another one share the least error.
+        n_tied: Further latent sizes, where that shape and another one share the lowest error.
         expected: The mean of `n_wider` if shapes do not matter.
         p: The probability of being at least as far from `expected`, on either side.
     """
@@ -85,9 +85,9 @@ def describe_sides(trials: pd.DataFrame) -> str | None:
     if not shapes.n:
         if not shapes.n_tied:
             return None
-        return "Shapes of the same latent size tie for the least error."
+        return "Shapes of the same latent size tie for the lowest error."
     text = (
-        f"The shape with the largest spatial size and the fewest channels has the least error at "
+        f"The shape with the largest spatial size and the fewest channels has the lowest error at "
         f"{shapes.n_wider or 'none'} of {format_count(shapes.n, 'latent size')} with more than one "
         f"shape; chance would give {shapes.expected:.1f}."
     )
@@ -100,10 +100,10 @@ def describe_sides(trials: pd.DataFrame) -> str | None:
 
 
 def draw_side(trials: pd.DataFrame, side: str, most: int = 300) -> go.Figure:
-    """Draw error against spatial size or channels, and a line through the least error at each.
+    """Draw error against spatial size or channels, and a line through the lowest error at each.
 
     Args:
-        trials: Trials in any state; at least one has ended with an error.
+        trials: Trials in any state; at least one has a measured error.
         side: A key of `SIDES`.
         most: The largest number of points.
     """
@@ -118,7 +118,7 @@ def draw_side(trials: pd.DataFrame, side: str, most: int = 300) -> go.Figure:
     errors = ranked["val_mse"].astype(float).tolist()
     zero, top = plotting.choose_zero_position(errors), plotting.get_error_ceiling(errors)
     draw_trials(figure, thin_trials(ranked, most), least, side, format_hover, zero, top)
-    figure.data[0].name = "least error"
+    figure.data[0].name = "lowest error"
     figure.update_yaxes(plotting.make_error_axis(errors))
     low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
     figure.update_xaxes(
@@ -142,7 +142,7 @@ class LatentShapeSection(Section):
             data: The study.
 
         Returns:
-            The section. It needs a trial that ended with an error.
+            The section. It needs a trial with a measured error.
         """
         figures = {side.replace("_", "-"): draw_side(data.trials, side) for side in SIDES}
         return cls(figures=figures, sentence=describe_sides(data.trials))

@@ -58,7 +58,7 @@ def describe_latent_error(latent: LatentError) -> str | None:
         latent: The trials, the front and the baselines.
 
     Returns:
-        One or two sentences; None if no trial has ended with an error.
+        One or two sentences; None if no trial has a measured error.
     """
     frontier = latent.frontier
     if frontier.empty:
@@ -67,30 +67,34 @@ def describe_latent_error(latent: LatentError) -> str | None:
     if latent.points["latent_size"].nunique() == 1:
         text = (
             f"Every trial has a latent of {format_count(last['latent_size'], 'number')}; "
-            f"the least error is {format_error(last['val_mse'])}."
+            f"the lowest error is {format_error(last['val_mse'])}."
         )
     elif first["latent_size"] == last["latent_size"]:
         text = (
             f"The smallest latent of all, {format_count(last['latent_size'], 'number')}, "
-            f"also has the least error, {format_error(last['val_mse'])}."
+            f"also has the lowest error, {format_error(last['val_mse'])}."
         )
     else:
         before, after = format_errors_apart(first["val_mse"], last["val_mse"])
         fall = describe_fall(first["val_mse"], last["val_mse"])
         text = (
-            f"From latent size {first['latent_size']:,} to {last['latent_size']:,} the least "
+            f"From latent size {first['latent_size']:,} to {last['latent_size']:,}, the lowest "
             f"error falls from {before} to {after}, {fall}."
         )
     compared = frontier[frontier["linear_mse"] > EXACT]
     if compared.empty:
         return text
     below = int((compared["val_mse"] < compared["linear_mse"]).sum())
-    return (
-        f"{text} Of {format_count(len(compared), 'trial')} on the Pareto front that can be "
-        "compared "
-        f"with PCA of no larger size, {below or 'none'} {'has' if below == 1 else 'have'} less "
-        "error than the best PCA."
-    )
+    comparable = "" if len(compared) == len(frontier) else "comparable "
+    if len(compared) == 1:
+        subject = f"The only {comparable}trial on the Pareto front has "
+        subject += "less" if below else "no less"
+    else:
+        subject = (
+            f"{below or 'None'} of the {len(compared):,} {comparable}trials on the Pareto front "
+        )
+        subject += f"{'has' if below == 1 else 'have'} less"
+    return f"{text} {subject} error than the best PCA of the same size or smaller."
 
 
 def make_frontier_rows(latent: LatentError, ranked: RankedRows) -> list[Row]:
@@ -178,7 +182,7 @@ def compute_window(data: LatentError) -> tuple[float, float, float, float]:
 
 
 def draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
-    """Draw a bar from the least to the greatest error of each configuration with several seeds.
+    """Draw a bar from the lowest to the highest error of each configuration with several seeds.
 
     Args:
         figure: The figure to draw into.
@@ -198,7 +202,7 @@ def draw_seeds(figure: go.Figure, seeds: pd.DataFrame) -> None:
             "thickness": 1.2,
             "width": 4,
         },
-        name="several seeds: mean, least to greatest",
+        name="several seeds: mean, lowest to highest",
         mode="markers",
         marker={"color": BLUE, "symbol": "line-ew-open", "size": 9},
         hovertext=[
@@ -308,7 +312,7 @@ class LatentSizeSection(Section):
     template = "sections/latent_size.html.j2"
     sentence: str | None
     n_points: int
-    """Number of trials that ended with an error."""
+    """Number of trials with a measured error."""
     n_drawn: int
     """Number of those that the figure shows."""
     colours: list[dict[str, Any]]
@@ -326,7 +330,7 @@ class LatentSizeSection(Section):
             data: The study.
 
         Returns:
-            The section; None if no trial has ended with an error.
+            The section; None if no trial has a measured error.
         """
         latent = data.latent
         if latent.points.empty:

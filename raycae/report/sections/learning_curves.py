@@ -75,10 +75,10 @@ def describe_ending(curves: LearningCurves, n_epochs: int) -> str:
     epoch, last = curve["epoch"].tolist(), curve["val_mse"].tolist()
     lowest = last.index(min(last))
     if lowest < len(last) - 1 or len(last) < 2:
-        return f"The best trial had its least error in epoch {epoch[lowest]} of {n_epochs}."
+        return f"The best trial had its lowest error in epoch {epoch[lowest]} of {n_epochs}."
     return (
         f"The best trial was still improving when it ended: its last epoch, {epoch[-1]}, "
-        f"took {format_percent(1 - last[-1] / min(last[:-1]))} off the error."
+        f"reduced the error by {format_percent(1 - last[-1] / min(last[:-1]))}."
     )
 
 

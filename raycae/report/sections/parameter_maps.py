@@ -37,7 +37,7 @@ MOST_MAPPED = 5
 N_CELLS = 6
 """Cells of a map along the range of a numerical parameter."""
 SHADES = [[0, "#3b6fd4"], [0.25, "#2fa3b5"], [0.5, "#57b65a"], [0.75, "#e0a52c"], [1, "#dd4b39"]]
-"""Colours from the least error to the largest."""
+"""Colours from the lowest error to the largest."""
 SPARSE = 5
 """Configurations per cell below which a map is called sparse."""
 
@@ -48,7 +48,7 @@ def draw_density(rows: pd.DataFrame, parameters: Parameters, name: str) -> go.Fi
     The densities are those of PED-ANOVA.
 
     Args:
-        rows: One trial of each configuration that ended with an error, the best first.
+        rows: One trial of each configuration with a measured error, the best first.
         parameters: The searched parameters.
         name: The parameter.
 
@@ -91,7 +91,7 @@ def map_pairs(rows: pd.DataFrame, parameters: Parameters) -> list[dict[str, Any]
     """Compute the error over cells of two parameters, for each pair.
 
     Args:
-        rows: One trial of each configuration that ended with an error.
+        rows: One trial of each configuration with a measured error.
         parameters: The searched parameters; pairs are of the first `MOST_MAPPED` that vary.
 
     Returns:

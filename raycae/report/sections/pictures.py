@@ -166,8 +166,8 @@ def make_gallery(
     cases = read_pictures(folder, best, painted, task, BEST, WORST)
     least, most = (cases.errors[0], cases.errors[-1]) if cases and cases.errors else ("", "")
     cases_sentence = (
-        f"Test images of trial {best}, from left to right: those with the least error, from "
-        f"{least}, then those with the largest, up to {most}."
+        f"Test images with the lowest errors (left, from {least}) and the highest errors (right, "
+        f"up to {most}) of trial {best}."
     )
     return Gallery(
         " ".join(filter(None, sentences)), warn_if_pale(best, means[best]), cases, cases_sentence

@@ -33,7 +33,7 @@ from raycae.report.sections.improvements import (
 from raycae.report.sections.timeline import draw_timeline
 from raycae.report.significance import LEVEL, compute_chance_of_marked
 from raycae.report.trials import rank_trials, select_distinct
-from raycae.report.wording import choose_time_unit
+from raycae.report.wording import choose_time_unit, format_percent
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 from raycae.study.records import FAIL, RUNNING
 
@@ -251,8 +251,13 @@ def describe_workers(data: WorkerTimeline) -> str:
         data: The timeline.
     """
     ran = float((data.steps["hours"].diff().shift(-1) * data.steps["running"]).sum())
-    share = f"; {data.busy_hours / ran:.0%} of their time went into epochs" if ran > 0 else ""
-    return f"While any trial ran, {data.mean:.1f} ran on average and {data.most:,} at most{share}."
+    text = (
+        f"Not counting pauses, {data.mean:.1f} trials ran at the same time on average (at most "
+        f"{data.most:,})."
+    )
+    if ran <= 0:
+        return text
+    return f"{text} They spent {format_percent(data.busy_hours / ran)} of their time in epochs."
 
 
 def describe_failures(trials: pd.DataFrame) -> str:
@@ -273,7 +278,7 @@ def describe_edges(found: pd.DataFrame, n: int) -> str:
 
     Args:
         found: What `find_edges` gives.
-        n: The configurations that ended with an error.
+        n: The configurations with a measured error.
     """
     if found.empty:
         return (

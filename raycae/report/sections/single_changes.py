@@ -43,7 +43,7 @@ def compare_single_changes(
     """Measure what one setting alone does to the error.
 
     Two trials of the same seed that agree in all other settings make a comparison. Where one of
-    them was stopped early both count with the least error they had by the last epoch that both
+    them was stopped early both count with the lowest error they had by the last epoch that both
     reached. Comparisons with other seeds in the same settings repeat one another: they are averaged
     to one pair. So pairs differ in settings, share no trial, and a setting's pairs are independent.
 
@@ -56,7 +56,7 @@ def compare_single_changes(
         One row an effect, the most pairs first: `setting`; `value`, the one with less error, and
         `other`; `n`, the pairs; `n_early`, those of them that rest on a stopped trial; `ratio`, the
         geometric mean of the error with `value` over that with `other`; `low` and `high`, its
-        interval by Student's t. The intervals hold together: all of them at once miss a ratio of 1
+        t-interval. The intervals hold together: all of them at once miss a ratio of 1
         by chance with a probability of at most `LEVEL` (Bonferroni). NaN below `FEWEST_PAIRS`.
     """
     rows = select_ended(trials)
@@ -174,7 +174,7 @@ DEFAULTS = read_plain_settings(resolve({}).to_json())
 
 @dataclass(frozen=True)
 class _Run:
-    """A trial: whether it is complete, its error, and its least error by each epoch."""
+    """A trial: whether it is complete, its error, and its lowest error by each epoch."""
 
     number: int
     is_complete: bool
@@ -183,7 +183,7 @@ class _Run:
 
 
 def collect_least_errors(epochs: pd.DataFrame, trials: pd.DataFrame) -> dict[int, dict[int, float]]:
-    """Collect the least error up to each epoch.
+    """Collect the lowest error up to each epoch.
 
     Args:
         epochs: The epochs of all trials.
@@ -317,7 +317,7 @@ def draw_single_changes(effects: pd.DataFrame, most: int = 24) -> go.Figure:
     """
     rows = effects.head(most)[::-1]  # plotly begins at the bottom
     ratios = rows["ratio"]
-    figure = plotting.make_figure("error, as a multiple of the other's", "")
+    figure = plotting.make_figure("error ratio", "")
     figure.add_scatter(
         x=ratios.tolist(),
         y=[plotting.escape_html(name_change(row)) for row in rows.to_dict("records")],
@@ -355,13 +355,19 @@ def describe_change(effect: Mapping[Any, Any]) -> str:
     Args:
         effect: A row of `compare_single_changes`.
     """
-    between = (
-        ""
-        if math.isnan(effect["low"])
-        else f"{format_bound(effect['low'])} to {format_bound(effect['high'])}, "
-    )
+    return f"{format_ratio(effect['ratio'])} times the error ({format_evidence(effect)})"
+
+
+def format_evidence(effect: Mapping[Any, Any]) -> str:
+    """Format the interval and the number of pairs of an effect: `0.90 to 0.97, 12 pairs`.
+
+    Args:
+        effect: A row of `compare_single_changes`.
+    """
     n_pairs = format_count(effect["n"], "pair")
-    return f"{format_ratio(effect['ratio'])} times the error ({between}{n_pairs})"
+    if math.isnan(effect["low"]):
+        return n_pairs
+    return f"{format_bound(effect['low'])} to {format_bound(effect['high'])}, {n_pairs}"
 
 
 def describe_single_changes(effects: pd.DataFrame) -> str:
@@ -382,15 +388,18 @@ def describe_single_changes(effects: pd.DataFrame) -> str:
     if tested.empty:
         largest = int(effects["n"].max())
         return (
-            f"{text} No effect can be told from chance: that takes {FEWEST_PAIRS} pairs in "
-            f"different settings, and the most of any effect is {largest}."
+            f"{text} No effect can be distinguished from chance: this needs {FEWEST_PAIRS} pairs "
+            f"whose other settings differ, and no effect has more than {largest}."
         )
     clear = tested[tested["high"] < 1].sort_values("high")
     if clear.empty:
         group = f"the {len(tested):,} effects" if len(tested) > 1 else "the effects"
         return f"{text} None of {group} with at least {FEWEST_PAIRS} pairs stands out from chance."
     row = clear.iloc[0].to_dict()
-    return f"{text} The clearest effect is {name_change(row)}: {describe_change(row)}."
+    return (
+        f"{text} The clearest effect is that of {row['setting']}: {row['value']} has "
+        f"{format_ratio(row['ratio'])} times the error of {row['other']} ({format_evidence(row)})."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
