@@ -116,7 +116,7 @@ def print_recorded_curves(studies: list[str], recorded: Recorded) -> None:
     )
     print(
         f"{make_printable(', '.join(studies))}: {len(recorded.curves)} configurations, "
-        f"{recorded.epochs} epochs; least error {recorded.least:.5f}\n"
+        f"{recorded.epochs} epochs; lowest error {recorded.least:.5f}\n"
         f"surrogate: rank correlation {correlation:.2f} on held-out configurations{caution}"
     )
     spreads = [np.sqrt(np.mean(repeated.deviations**2)) for repeated in recorded.repeated]

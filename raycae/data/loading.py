@@ -251,7 +251,7 @@ def _cut_splits(
     if not len(test):
         raise InputError(
             f"source {source!r}: its test split is empty. Put images there, or remove it: a tenth "
-            "of the training images is then reserved for the test"
+            "of the training images is then reserved for testing"
         )
     return [train, validation, test]
 

@@ -20,7 +20,7 @@ class Reason(Enum):
     HIDDEN = ("hidden, system or thumbnail file", "hidden, system or thumbnail files")
     STUDY = ("file written by raycae", "files written by raycae")
     LINK = ("link to a folder that is read already", "links to folders that are read already")
-    BESIDE_PARQUET = ("image beside the Parquet files", "images beside the Parquet files")
+    BESIDE_PARQUET = ("image next to the Parquet files", "images next to the Parquet files")
     OUTSIDE_SPLITS = ("image outside the split folders", "images outside the split folders")
     FILE_OUTSIDE_SPLITS = (
         "Parquet file outside the splits",

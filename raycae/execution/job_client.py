@@ -79,11 +79,11 @@ def connect_to_head(address: str) -> Any:
     except AuthenticationError as error:
         reason = re.split(r"\n|\.+ Ensure", str(error))[0]
         raise InputError(
-            f"--address {address}: {reason}; RAY_AUTH_MODE=token, with the cluster's token in "
-            "RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names, lets you in"
+            f"--address {address}: {reason}. Set RAY_AUTH_MODE=token, and give the cluster's "
+            "token in RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names."
         ) from None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"--address {address}: this is no head of Ray's: {error}") from None
+        raise InputError(f"--address {address}: this is not a Ray head: {error}") from None
 
 
 def list_searches(client: Any) -> dict[str, Any]:

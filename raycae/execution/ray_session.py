@@ -213,8 +213,8 @@ def _start_ray(options: dict[str, Any], stack: ExitStack) -> None:
             if kept:
                 stack.pop_all()  # The log stays.
             raise StorageError(
-                f"Ray cannot be started on this machine: {_describe(error)}{kept}; to use a "
-                "running Ray, add --address HOST:PORT"
+                f"Ray cannot be started on this machine: {_describe(error)}{kept}. Use "
+                "--address HOST:PORT to connect to a running Ray instance."
             ) from error
 
 
@@ -231,7 +231,7 @@ def _join_ray(target: RayTarget, address: str | None, options: dict[str, Any]) -
         ray.init(address=address, **options)
     except Exception as error:
         raise _make_no_head_error(
-            target, f"cannot connect to the Ray there: {_describe(error)}"
+            target, f"cannot connect to Ray there: {_describe(error)}"
         ) from error
 
 

@@ -174,7 +174,7 @@ def read_curves(folders: Sequence[Place]) -> Recorded:
         )
         if kind != first_kind:
             words = ("{} at {} pixels, {} epochs".format(*k) for k in (kind, first_kind))
-            raise InputError(f"{folder}: {' does not go with '.join(words)}")
+            raise InputError(f"{folder}: {' cannot be combined with '.join(words)}")
         for config, seed, curve in read_runs(folder, epochs):
             curves[config].setdefault(seed, curve)
     if not curves:

@@ -118,7 +118,8 @@ class TrialSlots:
             gpus = 1 if any(node.get("GPU") for node in known) else 0
         if gpus > 1 and gpus != int(gpus):
             raise InputError(
-                f"--gpus-per-trial {gpus:g}: a share of one, or a whole number of them"
+                f"--gpus-per-trial {gpus:g}: expected a fraction of one GPU, or a whole number "
+                "of GPUs"
             )
         self.cpus, self.gpus = cpus, gpus
         self._concurrent, self._autoscaler = concurrent, autoscaler

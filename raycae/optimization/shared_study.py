@@ -266,7 +266,7 @@ class SharedStudy:
             differences = ", ".join(
                 f"{fact} {written[fact]}, here {facts[fact]}" for fact in sorted(differ)
             )
-            fault = f"is of something else ({differences})"
+            fault = f"differs from this study ({differences})"
             if is_foreign:
                 fault = "was not written by this version of raycae"
             raise InputError(

@@ -302,7 +302,7 @@ def make_client(bare_uri: str, query: str, safe_uri: str) -> tuple[FileSystem, s
             filesystem, path = FileSystem.from_uri(uri)
     except (ArrowException, OSError, ValueError) as error:
         raise InputError(
-            f"{safe_uri}: allowed are a folder and the URI of a file system that pyarrow knows: "
+            f"{safe_uri}: expected a folder, or the URI of a file system that pyarrow supports: "
             f"{str(error)[:200]}"
         ) from None
     if isinstance(filesystem, S3FileSystem):

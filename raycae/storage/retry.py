@@ -102,7 +102,7 @@ class RetryPolicy:
         thread = threading.get_ident()
         if self.speaker in (None, thread):
             self.speaker = thread
-            self.say(f"waiting for the storage: {note}")
+            self.say(f"waiting for storage: {note}")
 
     def finish_call(self, *, spent: bool) -> None:
         """Note the end of a call of this thread.
@@ -221,7 +221,7 @@ def call_with_timeout(what: str, action: Callable[[], T], started_s: float) -> T
         except queue.Empty:
             silent_s = time.monotonic() - called_s
             if time.monotonic() - started_s > retry_policy.limit():
-                message = f"{what}: the storage has not answered for {silent_s:.0f} s"
+                message = f"{what}: storage has not answered for {silent_s:.0f} s"
                 raise NoAnswer(message) from None
             if silent_s > SILENT_S:
                 retry_policy.report(f"{what}: no answer for {silent_s:.0f} s")

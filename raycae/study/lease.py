@@ -145,7 +145,7 @@ class Lease:
         if gone is None:
             print(
                 f"{self._folder}: {format_holder(found)} wrote here last; "
-                f"watching for {WATCH_S:.0f} s whether it still does",
+                f"waiting {WATCH_S:.0f} s to see whether it still does",
                 flush=True,
             )
             until = time.monotonic() + WATCH_S

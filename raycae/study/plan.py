@@ -397,7 +397,7 @@ def read_study(folder: Place) -> dict[str, Any]:
         _StudyFile.model_validate(content)
     except ValidationError as error:
         raise InputError(
-            f"{path}: this is no study of raycae: {explain_validation_error(error)}"
+            f"{path}: this is not a raycae study: {explain_validation_error(error)}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None

@@ -246,7 +246,7 @@ class Study:
         reason = next(
             row["reason"] for row in reversed(self.records.trials.values()) if row["state"] == FAIL
         )
-        return f"{count} trial{'s' * (count > 1)} in a row failed alike: {reason}"
+        return f"{count} trial{'s' * (count > 1)} in a row failed for the same reason: {reason}"
 
     def record_test_error(self, number: int, test_mse: float) -> None:
         """Record the error of a kept model on the test images.

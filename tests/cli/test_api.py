@@ -150,13 +150,13 @@ def test_a_hopeless_search(
     """Oracle: the contract: an exception to Python, one message and exit code 1 to a shell."""
 
     def fail(*_: Any, **__: Any) -> int:
-        raise SearchAborted("5 trials in a row failed alike: no device")
+        raise SearchAborted("5 trials in a row failed for the same reason: no device")
 
     monkeypatch.setattr(runner, "run_study", fail)
     with pytest.raises(SearchAborted):
         raycae.run_search(space_file, results=tmp_path)
     code, _, err = run("search", "--space", space_file, "--results", tmp_path)
-    assert (code, err) == (1, "raycae: 5 trials in a row failed alike: no device\n")
+    assert (code, err) == (1, "raycae: 5 trials in a row failed for the same reason: no device\n")
 
 
 def test_reading_a_recorded_study() -> None:

@@ -307,7 +307,8 @@ def test_what_holds_no_curves(tmp_path: Path, tiny_space: Space, run: Run) -> No
         ),
         (
             ["few", "colour"],
-            "colourise at 32 pixels, 3 epochs does not go with reconstruct at 32 pixels, 3 epochs",
+            "colourise at 32 pixels, 3 epochs cannot be combined with reconstruct at 32 pixels, "
+            "3 epochs",
         ),
     ):
         code, out, err = run("simulate", "--results", tmp_path, *names)

@@ -337,7 +337,10 @@ def test_every_trial_fails_alike(
     done = run_process(command(path, tmp_path, "--concurrent", "1", setup=setup), small_ray)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "trials in a row failed alike: RuntimeError: no convolution on this machine" in line
+    assert (
+        "trials in a row failed for the same reason: RuntimeError: no convolution on this machine"
+        in line
+    )
     assert "raycae search --resume --study no" in line
     assert 5 <= (trials_of(tmp_path / "no")["state"] == "FAIL").sum() <= 7
 

@@ -375,7 +375,7 @@ def test_the_head_vanishes(cluster: Cluster, begin: Begin) -> None:
         second.wait_for(lambda: len(second.events("epoch")) > len(known))
         print(f"\nhead lost: trains again after {time.time() - failed_at:.1f} s")
         said = second.end()
-        assert "on head wrote here last; watching for 15 s" in said
+        assert "on head wrote here last; waiting 15 s to see" in said
         assert second.events("epoch")[: len(known)] == known
         assert second.events("lost") == []
         check_whole(second, epochs, {0, 1})

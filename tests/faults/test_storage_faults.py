@@ -230,7 +230,7 @@ def test_an_object_store_that_fails(
         done = search.end()
     store.fault("ok")
     assert done.returncode == 0, done.stderr
-    said = ["^waiting for the storage: .*NETWORK_CONNECTION"] if seconds else []
+    said = ["^waiting for storage: .*NETWORK_CONNECTION"] if seconds else []
     require_said(done.stderr, *said)
     require_complete(folder, 2, 8)
     require_nothing_repeated(folder, 0)
@@ -248,7 +248,7 @@ def test_a_store_that_refuses_every_third_request(
     more = ("--trials", "1", "--epochs", "3")
     done = run_process(command(space_file, where, *more), small_ray)
     assert done.returncode == 0, done.stderr
-    assert all(line.startswith("waiting for the storage") for line in done.stderr.splitlines())
+    assert all(line.startswith("waiting for storage") for line in done.stderr.splitlines())
     shown = run_process([sys.executable, "-m", "raycae", "show", str(folder)], small_ray)
     assert shown.returncode == 0, shown.stderr
     assert "1 COMPLETE" in shown.stdout
@@ -286,7 +286,7 @@ def test_interrupted_while_the_store_is_away(
     assert done.returncode == 1, done.stderr
     require_said(
         done.stderr,
-        "^waiting for the storage: .*NETWORK_CONNECTION",
+        "^waiting for storage: .*NETWORK_CONNECTION",
         r"^raycae: .*NETWORK_CONNECTION.*; waited for \d+ s$",
     )
     store.fault("ok")
@@ -310,7 +310,7 @@ def test_an_object_store_that_stalls(
         store.fault("ok")
         done = search.end()
     assert done.returncode == 0, done.stderr
-    require_said(done.stderr, "^waiting for the storage: .*no answer for 1. s$")
+    require_said(done.stderr, "^waiting for storage: .*no answer for 1. s$")
     require_complete(folder, 2, 8)
     require_nothing_repeated(folder, 0)
 
@@ -353,7 +353,7 @@ def test_the_mount_goes_away(space_file: Path, tmp_path: Path, small_ray: dict[s
         assert done.returncode == 1, done.stderr
         require_said(
             done.stderr,
-            "^waiting for the storage: .* is gone$",
+            "^waiting for storage: .* is gone$",
             r"^raycae: writing .*: the folder .* is gone; waited for \d s$",
         )
         assert list(where.iterdir()) == []
@@ -385,7 +385,7 @@ def test_a_mount_that_is_frozen(
         ice.thaw()
         done = search.end()
         assert done.returncode == 0, done.stderr
-        require_said(done.stderr, r"^waiting for the storage: .*: no answer for \d s$")
+        require_said(done.stderr, r"^waiting for storage: .*: no answer for \d s$")
         require_complete(folder)
         require_nothing_repeated(folder, 0)
 
@@ -407,8 +407,8 @@ def test_a_mount_that_does_not_answer(
         assert done.returncode == 1, done.stderr
         require_said(
             done.stderr,
-            r"^waiting for the storage: .*: no answer for \d s$",
-            r"^raycae: .*: the storage has not answered for \d s$",
+            r"^waiting for storage: .*: no answer for \d s$",
+            r"^raycae: .*: storage has not answered for \d s$",
         )
         served.go_on()
         require_whole(folder)
@@ -456,7 +456,7 @@ def test_two_searches_in_one_store(
         require_said(
             second.stderr, rf"is searching here \(process {search.pid} on .*\); wait for it"
         )
-        assert "watching for 3 s" in second.stdout
+        assert "waiting 3 s to see" in second.stdout
         done = search.end()
     assert (done.returncode, done.stderr) == (0, "")
     require_complete(folder, 2, 30)

@@ -204,7 +204,9 @@ def test_what_cannot_be_shared(
     one = begin(tmp_path / "one", small, url)
     one.ask()
     facts = {**data_facts(), "fingerprint": "1" * 16}
-    with pytest.raises(InputError, match=r"small in it is of something else \(images 0+, here 1+"):
+    with pytest.raises(
+        InputError, match=r"small in it differs from this study \(images 0+, here 1+"
+    ):
         create_study(tmp_path / "two", plan_for("random"), small, facts, database=url)
     with pytest.raises(InputError, match="--sampler greedy: another search runs small"):
         begin(tmp_path / "three", small, url, "greedy")

@@ -129,8 +129,8 @@ def test_local_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://bucket/x?access_key=secret", "leave credentials out of the URI"),
         ("s3://bucket/x?secret_key=secret", "leave credentials out of the URI"),
         ("abfss://c:secret@a.dfs.core.windows.net/x", "leave credentials out of the URI"),
-        ("nonsense://bucket/x", "a file system that pyarrow knows"),
-        ("http://bucket/x", "a file system that pyarrow knows"),
+        ("nonsense://bucket/x", "a file system that pyarrow supports"),
+        ("http://bucket/x", "a file system that pyarrow supports"),
         ("s3://bucket/x?region=a&nonsense=1", "Unexpected query parameter"),
         ("s3://", "neither a folder nor a URI"),
         ("s3:/bucket/x", "neither a folder nor a URI"),
@@ -204,9 +204,7 @@ def test_a_store_that_fails_for_a_while(store: ObjectStore, said: list[str], kin
     do_everything(folder)
     timer.join()
     assert said
-    assert all(
-        note.startswith(f"waiting for the storage: writing {folder / '0'}: ") for note in said
-    )
+    assert all(note.startswith(f"waiting for storage: writing {folder / '0'}: ") for note in said)
     assert "NETWORK_CONNECTION" in said[0]
 
 
@@ -357,7 +355,7 @@ def test_a_mount_that_does_not_answer(
             lambda: quarantine(folder / "x"),
             lambda: resolve_place(served.where / "y"),
         ):
-            with pytest.raises(StorageError, match="the storage has not answered for"):
+            with pytest.raises(StorageError, match="storage has not answered for"):
                 what()
         retry.retry_policy.limit_s = 60
         retry.retry_policy.spent = False

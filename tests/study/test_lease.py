@@ -184,7 +184,7 @@ def test_a_dead_one_of_another_host(
     assert time.monotonic() - begun >= 0.6
     first, second = capsys.readouterr().out.splitlines()
     assert f"process {made['pid']} on {made['host']} wrote here last" in first
-    assert "watching for" in first
+    assert "s to see whether it still does" in first
     assert second.endswith("it does not; taking over")
     assert content(folder)["pid"] == os.getpid()
     mine.release()

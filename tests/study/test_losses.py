@@ -215,7 +215,10 @@ def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) 
         fail(study, f"OSError: cannot open device {n}")
     assert study.hopeless is None
     fail(study, "OSError: cannot open device 7")
-    assert study.hopeless == "5 trials in a row failed alike: OSError: cannot open device 7"
+    assert (
+        study.hopeless
+        == "5 trials in a row failed for the same reason: OSError: cannot open device 7"
+    )
     die(study)
     resumed = resume_study(study.folder, study.plan)
     assert resumed.hopeless is None
@@ -223,7 +226,7 @@ def test_every_trial_fails_alike(tmp_path: Path, tiny_space: Space, plan: Plan) 
         fail(resumed, f"diverged: training loss is nan in epoch {n}")
     assert resumed.hopeless is None
     fail(resumed, "diverged: training loss is nan in epoch 3")
-    assert "20 trials in a row failed alike" in (resumed.hopeless or "")
+    assert "20 trials in a row failed for the same reason" in (resumed.hopeless or "")
     die(resumed)
 
 
@@ -233,7 +236,10 @@ def test_all_of_few_trials_fail_alike(tmp_path: Path, tiny_space: Space, plan: P
     fail(study, "OSError: cannot open device 1")
     assert study.hopeless is None
     fail(study, "OSError: cannot open device 2")
-    assert study.hopeless == "2 trials in a row failed alike: OSError: cannot open device 2"
+    assert (
+        study.hopeless
+        == "2 trials in a row failed for the same reason: OSError: cannot open device 2"
+    )
     die(study)
 
 
