@@ -279,7 +279,7 @@ class TestSurrogate:
     [
         (["--sampler", "cma"], "--sampler cma: unknown. Use tpe, strata, random, grid"),
         (["--sampler", "strata"], "--sampler strata searches a frontier"),
-        (["--scheduler", "pbt"], "--scheduler pbt: unknown. Use asha, hyperband, none"),
+        (["--scheduler", "pbt"], "--scheduler pbt: unknown. Use asha, hyperband or none"),
         (["--epochs", "4"], "--epochs 4: the curves end after epoch 3"),
         (["--workers", "0"], "'--workers'"),
         (["nobody"], "nobody: no study has this name or path"),
