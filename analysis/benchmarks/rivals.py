@@ -426,8 +426,8 @@ class NePS:
     """NePS's PriorBand (Mallik et al., NeurIPS 2023) with its default base, Hyperband.
 
     A prior is needed; it is the first named point, or the middle of each range, with the default
-    confidence. NePS runs a configuration again on each larger budget; the race does not count epochs
-    twice. NePS draws from the global generators, which the seed sets. It is raced on LCBench only,
+    confidence. NePS runs a configuration again on each larger budget; no epoch counts twice in the
+    race. NePS draws from the global generators, which the seed sets. It is raced on LCBench only,
     where no configuration is refused.
     """
 
@@ -436,7 +436,7 @@ class NePS:
         import torch
 
         torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)
         random.seed(seed)
         start = next(iter(list_starts(space)), find_middle(space))
         parameters = {
