@@ -130,6 +130,7 @@ def test_readme_and_findings_quote_the_recorded_race() -> None:
     quoted = {
         "raycae: TPE + ASHA (default)": "needs {} epochs in total",
         "Ray: OptunaSearch + ASHA": "`OptunaSearch` with ASHA needs {}.",
+        "syne-tune: ASHACQR": "ASHACQR is as good as the default: it also needs {}.",
     }
     for method, phrase in quoted.items():
         own = runs[runs["method"] == method]
