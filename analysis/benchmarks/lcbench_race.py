@@ -8,11 +8,12 @@ defaults were chosen with the tasks `lcbench.DEVELOPMENT` and seeds 1 to 3; the 
 `analysis/recorded/lcbench/runs.csv` as soon as it ends, and runs that are saved are not repeated.
 
     python analysis/benchmarks/lcbench_race.py DATA [--seeds 101-105] [--tasks held-out]
-        [--methods BEGINNING;BEGINNING] [--workers 4]
+        [--methods BEGINNING;BEGINNING] [--workers 4] [--budgets 260,520,1040]
 
 DATA is the folder of the surrogate (see `lcbench`). `--seeds ""` only prints the tables. With 64
-workers the runs are in `runs-64.csv`. syne-tune, SMAC and NePS need environments of their own
-(see `race`; `pip install neural-pipeline-search==0.17.0` for NePS).
+workers the runs are in `runs-64.csv`, with other budgets in `runs-WORKERS-EPOCHS.csv`. syne-tune,
+SMAC and NePS need environments of their own (see `race`; `pip install
+neural-pipeline-search==0.17.0` for NePS).
 """
 
 from __future__ import annotations
@@ -67,13 +68,19 @@ def main() -> None:
     parser.add_argument("--tasks", default="held-out", help="group, or ids with commas")
     parser.add_argument("--methods", default="")
     parser.add_argument("--workers", type=int, default=race.WORKERS)
+    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     options = parser.parse_args()
     beginnings = options.methods.split(";")
     chosen = [name for name in METHODS if any(name.startswith(part) for part in beginnings)]
-    path = FOLDER / ("runs.csv" if options.workers == race.WORKERS else "runs-64.csv")
+    budgets = tuple(map(int, options.budgets.split(",")))
+    kind = f"-{options.workers}" if options.workers != race.WORKERS else ""
+    if budgets != BUDGETS:
+        kind = f"-{options.workers}-{budgets[-1]}"
+    path = FOLDER / f"runs{kind}.csv"
     tasks = GROUPS.get(options.tasks) or tuple(options.tasks.split(","))
     if options.seeds:
-        run_all(options.data, path, tasks, chosen, race.parse_seeds(options.seeds), options.workers)
+        seeds = race.parse_seeds(options.seeds)
+        run_all(options.data, path, tasks, chosen, seeds, options.workers, budgets)
     runs = add_regret(pd.read_csv(path, dtype={"task": str}))
     for group, members in GROUPS.items():
         own = runs[runs["task"].isin(members)]
@@ -82,7 +89,13 @@ def main() -> None:
 
 
 def run_all(
-    data: Path, path: Path, tasks: tuple[str, ...], methods: list[str], seeds: range, workers: int
+    data: Path,
+    path: Path,
+    tasks: tuple[str, ...],
+    methods: list[str],
+    seeds: range,
+    workers: int,
+    budgets: tuple[int, ...],
 ) -> None:
     """Run the methods with each seed on each task, without those that are saved."""
     saved = set()
@@ -101,16 +114,22 @@ def run_all(
                     task = lcbench.Task(data, name)
                     save_marks(task)
                 begin_s = time.process_time()
-                found = run(task, METHODS[method], seed, workers)
+                found = run(task, METHODS[method], seed, workers, budgets)
                 save(path, {"task": name, "method": method, "seed": seed, **found})
                 print(f"{name} {method} {seed}: {time.process_time() - begin_s:.1f} s", flush=True)
 
 
-def run(task: lcbench.Task, contender: race.Contender, seed: int, workers: int) -> dict[str, Any]:
+def run(
+    task: lcbench.Task,
+    contender: race.Contender,
+    seed: int,
+    workers: int,
+    budgets: tuple[int, ...] = BUDGETS,
+) -> dict[str, Any]:
     """Run one method with one seed.
 
     Returns:
-        The lowest error in per cent after each of `BUDGETS` epochs, and the number of trials.
+        The lowest error in per cent after each of `budgets` epochs, and the number of trials.
     """
     searcher, stopping = contender(task, seed)
     epochs = simulate_search(
@@ -124,9 +143,9 @@ def run(task: lcbench.Task, contender: race.Contender, seed: int, workers: int) 
         n_trials = max(n_trials, epoch.number + 1)
         if epoch.error is not None:
             least = min(least, epoch.error)
-        if len(spent) in BUDGETS:
+        if len(spent) in budgets:
             found.setdefault(f"error_{len(spent)}", least)
-        if len(spent) == BUDGETS[-1]:
+        if len(spent) == budgets[-1]:
             break
     return {**found, "trials": n_trials}
 
@@ -146,6 +165,11 @@ def save_marks(task: lcbench.Task) -> None:
         save(path, {"task": task.name, **task.marks})
 
 
+def list_budgets(runs: pd.DataFrame) -> list[int]:
+    """List the budgets of a table of runs, in epochs."""
+    return [int(name.removeprefix("error_")) for name in runs if name.startswith("error_")]
+
+
 def add_regret(runs: pd.DataFrame) -> pd.DataFrame:
     """Add the normalised regret after each budget, `regret_260` and so on."""
     marks = pd.read_csv(FOLDER / "marks.csv", dtype={"task": str})
@@ -153,7 +177,7 @@ def add_regret(runs: pd.DataFrame) -> pd.DataFrame:
     best, median = (runs["task"].map(marks[name]) for name in ("best", "median"))
     columns = {
         f"regret_{budget}": np.log(runs[f"error_{budget}"] / best) / np.log(median / best)
-        for budget in BUDGETS
+        for budget in list_budgets(runs)
     }
     return runs.assign(**columns)
 
@@ -164,25 +188,25 @@ def make_table(runs: pd.DataFrame) -> pd.DataFrame:
     Medians and mean ranks have 95 % bootstrap intervals; tasks are resampled, then seeds. Ranks
     are of the tasks and seeds that all methods of the table ran with.
     """
-    rows = {}
+    rows, budgets = {}, list_budgets(runs)
     pivots = {
         budget: runs.pivot_table(
             index=["task", "seed"], columns="method", values=f"regret_{budget}"
         )
-        for budget in BUDGETS
+        for budget in budgets
     }
-    names = [name for name in METHODS if name in pivots[BUDGETS[0]]]
-    ranks = {budget: pivots[budget][names].dropna().rank(axis=1) for budget in BUDGETS}
+    names = [name for name in METHODS if name in pivots[budgets[0]]]
+    ranks = {budget: pivots[budget][names].dropna().rank(axis=1) for budget in budgets}
     for name in names:
-        row: dict[str, Any] = {"runs": int(pivots[BUDGETS[0]][name].notna().sum())}
-        for budget in BUDGETS:
+        row: dict[str, Any] = {"runs": int(pivots[budgets[0]][name].notna().sum())}
+        for budget in budgets:
             own = pivots[budget][name].dropna()
             row[f"regret {budget}"] = format_bootstrap(own, np.median)
-        for budget in BUDGETS:
+        for budget in budgets:
             if len(own := ranks[budget][name]):
                 row[f"rank {budget} of {len(own)}"] = format_bootstrap(own, np.mean)
         if SAME_RULE.get(name) in names:
-            pair = pivots[BUDGETS[-1]][[name, SAME_RULE[name]]].dropna()
+            pair = pivots[budgets[-1]][[name, SAME_RULE[name]]].dropna()
             worse = pair[name] > pair[SAME_RULE[name]]
             medians = pair.groupby("task").median()
             n_tasks = int((medians[name] > medians[SAME_RULE[name]]).sum())
