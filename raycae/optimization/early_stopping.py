@@ -42,7 +42,8 @@ class StoppingRule(Protocol):
             trial_number: Number of the trial in its study.
             epoch: Epoch that ended, from 1.
             value: Validation error after that epoch; lower is better.
-            known: Other columns of the trial, for rules that compare them.
+            known: Other columns of the trial, for rules that compare them: its settings and sizes,
+                and the columns of this epoch. Sums over earlier epochs may differ after a resume.
 
         Returns:
             True if the trial continues, False if it is stopped.
