@@ -90,7 +90,7 @@ def test_both_doors_lead_to_the_same_search(
         ({"epochs": True}, "--epochs True: expected a whole number of at least 1"),
         ({"seed": -1}, "--seed -1: expected a whole number from 0 to 4294967295"),
         ({"settings": 5000}, "--settings 5000: expected a whole number from 1 to 1000"),
-        ({"gpus_per_trial": -0.5}, "--gpus-per-trial -0.5: expected a number from 0"),
+        ({"gpus_per_trial": -0.5}, "--gpus-per-trial -0.5: expected a number of at least 0"),
         ({"hours": "2"}, "--hours '2': expected a number"),
         ({"trials": 0}, "--trials 0: expected a whole number of at least 1, or +N to add N trials"),
         ({"sampler": ["tpe"]}, "--sampler ['tpe']: unknown. Use tpe, "),
@@ -210,7 +210,7 @@ def test_the_report(
     monkeypatch.setattr(picture_sheets, "load_images", elsewhere)
     path = StudyReader(study.folder).report()
     assert capsys.readouterr().err == (
-        "note: The images could not be read: images: elsewhere; "
+        "note: The images could not be read: images: elsewhere. "
         f"Fix this, then run `raycae report {study.folder}`.\n"
     )
     assert "The images could not be read: images: elsewhere" in path.read_text()

@@ -247,7 +247,7 @@ def test_existing_study(run: Run, trained: Path) -> None:
         ("--epochs", "9", "--epochs 9: this study was started with 1"),
         ("--seed", "4", "--seed 4: this study was started with 0"),
         ("--data", "cifar10", "--data cifar10: this study was started with photos"),
-        ("--space", "ex2", "--space ex2: this study was started with a space of other content"),
+        ("--space", "ex2", "--space ex2: this study was started with a different version of this"),
     ):
         code, _, err = run(*resume, option, value)
         assert code == 2

@@ -116,7 +116,7 @@ def test_what_can_be_read_both_ways_is_refused(tmp_path: Path, case: str) -> Non
     """Oracle: both readings with their numbers, 32, 8, 20 and 60; both ways out do as they say."""
     put(tmp_path, *AMBIGUOUS[case])
     for call in (data.check, data.load, data.load_test, data.summarize):
-        with pytest.raises(InputError, match="two ways") as raised:
+        with pytest.raises(InputError, match="this layout is ambiguous") as raised:
             call(str(tmp_path))
         for part in ("32 training", "8 test", "20 images ignored", "As one set: 60 images"):
             assert part in str(raised.value)
@@ -142,7 +142,7 @@ def test_splits_that_differ_or_have_two_names_are_refused(
 ) -> None:
     """Oracle: the message; `?splits=yes` joins them."""
     put(tmp_path, *folders)
-    with pytest.raises(InputError, match="two ways"):
+    with pytest.raises(InputError, match="this layout is ambiguous"):
         data.check(str(tmp_path))
     assert sum(sizes(f"{tmp_path}?splits=yes")) == sum(n for _, n in folders)
     assert data.summarize(f"{tmp_path}?splits=yes").left_out == ()
@@ -408,7 +408,7 @@ def test_splits_that_are_links(tmp_path: Path) -> None:
         (outside / name).symlink_to(tmp_path / "pool" / target)
         (tmp_path / name).symlink_to(tmp_path / "pool" / target)
     assert sizes(outside) == (27, 3, 10)
-    with pytest.raises(InputError, match="two ways"):
+    with pytest.raises(InputError, match="this layout is ambiguous"):
         data.check(str(tmp_path))
     inside = f"{tmp_path}?splits=yes"
     assert sizes(inside) == (27, 3, 10)

@@ -466,7 +466,7 @@ def test_a_package_was_updated(space_file: Path, tmp_path: Path, run: Run) -> No
     code, out, err = run(*more)
     assert code == 2
     assert f"pandas 0.1 → {now['pandas']}" in out
-    assert "this study was started with a space of other content" in err
+    assert "this study was started with a different version of this space, or with" in err
     code, _, err = run(*more, "--force")
     assert code == 0, err
     assert len(trials_of(folder)) == 3

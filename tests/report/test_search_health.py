@@ -138,8 +138,8 @@ def test_workers_are_counted_from_beginnings_and_ends() -> None:
     assert found.most == 2
     assert found.busy_hours == pytest.approx(0.2)
     assert search_health.describe_workers(found) == (
-        "Not counting pauses, 1.3 trials ran at the same time on average (at most 2). They spent "
-        "100 % of their time in epochs."
+        "Not counting pauses, the number of trials that ran at the same time was 1.3 on average "
+        "and 2 at most. Trials spent 100 % of their time in epochs."
     )
     assert search_health.count_workers(trials.assign(ended_at=pd.NaT)) is None
 

@@ -252,12 +252,12 @@ def describe_workers(data: WorkerTimeline) -> str:
     """
     ran = float((data.steps["hours"].diff().shift(-1) * data.steps["running"]).sum())
     text = (
-        f"Not counting pauses, {data.mean:.1f} trials ran at the same time on average (at most "
-        f"{data.most:,})."
+        "Not counting pauses, the number of trials that ran at the same time was "
+        f"{data.mean:.1f} on average and {data.most:,} at most."
     )
     if ran <= 0:
         return text
-    return f"{text} They spent {format_percent(data.busy_hours / ran)} of their time in epochs."
+    return f"{text} Trials spent {format_percent(data.busy_hours / ran)} of their time in epochs."
 
 
 def describe_failures(trials: pd.DataFrame) -> str:
