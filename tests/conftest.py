@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -25,6 +26,9 @@ from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 from raycae.training import device
+
+# Processes that tests start find the package compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine is no fault of the code under test: no example has a time limit of its own.
 hypothesis.settings.register_profile("raycae", deadline=None)

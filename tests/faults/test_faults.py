@@ -19,21 +19,26 @@ import pytest
 from conftest import TINY_SPACE, Run
 from databases import PostgreSQL
 from databases import available as no_postgresql
+from forked import Forked
 from searches import (
     a_trainable,
     command,
     descendants,
     drop_waiting_notes,
     epochs_so_far,
+    start,
     trainables,
     trials_of,
     wait_for,
 )
 from searches import run as run_process
 
+from raycae.execution import runner
 from raycae.study import plan, tables
 from raycae.study.artifacts import get_checkpoint_folder
+from raycae.study.attempt import FailureReport
 from raycae.study.ledger import Ledger, read_events
+from raycae.study.study import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -64,12 +69,7 @@ ledger.get_time = lambda: datetime.datetime.fromtimestamp(time.time(), datetime.
 """
 
 
-def start(arguments: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(arguments, env=env, stdout=pipe, stderr=pipe, text=True)
-
-
-def end(process: subprocess.Popen[str], seconds: float = 300) -> tuple[str, str]:
+def end(process: subprocess.Popen[str] | Forked, seconds: float = 300) -> tuple[str, str]:
     out, err = process.communicate(timeout=seconds)
     return out, drop_waiting_notes(err)
 
@@ -322,6 +322,30 @@ def test_memory_runs_out(
     assert rows["attempt"]["normed"] == 1
 
 
+@pytest.mark.usefixtures("without_ray")
+def test_failures_alike_end_a_search(
+    space_file: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the contract. Every attempt fails for one reason, whatever the settings: the search
+    stops after a few trials with that cause once, exit code 1, and says how to go on."""
+
+    def fail_all(study: Study, *_: object) -> None:
+        while not study.hopeless and (attempt := study.ask()):
+            study.start_attempt(attempt.number, attempt.attempt)
+            reason = "RuntimeError: no convolution on this machine"
+            study.fail_attempt(FailureReport(attempt.number, attempt.attempt, reason))
+
+    monkeypatch.setattr(runner, "train_trials", fail_all)
+    more = ["--results", tmp_path, "--trials", "40"]
+    code, _, err = run("search", "--space", space_file, *more)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "trials in a row failed alike: RuntimeError: no convolution on this machine" in err
+    assert "raycae search --resume --study tiny" in err
+    assert 5 <= (trials_of(tmp_path / "tiny")["state"] == "FAIL").sum() <= 7
+
+
+@pytest.mark.long  # With a worker that ends by itself; by default without one, see above.
 def test_every_trial_fails_alike(
     tmp_path: Path,
     small_ray: dict[str, str],
