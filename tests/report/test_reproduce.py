@@ -236,6 +236,7 @@ def reproduce(folder: Path, seeds: int, *experiments: str) -> list[str]:
     """A reproduction of a few short runs as a command line."""
     command = [sys.executable, "-m", "raycae", "reproduce", "--data", "photos", "--limit", "100"]
     command += ["--epochs", "2", "--results", str(folder), "--seeds", str(seeds)]
+    command += ["--concurrent", "1"]
     return [*command, "--only", ",".join(experiments)]
 
 

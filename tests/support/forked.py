@@ -93,7 +93,7 @@ class Template:
     """The process that others are forked from; it ends with this one, or when it is closed.
 
     Args:
-        env: Its environment, and the only one that `start` takes.
+        env: Its environment, and that of the processes, but for HOME.
     """
 
     def __init__(self, env: dict[str, str]) -> None:
@@ -111,10 +111,12 @@ class Template:
     def fits(self, arguments: list[str], env: dict[str, str]) -> bool:
         """Whether these arguments of Python can be run in a fork."""
         is_code = arguments[1] == "-c" or arguments[1:3] == RUN_PACKAGE
-        return arguments[0] == sys.executable and is_code and env == self._env
+        own = self._env | {"HOME": env.get("HOME", "")}
+        is_there = self._process.poll() is None
+        return arguments[0] == sys.executable and is_code and env == own and is_there
 
-    def start(self, arguments: list[str]) -> Forked:
-        return Forked(self._connection, arguments, self._env)
+    def start(self, arguments: list[str], env: dict[str, str]) -> Forked:
+        return Forked(self._connection, arguments, env)
 
     def close(self) -> None:
         self._connection.close()

@@ -92,7 +92,7 @@ def start(arguments: list[str], env: dict[str, str]) -> subprocess.Popen[str] | 
     """A process whose output is read; forked from a template where one fits."""
     for template in templates:
         if template.fits(arguments, env):
-            return template.start(arguments)
+            return template.start(arguments, env)
     pipe = subprocess.PIPE
     return subprocess.Popen(arguments, env=env, stdout=pipe, stderr=pipe, text=True)
 
