@@ -271,7 +271,7 @@ def test_a_killed_trial_and_one_that_hangs(
     and answers nothing. Both are found out, and begin a second attempt behind their last epoch; the
     process that hung is ended; a third trial is unaffected."""
     folder = tmp_path / "tiny"
-    more = ["--epochs", "60", "--trials", "3", "--scheduler", "none"]
+    more = ["--epochs", "60", "--trials", "3", "--scheduler", "none", "--limit", "200"]
     arguments = command(space_file, tmp_path, *more, setup=QUIET)
     process = start(arguments, small_ray)
     wait_for(lambda: min(_epochs_of(folder, n, 1) for n in (0, 1)) >= 2)
