@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
+
+# Threads of one operation that wait for each other spin. With two processes of tests on two cores,
+# an epoch takes over ten times the CPU so. torch and numpy read this when they are imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+# Processes that tests start find the package compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -26,9 +34,6 @@ from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.study import Study
 from raycae.training import device
-
-# Processes that tests start find the package compiled.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine is no fault of the code under test: no example has a time limit of its own.
 hypothesis.settings.register_profile("raycae", deadline=None)
