@@ -200,11 +200,11 @@ def _database(kind: str, folder: Path) -> object:
     return opened()
 
 
-# SIGINT between short epochs: test_interrupted_on_two_gpus_and_resumed in
-# tests/execution/test_search.py; both signals take the same way into `StopRequest`.
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
-)
+# By default, between short epochs: SIGINT in test_interrupted_on_two_gpus_and_resumed and, after the
+# last one, SIGTERM in test_a_search_from_command_to_report_is_repeatable, both in
+# tests/execution/test_search.py. Both signals take the same way into `StopRequest`.
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_end_in_a_long_epoch(
     space_file: Path,
     tmp_path: Path,
@@ -293,6 +293,9 @@ def test_a_killed_trial_and_one_that_hangs(
     wait_for(lambda: not Path(f"/proc/{stopped}").exists(), 20)
 
 
+# By default: equal steps in smaller pieces in tests/training/test_training.py, the next attempt in
+# tests/study/test_losses.py, how an allocation fails in tests/execution/test_search.py.
+@pytest.mark.long
 def test_memory_runs_out(
     tmp_path: Path,
     small_ray: dict[str, str],
