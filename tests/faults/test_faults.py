@@ -200,9 +200,9 @@ def _database(kind: str, folder: Path) -> object:
     return opened()
 
 
-# By default, between short epochs: SIGINT in test_interrupted_on_two_gpus_and_resumed and, after the
-# last one, SIGTERM in test_a_search_from_command_to_report_is_repeatable, both in
-# tests/execution/test_search.py. Both signals take the same way into `StopRequest`.
+# By default, in tests/execution/test_search.py: SIGINT between short epochs in
+# test_interrupted_on_two_gpus_and_resumed, and SIGTERM after the last one in
+# test_a_search_from_command_to_report_is_repeatable. Both take the same way into `StopRequest`.
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_end_in_a_long_epoch(
