@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+# Threads of one operation that wait for each other spin. With two processes of tests on two cores,
+# an epoch takes over ten times the CPU so. torch and numpy read this when they are imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+# Processes that tests start find the package compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 import json
 import sys
 from collections.abc import Callable, Iterator

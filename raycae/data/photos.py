@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ class PhotoCrops:
         """
         out = blank_images(len(indices), size)
         crops = photo_crops(self._split)
-        photos = {name: to_rgb(Image.open(_find_photo(name))) for name in PHOTOS}
+        photos = {name: _read_photo(_find_photo(name)) for name in PHOTOS}
         for slot, index in enumerate(indices):
             crop = crops[index]
             # Cutting before resizing keeps the filter from reading beyond the crop, which may be
@@ -90,6 +91,7 @@ class Crop(NamedTuple):
         return self.left, self.top, self.left + self.side, self.top + self.side
 
 
+@cache
 def photo_crops(split: str) -> list[Crop]:
     """List the crops of a split; the list is the same on every call.
 
@@ -113,6 +115,12 @@ def photo_crops(split: str) -> list[Crop]:
             _space_evenly(y0, y1 - side, along), _space_evenly(x0, x1 - side, along)
         )
     ]
+
+
+@lru_cache(maxsize=len(PHOTOS))
+def _read_photo(path: Path) -> Image.Image:
+    """Decode a photograph; the five of them take 5 MB of memory."""
+    return to_rgb(Image.open(path))
 
 
 def _iterate_regions(photo: str) -> Iterator[tuple[tuple[int, int, int, int], str]]:

@@ -27,10 +27,10 @@ def find_best_trial(trials: pd.DataFrame) -> int | None:
     Returns:
         Its number, or None if no trial is COMPLETE.
     """
-    ended = trials[(trials["state"] == COMPLETE) & trials["val_mse"].notna()]
-    if ended.empty:
+    errors = trials.loc[trials["state"] == COMPLETE, ["val_mse", "trial_number"]].dropna()
+    if errors.empty:
         return None
-    return int(ended.sort_values(["val_mse", "trial_number"])["trial_number"].iloc[0])
+    return int(errors.sort_values(["val_mse", "trial_number"])["trial_number"].iloc[0])
 
 
 @refusal_is_input_error()

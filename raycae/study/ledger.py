@@ -10,6 +10,7 @@ number may read.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Iterable, Mapping
@@ -73,6 +74,8 @@ SCHEMA = pa.schema(
 REQUIRED = ("event", "trial_number")
 """Every part has these columns, or it is no part of a ledger."""
 Event = Mapping[str, Any]
+SMALL_BYTES = 16_384
+"""Size up to which `decode_small_part` remembers the content of parts."""
 FAN = 64
 """This many parts of one width are merged into one. So a folder holds at most a few times as many
 files."""
@@ -396,18 +399,39 @@ def read_part(path: Place) -> pa.Table:
         content = path.read_bytes()
         if name and name[3] and name[3] != checksum(content):
             raise ValueError("its content does not match the checksum in its name")
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-        table.select(REQUIRED)
-        return pa.table(
-            {
-                name: table[name].cast(kind)
-                if name in table.column_names
-                else pa.nulls(len(table), kind)
-                for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True)
-            }
-        )
+        return decode_small_part(content) if len(content) <= SMALL_BYTES else decode_part(content)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: this part of the ledger is damaged: {reason}") from None
+
+
+def decode_part(content: bytes) -> pa.Table:
+    """Decode the content of a part.
+
+    Args:
+        content: What `encode_part` returned, now or in an older version.
+
+    Returns:
+        One row per event. Columns that an older version did not write are null.
+
+    Raises:
+        pa.ArrowException: It is damaged.
+        KeyError: It has another table's columns.
+    """
+    table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    table.select(REQUIRED)
+    return pa.table(
+        {
+            name: table[name].cast(kind)
+            if name in table.column_names
+            else pa.nulls(len(table), kind)
+            for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True)
+        }
+    )
+
+
+decode_small_part = functools.lru_cache(maxsize=512)(decode_part)
+"""The same for at most `SMALL_BYTES`. A study that is resumed reads its ledger five times, and most
+parts are small. The file itself is read each time, so that damage is noticed."""

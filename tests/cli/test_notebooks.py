@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -27,13 +28,28 @@ VERDICTS = {"upheld": (12, 3), "contradicted": (1, 1), "undecided": (27, 36)}
 """By itself, and adjusted for the number of claims."""
 
 
-def executed(name: str) -> list[str]:
-    """What each code cell put out, as text. Raises where one fails."""
-    notebook = nbformat.read(ANALYSIS / name, as_version=4)
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": ANALYSIS}}
-    ).execute()
-    return [json.dumps(cell.get("outputs", [])) for cell in notebook.cells]
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[NotebookClient]:
+    """One kernel for all notebooks: pandas, plotly and the others are imported once."""
+    client = NotebookClient(
+        nbformat.v4.new_notebook(),
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": ANALYSIS}},
+    )
+    with client.setup_kernel():
+        yield client
+
+
+def execute(kernel: NotebookClient, name: str) -> list[str]:
+    """What each code cell put out, as text. Raises where one fails. No name of another notebook is
+    left in the kernel."""
+    kernel.nb = nbformat.read(ANALYSIS / name, as_version=4)
+    kernel.nb.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    kernel.reset_execution_trackers()
+    for i, cell in enumerate(kernel.nb.cells):
+        kernel.execute_cell(cell, i)
+    return [json.dumps(cell.get("outputs", [])) for cell in kernel.nb.cells]
 
 
 @pytest.mark.parametrize("path", sorted(ANALYSIS.glob("*.ipynb")), ids=lambda path: path.name)
@@ -43,10 +59,10 @@ def test_notebooks_ship_without_output(path: Path) -> None:
     assert not any(cell.get("outputs") for cell in notebook.cells)
 
 
-def test_the_reproductions_answers() -> None:
+def test_the_reproductions_answers(kernel: NotebookClient) -> None:
     """Oracle: what the recorded study is known to say (FINDINGS, "The source report"): the rank
     correlations, how often each verdict was given, and for one claim which. All cells run."""
-    said = "".join(executed("reproduction.ipynb"))
+    said = "".join(execute(kernel, "reproduction.ipynb"))
     assert "Over all 19 experiments larger latents go with smaller errors" in said
     assert "(rank correlation \\u22120.70, \\u22120.89 to \\u22120.31)" in said
     for verdict, counts in VERDICTS.items():
@@ -55,9 +71,9 @@ def test_the_reproductions_answers() -> None:
     assert "application/vnd.plotly" in said
 
 
-def test_the_first_look() -> None:
+def test_the_first_look(kernel: NotebookClient) -> None:
     """Oracle: the tables of the recorded frontier, asked by other means. SQL says the same."""
-    said = "".join(executed("01-first-look.ipynb"))
+    said = "".join(execute(kernel, "01-first-look.ipynb"))
     trials = pd.read_parquet(ANALYSIS / "recorded/frontier/trials.parquet")
     stopped = trials[trials["state"] == "PRUNED"]
     share = stopped["wall_time_s"].sum() / trials["wall_time_s"].sum()
@@ -71,10 +87,10 @@ def test_the_first_look() -> None:
     assert said.count("application/vnd.plotly") == 2
 
 
-def test_latent_size_and_error() -> None:
+def test_latent_size_and_error(kernel: NotebookClient) -> None:
     """Oracle: the rank correlation of the whole table, and the slope of its frontier by the
     definition of one: nobody with at most as many numbers has less error."""
-    said = "".join(executed("02-latent-size-and-error.ipynb"))
+    said = "".join(execute(kernel, "02-latent-size-and-error.ipynb"))
     trials = pd.read_parquet(ANALYSIS / "recorded/curves/ex2/trials.parquet")
     rho = spearmanr(trials["latent_size"], trials["val_mse"]).statistic
     assert f"all trials: rank correlation {rho:+.2f} (95 % interval" in said
@@ -93,10 +109,10 @@ def test_latent_size_and_error() -> None:
     assert f"At best, half the numbers cost {2**-slope:.2f} times the error" in said
 
 
-def test_comparing_studies() -> None:
+def test_comparing_studies(kernel: NotebookClient) -> None:
     """Oracle: the two tables: at each latent size of either frontier from 256 on, where both have
     trials, how the least errors compare."""
-    said = "".join(executed("03-compare-studies.ipynb"))
+    said = "".join(execute(kernel, "03-compare-studies.ipynb"))
     assert "The same task and pictures: errors can be compared." in said
     names = ("reproduction/ex2-report", "frontier")
     hand, search = (pd.read_parquet(ANALYSIS / f"recorded/{n}/trials.parquet") for n in names)

@@ -135,25 +135,31 @@ def test_wrong_use_is_refused(cluster: Cluster) -> None:
     assert not cluster.results.exists()
 
 
-def test_a_search_from_up_to_down(cluster: Cluster) -> None:
-    """Oracle: hosts in the ledger and files on the shared folder. A search that is submitted to a
-    cluster with one worker uses the second one once that has joined; it is interrupted, goes on,
-    and ends in order; names with blanks and shell characters arrive as they are; no node is left
-    after `ray down`, and what the search found is still there."""
+def make_odd_space(cluster: Cluster) -> Path:
+    """A space file in a folder whose name has blanks and shell characters."""
     odd = cluster.shared / "my spaces; $(touch ran)"
-    odd.mkdir()
-    (odd / "tiny.yaml").write_text(TINY_SPACE)
+    odd.mkdir(exist_ok=True)
+    path = odd / "tiny.yaml"
+    path.write_text(TINY_SPACE)
+    return path
+
+
+def get_hosts(study: Path) -> set[str]:
+    """The hosts that trained an epoch."""
+    return {event["host"] for event in events_of(study, "epoch")}
+
+
+@pytest.mark.long
+def test_a_worker_joins_and_a_search_is_resumed(cluster: Cluster) -> None:
+    """Oracle: hosts in the ledger. A search that is submitted to a cluster with one worker uses the
+    second one once that has joined; it is interrupted, goes on, and ends in order."""
     log = cluster.shared / "log"
     study = cluster.results / "tiny"
-    space = ["--space", str(odd / "tiny.yaml")]
+    space = ["--space", str(make_odd_space(cluster))]
     search = cluster.submit(*space, *LASTING, "--trials", "500", log=log)
-
-    def used() -> set[str]:
-        return {event["host"] for event in events_of(study, "epoch")}
-
-    wait_for(lambda: used() == {"worker1"}, search, log, 180)
+    wait_for(lambda: get_hosts(study) == {"worker1"}, search, log, 180)
     cluster.hosts.power_on("worker2")
-    wait_for(lambda: used() == {*WORKERS}, search, log, 180)
+    wait_for(lambda: get_hosts(study) == {*WORKERS}, search, log, 180)
     cluster.hosts.run("head", "pkill -INT -f '^python .*search.py'")
     assert search.wait(120) != 0
     assert "Interrupted; continue with: raycae search --resume" in log.read_text()
@@ -161,11 +167,28 @@ def test_a_search_from_up_to_down(cluster: Cluster) -> None:
     begun = len(events_of(study, "created"))
     more = cluster.submit("--resume", "--study", "tiny", "--trials", str(begun), log=log)
     assert more.wait(180) == 0, log.read_text()
-    cluster.ray("down", "-y")
     trials = pd.read_parquet(study / "trials.parquet")
     assert len(trials) == begun
     assert set(trials["state"]) == {"COMPLETE"}
-    assert used() == {*WORKERS}
+    assert get_hosts(study) == {*WORKERS}
+    assert (study / "report.html").exists()
+
+
+def test_a_search_from_up_to_down(cluster: Cluster) -> None:
+    """Oracle: hosts in the ledger and files on the shared folder. A search that is submitted is
+    trained by the cluster's worker and ends in order; names with blanks and shell characters arrive
+    as they are; no node is left after `ray down`, and what the search found is still there."""
+    log = cluster.shared / "log"
+    study = cluster.results / "short"
+    few = ["--scheduler", "none", "--trials", "2", "--epochs", "2", "--gpus-per-trial", "0"]
+    space = ["--space", str(make_odd_space(cluster)), "--study", "short"]
+    search = cluster.submit(*space, *few, log=log)
+    assert search.wait(300) == 0, log.read_text()
+    cluster.ray("down", "-y")
+    trials = pd.read_parquet(study / "trials.parquet")
+    assert trials["state"].tolist() == ["COMPLETE"] * 2
+    assert get_hosts(study)
+    assert get_hosts(study) <= {*WORKERS}
     assert (study / "report.html").exists()
     assert cluster.hosts.run("head", "ls ran", check=False).returncode != 0
     assert cluster.hosts.run("head", "pgrep -f gcs_server", check=False).stdout == ""

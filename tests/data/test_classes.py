@@ -320,7 +320,7 @@ def test_a_search_from_command_to_test_error(
     test images too; the report has pictures."""
     path = tmp_path / "toy.yaml"
     path.write_text(TOY)
-    more = ["--data", str(toy), "--sampler", "points"]
+    more = ["--data", str(toy), "--sampler", "points", "--concurrent", "1"]
     done = run_search(command(path, tmp_path / "r", *more), small_ray)
     assert done.returncode == 0, done.stderr
     trials: pd.DataFrame = trials_of(tmp_path / "r" / "toy").set_index("point")

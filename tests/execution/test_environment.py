@@ -151,7 +151,8 @@ class TestCurrentFolder:
         with (tmp_path / "copy" / "raycae" / "training" / "trainer.py").open("a") as file:
             file.write("# changed\n")
         setup = f"import sys; sys.path.insert(0, {str(tmp_path / 'copy')!r})"
-        done = run_process(command(space_file, tmp_path / "r", setup=setup), small_ray)
+        arguments = command(space_file, tmp_path / "r", setup=setup)
+        done = run_process(arguments, small_ray, anew=True)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("\n") == 1
         assert f"from {PACKAGE}," in done.stderr

@@ -19,21 +19,26 @@ import pytest
 from conftest import TINY_SPACE, Run
 from databases import PostgreSQL
 from databases import available as no_postgresql
+from forked import Forked
 from searches import (
     a_trainable,
     command,
     descendants,
     drop_waiting_notes,
     epochs_so_far,
+    start,
     trainables,
     trials_of,
     wait_for,
 )
 from searches import run as run_process
 
+from raycae.execution import runner
 from raycae.study import plan, tables
 from raycae.study.artifacts import get_checkpoint_folder
+from raycae.study.attempt import FailureReport
 from raycae.study.ledger import Ledger, read_events
+from raycae.study.study import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -64,12 +69,7 @@ ledger.get_time = lambda: datetime.datetime.fromtimestamp(time.time(), datetime.
 """
 
 
-def start(arguments: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(arguments, env=env, stdout=pipe, stderr=pipe, text=True)
-
-
-def end(process: subprocess.Popen[str], seconds: float = 300) -> tuple[str, str]:
+def end(process: subprocess.Popen[str] | Forked, seconds: float = 300) -> tuple[str, str]:
     out, err = process.communicate(timeout=seconds)
     return out, drop_waiting_notes(err)
 
@@ -200,11 +200,11 @@ def _database(kind: str, folder: Path) -> object:
     return opened()
 
 
-# SIGINT between short epochs: test_interrupted_on_two_gpus_and_resumed in
-# tests/execution/test_search.py; both signals take the same way into `StopRequest`.
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
-)
+# By default, in tests/execution/test_search.py: SIGINT between short epochs in
+# test_interrupted_on_two_gpus_and_resumed, and SIGTERM after the last one in
+# test_a_search_from_command_to_report_is_repeatable. Both take the same way into `StopRequest`.
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_end_in_a_long_epoch(
     space_file: Path,
     tmp_path: Path,
@@ -271,7 +271,7 @@ def test_a_killed_trial_and_one_that_hangs(
     and answers nothing. Both are found out, and begin a second attempt behind their last epoch; the
     process that hung is ended; a third trial is unaffected."""
     folder = tmp_path / "tiny"
-    more = ["--epochs", "60", "--trials", "3", "--scheduler", "none"]
+    more = ["--epochs", "60", "--trials", "3", "--scheduler", "none", "--limit", "200"]
     arguments = command(space_file, tmp_path, *more, setup=QUIET)
     process = start(arguments, small_ray)
     wait_for(lambda: min(_epochs_of(folder, n, 1) for n in (0, 1)) >= 2)
@@ -293,6 +293,9 @@ def test_a_killed_trial_and_one_that_hangs(
     wait_for(lambda: not Path(f"/proc/{stopped}").exists(), 20)
 
 
+# By default: equal steps in smaller pieces in tests/training/test_training.py, the next attempt in
+# tests/study/test_losses.py, how an allocation fails in tests/execution/test_search.py.
+@pytest.mark.long
 def test_memory_runs_out(
     tmp_path: Path,
     small_ray: dict[str, str],
@@ -322,6 +325,30 @@ def test_memory_runs_out(
     assert rows["attempt"]["normed"] == 1
 
 
+@pytest.mark.usefixtures("without_ray")
+def test_failures_alike_end_a_search(
+    space_file: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the contract. Every attempt fails for one reason, whatever the settings: the search
+    stops after a few trials with that cause once, exit code 1, and says how to go on."""
+
+    def fail_all(study: Study, *_: object) -> None:
+        while not study.hopeless and (attempt := study.ask()):
+            study.start_attempt(attempt.number, attempt.attempt)
+            reason = "RuntimeError: no convolution on this machine"
+            study.fail_attempt(FailureReport(attempt.number, attempt.attempt, reason))
+
+    monkeypatch.setattr(runner, "train_trials", fail_all)
+    more = ["--results", tmp_path, "--trials", "40"]
+    code, _, err = run("search", "--space", space_file, *more)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "trials in a row failed alike: RuntimeError: no convolution on this machine" in err
+    assert "raycae search --resume --study tiny" in err
+    assert 5 <= (trials_of(tmp_path / "tiny")["state"] == "FAIL").sum() <= 7
+
+
+@pytest.mark.long  # With a worker that ends by itself; by default without one, see above.
 def test_every_trial_fails_alike(
     tmp_path: Path,
     small_ray: dict[str, str],

@@ -206,14 +206,10 @@ def store(started: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Obj
 FEW = ("--trials", "2", "--epochs", "8", "--scheduler", "none")
 
 
-@pytest.mark.parametrize(
-    ("kind", "seconds"),
-    [
-        ("refuse", 8),
-        pytest.param("reset", 6, marks=pytest.mark.long),
-        pytest.param("slow", 0, marks=pytest.mark.long),
-    ],
-)
+# By default: a search whose results are in a store, tests/execution/test_jobs.py; a store that
+# fails while files are written and read, tests/storage/test_storage.py.
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "seconds"), [("refuse", 8), ("reset", 6), ("slow", 0)])
 def test_an_object_store_that_fails(
     space_file: Path, small_ray: dict[str, str], store: ObjectStore, kind: str, seconds: float
 ) -> None:

@@ -26,7 +26,10 @@ from raycae.study.study import Study
 
 @pytest.mark.parametrize(
     ("form", "name"),
-    [("onnx", "classes"), ("pt2", "linear"), ("pt2", "colour"), ("pt2", "classes")],
+    [
+        *(("onnx", "classes"), ("pt2", "linear"), ("pt2", "classes")),
+        pytest.param("pt2", "colour", marks=pytest.mark.long),
+    ],
 )
 def test_programs(
     run: Run, tmp_path: Path, form: str, name: str, monkeypatch: pytest.MonkeyPatch
@@ -64,7 +67,8 @@ def test_programs(
 
 
 @pytest.mark.parametrize(
-    ("form", "name"), [("onnx", "linear"), ("pt2", "classes"), ("pt2", "base")]
+    ("form", "name"),
+    [("onnx", "linear"), ("pt2", "classes"), pytest.param("pt2", "base", marks=pytest.mark.long)],
 )
 def test_encoder_and_decoder(
     run: Run, tmp_path: Path, form: str, name: str, monkeypatch: pytest.MonkeyPatch

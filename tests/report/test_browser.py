@@ -33,12 +33,33 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.fixture(autouse=True)
+def _pages_are_closed(browser: Any) -> Iterator[None]:
+    """A page that is left open goes on drawing."""
+    yield
+    for context in browser.contexts:
+        context.close()
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of thirty trials, its report written."""
     folder = plausible(tmp_path_factory.mktemp("browser") / "s", n=30)
     write_report(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of sixty configurations, so that parameters are ranked; its report written."""
+    folder = long_study(tmp_path_factory.mktemp("long") / "s", 240)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recorded_page() -> str:
+    return render_report(RECORDED / "frontier")
 
 
 class Opened:
@@ -110,11 +131,9 @@ def test_every_figure_is_drawn(browser: Any, study: Path, width: int, scheme: st
     assert opened.fetched() == []
 
 
-def test_a_screenshot_of_the_whole_page_has_every_figure(browser: Any, tmp_path: Path) -> None:
+def test_a_screenshot_of_the_whole_page_has_every_figure(browser: Any, long: Path) -> None:
     """Oracle: every element of a figure holds a drawing, though the page was never scrolled."""
-    folder = long_study(tmp_path / "s", 240)
-    write_report(folder)
-    opened = Opened(browser, folder, viewport={"width": 1366, "height": 800})
+    opened = Opened(browser, long, viewport={"width": 1366, "height": 800})
     opened.wait_until_all_are_drawn()
     places = opened.page.locator(".plot")
     assert places.count() == opened.page.evaluate("Object.keys(figures).length") > 15
@@ -142,13 +161,11 @@ def test_paper_cuts_no_figure(browser: Any, study: Path) -> None:
     assert opened.complaints == []
 
 
-def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, tmp_path: Path) -> None:
+def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, long: Path) -> None:
     """Oracle: a slice for every parameter of the space; the points take as many colours as the
     depths that are on the page, and are all of one colour again; a click on a slice tells of a
     trial; another pair has another map."""
-    folder = long_study(tmp_path / "s", 240)  # sixty configurations: parameters are ranked
-    write_report(folder)
-    opened = Opened(browser, folder, viewport={"width": 390, "height": 900})
+    opened = Opened(browser, long, viewport={"width": 390, "height": 900})
     names = opened.page.evaluate("colours.map(colour => colour.name)")
     assert {"depth", "lr", "channels_1"} <= set(names)
     for figure in (*(f"slice-{name}" for name in names), "importance", "parallel"):
@@ -296,12 +313,12 @@ def test_the_table_filters_and_works_by_keyboard(browser: Any, study: Path) -> N
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_accessible(browser: Any, scheme: str) -> None:
+def test_the_page_is_accessible(browser: Any, recorded_page: str, scheme: str) -> None:
     """Oracle: axe-core finds nothing serious or critical on the page of a recorded study, among it
     contrast below 4.5:1."""
     sync_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = browser.new_context(bypass_csp=True, color_scheme=scheme).new_page()
-    page.set_content(render_report(RECORDED / "frontier"))
+    page.set_content(recorded_page)
     while page.evaluate("pending.size"):
         page.wait_for_timeout(50)
     found = sync_playwright.Axe().run(page).response["violations"]

@@ -16,6 +16,7 @@ import pytest
 from conftest import Run, begin, die, measured
 from scipy import stats
 from searches import epochs_so_far, wait_for
+from searches import run as run_process
 
 from raycae.cli.reproduce import complete_budget, has_work, plan_runs
 from raycae.report.reproduction.claims import CLAIMS
@@ -235,6 +236,7 @@ def reproduce(folder: Path, seeds: int, *experiments: str) -> list[str]:
     """A reproduction of a few short runs as a command line."""
     command = [sys.executable, "-m", "raycae", "reproduce", "--data", "photos", "--limit", "100"]
     command += ["--epochs", "2", "--results", str(folder), "--seeds", str(seeds)]
+    command += ["--concurrent", "1"]
     return [*command, "--only", ",".join(experiments)]
 
 
@@ -263,7 +265,7 @@ def test_it_runs_and_grows(tmp_path: Path, small_ray: dict[str, str], run: Run) 
     """Oracle: counting. In the end each experiment stands there once with its seed; run again it
     does nothing but the page; one more seed of one experiment is one more run."""
     command = reproduce(tmp_path, 1, *ONLY)
-    done = subprocess.run(command, env=small_ray, capture_output=True, text=True, timeout=300)
+    done = run_process(command, small_ray)
     assert done.returncode == 0, done.stderr
     require_runs(tmp_path, 1)
     page = (tmp_path / "reproduction" / "report.html").read_text()
@@ -274,7 +276,7 @@ def test_it_runs_and_grows(tmp_path: Path, small_ray: dict[str, str], run: Run) 
     assert [line.split()[0] for line in again.splitlines()] == ["page"]
 
     more = reproduce(tmp_path, 2, "ex2-stride")
-    grown = subprocess.run(more, env=small_ray, capture_output=True, text=True, timeout=300)
+    grown = run_process(more, small_ray)
     assert grown.returncode == 0, grown.stderr
     trials: pd.DataFrame = read_trials(tmp_path / "reproduction" / "ex2-report")
     assert list(zip(trials["point"], trials["seed"], strict=True))[2:] == [("ex2-stride", 1)]

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import pandas as pd
+from forked import Forked, Template
 from object_store import ObjectStore
 
 from raycae.storage.paths import Place, resolve_place
@@ -22,12 +23,14 @@ from raycae.study.ledger import read_events
 START_RAY = """
 import sys
 import ray
+from raycae.execution.ray_patches import start_fewer_processes
 options = dict(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-try:
-    context = ray.init(num_cpus=2, num_gpus=2, **options)
-except Exception:  # A node has 30 s to start, which can be too short on a busy machine.
-    ray.shutdown()
-    context = ray.init(num_cpus=2, num_gpus=2, **options)
+with start_fewer_processes():
+    try:
+        context = ray.init(num_cpus=2, num_gpus=2, **options)
+    except Exception:  # A node has 30 s to start, which can be too short on a busy machine.
+        ray.shutdown()
+        context = ray.init(num_cpus=2, num_gpus=2, **options)
 print(context.address_info["address"], flush=True)
 sys.stdin.read()
 """
@@ -53,9 +56,12 @@ class SmallRay:
         assert self._process.stdout is not None
         address = self._process.stdout.readline().strip()
         assert address, f"Ray ended with {self._process.wait()}"
-        return {**env, "RAY_ADDRESS": address}
+        env["RAY_ADDRESS"] = address
+        templates.append(Template(env))
+        return env
 
     def __exit__(self, *_: object) -> None:
+        templates.pop().close()
         self._process.communicate(timeout=60)
 
 
@@ -78,12 +84,31 @@ def drop_waiting_notes(stderr: str) -> str:
     return "".join(line for line in lines if not line.startswith("Waiting for a node: "))
 
 
-def run(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        arguments, env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    done.stderr = drop_waiting_notes(done.stderr)
-    return done
+templates: list[Template] = []
+"""What searches on the small Ray are forked from, while there is one."""
+
+
+def start(arguments: list[str], env: dict[str, str]) -> subprocess.Popen[str] | Forked:
+    """A process whose output is read; forked from a template where one fits."""
+    for template in templates:
+        if template.fits(arguments, env):
+            return template.start(arguments, env)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(arguments, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def run(
+    arguments: list[str], env: dict[str, str], *, anew: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Wait for a command. `anew`: it is not forked from another process."""
+    if anew:
+        done = subprocess.run(
+            arguments, env=env, capture_output=True, text=True, timeout=300, check=False
+        )
+        done.stderr = drop_waiting_notes(done.stderr)
+        return done
+    with Running(arguments, env) as process:
+        return process.end()
 
 
 class Running:
@@ -91,9 +116,7 @@ class Running:
     process behind."""
 
     def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        self._process = start(arguments, env)
         self.pid = self._process.pid
 
     def __enter__(self) -> Running:
@@ -147,7 +170,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
             return
         assert time.monotonic() < until, "it did not come to that"
         # To read a ledger again and again takes the time that the search needs.
-        time.sleep(min(max(0.05, 3 * (time.monotonic() - asked)), 0.5))
+        time.sleep(min(max(0.05, 9 * (time.monotonic() - asked)), 0.5))
 
 
 def a_trainable() -> int:

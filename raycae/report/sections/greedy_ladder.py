@@ -14,7 +14,7 @@ from raycae.report import plotting
 from raycae.report.plotting import GREY, ORANGE, VIOLET
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
-from raycae.report.trials import Row, is_measured, list_rows, replace_missing
+from raycae.report.trials import Row, is_measured, list_rows, list_values
 from raycae.report.wording import format_errors_apart, format_percent, format_signed_percent
 from raycae.study.records import FAIL, PRUNED, RUNNING
 
@@ -99,7 +99,7 @@ def make_ladder(trials: pd.DataFrame) -> pd.DataFrame:
     steps = trials[trials["state"] != RUNNING].sort_values(["ended_at", "trial_number"])
     if steps["change"].isna().all():
         return pd.DataFrame(columns=LADDER_COLUMNS)
-    changes = dict(zip(steps["trial_number"], replace_missing(steps["change"]), strict=True))
+    changes = dict(zip(steps["trial_number"], list_values(steps["change"]), strict=True))
     rule = GreedyLadder()
     rows = []
     for number, state, parent, val_mse in zip(
