@@ -317,7 +317,7 @@ def draw_single_changes(effects: pd.DataFrame, most: int = 24) -> go.Figure:
     """
     rows = effects.head(most)[::-1]  # plotly begins at the bottom
     ratios = rows["ratio"]
-    figure = plotting.make_figure("error, as a multiple of the other's", "")
+    figure = plotting.make_figure("ratio of errors", "")
     figure.add_scatter(
         x=ratios.tolist(),
         y=[plotting.escape_html(name_change(row)) for row in rows.to_dict("records")],
