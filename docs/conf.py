@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
 from importlib.metadata import version as get_version
 from pathlib import Path
 
-from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(DOCS))
 
+from draw_diagrams import DIAGRAM, name_diagram  # noqa: E402
+from gallery import Gallery, write_reports  # noqa: E402
 from reference_pages import Generated  # noqa: E402
 
 project = "raycae"
@@ -25,7 +27,7 @@ html_theme = "furo"
 html_show_copyright = False
 
 extensions = [
-    "myst_parser",  # the pages are Markdown
+    "myst_nb",  # the pages are Markdown (MyST) and notebooks
     "sphinx.ext.autodoc",  # the Python reference comes from the docstrings
     "sphinx.ext.napoleon",  # which are in Google style
     "sphinx_copybutton",  # a button that copies a block of commands
@@ -38,6 +40,7 @@ autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 myst_heading_anchors = 4
+nb_execution_mode = "off"  # Notebooks are kept with their outputs.
 
 INCLUDED = {
     "findings": "analysis/FINDINGS.md",
@@ -46,6 +49,8 @@ INCLUDED = {
     "guide/cluster-files": "cluster/README.md",
 }
 """Pages of the site whose text is a file outside this folder. The file here is empty."""
+NOTEBOOKS = "notebooks/"
+"""Folder of the notebooks, which are links to the files in `analysis/`."""
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^\s():#]+)(#[^\s()]*)?\)")
 """A Markdown link to a file: text, path, anchor."""
 
@@ -58,19 +63,38 @@ def adapt_page(app: Sphinx, page: str, source: list[str]) -> None:
         page: Name of the page.
         source: Its text, as the only entry.
     """
-    path = ROOT / INCLUDED[page] if page in INCLUDED else DOCS / f"{page}.md"
+    path = Path(app.env.doc2path(page)).resolve()
     if page in INCLUDED:
+        path = ROOT / INCLUDED[page]
         source[0] = path.read_text(encoding="utf-8")
     pages = {ROOT / file: DOCS / f"{name}.md" for name, file in INCLUDED.items()}
+    pages |= {link.resolve(): link for link in DOCS.glob(f"{NOTEBOOKS}*.ipynb")}
 
     def adapt_link(match: re.Match[str]) -> str:
         text, target, anchor = match[1], Path(os.path.normpath(path.parent / match[2])), match[3]
-        if target.is_dir() or target.suffix == ".ipynb":
+        if target.is_dir():
             return text  # The site has no page for it.
         target = pages.get(target, target)
         return f"[{text}]({os.path.relpath(target, (DOCS / page).parent)}{anchor or ''})"
 
-    source[0] = LINK.sub(adapt_link, source[0])
+    source[0] = replace_diagrams(page, LINK.sub(adapt_link, source[0]))
+
+
+def replace_diagrams(page: str, text: str) -> str:
+    """Show the Mermaid diagrams of a page as pictures, because Mermaid needs a download.
+
+    Args:
+        page: Name of the page.
+        text: Its text.
+    """
+    indices = itertools.count(1)
+
+    def show(match: re.Match[str]) -> str:
+        headings = re.findall(r"^#+ (.*)$", text[: match.start()], re.M)
+        alt = f"Diagram: {headings[-1]}"
+        return f'```{{image}} {name_diagram(page, next(indices))}\n:alt: "{alt}"\n```'
+
+    return DIAGRAM.sub(show, text)
 
 
 def setup(app: Sphinx) -> None:
@@ -81,4 +105,5 @@ def setup(app: Sphinx) -> None:
     """
     app.connect("source-read", adapt_page)
     app.add_directive("generated", Generated)
-    app.add_lexer("mermaid", TextLexer)  # Diagrams are shown as text: Mermaid needs a download.
+    app.add_directive("gallery", Gallery)
+    app.connect("build-finished", write_reports)

@@ -1,12 +1,13 @@
-"""Errors of the PCA baselines, computed once for the same images and kept in the cache folder.
+"""PCA baselines, computed once for the same images and kept in the cache folder.
 
 PCA of 2,000 images of 32 x 32 takes 16 s of CPU, which is most of what follows the trials of a
-small search. Its errors depend on the pixels and the task alone.
+small search. Errors and components depend on the pixels and the task alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from contextlib import suppress
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from raycae import data
 from raycae.storage.files import checksum
-from raycae.training.baselines import Row, build_frame, compute_rows
+from raycae.training.baselines import Row, build_frame, compute_rows, fit_pca
+from raycae.training.pca_network import PcaNetwork
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +29,11 @@ if TYPE_CHECKING:
 VERSION = 1
 """Increased when `compute_rows` computes other errors for the same images."""
 MOST_FILES = 200
-"""Maximum number of files in the cache, each of at most 30 KB; those used last are kept."""
+"""Maximum number of files with errors, each of at most 30 KB; those used last are kept."""
+MOST_COMPONENTS = 1024
+"""Number of components kept of a PCA: 6 MB for 32 x 32 pixels. PCA of more is fitted again."""
+MOST_COMPONENT_FILES = 12
+"""Maximum number of files with components."""
 
 
 def load_baselines(task: str, images: data.Images) -> pd.DataFrame:
@@ -44,27 +51,106 @@ def load_baselines(task: str, images: data.Images) -> pd.DataFrame:
     Raises:
         InputError: The task is unknown.
     """
-    path = find_cache_file(task, images)
+    path = find_cache_file(f"{compute_key(task, images)}.json")
     rows = read_rows(path) if path else None
     if rows is None:
-        rows = list(compute_rows(task, images.train, [images.val, images.test]))
+
+        def fit(train: np.ndarray, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+            mean, basis = fit_pca(train, block)
+            write_components(find_components_file(images.fingerprint, block), mean, basis)
+            return mean, basis
+
+        rows = list(compute_rows(task, images.train, [images.val, images.test], fit))
         if path:
             write_rows(path, rows)
     return build_frame(rows, has_test=True)
 
 
-def find_cache_file(task: str, images: data.Images) -> Path | None:
-    """Return the file that keeps the errors; None if this user has no cache folder.
+def load_pca(
+    fingerprint: str, train: np.ndarray | None, block: tuple[int, int], n: int
+) -> PcaNetwork | None:
+    """Return PCA as a network, from the cache if it was fitted on these images before.
 
     Args:
-        task: The task.
-        images: The images.
+        fingerprint: Fingerprint of the images of a study.
+        train: The training images, uint8 (N, H, W, 3); None if they are not loaded.
+        block: Height and width of a block in pixels; those of the image for PCA of whole images.
+        n: Number of components per block.
+
+    Returns:
+        The network; None if it is not in the cache and there are no training images.
+    """
+    path = find_components_file(fingerprint, block)
+    kept = read_components(path) if path else None
+    if kept is None or n > kept[1].shape[1]:
+        if train is None:
+            return None
+        mean, basis = fit_pca(train, block)
+        write_components(path, mean, basis)
+        kept = mean, basis.half()  # As from the cache, so that pictures do not depend on it.
+    return PcaNetwork(block, kept[0], kept[1][:, :n])
+
+
+def find_components_file(fingerprint: str, block: tuple[int, int]) -> Path | None:
+    """Return the file that keeps the components of a PCA; None without a cache folder.
+
+    Args:
+        fingerprint: Fingerprint of the images.
+        block: Height and width of a block in pixels.
+    """
+    height, width = block
+    return find_cache_file(f"{VERSION}-{fingerprint}-{height}x{width}.npz", "components")
+
+
+def read_components(path: Path) -> tuple[Tensor, Tensor] | None:
+    """Read the mean block and the first components of a PCA from the cache.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The mean, float64 (D,), and the components, float16 (D, n); None if the file is missing or
+        damaged.
     """
     try:
-        folder = data.cache_folder()
+        content = path.read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            kept = torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["components"])
+    except Exception:  # Numpy raises many types for a damaged file.
+        return None
+    with suppress(OSError):
+        os.utime(path)  # It was used now.
+    return kept
+
+
+def write_components(path: Path | None, mean: Tensor, basis: Tensor) -> None:
+    """Write the first components of a PCA to the cache.
+
+    In half precision, a pixel of a reconstruction changes by less than a tenth of a level.
+
+    Args:
+        path: The file; nothing is written without one.
+        mean: The mean block, float64 (D,).
+        basis: The basis, float64 (D, D).
+    """
+    if path:
+        buffer = io.BytesIO()
+        components = basis[:, :MOST_COMPONENTS].half().numpy()
+        np.savez(buffer, mean=mean.numpy(), components=components)
+        write_cache_file(path, buffer.getvalue(), MOST_COMPONENT_FILES)
+
+
+def find_cache_file(name: str, folder: str = "baselines") -> Path | None:
+    """Return the path of a file in the cache; None if this user has no cache folder.
+
+    Args:
+        name: Name of the file.
+        folder: Folder in the cache folder.
+    """
+    try:
+        return data.cache_folder() / folder / name
     except RuntimeError:  # There is no home folder.
         return None
-    return folder / "baselines" / f"{compute_key(task, images)}.json"
 
 
 def compute_key(task: str, images: data.Images) -> str:
@@ -107,18 +193,29 @@ def read_rows(path: Path) -> list[Row] | None:
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write rows to the cache, and delete the files that were not used for the longest time.
+    """Write rows to the cache.
 
     Args:
         path: The file.
         rows: The rows.
     """
     content = json.dumps(rows).encode()
+    write_cache_file(path, checksum(content).encode() + b"\n" + content, MOST_FILES)
+
+
+def write_cache_file(path: Path, content: bytes, most_files: int) -> None:
+    """Write a file, and delete the files of its folder that were not used for the longest time.
+
+    Args:
+        path: The file.
+        content: Its content.
+        most_files: Maximum number of files in the folder.
+    """
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(checksum(content).encode() + b"\n" + content)
+        partial.write_bytes(content)
         partial.replace(path)
         files = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-        for file in files[:-MOST_FILES]:
+        for file in files[:-most_files]:
             file.unlink()

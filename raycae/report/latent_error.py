@@ -77,12 +77,25 @@ class LatentError:
         Returns:
             The baseline; None if all are larger.
         """
-        short = self.linear[self.linear["latent_size"] <= latent_size]
-        if short.empty:
-            return None
-        best = short.sort_values("val_mse", kind="stable").iloc[0]
-        errors = (float(best["val_mse"]), float(best["test_mse"]))
-        return LinearCode(str(best["baseline"]), int(best["latent_size"]), *errors)
+        return find_best_linear(self.linear, latent_size)
+
+
+def find_best_linear(linear: pd.DataFrame, latent_size: int) -> LinearCode | None:
+    """Find the PCA baseline with the least error that is no larger than a latent size.
+
+    Args:
+        linear: The PCA baselines: `baseline`, `latent_size`, `val_mse`, `test_mse`.
+        latent_size: The largest number of values per image.
+
+    Returns:
+        The baseline; None if all are larger.
+    """
+    short = linear[linear["latent_size"] <= latent_size]
+    if short.empty:
+        return None
+    best = short.sort_values("val_mse", kind="stable").iloc[0]
+    errors = (float(best["val_mse"]), float(best["test_mse"]))
+    return LinearCode(str(best["baseline"]), int(best["latent_size"]), *errors)
 
 
 def compute_latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> LatentError:

@@ -17,8 +17,10 @@ from torch.utils.data import TensorDataset
 from raycae import data
 from raycae.config import Config
 from raycae.model import weights
+from raycae.model.architecture import build_architecture
 from raycae.model.tasks import Colourise, Task, make_task
-from raycae.report.baseline_cache import load_baselines
+from raycae.report.baseline_cache import load_baselines, load_pca
+from raycae.report.latent_error import find_best_linear, split_codes_and_levels
 from raycae.report.trials import list_trials_with_pictures, select_trials_to_picture
 from raycae.storage.files import make_folder, write_atomic
 from raycae.storage.parquet import write_parquet
@@ -28,9 +30,10 @@ from raycae.study.artifacts import get_model_folder
 from raycae.study.finish import Finish, StepCounter, count_nothing
 from raycae.study.images import load_images, load_test_images
 from raycae.study.plan import load_plan, load_study_space
-from raycae.study.tables import ALL, BEST, N_MEASURED, SAME, WORST
+from raycae.study.tables import ALL, BEST, N_MEASURED, PCA, SAME, WORST
 from raycae.training import metrics
 from raycae.training.device import choose_device, put_on_device
+from raycae.training.pca_network import PcaNetwork, find_block
 from raycae.training.validation import Reference
 
 N_PICTURES = 12
@@ -84,15 +87,18 @@ def add_pictures_and_baselines(
 
     if steps.attempt("The images could not be read", remedy, load):
         test, labels, images = loaded[0]
-        for place, number in enumerate(unpainted):
-            if not over():
-                count("Drawing pictures", place, len(unpainted))
-                failure = f"The pictures of trial {number} could not be drawn"
-                steps.attempt(failure, remedy, write_picture_sheets, folder, number, test, labels)
         if images is not None and lines and not over():
             count("Computing baselines", 0, 1)
             failure = "The baselines could not be measured"
             steps.attempt(failure, remedy, measure_baselines, folder, images)
+        train = None if images is None else images.train
+        for place, number in enumerate(unpainted):
+            if not over():
+                count("Drawing pictures", place, len(unpainted))
+                failure = f"The pictures of trial {number} could not be drawn"
+                steps.attempt(
+                    failure, remedy, write_picture_sheets, folder, number, test, labels, train
+                )
     if finish is None:
         steps.raise_first()
 
@@ -146,14 +152,19 @@ def measure_baselines(folder: Place, images: data.Images) -> None:
 
 
 def write_picture_sheets(
-    study_folder: Place, number: int, test: np.ndarray, labels: data.Indices | None = None
+    study_folder: Place,
+    number: int,
+    test: np.ndarray,
+    labels: data.Indices | None = None,
+    train: np.ndarray | None = None,
 ) -> None:
     """Write two sheets of pictures of a trial as PNG, and what is measured on them.
 
     `NUMBER.png` has the same images for every trial, spread over the set, because neighbours may be
     crops of one photograph. `NUMBER-cases.png` has the `N_CASES` images with the lowest error, then
     those with the largest, in the order of their errors. The rows are the original, the input (only
-    in colourisation: grey), the output, and the difference. The measurements go to
+    in colourisation: grey), the output, and the difference; then the output and the difference of
+    the best PCA with at most as many numbers, if the study has one. The measurements go to
     `pictures.parquet`. Of more than `N_MEASURED` test images, so many are used and the others are
     not: SSIM and Delta E of 10,000 images took 10 s of CPU per trial (analysis/FINDINGS.md).
 
@@ -162,13 +173,15 @@ def write_picture_sheets(
         number: The trial.
         test: The test images, uint8 (N, H, W, 3).
         labels: Their classes, int64 (N,), for a model that gets classes as input.
+        train: The training images, uint8 (M, H, W, 3), to fit a PCA that is not in the cache.
     """
     network, config = weights.load_model(get_model_folder(study_folder, number))
     device = choose_device()
     used = spread_places(len(test), N_MEASURED)
     images = put_on_device(test[used], device, None if labels is None else labels[used])
     task = make_task(config.task, config.gammas, config.classes)
-    network = network.to(device)
+    pca = load_best_pca(study_folder, build_architecture(config).latent_size, test, train)
+    network, pca = network.to(device), pca and pca.to(device)
     measured = measure_pictures(network, task, images)
     order = measured["mse"].argsort(kind="stable").to_numpy()
     same = spread_places(len(used), N_PICTURES)
@@ -176,8 +189,17 @@ def write_picture_sheets(
     make_folder(study_folder / "pictures", within=study_folder)
     for name, places in (("", same), ("-cases", np.concatenate((cases[BEST], cases[WORST])))):
         path = study_folder / "pictures" / f"{number}{name}.png"
-        write_atomic(path, draw_sheet(make_sheet_rows(network, task, images[places])))
-    parts_table = [measured.mean().to_frame().T.assign(shows=ALL, image=None)]
+        rows = make_sheet_rows(network, task, images[places])
+        if pca is not None:
+            rows += make_sheet_rows(pca, task, images[places])[1:]
+        write_atomic(path, draw_sheet(rows))
+    means = {ALL: measured}
+    if pca is not None:
+        means[PCA] = measure_pictures(pca, task, images)
+    parts_table = [
+        values.mean().to_frame().T.assign(shows=shows, image=None)
+        for shows, values in means.items()
+    ]
     parts_table += [
         measured.iloc[indices].assign(shows=shows, image=used[indices])
         for shows, indices in cases.items()
@@ -189,6 +211,31 @@ def write_picture_sheets(
         study_folder / "pictures.parquet",
         frame[list(tables.PICTURE_COLUMNS)].astype({"image": "Int64"}),
     )
+
+
+def load_best_pca(
+    folder: Place, latent_size: int, test: np.ndarray, train: np.ndarray | None
+) -> PcaNetwork | None:
+    """Return the PCA baseline with the lowest error that is no larger than a latent size.
+
+    Args:
+        folder: The folder of the study.
+        latent_size: The largest number of values per image.
+        test: The test images, uint8 (N, H, W, 3).
+        train: The training images, uint8 (M, H, W, 3); None if they are not loaded.
+
+    Returns:
+        The baseline; None if the study has no such baseline, or if it is not in the cache and there
+        are no training images.
+    """
+    fingerprint = plan.read_study(folder)["data"]["fingerprint"]
+    linear, _ = split_codes_and_levels(tables.read_baselines(folder, fingerprint))
+    code = find_best_linear(linear, latent_size)
+    if code is None:
+        return None
+    block = find_block(code.baseline, test)
+    n_blocks = test[0].size // (3 * block[0] * block[1])
+    return load_pca(fingerprint, train, block, code.latent_size // n_blocks)
 
 
 def spread_places(n: int, most: int) -> np.ndarray:

@@ -67,8 +67,9 @@ BASELINES = {
 PICTURES = {
     "trial_number": "Number of the trial.",
     "shows": (
-        "`all`: the mean over the measured test images. `same`: one image, the same for all "
-        "trials. `best`, `worst`: one of the trial's images with the lowest or highest error."
+        "`all`: the mean over the measured test images. `pca`: that of PCA with at most as many "
+        "numbers. `same`: one image, the same for all trials. `best`, `worst`: one of the trial's "
+        "images with the lowest or highest error."
     ),
     "image": "Number of the image among the test images.",
     "mse": "Error of the task.",

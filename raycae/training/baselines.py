@@ -7,7 +7,7 @@ fitted on all training images. What is not exact in integers is computed in floa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,12 @@ Images = npt.NDArray[np.uint8]
 """Images, uint8 (N, H, W, 3)."""
 Row = tuple[str, int | None, list[float]]
 """Name of a baseline, its latent size, and its error on each set of images."""
+Fit = Callable[[Images, tuple[int, int]], tuple[Tensor, Tensor]]
+"""A function like `fit_pca`."""
 BLOCK_SIDES = (4, 8)
 """Sides of the blocks that PCA is fitted on, in pixels."""
+WHOLE_IMAGE = "linear"
+"""Name of PCA of whole images; PCA of blocks adds their size, as in `linear_8x8`."""
 USUAL_LATENT_SIZES = (64, 128, 256, 384, 512, 1024, 2048)
 """Latent sizes that always get a row."""
 LUMA_LEVELS = 256
@@ -84,19 +88,22 @@ def compute_baselines(
     return build_frame(compute_rows(task, train, sets), has_test=test is not None)
 
 
-def compute_rows(task: str, train: Images, sets: list[Images]) -> Iterator[Row]:
+def compute_rows(
+    task: str, train: Images, sets: list[Images], fit: Fit | None = None
+) -> Iterator[Row]:
     """Return the rows of `compute_baselines`.
 
     Args:
         task: "reconstruct" or "colourise".
         train: Training images, uint8 (N, H, W, 3).
         sets: The images to evaluate, each uint8 (M, H, W, 3).
+        fit: Called in place of `fit_pca`, for example to keep what it returns.
 
     Raises:
         InputError: The task is unknown.
     """
     if task == Reconstruct.name:
-        return compute_reconstruct_rows(train, sets)
+        return compute_reconstruct_rows(train, sets, fit)
     if task == Colourise.name:
         return compute_colourise_rows(train, sets)
     raise InputError(f"task: {task!r} is unknown; use {Reconstruct.name} or {Colourise.name}")
@@ -125,19 +132,23 @@ def build_frame(rows: Iterable[Row], has_test: bool) -> pd.DataFrame:
     )
 
 
-def compute_reconstruct_rows(train: Images, sets: list[Images]) -> Iterator[Row]:
+def compute_reconstruct_rows(
+    train: Images, sets: list[Images], fit: Fit | None = None
+) -> Iterator[Row]:
     """Yield the baselines of reconstruct.
 
     Args:
         train: Training images, uint8 (N, H, W, 3).
         sets: The images to evaluate, each uint8 (M, H, W, 3).
+        fit: Called in place of `fit_pca`; None for `fit_pca`.
     """
     height, width = train.shape[1:3]
     if 3 * height * width <= PCA_LIMIT:
-        yield from compute_linear_rows("linear", train, sets, (height, width))
+        yield from compute_linear_rows(WHOLE_IMAGE, train, sets, (height, width), fit)
     for side in BLOCK_SIDES:
         if height % side == 0 and width % side == 0:
-            yield from compute_linear_rows(f"linear_{side}x{side}", train, sets, (side, side))
+            name = f"{WHOLE_IMAGE}_{side}x{side}"
+            yield from compute_linear_rows(name, train, sets, (side, side), fit)
     mean = torch.from_numpy(train.mean(axis=(0, 1, 2)))  # (3,)
     errors = [
         compute_mean_square(x.double() - mean for x in iterate_blocks(s, (1, 1))) for s in sets
@@ -146,7 +157,7 @@ def compute_reconstruct_rows(train: Images, sets: list[Images]) -> Iterator[Row]
 
 
 def compute_linear_rows(
-    name: str, train: Images, sets: list[Images], block: tuple[int, int]
+    name: str, train: Images, sets: list[Images], block: tuple[int, int], fit: Fit | None = None
 ) -> Iterator[Row]:
     """Yield the errors of PCA for chosen numbers of components.
 
@@ -155,8 +166,9 @@ def compute_linear_rows(
         train: Training images, uint8 (N, H, W, 3).
         sets: The images to evaluate, each uint8 (M, H, W, 3).
         block: Height and width of a block in pixels; those of the image for PCA of whole images.
+        fit: Called in place of `fit_pca`.
     """
-    mean, basis = fit_pca(train, block)
+    mean, basis = (fit or fit_pca)(train, block)
     errors = [compute_error_by_components(images, block, mean, basis) for images in sets]
     n_blocks = train[0].size // len(mean)
     rank = min(len(mean), len(train) * n_blocks - 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -170,3 +173,60 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
         assert read_text(first.replace("`", "")) in read_text(page), name
     for option in OPTIONS:
         assert f">{option}</" in page
+
+
+def test_diagrams_are_in_step_with_their_pictures(site: Path) -> None:
+    """Oracle: the checksum of the Mermaid text in each SVG file; the site shows the files."""
+    drawn = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        sources = re.findall(r"^```mermaid\n(.*?)^```$", page.read_text(), re.S | re.M)
+        for i, source in enumerate(sources, 1):
+            picture = page.with_name(f"{page.stem}-{i}.svg")
+            checksum = hashlib.sha256(source.encode()).hexdigest()
+            assert f"drawn from {checksum} " in picture.read_text(), (
+                f"{picture.name} is older than its diagram; see docs/draw_diagrams.py"
+            )
+            drawn.append(picture.name)
+    assert drawn == ["architecture-1.svg", "architecture-2.svg"]
+    page = (site / "explanation" / "architecture.html").read_text(encoding="utf-8")
+    assert re.findall(r'src="\.\./_images/(architecture-\d\.svg)"', page) == drawn
+    assert "flowchart TD" not in page
+
+
+def test_the_gallery_has_live_reports(site: Path) -> None:
+    """Oracle: the tables of the recorded studies; the files that the page links to."""
+    page = (site / "gallery.html").read_text(encoding="utf-8")
+    links = dict.fromkeys(re.findall(r'href="(gallery/[^"]+)"', page))
+    assert len(links) >= 4
+    for link in links:
+        assert "Plotly.newPlot" in (site / link).read_text(encoding="utf-8"), link
+    for study in ("curves/ex2", "curves/ex3"):
+        trials = pd.read_parquet(ROOT / "analysis" / "recorded" / study / "trials.parquet")
+        best = trials[trials["state"] == "COMPLETE"].sort_values("val_mse").iloc[0]
+        assert f"Trial {best['trial_number']} reaches a validation error of" in page
+        assert f"{len(trials)} trials of up to" in page
+
+
+def test_notebooks_are_pages_with_outputs(site: Path) -> None:
+    """Oracle: the notebooks in `analysis/`; each output of text and each figure is in its page."""
+    paths = sorted((ROOT / "analysis").glob("*.ipynb"))
+    assert len(paths) >= 4
+    for path in paths:
+        page = (site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        n_figures = 0
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                n_figures += "image/png" in output.get("data", {})
+                for line in output.get("text", []):
+                    assert read_text(html.escape(line)) in read_text(page), path.name
+        assert page.count("_images/") >= n_figures > 0, path.name
+
+
+def test_the_site_needs_no_network(site: Path) -> None:
+    """Oracle: the scripts, styles and pictures of all pages are files of the site."""
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<script>.*?</script>", "", path.read_text(encoding="utf-8"), flags=re.S)
+        loaded = re.findall(
+            r'<(?:script|img|link rel="stylesheet")[^>]*?(?:src|href)="(http[^"]+)', text
+        )
+        assert loaded == [], path.name

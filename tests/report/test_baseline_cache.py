@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from raycae import data
 from raycae.report import baseline_cache
-from raycae.training.baselines import compute_baselines
+from raycae.training.baselines import compute_baselines, fit_pca
+from raycae.training.pca_network import PcaNetwork
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +123,52 @@ def test_infinite_and_tiny_errors_survive(tmp_path: Path) -> None:
     rows = [("linear", 1, [5e-324, float("inf")]), ("linear", 2, [0.1 + 0.2, np.pi])]
     baseline_cache.write_rows(tmp_path / "a.json", rows)
     assert baseline_cache.read_rows(tmp_path / "a.json") == rows
+
+
+def reconstruct(network: PcaNetwork | None, images: np.ndarray) -> np.ndarray:
+    assert network is not None
+    with torch.inference_mode():
+        return network(torch.tensor(images).permute(0, 3, 1, 2) / 255).numpy()
+
+
+@pytest.mark.parametrize("block", [(8, 8), (4, 4)])
+def test_components_come_from_the_cache(images: data.Images, block: tuple[int, int]) -> None:
+    """Oracle: the PCA that is fitted without a cache, to a tenth of a level; it is kept by whoever
+    computes baselines first. Without training images nothing is fitted."""
+    arguments = (images.fingerprint, None, block, 7)
+    assert baseline_cache.load_pca(*arguments) is None
+    baseline_cache.load_baselines("reconstruct", images)
+    mean, basis = fit_pca(images.train, block)
+    expected = reconstruct(PcaNetwork(block, mean, basis[:, :7]), images.test)
+    found = reconstruct(baseline_cache.load_pca(*arguments), images.test)
+    np.testing.assert_allclose(found, expected, atol=0.1 / 255)
+    path = baseline_cache.find_components_file(images.fingerprint, block)
+    assert path is not None
+    path.unlink()
+    fitted = baseline_cache.load_pca(images.fingerprint, images.train, block, 7)
+    assert (reconstruct(fitted, images.test) == found).all()
+
+
+def test_components_beyond_the_cache_are_fitted(
+    images: data.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand. A cache of 5 components cannot give 6; the training images can. A damaged
+    file is not believed."""
+    monkeypatch.setattr(baseline_cache, "MOST_COMPONENTS", 5)
+    baseline_cache.load_baselines("reconstruct", images)
+
+    def load(n: int, train: np.ndarray | None = None) -> PcaNetwork | None:
+        return baseline_cache.load_pca(images.fingerprint, train, (8, 8), n)
+
+    assert load(5) is not None
+    assert load(6) is None
+    fitted = load(6, images.train)
+    assert fitted is not None
+    assert fitted.components.shape == (192, 6)
+    path = baseline_cache.find_components_file(images.fingerprint, (8, 8))
+    assert path is not None
+    content = bytearray(path.read_bytes())
+    content[-300] ^= 1
+    path.write_bytes(content)
+    assert load(5) is None
+    assert load(5, images.train) is not None

@@ -195,6 +195,31 @@ def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, long: P
     assert opened.complaints == []
 
 
+def test_a_phone_cuts_no_title_and_has_no_gaps(browser: Any, tmp_path: Path) -> None:
+    """Oracle: geometry. The titles of all axes lie in their figures, and a figure that brings its
+    own height leaves no blank below it. The recorded study has long names of single changes."""
+    shutil.copytree(RECORDED / "frontier", tmp_path / "s")
+    write_report(tmp_path / "s")
+    opened = Opened(browser, tmp_path / "s", viewport={"width": 390, "height": 900})
+    opened.wait_until_all_are_drawn()
+    cut, gaps = opened.page.evaluate(
+        """() => {
+          const box = element => element.getBoundingClientRect();
+          const all = ".plot:not(.parallel) :is(.xtitle, .ytitle)";
+          const titles = [...document.querySelectorAll(all)];
+          const cut = titles.filter(title => {
+            const { left, right } = box(title), plot = box(title.closest(".plot"));
+            return left < plot.left - 1 || right > plot.right + 1;
+          });
+          const gaps = [...document.querySelectorAll(".fitted")].filter(plot =>
+            Math.abs(box(plot).height - box(plot.querySelector(".main-svg")).height) > 8);
+          return [cut.map(title => title.textContent), gaps.map(plot => plot.id)];
+        }"""
+    )
+    assert cut == []
+    assert gaps == []
+
+
 def test_hover_and_click_tell_of_a_trial(browser: Any, study: Path) -> None:
     """Oracle: the trial that the figure has at that point; its network in words, its curve; the
     best trial's pictures, which are the only ones painted."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import run_trial
@@ -27,7 +28,7 @@ from raycae.study import tables
 from raycae.study.artifacts import get_model_folder, write_model
 from raycae.study.images import StudyTestImages
 from raycae.study.study import Study
-from raycae.study.tables import ALL, BEST, MEASURES, SAME, WORST
+from raycae.study.tables import ALL, BEST, MEASURES, PCA, SAME, WORST
 from raycae.training import device
 from raycae.training.device import put_on_device
 
@@ -147,6 +148,60 @@ def test_sheets_show_test_images_and_the_table_tells_of_them(
     np.testing.assert_allclose(told.loc[BEST, "mse"].astype(float), every["mse"][best], rtol=1e-4)
     for measure in MEASURES:
         assert told.loc[ALL, measure] == pytest.approx(every[measure].mean(), rel=1e-4)
+
+
+def test_pca_is_drawn_below_the_output(
+    study: Study, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: PCA of the 640 blocks by numpy's SVD. The model has 32 numbers; of the baselines with
+    at most as many, that of two components for each of 16 blocks has the least error."""
+    monkeypatch.setenv("RAYCAE_CACHE", str(tmp_path / "cache"))
+    codes = [
+        ("linear", 24, 0.2),
+        ("linear_8x8", 16, 0.3),
+        ("linear_8x8", 32, 0.1),
+        ("linear_8x8", 48, 0.05),
+        ("mean_colour", None, 0.3),
+    ]
+    frame = pd.DataFrame(codes, columns=["baseline", "latent_size", "val_mse"])
+    frame.insert(0, "data_fingerprint", "0" * 16)
+    kinds = {"latent_size": "Int64", "val_mse": "Float64"}
+    frame.assign(test_mse=frame["val_mse"]).astype(kinds).to_parquet(
+        study.folder / "baselines.parquet"
+    )
+    config = resolve(
+        {"task": "reconstruct", "channels": [4, 4, 4, 4], "depth": 4, "latent_channels": 8}
+    )
+    assert build_architecture(config).latent_size == 32
+    number = run_trial(study, 0.03, 0.02, 0.01)
+    network = autoencoder.build_network(build_architecture(config), seed=0)
+    weights = encode_weights(network.state_dict())
+    write_model(get_model_folder(study.folder, number), weights, config.model_dump(mode="json"))
+    picture_sheets.write_picture_sheets(study.folder, number, images)
+    told = tables.read_pictures(study.folder)
+    assert told is not None
+    assert PCA not in set(told["shows"])  # Nothing to fit it on.
+    picture_sheets.write_picture_sheets(study.folder, number, images, None, images)
+    told = tables.read_pictures(study.folder)
+    assert told is not None
+    told = told.set_index("shows")
+    x = images.reshape(40, 4, 8, 4, 8, 3).swapaxes(2, 3).reshape(-1, 192) / 255
+    axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:2]
+    blocks = (x - x.mean(0)) @ axes.T @ axes + x.mean(0)
+    fitted = blocks.reshape(40, 4, 4, 8, 8, 3).swapaxes(2, 3).reshape(images.shape)
+    for name, shows in (("", [SAME]), ("-cases", [BEST, WORST])):
+        sheet = opened(study.folder / "pictures" / f"{number}{name}.png")[..., :3]
+        assert len(sheet) == 5
+        expected = 255 * fitted[told.loc[shows, "image"].to_numpy(int)].clip(0, 1)
+        assert np.abs(sheet[3] - expected).max() <= 0.5 + 0.1
+        drawn = (127.5 + 4 * (sheet[3] - sheet[0])).clip(0, 255)
+        assert np.abs(sheet[4] - drawn).max() <= 0.5 + 4 * 0.5 + 0.01
+    error = np.square(x - blocks).mean()
+    assert told.loc[PCA, "mse"] == pytest.approx(error, rel=1e-2)
+    study.records.write(study.folder)
+    page = render_report(study.folder)
+    assert "Rows of pictures: original, output, difference × 4, pca, difference × 4." in page
+    assert f"PCA has a PSNR of {told.loc[PCA, 'psnr_db']:.1f} dB" in page
 
 
 def test_of_many_test_images_some_are_measured(

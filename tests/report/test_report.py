@@ -371,6 +371,31 @@ def test_the_strip_has_the_original_and_a_row_for_each_size(tmp_path: Path) -> N
     assert "6 test images" not in render_report(folder)
 
 
+def test_the_strip_has_pca_where_it_was_drawn(tmp_path: Path) -> None:
+    """Oracle: the fourth row of the sheet that has five; the sheet of the other trial is of a
+    version without PCA, and the page says what PCA is."""
+    asked = {"objective": "frontier", "strata": [64, 256], "sampler": "strata"}
+    folder = made_study(tmp_path / "f", FRONTIER, asked=asked)
+    painted(folder, 0, 3)
+    painted(folder, 3, 5)
+    before = render_report(folder)
+    frame = pd.read_parquet(folder / "pictures.parquet")
+    mean = frame[(frame["trial_number"] == 3) & (frame["shows"] == "all")]
+    frame = pd.concat([frame, mean.assign(shows="pca", psnr_db=19.5)])
+    frame.to_parquet(folder / "pictures.parquet", index=False)
+    page = render_report(folder)
+    explained = "the best PCA with at most as many numbers."
+    assert (before.count(explained), page.count(explained)) == (0, 2)
+    images = [attrs for tag, attrs in Page(page).elements if tag == "img"]
+    assert images[0]["alt"] == (
+        "6 test images in 4 rows: original; 64 numbers, 21.3 dB; 256 numbers, 21.3 dB; PCA, 19.5 dB"
+    )
+    strip = Image.open(io.BytesIO(base64.b64decode(str(images[0]["src"]).partition(",")[2])))
+    sheet = Image.open(folder / "pictures" / "3.png").convert("RGBA")
+    shown, expected = strip.crop((0, 102, 32, 134)), sheet.crop((0, 102, 32, 134))
+    assert shown.tobytes() == expected.tobytes()
+
+
 def test_the_bundle_is_that_of_the_pinned_plotly() -> None:
     """Oracle: the version in the header of the bundle that plotly's Python package ships."""
     header = get_plotlyjs()[:100]

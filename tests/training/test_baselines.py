@@ -19,8 +19,10 @@ from raycae.training.baselines import (
     choose_component_counts,
     compute_baselines,
     compute_linear_rows,
+    fit_pca,
     fit_principal_axes,
 )
+from raycae.training.pca_network import PcaNetwork, find_block
 
 Images = npt.NDArray[np.uint8]
 Reals = npt.NDArray[np.float64]
@@ -306,3 +308,31 @@ def test_known_figures_of_cifar10_jpeg() -> None:
     errors = {size: error for _, size, (error,) in blocks}
     assert errors[1024] == pytest.approx(0.0002, abs=0.00003)
     assert errors[3072] == 0
+
+
+@pytest.mark.parametrize("name", ["linear", "linear_4x4", "linear_8x8"])
+def test_pca_as_a_network(val: Images, name: str) -> None:
+    """Oracle: numpy's SVD of the centred blocks, and the error of the same baseline. The images are
+    16 pixels high and 8 wide, so that blocks have to find their places."""
+    images = np.concatenate([val[:60], val[60:120]], axis=1)
+    block = find_block(name, images)
+    assert block == {"linear": (16, 8), "linear_4x4": (4, 4), "linear_8x8": (8, 8)}[name]
+    n_blocks = images[0].size // (3 * block[0] * block[1])
+    mean, basis = fit_pca(images, block)
+    with torch.inference_mode():
+        network = PcaNetwork(block, mean, basis[:, :5])
+        output = network(torch.tensor(images).permute(0, 3, 1, 2) / 255)
+    rows = {size: errors for _, size, errors in compute_linear_rows(name, images, [images], block)}
+    found = output.permute(0, 2, 3, 1).double().numpy()
+    assert np.square(found - images / 255).mean() == pytest.approx(rows[5 * n_blocks][0], rel=1e-3)
+    x = np.concatenate(
+        [
+            images[:, top : top + block[0], left : left + block[1]].reshape(len(images), -1) / 255
+            for top in range(0, 16, block[0])
+            for left in range(0, 8, block[1])
+        ]
+    )
+    axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:5]
+    expected = (x - x.mean(0)) @ axes.T @ axes + x.mean(0)
+    corner = found[:, : block[0], : block[1]].reshape(len(images), -1)
+    np.testing.assert_allclose(corner, expected[: len(images)], atol=1e-4)

@@ -1,4 +1,4 @@
-"""A strip of test images: the originals, then what a few latent sizes make of them."""
+"""A strip of test images: the originals, then models and PCA of a few latent sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raycae.formatting import format_count
 from raycae.report.html import MOST_PIXELS, make_image_uri
 from raycae.report.report_data import ReportData
 from raycae.report.trials import list_rows
-from raycae.study.tables import ALL, SAME
+from raycae.study.tables import ALL, PCA, SAME
 
 N_COLUMNS = 6
 """Number of images in the strip."""
@@ -20,6 +20,8 @@ MOST_SIZES = 4
 """Largest number of latent sizes in the strip."""
 OUTPUT_ROW = {"reconstruct": 1, "colourise": 2}
 """Row of the outputs in a trial's sheet, below the original and, in colourisation, the grey."""
+PCA_ROW = 3
+"""Row of PCA in a sheet that has it, below the outputs and their difference."""
 GAP_PX = 2
 """Distance of two images in a sheet and in the strip, in pixels."""
 
@@ -32,11 +34,13 @@ class PictureStrip:
         uri: The picture as a data URI.
         rows: The label of each row.
         text: The same images in words, for those who do not see them.
+        has_pca: Whether there are rows of PCA.
     """
 
     uri: str
     rows: list[str]
     text: str
+    has_pca: bool
 
 
 def make_picture_strip(data: ReportData) -> PictureStrip | None:
@@ -57,16 +61,22 @@ def make_picture_strip(data: ReportData) -> PictureStrip | None:
     read = [read_sheet(data, number) for number in numbers]
     sheets = [sheet for sheet in read if sheet is not None]
     n_images = int((painted[painted["trial_number"].isin(numbers[:1])]["shows"] == SAME).sum())
-    if len(sheets) < max(len(read), 2) or not has_layout(sheets, n_images, data.task):
+    with_pca = set(painted.loc[painted["shows"] == PCA, "trial_number"])
+    places = [
+        [OUTPUT_ROW[data.task], *([PCA_ROW] if number in with_pca else [])] for number in numbers
+    ]
+    if len(sheets) < max(len(read), 2) or not has_layout(sheets, places, n_images):
         return None
     rows = [cut_row(sheets[0], 0, n_images)]
-    rows += [cut_row(sheet, OUTPUT_ROW[data.task], n_images) for sheet in sheets]
-    labels = ["original", *label_trials(data, numbers, painted)]
+    for sheet, indices in zip(sheets, places, strict=True):
+        rows += [cut_row(sheet, index, n_images) for index in indices]
+    labels = ["original", *label_rows(data, numbers, painted)]
     return PictureStrip(
         uri=join_rows(rows),
         rows=labels,
         text=f"{rows[0].width // rows[0].height} test images in {len(rows)} rows: "
         + "; ".join(labels),
+        has_pca=any(PCA_ROW in indices for indices in places),
     )
 
 
@@ -101,19 +111,22 @@ def read_sheet(data: ReportData, number: int) -> Image.Image | None:
         return None
 
 
-def has_layout(sheets: list[Image.Image], n_images: int, task: str) -> bool:
-    """Return whether sheets are of equal size and hold the rows of `n_images` images to cut.
+def has_layout(sheets: list[Image.Image], places: list[list[int]], n_images: int) -> bool:
+    """Return whether sheets are of equal width and hold the rows of `n_images` images to cut.
 
     Args:
         sheets: At least one sheet.
+        places: The rows to cut from each sheet, counted from 0.
         n_images: The number of images in a row.
-        task: The task.
     """
-    width, height = sheets[0].size
-    if n_images < 1 or any(sheet.size != (width, height) for sheet in sheets):
+    width = sheets[0].width
+    if n_images < 1 or any(sheet.width != width for sheet in sheets):
         return False
     pitch = (width + GAP_PX) // n_images
-    return pitch > GAP_PX and (OUTPUT_ROW[task] + 1) * pitch - GAP_PX <= height
+    return pitch > GAP_PX and all(
+        (max(rows) + 1) * pitch - GAP_PX <= sheet.height
+        for sheet, rows in zip(sheets, places, strict=True)
+    )
 
 
 def cut_row(sheet: Image.Image, row: int, n_images: int) -> Image.Image:
@@ -155,17 +168,26 @@ def join_rows(rows: list[Image.Image]) -> str:
     return make_image_uri(buffer.getvalue())
 
 
-def label_trials(data: ReportData, numbers: list[int], painted: pd.DataFrame) -> list[str]:
-    """Label rows with the latent size and the mean PSNR of all test images.
+def label_rows(data: ReportData, numbers: list[int], painted: pd.DataFrame) -> list[str]:
+    """Label the rows of trials, and of PCA below them, with the mean PSNR of the test images.
 
     Args:
         data: The study.
         numbers: The trials.
         painted: The content of `pictures.parquet`.
+
+    Returns:
+        The labels: the latent size or "PCA", a comma, and the PSNR.
     """
     rows = data.ranked.select(numbers)
-    means = {row["trial_number"]: row for row in list_rows(painted[painted["shows"] == ALL])}
-    return [
-        f"{format_count(rows[number]['latent_size'], 'number')}, {means[number]['psnr_db']:.1f} dB"
-        for number in numbers
-    ]
+    psnrs_db = {
+        (row["trial_number"], row["shows"]): row["psnr_db"]
+        for row in list_rows(painted[painted["shows"].isin([ALL, PCA])])
+    }
+    labels = []
+    for number in numbers:
+        size = format_count(rows[number]["latent_size"], "number")
+        labels.append(f"{size}, {psnrs_db[number, ALL]:.1f} dB")
+        if (number, PCA) in psnrs_db:
+            labels.append(f"PCA, {psnrs_db[number, PCA]:.1f} dB")
+    return labels

@@ -16,7 +16,7 @@ from raycae.report.section import Section
 from raycae.report.trials import RankedRows, Row, list_rows, select_best_per_latent_size
 from raycae.storage.paths import Place
 from raycae.study import find, tables
-from raycae.study.tables import ALL, BEST, N_MEASURED, SAME, WORST
+from raycae.study.tables import ALL, BEST, N_MEASURED, PCA, SAME, WORST
 
 PICTURES_WIDTH_PX = 812  # 12 images of 32 pixels and the gaps between them, doubled
 PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -32,7 +32,7 @@ class Pictures:
         uri: The sheet as a data URI.
         width_px: The width in which it is shown, in pixels.
         rows: The labels of its rows.
-        errors: The error of each picture as text; empty for sheets of older versions.
+        errors: The error of each output as text; empty for sheets of older versions.
         split: The split of the images, `test` or `validation`.
     """
 
@@ -65,7 +65,7 @@ def make_sheets(
         Sentence and sheet of each trial; None in place of a sheet that is not painted yet.
     """
     rows = ranked.select(shown)
-    means = average_measures(painted)
+    means, pca_means = average_measures(painted), average_measures(painted, PCA)
     sheets = []
     for number in shown:
         row = rows[number]
@@ -77,6 +77,8 @@ def make_sheets(
         )
         if number in means:
             text += f" {describe_measured(means[number], task)}"
+            if number in pca_means:
+                text += f" {describe_pca(pca_means[number])}"
         else:
             text += " These are validation images, which no trial was trained on."
         sheets.append((text, read_pictures(folder, number, painted, task)))
@@ -98,6 +100,18 @@ def describe_measured(mean: Row, task: str) -> str:
     return (
         f"On average the colours of test images are off by Delta E {mean['delta_e']:.1f}, their "
         f"chroma by {mean['chroma_error']:.1f} and their hue by {mean['hue_error']:.1f}."
+    )
+
+
+def describe_pca(mean: Row) -> str:
+    """Describe the pictures of PCA below those of a trial.
+
+    Args:
+        mean: A row of `pictures.parquet`.
+    """
+    return (
+        f"PCA has a PSNR of {mean['psnr_db']:.1f} dB and an SSIM of "
+        f"{mean['ssim']:.2f}; its colours are off by Delta E {mean['delta_e']:.1f}."
     )
 
 
@@ -160,6 +174,9 @@ def make_gallery(
         f"images, or over {N_MEASURED:,} of them, evenly spread, if there are more.",
         f"The difference is output minus original, amplified {tables.AMPLIFIED} times, with grey "
         "for no difference.",
+        "PCA is the best PCA with at most as many numbers."
+        if average_measures(painted, PCA)
+        else "",
         "A Delta E (CIEDE2000) of 1 is about the smallest visible difference between two adjacent "
         f"patches.{units}",
     )
@@ -194,15 +211,16 @@ def warn_if_pale(number: int, mean: Row) -> str | None:
     )
 
 
-def average_measures(painted: pd.DataFrame | None) -> dict[int, Row]:
+def average_measures(painted: pd.DataFrame | None, shows: str = ALL) -> dict[int, Row]:
     """Return the average measurements of each trial's pictures of test images.
 
     Args:
         painted: The content of `pictures.parquet`; None without it.
+        shows: PCA for those of the PCA below a trial.
     """
     if painted is None:
         return {}
-    return {row["trial_number"]: row for row in list_rows(painted[painted["shows"] == ALL])}
+    return {row["trial_number"]: row for row in list_rows(painted[painted["shows"] == shows])}
 
 
 def read_pictures(
@@ -246,7 +264,10 @@ def read_pictures(
         old = (*grey, "Output", "Original")
         return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), old, (), "validation")
     drawn = measured[measured["shows"].isin(shows or (SAME,))]
-    rows = ("Original", *grey, "Output", f"Difference × {tables.AMPLIFIED}")
+    difference = f"Difference × {tables.AMPLIFIED}"
+    rows = ("Original", *grey, "Output", difference)
+    if (measured["shows"] == PCA).any():
+        rows += ("PCA", difference)
     errors = tuple(map(format_error, drawn["mse"]))
     return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), rows, errors, "test")
 
