@@ -142,3 +142,34 @@ def test_readme_and_findings_quote_the_recorded_race() -> None:
         row = next(line for line in findings.splitlines() if line.startswith(f"| {method} | 30 |"))
         assert f" {median} (" in row.replace("*", "")
         assert f"{len(hits) / 30:.0%}".replace("%", " %") in row
+
+
+def test_readme_and_guide_quote_the_recorded_runs_on_lcbench() -> None:
+    """Oracle: ranks and medians of the recorded runs, computed here without the race's own code.
+    Regret is on a logarithmic scale, 0 at the best and 1 at the median random configuration."""
+    folder = ROOT / "analysis" / "recorded" / "lcbench"
+    marks = pd.read_csv(folder / "marks.csv", index_col="task")
+    runs = pd.read_csv(folder / "runs.csv")
+    development = (126025, 126026, 146212, 167083, 167149, 167168, 167181, 167200)
+    runs = runs[~runs["task"].isin(development)]
+    n_runs = runs.groupby("method")["error_260"].transform("size")
+    runs = runs[n_runs == 9 * 10]
+    assert runs["method"].nunique() == 8
+    assert sorted(runs["seed"].unique()) == list(range(101, 111))
+    default = runs["method"] == "raycae: TPE + ASHA (default)"
+    best, median = (runs["task"].map(marks[name]) for name in ("best", "median"))
+    ranks, regrets = [], []
+    for epochs in (260, 520, 1040):
+        error = runs[f"error_{epochs}"]
+        rank = error.groupby([runs["task"], runs["seed"]]).rank()
+        means = rank.groupby(runs["method"]).mean()
+        assert means.idxmin() == "raycae: TPE + ASHA (default)"
+        ranks.append(f"{means.min():.1f}")
+        regret = (error / best).map(math.log) / (median / best).map(math.log)
+        regrets.append(f"{regret[default].median():.2f}")
+    readme, guide = (
+        " ".join((ROOT / name).read_text().split())
+        for name in ("README.md", "docs/guide/search-spaces.md")
+    )
+    assert f"after 260, 520 and 1,040 epochs: {ranks[0]}, {ranks[1]} and {ranks[2]} of 8" in readme
+    assert f"{regrets[1]} after 520 epochs and of {regrets[2]} after 1,040 (90 runs" in guide
