@@ -11,7 +11,8 @@ defaults were chosen with the tasks `lcbench.DEVELOPMENT` and seeds 1 to 3; the 
         [--methods BEGINNING;BEGINNING] [--workers 4]
 
 DATA is the folder of the surrogate (see `lcbench`). `--seeds ""` only prints the tables. With 64
-workers the runs are in `runs-64.csv`.
+workers the runs are in `runs-64.csv`. syne-tune, SMAC and NePS need environments of their own
+(see `race`; `pip install neural-pipeline-search==0.17.0` for NePS).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ METHODS: dict[str, race.Contender] = {
     "Optuna: multivariate TPE + successive halving": race.make_rival(rivals.OptunaHalving),
     "syne-tune: ASHACQR": race.make_rival(rivals.SyneTune),
     "SMAC3: random forest + Hyperband": race.make_rival(rivals.SMAC),
+    "NePS: PriorBand": race.make_rival(rivals.NePS),
 }
 SAME_RULE = {
     "raycae: TPE + ASHA (default)": "raycae: random + ASHA",

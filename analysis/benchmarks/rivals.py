@@ -18,6 +18,7 @@ skips it.
 from __future__ import annotations
 
 import logging
+import random
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial, TrialState
@@ -418,3 +420,60 @@ class SMAC:
         status = StatusType.CRASHED if state == "FAIL" else StatusType.SUCCESS
         cost = 1.0 if state == "FAIL" or value is None else value
         self.smac.tell(self.open.pop(number), TrialValue(cost, status=status), save=False)
+
+
+class NePS:
+    """NePS's PriorBand (Mallik et al., NeurIPS 2023) with its default base, Hyperband.
+
+    A prior is needed; it is the first named point, or the middle of each range, with the default
+    confidence. NePS runs a configuration again on each larger budget; no epoch counts twice in the
+    race. NePS draws from the global generators, which the seed sets. It is raced on LCBench only,
+    where no configuration is refused.
+    """
+
+    def __init__(self, space: Space, seed: int, epochs: int) -> None:
+        import neps
+        import torch
+
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        start = next(iter(list_starts(space)), find_middle(space))
+        parameters = {
+            name: self._parameter(parameter.distribution, start[name])
+            for name, parameter in space.parameters.items()
+        }
+        parameters["epoch"] = neps.HPOInteger(1, epochs, is_fidelity=True)
+        self.neps = neps.AskAndTell(neps.algorithms.priorband(neps.SearchSpace(parameters)))
+        self.space = space
+        self.open: dict[int, Any] = {}
+
+    @staticmethod
+    def _parameter(distribution: Any, prior: Any) -> Any:
+        import neps
+
+        match distribution:
+            case CategoricalDistribution():
+                return neps.HPOCategorical(list(distribution.choices), prior=prior)
+            case IntDistribution():
+                kind = neps.HPOInteger
+            case FloatDistribution():
+                kind = neps.HPOFloat
+        return kind(distribution.low, distribution.high, log=distribution.log, prior=prior)
+
+    def propose(self, number: int) -> Proposal:
+        trial = self.neps.ask()
+        config = build_allowed(self.space, dict(trial.config))
+        assert config is not None
+        self.open[number] = trial
+        return Proposal(config, {}, 0)
+
+    def judge(self, number: int, epoch: int, error: float) -> bool:
+        return epoch < self.open[number].config["epoch"]
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        pass
+
+    def tell(self, number: int, state: str, value: float | None) -> None:
+        failed = state == "FAIL" or value is None
+        self.neps.tell(self.open.pop(number), InputError("diverged") if failed else value)

@@ -230,12 +230,11 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
     print(f"results  {shorten_path(folder)}")
     if (folder / "report.html").exists():
         print(f"report   {shorten_path(folder / 'report.html')}")
-    n_missing = plan.trials - len(records.trials)
     if stop.is_interrupted():
         print(f"Interrupted; continue with: {format_resume_command(request)}")
-    elif stop.is_time_up() and n_missing > 0:
+    elif stop.is_time_up() and records.n_ended() < plan.trials:
         print(f"Time is up; continue with: {format_resume_command(request)}")
-    elif not study.hopeless and n_missing > 0:
+    elif not study.hopeless and len(records.trials) < plan.trials:
         print("Nothing is left to try in this space.")
 
 

@@ -17,12 +17,16 @@ class Section(ABC):
     """Base class of the sections.
 
     A subclass adds its sentences and table rows as fields. Its template reads them from the
-    variable `section`. `page.SECTIONS` lists the sections in their order on the page.
+    variable `section`. `page.SECTIONS` lists the sections in their order on the page. A subsection
+    is a field of its section, which passes on its figures and constants and includes its template.
 
     Attributes:
-        template: The section's template, a file name under `templates/`.
-        figures: Plotly figures by the `id` of their element in the template.
-        constants: JavaScript constants that the script of the page reads, by name.
+        template: The section's template, a path under `templates/`.
+        figures: Plotly figures by the `id` of their element, which has the class `plot` in the
+            template. `plotting.make_figure` makes them. The page draws scatter, bar and pie traces;
+            `customdata` holds the trial number of each point.
+        constants: JavaScript constants that the script of the page reads, by name. Names are
+            shared by the whole page.
     """
 
     template: ClassVar[str]

@@ -16,6 +16,8 @@ from conftest import Run, study_json
 from searches import Running, command, epochs_so_far, events_of, trials_of, wait_for
 from searches import run as run_process
 
+from raycae.execution import runner
+from raycae.execution.interrupts import StopRequest
 from raycae.study import tables
 from raycae.study.ledger import read_events
 
@@ -175,6 +177,22 @@ def test_ended_while_it_finishes(
     assert done.returncode == 143, done.stderr
     assert "raycae search --resume --study tiny" in done.stdout
     assert (tmp_path / "tiny" / "report.html").exists()
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_time_is_up_while_the_last_trials_run(
+    space_file: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the contract. Every trial has begun, none has ended, and the time is up: the command
+    that continues them is printed, and the space is not called exhausted."""
+    monkeypatch.setattr(runner, "train_trials", lambda study, *_: [study.ask(), study.ask()])
+    monkeypatch.setattr(StopRequest, "is_time_up", lambda self: True)
+    where = ("--results", tmp_path / "r")
+    code, out, _ = run("search", "--space", space_file, "--trials", 2, "--hours", 1, *where)
+    assert code == 0
+    assert "2 RUNNING of 2 trials" in out
+    assert "Time is up; continue with: raycae search --resume --study tiny" in out
+    assert "Nothing is left" not in out
 
 
 def test_a_failing_trial_in_a_script_from_any_folder(

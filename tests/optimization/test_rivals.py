@@ -130,6 +130,7 @@ def test_readme_and_findings_quote_the_recorded_race() -> None:
     quoted = {
         "raycae: TPE + ASHA (default)": "after {} epochs",
         "Ray: OptunaSearch + ASHA": "after {}",
+        "syne-tune: ASHACQR": "ASHACQR is as good ({})",
     }
     for method, phrase in quoted.items():
         own = runs[runs["method"] == method]

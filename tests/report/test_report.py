@@ -33,8 +33,14 @@ from plotly.offline import get_plotlyjs_version
 from raycae.errors import InputError
 from raycae.formatting import format_ratio
 from raycae.report.html import get_plotlyjs
-from raycae.report.page import render_report, write_report
-from raycae.report.report_data import lacks_pictures_or_baselines
+from raycae.report.page import (
+    build_sections,
+    collect_figures,
+    render_report,
+    render_sections,
+    write_report,
+)
+from raycae.report.report_data import lacks_pictures_or_baselines, read_report_data
 from raycae.report.sections import pictures
 from raycae.report.sections.trial_table import COLUMNS
 from raycae.report.trials import select_best_per_latent_size, select_trials_to_picture
@@ -260,15 +266,22 @@ FRONTIER = [
     Trial([0.01], settings={"latent_channels": 4}, test_mse=0.009),
     Trial([0.009], settings={"latent_channels": 4, "lr": 0.01}, test_mse=0.008),
 ]
+FRONTIER_PLAN = {
+    "objective": "frontier",
+    "strata": [64, 128, 256],
+    "sampler": "strata",
+    "settings": 2,
+}
+BASIC_TRACES = {"bar", "pie", "scatter"}
+"""What the basic bundle of plotly.js draws, by its documentation."""
 
 
 def test_report_of_a_frontier(tmp_path: Path) -> None:
     """Oracle: by hand, four trials of 64, 128, 256 and 256 numbers. Each stratum's best on the
     frontier is shown, that of 128 numbers is on none; the line on test images has its own ratio;
     the sentence has the figure's numbers; the table counts the settings of one network."""
-    asked = {"objective": "frontier", "strata": [64, 128, 256], "sampler": "strata", "settings": 2}
     lines = [("linear", 64, 0.01), ("linear", 256, 0.01), ("mean_colour", None, 0.06)]
-    folder = made_study(tmp_path / "f", FRONTIER, baselines=lines, asked=asked)
+    folder = made_study(tmp_path / "f", FRONTIER, baselines=lines, asked=FRONTIER_PLAN)
     for number in (0, 3):
         painted(folder, number, 2)
     page = render_report(folder)
@@ -292,6 +305,30 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
     assert not lacks_pictures_or_baselines(folder)
     (folder / "pictures" / "0.png").unlink()
     assert lacks_pictures_or_baselines(folder)
+
+
+def test_every_figure_has_a_place(tmp_path: Path) -> None:
+    """Oracle: what the script of the page needs. Each figure has one element, each element has a
+    figure, and the basic bundle of plotly.js draws the type of every trace."""
+    shown: set[str] = set()
+    for folder in (
+        plausible(tmp_path / "many", n=30),
+        made_study(tmp_path / "few", TRIALS, baselines=BASELINES),
+        made_study(tmp_path / "series", SERIES, task="colourise", epochs=1),
+        made_study(tmp_path / "frontier", FRONTIER, asked=FRONTIER_PLAN),
+    ):
+        data = read_report_data(folder)
+        sections = build_sections(data)
+        figures = collect_figures(sections)
+        places = [
+            attributes["id"]
+            for _, attributes in Page(render_sections(data, sections, ())).elements
+            if "plot" in (attributes.get("class") or "").split()
+        ]
+        assert sorted(map(str, places)) == sorted(figures)
+        assert {trace.type for figure in figures.values() for trace in figure.data} <= BASIC_TRACES
+        shown |= set(figures)
+    assert {"growth", "ladder", "latent-error", "pairs", "timeline"} <= shown
 
 
 def test_the_strip_has_the_original_and_a_row_for_each_size(tmp_path: Path) -> None:
