@@ -68,12 +68,13 @@ def adapt_page(app: Sphinx, page: str, source: list[str]) -> None:
         path = ROOT / INCLUDED[page]
         source[0] = path.read_text(encoding="utf-8")
     pages = {ROOT / file: DOCS / f"{name}.md" for name, file in INCLUDED.items()}
-    pages |= {link.resolve(): link for link in DOCS.glob(f"{NOTEBOOKS}*.ipynb")}
 
     def adapt_link(match: re.Match[str]) -> str:
         text, target, anchor = match[1], Path(os.path.normpath(path.parent / match[2])), match[3]
         if target.is_dir():
             return text  # The site has no page for it.
+        if target.suffix == ".ipynb":
+            return f"{{doc}}`{text} </{NOTEBOOKS}{target.stem}>`"
         target = pages.get(target, target)
         return f"[{text}]({os.path.relpath(target, (DOCS / page).parent)}{anchor or ''})"
 
