@@ -203,7 +203,7 @@ def test_the_gallery_has_live_reports(site: Path) -> None:
     for study in ("curves/ex2", "curves/ex3"):
         trials = pd.read_parquet(ROOT / "analysis" / "recorded" / study / "trials.parquet")
         best = trials[trials["state"] == "COMPLETE"].sort_values("val_mse").iloc[0]
-        assert f"Trial {best['trial_number']} reaches a validation error of" in page
+        assert f"Trial {best['trial_number']} has a validation error of" in page
         assert f"{len(trials)} trials of up to" in page
 
 
