@@ -169,8 +169,10 @@ def list_values(column: pd.Series[Any]) -> list[Any]:
     Args:
         column: A column of any type.
     """
-    values: list[Any] = column.to_numpy(dtype=object, na_value=None).tolist()
-    return values
+    values: np.ndarray = column.to_numpy(dtype=object, copy=True)
+    values[column.isna().to_numpy()] = None
+    listed: list[Any] = values.tolist()
+    return listed
 
 
 class RankedRows(Sequence[Row]):

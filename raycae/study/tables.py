@@ -33,8 +33,8 @@ BASELINE_COLUMNS: dict[str, pa.DataType] = {
 ALL, PCA, SAME, BEST, WORST = SHOWS = "all", "pca", "same", "best", "worst"
 """What a row of `pictures.parquet` shows: the mean over the measured test images, of the trial or
 of the best PCA of the same size or smaller; or one image. It is the same for all trials, or one of
-the trial's images with the lowest or the highest error. All test images are measured, or `N_MEASURED`
-evenly spread ones if there are more."""
+the trial's images with the lowest or the highest error. All test images are measured, or
+`N_MEASURED` evenly spread ones if there are more."""
 N_MEASURED = 1000
 """Maximum number of test images whose pictures are measured."""
 MEASURES = (
