@@ -380,7 +380,7 @@ def test_one_comes_while_the_first_says_what_the_study_is(
     other = {**data_facts(), "fingerprint": "1" * 16}
     made = begun()
     made.set_user_attr("images", "2" * 16)
-    with pytest.raises(InputError, match=r"of something else \(images 2+, here 1+\)"):
+    with pytest.raises(InputError, match=r"differs from this study \(images 2+, here 1+\)"):
         create_study(tmp_path / "four", plan_for("random"), small, other, database=url)
 
 
@@ -394,7 +394,7 @@ def test_a_study_whose_only_driver_comes_with_other_facts(tmp_path: Path) -> Non
         return optuna.load_study(study_name="s", storage=url).user_attrs["epochs"]
 
     assert [come("one", 1), come("one", 2), come("two", 2)] == [1, 2, 2]
-    with pytest.raises(InputError, match=r"of something else \(epochs 2, here 3\)"):
+    with pytest.raises(InputError, match=r"differs from this study \(epochs 2, here 3\)"):
         come("one", 3)
 
 
