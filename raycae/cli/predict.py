@@ -186,10 +186,13 @@ def format_compression(ready: Codec, sizes: list[tuple[int, ...]]) -> str:
     pixels = sum(height * width for height, width in sizes) * (3 if is_color else 1)
     latents = 4 * sum(ready.count_latent_values(height, width) for height, width in sizes)
     kind = "8-bit RGB" if is_color else "8-bit grey"
-    return (
+    text = (
         f"compression ratio {pixels / latents:.2f}: {pixels:,} bytes of pixels ({kind}) to "
         f"{latents:,} bytes of latents (float32)"
     )
+    if latents > pixels:
+        text += ". The latents are larger than the pixels; --latent chooses a smaller model"
+    return text
 
 
 def fit_cell(picture: Image.Image) -> Image.Image:

@@ -89,7 +89,10 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
             f"image {name}: damaged, or of another format than {', '.join(FORMATS)}"
         ) from error
     except Exception as error:  # Decoders raise a dozen types on damaged data.
-        raise InputError(f"image {name}: damaged or not supported: {error}") from error
+        raise InputError(
+            f"image {name}: damaged or not supported: {error}. Repair it or remove it from the "
+            "images."
+        ) from error
 
 
 def lock_large_image(large: bool) -> AbstractContextManager[Any]:

@@ -12,6 +12,7 @@ from raycae.execution.search_options import OPTIONS
 from raycae.provenance import get_versions
 from raycae.space.space import Space
 from raycae.storage.paths import Place
+from raycae.study.find import list_study_names
 from raycae.study.plan import (
     Plan,
     count_begun,
@@ -48,7 +49,10 @@ def plan_resumed_study(
         InputError: There is no study, or an option contradicts it.
     """
     if not holds_study(folder):
-        raise InputError(f"--resume: there is no study in {folder}. Remove --resume to start one.")
+        known = ", ".join(list_study_names(folder.parent))
+        start = "Remove --resume to start one."
+        way_out = f"To resume one of {known}, use --study." if known else start
+        raise InputError(f"--resume: there is no study in {folder}. {way_out}")
     content = read_content(folder)
     plan = load_plan(content)
     for name, value in recorded.items():

@@ -30,6 +30,8 @@ from raycae.study.study import Study
 
 GRACE_S = 6.0
 """How long trials may take to finish their epoch once the search is stopping, in seconds."""
+STOPPING = "Stopping after the running epochs, within seconds; Ctrl-C ends at once"
+"""Phase of a search that stops while trials run."""
 PENDING_S = 5.0
 """After this many seconds, attempts that wait for a worker come before a worker's next ones."""
 IDLE_S = 30.0
@@ -78,6 +80,8 @@ class SearchState:
         """Return whether the search is stopping; the grace period starts when it is first seen."""
         if self._stop_at is None and (self.fault or self.study.hopeless or self._should_stop()):
             self._stop_at = time.monotonic() + GRACE_S
+            if self.running:
+                self._progress.begin_phase(STOPPING)
         return self._stop_at is not None
 
     def is_finished(self) -> bool:
@@ -94,6 +98,7 @@ class SearchState:
             return False
         assert self._stop_at is not None
         if self.running and time.monotonic() < self._stop_at:
+            self._progress.say(f"{STOPPING} …")  # An event has cleared the phase.
             return False
         for tune_trial in self.running.values():
             kill_worker(tune_trial)
@@ -195,7 +200,7 @@ class SearchState:
             self._idle_since = now
         elif now - self._idle_since > IDLE_S:
             idle = now - self._idle_since
-            self._progress.wait(f"Waiting for a node: no trial has run for {idle:.0f} s")
+            self._progress.wait(f"Waiting for a worker: no trial has run for {idle:.0f} s")
 
     def _kill_hung_workers(self) -> None:
         for number, attempt, reason in self.study.find_hung_attempts():

@@ -181,6 +181,17 @@ def make_figure(x_title: str, y_title: str) -> go.Figure:
     )
 
 
+def use_whole_ticks(figure: go.Figure, most: float) -> None:
+    """Mark an x axis of counts at whole numbers. Of few, plotly would also mark halves.
+
+    Args:
+        figure: The figure.
+        most: The largest count.
+    """
+    if most <= 10:
+        figure.update_xaxes(dtick=1, tick0=1)
+
+
 def draw_trials(
     figure: go.Figure,
     trials: pd.DataFrame,

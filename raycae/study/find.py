@@ -47,18 +47,25 @@ def find_study(path: str | Path, results: str | Path = "results") -> Place:
     Raises:
         InputError: There is no such study. The message lists those that there are.
     """
-    known: list[str] = []
     under = resolve_place(results)
     with suppress(OSError):  # The name may be too long for a file system.
         for folder in list_candidates(str(path), under):
             if (folder / "study.json").is_file():
                 return folder
-    with suppress(OSError, RuntimeError):
-        known = sorted(p.name for p in under.iterdir() if (p / "study.json").is_file())
-    there = (
-        f"Existing studies: {', '.join(known)}." if known else f"There are no studies in {results}."
-    )
+    known = ", ".join(list_study_names(under))
+    there = f"Existing studies: {known}." if known else f"There are no studies in {results}."
     raise InputError(f"{path}: no study has this name or path. {there}")
+
+
+def list_study_names(results: Place) -> list[str]:
+    """List the names of the studies in a folder, ascending; none if it cannot be read.
+
+    Args:
+        results: The folder.
+    """
+    with suppress(OSError, RuntimeError):
+        return sorted(p.name for p in results.iterdir() if (p / "study.json").is_file())
+    return []
 
 
 def format_study_argument(folder: Place) -> str:

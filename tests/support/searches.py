@@ -81,7 +81,7 @@ def drop_waiting_notes(stderr: str) -> str:
     """What a search said on standard error, but for the note that no trial has run for 30 s: on a
     busy machine the first worker may take longer to start."""
     lines = stderr.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("Waiting for a node: "))
+    return "".join(line for line in lines if not line.startswith("Waiting for a worker: "))
 
 
 templates: list[Template] = []

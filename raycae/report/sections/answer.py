@@ -172,23 +172,28 @@ def describe_frontier_answer(latent: LatentError, ranked: RankedRows) -> str:
         )
     tested = [(row, code) for row, code in below if row["test_mse"] is not None]
     on_test = sum(row["test_mse"] < code.test_mse for row, code in tested)
-    first, *others = (
+    first, *more = (
         (row["latent_size"], format_ratio(row["val_mse"] / code.val_mse)) for row, code in below
     )
     factors = [
         f"{format_count(first[0], 'number')} ({first[1]} times)",
-        *(f"{n:,} ({times})" for n, times in others),
+        *(f"{n:,} ({times})" for n, times in more),
+    ]
+    others = [
+        f"{row['latent_size']:,} ({format_ratio(row['val_mse'] / code.val_mse)})"
+        for row, code in compared
+        if row["val_mse"] >= code.val_mse
     ]
     text += (
         " Compared with the best PCA of the same size or smaller, its error is lower at "
-        f"{join_words(factors)}."
+        f"{join_words(factors)}{f', but not at {join_words(others)}' if others else ''}."
     )
     if not tested:
         return text
     if len(below) == 1:
         return f"{text} This {'also holds' if on_test else 'does not hold'} on the test images."
     where = "all" if on_test == len(below) else f"{on_test:,}" if on_test else "none"
-    return f"{text} On the test images, this holds at {where} of these sizes."
+    return f"{text} On the test images, it is lower at {where} of these {len(below):,} sizes."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,6 +111,7 @@ def draw_growth(data: Growth) -> go.Figure:
     """
     figure = plotting.make_figure("trials that ended", "mean height of the Pareto front, decades")
     places = list(range(1, len(data.steps) + 1))
+    plotting.use_whole_ticks(figure, len(places))
     figure.add_scatter(
         x=places,
         y=data.steps["height"].tolist(),

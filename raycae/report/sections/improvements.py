@@ -89,6 +89,8 @@ def draw_best_so_far(data: pd.DataFrame, over: str, end: float) -> go.Figure:
         scale, unit = choose_time_unit(end)
         title = f"{unit} since the first trial began"
     figure = plotting.make_figure(title, "lowest validation error, MSE")
+    if over == "n":
+        plotting.use_whole_ticks(figure, end)
     texts = [
         f"trial {number}: {format_error(val_mse)}"
         for number, val_mse in zip(data["trial_number"], data["val_mse"], strict=True)

@@ -21,6 +21,9 @@ from raycae.report.trials import is_measured, rank_trials
 from raycae.report.wording import format_percent
 from raycae.study.records import COMPLETE, PRUNED
 
+LEAST_GAIN = 0.001
+"""A trial whose last epoch reduces the error by a smaller share hardly improves any more."""
+
 
 def describe_curves(curves: LearningCurves, n_epochs: int) -> str | None:
     """Describe how the best trial ended, how many were stopped, and what is drawn.
@@ -76,9 +79,11 @@ def describe_ending(curves: LearningCurves, n_epochs: int) -> str:
     lowest = last.index(min(last))
     if lowest < len(last) - 1 or len(last) < 2:
         return f"The best trial had its lowest error in epoch {epoch[lowest]} of {n_epochs}."
+    gain = 1 - last[-1] / min(last[:-1])
+    how = "was still improving" if gain >= LEAST_GAIN else "hardly improved any more"
     return (
-        f"The best trial was still improving when it ended: its last epoch, {epoch[-1]}, "
-        f"reduced the error by {format_percent(1 - last[-1] / min(last[:-1]))}."
+        f"The best trial {how} when it ended: its last epoch, {epoch[-1]}, reduced the error by "
+        f"{format_percent(gain)}."
     )
 
 
