@@ -14,8 +14,6 @@ from raycae.execution.resources import TrialSlots
 from raycae.study.study import Study
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from raycae.execution.progress import Progress
     from raycae.execution.tune_adapter import SearchState, StudySearcher
 
@@ -26,11 +24,12 @@ MAX_CONCURRENT = 1_000_000
 def train_trials(
     study: Study,
     images: sources.Images,
-    test: np.ndarray | None,
+    test: sources.Pixels | sources.SharedPixels | None,
     room: TrialSlots,
     fuse: int | None,
     over: Callable[[], bool],
     progress: Progress,
+    is_local: bool = False,
 ) -> None:
     """Train all trials of a study on Ray.
 
@@ -42,6 +41,7 @@ def train_trials(
         fuse: Most trials in a fused group; None for as many as pay off.
         over: Returns whether a person or a deadline ends the search.
         progress: The live view.
+        is_local: Whether all workers are on this machine, where they can map cached images.
 
     Raises:
         StorageError: Results can no longer be written.
@@ -52,6 +52,10 @@ def train_trials(
     from raycae.execution.trainable import AutoencoderTrainable
     from raycae.execution.tune_adapter import SearchState, StudySearcher
 
+    train, val = images.train, images.val
+    if is_local:  # Workers map cached images. Otherwise Ray's object store takes a copy.
+        train, val, shared_test = images.share()
+        test = None if test is None else shared_test
     settings = {
         "epochs": study.plan.epochs,
         "first_images": study.plan.first_images,
@@ -66,8 +70,8 @@ def train_trials(
     trainable = tune.with_resources(
         tune.with_parameters(
             AutoencoderTrainable,
-            train=images.train,
-            val=images.val,
+            train=train,
+            val=val,
             test=test,
             labels=images.labels,
         ),
