@@ -24,7 +24,7 @@ def show_cache(
         ),
     ] = False,
 ) -> None:
-    """Print where the cache is, what is in it and its size, or clear it.
+    """Print the content and size of the cache, or clear it.
 
     The cache is in RAYCAE_CACHE, or else in ~/.cache/raycae. It holds decoded images (at most 30
     GB; those used last are kept), the errors of PCA baselines, and CIFAR-10.

@@ -98,7 +98,7 @@ COMMANDS = {
     "cache": Command(
         "cache",
         "show_cache",
-        "Print where the cache is, what is in it and its size, or clear it.",
+        "Print the content and size of the cache, or clear it.",
     ),
     "predict": Command(
         "predict",

@@ -18,6 +18,7 @@ from raycae.data.membership import (
     checksum_images,
     compute_fingerprint,
     find_copies,
+    make_storable,
 )
 from raycae.data.pixel_files import NotCachedError, PixelFile, PixelWriter
 from raycae.data.types import Indices, Pixels, PixelTarget
@@ -134,8 +135,12 @@ def _finish_in_cache(
         again = image_cache.compute_key(images.identify(np.concatenate(splits)), splits, size)
         if without and again == key:  # No file was changed between its decoding and `without`.
             target = without.name
-            rest = [found[mask] for found, mask in zip(checksums, kept, strict=True)]
-            records[target] = Record(np.concatenate(rest), fingerprint, profiles)
+            rest = np.concatenate(
+                [found[mask] for found, mask in zip(checksums, kept, strict=True)]
+            )
+            names = {images.names[place] for place in np.concatenate(left)}
+            profiles = [name for name in profiles if make_storable(name) in names]
+            records[target] = Record(rest, fingerprint, profiles)
     file = image_cache.commit(writer, n_kept, target, records)
     parts = _cut(file.pixels, kept)
     note = f"decoded images are kept in {file.path.parent} for the next start; see raycae cache"

@@ -92,7 +92,7 @@ class SourceImages:
         found = (pools.train, pools.validation, pools.test)
         self.pools: list[ImagePool] = [pool for pool in found if pool is not None]
         self._ends = np.cumsum([len(pool) for pool in self.pools])
-        self.names = [_make_storable(name) for pool in self.pools for name in pool.names()]
+        self.names = [make_storable(name) for pool in self.pools for name in pool.names()]
 
     def get_start(self, pool: ImagePool) -> int:
         """Return the place of a pool's first image among all images.
@@ -253,6 +253,10 @@ def require_unchanged(
     )
 
 
-def _make_storable(name: str) -> str:
-    """Escape the bytes of a name that UTF-8 cannot hold; file systems allow them."""
+def make_storable(name: str) -> str:
+    """Escape the bytes of a name that UTF-8 cannot hold; file systems allow them.
+
+    Args:
+        name: The name of an image.
+    """
     return name.encode("utf-8", "backslashreplace").decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import weakref
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class PixelFile:
         """
         self.path = path
         self._file = path.open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)  # Python warns of files that are left open.
         lock_file(self._file, fcntl.LOCK_SH)
         if not os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
             raise FileNotFoundError(f"{path} was replaced")

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_membership import SIZE, keys, load, png, put_files, put_rows
+from PIL import Image
+from test_membership import SIZE, keys, load, picture, png, put_files, put_rows
 
 from raycae import data
 from raycae.data import decoding, folders, image_cache, parquet_images, pixel_files
@@ -154,6 +155,24 @@ def test_nothing_is_decoded_for_a_resumed_study(tmp_path: Path, decoded: list[st
             put_files(source, [900], first=9000)
             load(source, membership=images.membership)
         assert decoded == []
+
+
+def test_unreadable_profiles_are_counted(
+    tmp_path: Path, uncached: Callable[..., data.Images]
+) -> None:
+    """Oracle: the summary without a cache, of a new search and of a study that is resumed, which
+    does not decode the copies."""
+    source = put_files(tmp_path / "all", [*range(50), *range(50)])
+    for number in (*range(0, 100, 3), 99):
+        image = Image.fromarray(picture(number % 50))
+        image.save(source / f"{number:04}.png", icc_profile=b"no profile")
+    expected = uncached(source)
+    member = {"membership": expected.membership}
+    resumed = uncached(source, **member)
+    assert "unreadable colour profiles" in resumed.summary.line() != expected.summary.line()
+    for _ in range(2):
+        require_equal(load(source), expected)
+        require_equal(load(source, **member), resumed)
 
 
 @pytest.mark.parametrize("layout", ["files", "rows"])
