@@ -1,6 +1,6 @@
 """Measure the time and memory of loading many images: first start, second start, another checkout.
 
-    python analysis/benchmarks/image_loading.py DATA [--images N ...] [--against CHECKOUT]
+    python analysis/benchmarks/image_loading.py DATA [--images N ...] [--against CHECKOUT] ...
 
 JPEG files of 64 x 64 pixels (quality 90) are made from the images of DATA, a source of `--data`:
 each is enlarged, cut at a random place and mirrored, so that no two are equal. Every start is a
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[50_000])
     parser.add_argument("--against", type=Path, help="another checkout")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keep the JPEG files here, for the next run")
     arguments = parser.parse_args()
     checkouts = {"this": HERE}
     if arguments.against:
@@ -115,8 +116,9 @@ def main() -> None:
     print(f"{machine['cpu']}, {machine['n_cpus']} cores; {versions}")
     for count in arguments.images:
         with tempfile.TemporaryDirectory(prefix="raycae-images-") as scratch:
-            folder = Path(scratch, "images")
-            make_images(arguments.source, folder, count)
+            folder = Path(arguments.folder or scratch, f"images-{count}")
+            if not folder.exists():
+                make_images(arguments.source, folder, count)
             runs: dict[tuple[str, str], list[dict[str, float]]] = {}
             for repeat in range(arguments.repeats):
                 for name, checkout in checkouts.items():

@@ -141,7 +141,7 @@ def _finish_in_cache(
             names = {images.names[place] for place in np.concatenate(left)}
             profiles = [name for name in profiles if make_storable(name) in names]
             records[target] = Record(rest, fingerprint, profiles)
-    file = image_cache.commit(writer, n_kept, target, records)
+    file = image_cache.commit(writer, decoded[:n_kept], target, records)
     parts = _cut(file.pixels, kept)
     note = f"decoded images are kept in {file.path.parent} for the next start; see raycae cache"
     return Decoded(parts, checksums, kept, fingerprint, (make_printable(note),), file)

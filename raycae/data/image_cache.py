@@ -41,13 +41,13 @@ from raycae.data.pixel_files import (
     explain_error,
     lock_file,
 )
-from raycae.data.types import Indices, Origin
+from raycae.data.types import Indices, Origin, Pixels
 
 VERSION = 1
 """Increased when decoding gives other pixels for the same file."""
 LEAST_BYTES = 64 * 2**20
-"""Size of image files and decoded images together from which they are cached: below, decoding takes
-a few seconds (analysis/FINDINGS.md)."""
+"""Size of image files and decoded images together from which they are cached: 5,000 JPEG files
+of 64 x 64, which take 2 s of CPU to decode (analysis/FINDINGS.md)."""
 MOST_BYTES = 30 * 10**9
 """Maximum size of all cached images; those used last are kept."""
 FOLDER = "decoded"
@@ -200,13 +200,13 @@ def create_file(key: Key, shape: tuple[int, int, int, int]) -> Iterator[PixelWri
 
 
 def commit(
-    writer: PixelWriter, n_kept: int, target: str, records: Mapping[str, Record]
+    writer: PixelWriter, pixels: Pixels, target: str, records: Mapping[str, Record]
 ) -> PixelFile:
     """Put a new file into the cache.
 
     Args:
         writer: The file.
-        n_kept: How many of its images, from the first, are kept.
+        pixels: Those of its images, from the first, that are kept, uint8 (N, H, W, 3).
         target: The name of the data set that is kept.
         records: A record for each name by which it is found.
 
@@ -216,10 +216,10 @@ def commit(
     Raises:
         NotCachedError: The storage does not take it.
     """
-    crcs = compute_crcs(writer.map()[:n_kept])
+    crcs = compute_crcs(pixels)
     folder = writer.path.parent
     try:
-        file = writer.finish(n_kept, folder / f"{target}.npy")
+        file = writer.finish(len(pixels), folder / f"{target}.npy")
         for name, record in records.items():
             _write_record(folder / f"{name}.npz", target, record, crcs)
     except OSError as error:
