@@ -126,7 +126,7 @@ def compute_key(origin: Origin | None, splits: Sequence[Indices], size: int) -> 
 
 
 def find(name: str, size: int) -> tuple[Record, PixelFile] | None:
-    """Find images in the cache; delete what is damaged.
+    """Find images in the cache; delete damaged files.
 
     Args:
         name: The name of the data set.
@@ -149,7 +149,7 @@ def find(name: str, size: int) -> tuple[Record, PixelFile] | None:
             with suppress(OSError):
                 os.utime(pixel_path)  # It was used now.
             return record, file
-    except FileNotFoundError:  # It was deleted to make room, or is being replaced.
+    except FileNotFoundError:  # It was deleted for lack of space, or is being replaced.
         return None
     except UNREADABLE:
         pass
@@ -161,7 +161,7 @@ def find(name: str, size: int) -> tuple[Record, PixelFile] | None:
 
 @contextmanager
 def create_file(key: Key, shape: tuple[int, int, int, int]) -> Iterator[PixelWriter]:
-    """Make room in the cache, and open a new file there.
+    """Free space in the cache, and open a new file there.
 
     Args:
         key: The key of the images.
@@ -171,7 +171,7 @@ def create_file(key: Key, shape: tuple[int, int, int, int]) -> Iterator[PixelWri
         The file. It is deleted if an exception ends the block.
 
     Raises:
-        NotCachedError: There is no room, or the storage does not take the file.
+        NotCachedError: They do not fit, or the storage does not take the file.
     """
     folder, n_bytes = get_folder(), int(np.prod(shape))
     if folder is None:
@@ -179,7 +179,7 @@ def create_file(key: Key, shape: tuple[int, int, int, int]) -> Iterator[PixelWri
     path = folder / f"{key.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _make_room(folder, n_bytes)
+        _free_space(folder, n_bytes)
         _wait_until_settled(key.changed_ns)
         file = path.open("w+b", buffering=0)
     except OSError as error:
@@ -274,13 +274,13 @@ def remove_unused(most_bytes: int = 0) -> None:
                 path.unlink()
 
 
-def _make_room(folder: Path, n_bytes: int) -> None:
-    """Delete cached images until there is room for others.
+def _free_space(folder: Path, n_bytes: int) -> None:
+    """Delete cached images until others fit.
 
     At least half of the free space is left to the search.
 
     Raises:
-        NotCachedError: There is no room.
+        NotCachedError: They do not fit.
     """
     if n_bytes <= MOST_BYTES:
         remove_unused(MOST_BYTES - n_bytes)

@@ -230,7 +230,7 @@ def lock_file(file: IO[bytes], kind: int) -> bool:
 
 
 def explain_error(error: OSError) -> str:
-    """Return what is wrong with the storage, and the file.
+    """Describe an error of the storage, with the file.
 
     Args:
         error: What the system raised.
