@@ -35,6 +35,7 @@ def show_cache(
 
     from raycae import data
     from raycae.data import image_cache
+    from raycae.data.pixel_files import PixelFile
 
     try:
         folder = data.cache_folder()
@@ -43,17 +44,18 @@ def show_cache(
     if is_cleared:
         before = measure_folder(folder)
         image_cache.remove_unused()
-        for file in (folder / "baselines").glob(f"{image_cache.NAME}.*"):
+        for path in (folder / "baselines").glob(f"{image_cache.NAME}.*"):
             with suppress(OSError):
-                file.unlink()
+                path.unlink()
         print(f"deleted {format_size(before - measure_folder(folder))}")
     images = image_cache.list_files()
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(), table.add_column(justify="right")
+    table.add_column()
+    table.add_column(justify="right")
     table.add_row("decoded images", format_size(measure_folder(folder / image_cache.FOLDER)))
     for file in images:
         with suppress(OSError, ValueError):  # It was deleted meanwhile, or is damaged.
-            count, side = image_cache.PixelFile(file.path).pixels.shape[:2]
+            count, side = PixelFile(file.path).pixels.shape[:2]
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(file.used_s))
             text = f"  {count:,} of {side} x {side}, last used {used}"
             table.add_row(text, format_size(file.n_bytes))

@@ -188,7 +188,7 @@ def checksum_images(pixels: Pixels) -> Checksums:
     digests = np.empty((len(rows), 8), np.uint8)
 
     def fill(row: int) -> None:
-        digest = hashlib.blake2b(memoryview(rows[row]), digest_size=8)  # type: ignore[arg-type]
+        digest = hashlib.blake2b(memoryview(rows[row]), digest_size=8)
         digests[row] = np.frombuffer(digest.digest(), np.uint8)
 
     run_in_threads(fill, len(rows))

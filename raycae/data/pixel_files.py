@@ -127,7 +127,7 @@ class PixelWriter:
         return self.shape[0]
 
     def __setitem__(self, slot: int, pixels: Pixels) -> None:
-        content = memoryview(np.ascontiguousarray(pixels)).cast("B")
+        content = memoryview(np.ascontiguousarray(pixels).data).cast("B")
         place = self._start + int(slot) * self._row_bytes
         try:
             while content:
@@ -188,7 +188,7 @@ def map_pixels(file: IO[bytes]) -> Pixels:
     if dtype != np.uint8 or len(shape) != 4:
         raise ValueError("holds no images")
     # A plain array, because each row of a `numpy.memmap` takes 1 µs more.
-    mapped = np.memmap(file, np.uint8, "r", file.tell(), shape)  # type: ignore[call-overload]
+    mapped = np.memmap(file, np.uint8, "r", file.tell(), shape)
     return np.asarray(mapped)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from raycae import data as sources
@@ -24,7 +25,7 @@ MAX_CONCURRENT = 1_000_000
 def train_trials(
     study: Study,
     images: sources.Images,
-    test: sources.Pixels | sources.SharedPixels | None,
+    test: sources.Pixels | None,
     room: TrialSlots,
     fuse: int | None,
     over: Callable[[], bool],
@@ -52,10 +53,9 @@ def train_trials(
     from raycae.execution.trainable import AutoencoderTrainable
     from raycae.execution.tune_adapter import SearchState, StudySearcher
 
-    train, val = images.train, images.val
-    if is_local:  # Workers map cached images. Otherwise Ray's object store takes a copy.
-        train, val, shared_test = images.share()
-        test = None if test is None else shared_test
+    # Workers of this machine map cached images. Otherwise Ray's object store takes a copy.
+    whole = images if is_local else replace(images, file=None)
+    train, val, shared_test = whole.share()
     settings = {
         "epochs": study.plan.epochs,
         "first_images": study.plan.first_images,
@@ -72,7 +72,7 @@ def train_trials(
             AutoencoderTrainable,
             train=train,
             val=val,
-            test=test,
+            test=None if test is None else shared_test,
             labels=images.labels,
         ),
         {"cpu": room.cpus, "gpu": room.gpus},
