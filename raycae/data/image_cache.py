@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import json
 import os
 import platform
 import shutil
 import time
 import uuid
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,8 +54,6 @@ NAME = "[0-9a-f]" * 32
 SETTLE_S = 2.0
 """Coarsest step of the times that file systems keep. A file that changes twice within a step looks
 the same, so files are decoded into the cache only when their last change is as old as this."""
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What reading a missing or damaged file raises."""
 
 
 class Key(NamedTuple):
@@ -137,7 +132,7 @@ def find(name: str, size: int) -> tuple[Record, PixelFile] | None:
         those in the record.
     """
     folder = get_folder()
-    if folder is None or not (path := folder / f"{name}.npz").exists():
+    if folder is None or not (path := folder / f"{name}.record").exists():
         return None
     pixel_path = None
     try:
@@ -151,7 +146,7 @@ def find(name: str, size: int) -> tuple[Record, PixelFile] | None:
             return record, file
     except FileNotFoundError:  # It was deleted for lack of space, or is being replaced.
         return None
-    except UNREADABLE:
+    except (OSError, ValueError):
         pass
     for damaged in filter(None, (path, pixel_path)):
         with suppress(OSError):
@@ -221,7 +216,7 @@ def commit(
     try:
         file = writer.finish(len(pixels), folder / f"{target}.npy")
         for name, record in records.items():
-            _write_record(folder / f"{name}.npz", target, record, crcs)
+            _write_record(folder / f"{name}.record", target, record, crcs)
     except OSError as error:
         with suppress(OSError):
             (folder / f"{target}.npy").unlink()  # Without a record it is never found.
@@ -264,10 +259,10 @@ def remove_unused(most_bytes: int = 0) -> None:
             total -= file.n_bytes
     for path in folder.glob(f"{NAME}.*.partial"):  # of processes that were killed
         _remove_unless_used(path)
-    for path in folder.glob(f"{NAME}.npz"):
+    for path in folder.glob(f"{NAME}.record"):
         try:
             has_pixels = (folder / f"{_read_record(path)[0]}.npy").exists()
-        except UNREADABLE:
+        except (OSError, ValueError):
             has_pixels = False
         if not has_pixels:
             with suppress(OSError):
@@ -326,7 +321,7 @@ def _remove_unless_used(path: Path) -> bool:
 
 
 def _write_record(path: Path, target: str, record: Record, crcs: NDArray[np.uint32]) -> None:
-    """Write a record; a ZIP archive detects damage to itself.
+    """Write a record: a checksum of the rest, a line of JSON, and the two arrays.
 
     Args:
         path: The file.
@@ -334,14 +329,17 @@ def _write_record(path: Path, target: str, record: Record, crcs: NDArray[np.uint
         record: The record.
         crcs: A CRC-32 of each image in that file, uint32 (N,).
     """
-    facts = json.dumps([target, record.fingerprint, record.bad_profiles])
-    content = io.BytesIO()
-    np.savez(content, checksums=record.checksums, crcs=crcs, facts=np.array(facts))
+    facts = json.dumps(
+        [target, record.fingerprint, record.bad_profiles, len(record.checksums)]
+    ).encode()
+    content = (
+        facts + b"\n" + record.checksums.astype("<u8").tobytes() + crcs.astype("<u4").tobytes()
+    )
     partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with partial.open("wb") as file:
             lock_file(file, fcntl.LOCK_SH)  # It is in use.
-            file.write(content.getvalue())
+            file.write(_compute_checksum(content) + b"\n" + content)
             file.flush()
             partial.replace(path)
     finally:
@@ -352,9 +350,19 @@ def _read_record(path: Path) -> tuple[str, Record, NDArray[np.uint32]]:
     """Read what `_write_record` wrote: the target, the record and the CRCs.
 
     Raises:
-        OSError: The file cannot be read; see `UNREADABLE` for what a damaged one raises.
+        OSError: The file cannot be read.
+        ValueError: It is damaged.
     """
-    with np.load(path, allow_pickle=False) as content:
-        target, fingerprint, bad_profiles = json.loads(str(content["facts"]))
-        record = Record(content["checksums"], fingerprint, bad_profiles)
-        return target, record, content["crcs"]
+    stored, _, content = path.read_bytes().partition(b"\n")
+    if stored != _compute_checksum(content):
+        raise ValueError(f"{path}: damaged")
+    facts, _, arrays = content.partition(b"\n")
+    target, fingerprint, bad_profiles, n_checksums = json.loads(facts)
+    checksums = np.frombuffer(arrays, "<u8", n_checksums).astype(np.uint64)
+    crcs = np.frombuffer(arrays, "<u4", offset=8 * n_checksums).astype(np.uint32)
+    return target, Record(checksums, fingerprint, bad_profiles), crcs
+
+
+def _compute_checksum(content: bytes) -> bytes:
+    """Return the checksum of a record's content, 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest().encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import math
 import os
 import weakref
 import zlib
@@ -183,11 +184,18 @@ def map_pixels(file: IO[bytes]) -> Pixels:
         ValueError: It is damaged.
     """
     file.seek(0)
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except OSError:
+        raise
+    except Exception as error:  # Damaged headers raise several types.
+        raise ValueError(f"damaged header: {error}") from error
     if dtype != np.uint8 or len(shape) != 4:
         raise ValueError("holds no images")
     # A plain array, because each row of a `numpy.memmap` takes 1 µs more.
+    if any(length < 1 for length in shape) or math.prod(shape) > os.fstat(file.fileno()).st_size:
+        raise ValueError(f"too short for images of the shape {shape}")
     mapped = np.memmap(file, np.uint8, "r", file.tell(), shape)
     return np.asarray(mapped)
 
