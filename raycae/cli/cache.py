@@ -26,7 +26,7 @@ def show_cache(
 ) -> None:
     """Print the content and size of the cache, or clear it.
 
-    The cache is in RAYCAE_CACHE, or else in ~/.cache/raycae. It holds decoded images (at most 30
+    The cache is in RAYCAE_CACHE, or else in ~/.cache/raycae. It holds decoded images (at most 10
     GB; those used last are kept), the errors of PCA baselines, and CIFAR-10.
 
     Example: raycae cache
@@ -44,9 +44,10 @@ def show_cache(
     if is_cleared:
         before = measure_folder(folder)
         image_cache.remove_unused()
-        for path in (folder / "baselines").glob(f"{image_cache.NAME}.*"):
-            with suppress(OSError):
-                path.unlink()
+        with suppress(OSError):  # The folder cannot be read.
+            for path in (folder / "baselines").glob(f"{image_cache.NAME}.*"):
+                with suppress(OSError):
+                    path.unlink()
         print(f"deleted {format_size(before - measure_folder(folder))}")
     images = image_cache.list_files()
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -74,10 +75,11 @@ def measure_folder(folder: Path, pattern: str = "*") -> int:
         pattern: Names of the entries of the folder that count.
     """
     n_bytes = 0
-    for top in folder.glob(pattern):
-        for path in (top, *top.rglob("*")):
-            with suppress(OSError):  # It was deleted meanwhile.
-                n_bytes += path.stat().st_size if path.is_file() else 0
+    with suppress(OSError):  # The folder cannot be read.
+        for top in folder.glob(pattern):
+            for path in (top, *top.rglob("*")):
+                with suppress(OSError):  # It was deleted meanwhile.
+                    n_bytes += path.stat().st_size if path.is_file() else 0
     return n_bytes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from raycae.data.types import Indices, Pixels, PixelTarget
 from raycae.formatting import make_printable
 
 Mask = NDArray[np.bool_]
+NOT_CACHED = "decoded images are not cached, so each start decodes them"
+"""How a note begins; the reason follows."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Decoded:
             mapped from a file.
         checksums: Checksums of the images of each split, copies included, uint64 (M,).
         kept: Which of these are in `pixels`, bool (M,).
-        fingerprint: Checksum of the first two splits, see `Images`; "" for a single split.
+        fingerprint: Checksum of the first two splits, see `Images`.
         notes: Sentences about the cache.
         file: The file that `pixels` are mapped from.
     """
@@ -58,7 +60,7 @@ def decode_splits(
 
     Args:
         images: All images of the source.
-        splits: The places of the images of each split: training, validation and test, or one alone.
+        splits: The places of the images of each split: training, validation and test.
         size: Side of the images in pixels.
         drop_copies: Whether to leave out images that a later split holds, see `find_copies`.
 
@@ -81,7 +83,7 @@ def decode_splits(
                 return _finish_in_cache(images, writer, key, splits, drop_copies)
         except NotCachedError as error:
             reason = make_printable(str(error))
-            notes = [f"decoded images are not cached, so each start decodes them: {reason}"]
+            notes = [f"{NOT_CACHED}: {reason}"]
             for pool in images.pools:
                 pool.bad_profiles.clear()  # They are found again.
     pixels = blank_images(len(places), size)
@@ -89,7 +91,7 @@ def decode_splits(
     checksums = _cut(checksum_images(pixels), splits)
     kept = _find_kept(checksums, drop_copies)
     parts = _cut(pixels[: _compact(pixels, pixels, kept)], kept)
-    return Decoded(parts, checksums, kept, _fingerprint(parts), tuple(notes))
+    return Decoded(parts, checksums, kept, compute_fingerprint(*parts[:2]), tuple(notes))
 
 
 def _read_cached(
@@ -119,32 +121,38 @@ def _finish_in_cache(
     splits: Sequence[Indices],
     drop_copies: bool,
 ) -> Decoded:
-    """Leave out copies, put the file into the cache, and return its images."""
+    """Leave out copies, put the file into the cache, and return its images.
+
+    Nothing is put there if a file was changed since ``key`` was computed, nor images without copies
+    if they have no key of their own: a name stands for the same images for good.
+    """
     size = writer.shape[1]
     decoded = writer.map()
     checksums = _cut(checksum_images(decoded), splits)
     kept = _find_kept(checksums, drop_copies)
     n_kept = _compact(decoded, writer, kept)
-    fingerprint = _fingerprint(_cut(decoded, kept))
-    profiles = images.list_bad_profiles()
-    records = {key.name: Record(np.concatenate(checksums), fingerprint, profiles)}
-    target = key.name
+    parts = _cut(decoded[:n_kept], kept)
+    result = Decoded(parts, checksums, kept, compute_fingerprint(*parts[:2]))
+    left = [places[mask] for places, mask in zip(splits, kept, strict=True)]
+    target: image_cache.Key | None = key
     if n_kept < len(decoded):  # A study that is resumed asks for the images without copies.
-        left = [places[mask] for places, mask in zip(splits, kept, strict=True)]
-        without = image_cache.compute_key(images.identify(np.concatenate(left)), left, size)
-        again = image_cache.compute_key(images.identify(np.concatenate(splits)), splits, size)
-        if without and again == key:  # No file was changed between its decoding and `without`.
-            target = without.name
-            rest = np.concatenate(
-                [found[mask] for found, mask in zip(checksums, kept, strict=True)]
-            )
-            names = {images.names[place] for place in np.concatenate(left)}
-            profiles = [name for name in profiles if make_storable(name) in names]
-            records[target] = Record(rest, fingerprint, profiles)
-    file = image_cache.commit(writer, decoded[:n_kept], target, records)
-    parts = _cut(file.pixels, kept)
+        target = image_cache.compute_key(images.identify(np.concatenate(left)), left, size)
+    again = image_cache.compute_key(images.identify(np.concatenate(splits)), splits, size)
+    if again != key:
+        note = f"{NOT_CACHED}: an image file was changed while it was decoded"
+        return replace(result, notes=(note,))
+    if target is None:
+        return result
+    profiles = images.list_bad_profiles()
+    records = {key.name: Record(np.concatenate(checksums), result.fingerprint, profiles)}
+    if n_kept < len(decoded):
+        rest = np.concatenate([found[mask] for found, mask in zip(checksums, kept, strict=True)])
+        names = {images.names[place] for place in np.concatenate(left)}
+        profiles = [name for name in profiles if make_storable(name) in names]
+        records[target.name] = Record(rest, result.fingerprint, profiles)
+    file = image_cache.commit(writer, decoded[:n_kept], target.name, records)
     note = f"decoded images are kept in {file.path.parent} for the next start; see raycae cache"
-    return Decoded(parts, checksums, kept, fingerprint, (make_printable(note),), file)
+    return replace(result, pixels=_cut(file.pixels, kept), notes=(make_printable(note),), file=file)
 
 
 def _cut(array: NDArray[Any], parts: Sequence[Indices | Mask]) -> list[NDArray[Any]]:
@@ -186,8 +194,3 @@ def _compact(pixels: Pixels, out: PixelTarget, kept: Sequence[Mask]) -> int:
     for slot in np.flatnonzero(places != np.arange(len(places))):
         out[slot] = pixels[places[slot]].copy()
     return len(places)
-
-
-def _fingerprint(parts: Sequence[Pixels]) -> str:
-    """Return the fingerprint of training and validation images, "" for a single split."""
-    return compute_fingerprint(*parts[:2]) if len(parts) == 3 else ""

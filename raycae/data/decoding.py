@@ -198,9 +198,9 @@ def warnings_as_errors() -> Iterator[None]:
 def identify_files(folder: Path, files: Sequence[Path]) -> Origin:
     """Describe the state of files without reading them, as backup programs do.
 
-    The time of the last status change (ctime) is part of it. The kernel sets it at every change of
-    a file and no program can choose it, so a change shows even if size and modification time are as
-    before.
+    The time of the last status change (ctime) is part of it. The kernel sets it when a file is
+    changed or renamed, and programs cannot set it as they can the modification time. Inodes are not
+    part of it, because some file systems number files anew at each mount.
 
     Args:
         folder: Their folder.
@@ -218,7 +218,7 @@ def identify_files(folder: Path, files: Sequence[Path]) -> Origin:
     for file in files:
         name = str(file)
         status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118 - half the time
-        state = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+        state = status.st_size, status.st_mtime_ns, status.st_ctime_ns
         digest.update(os.fsencode(name) + repr(state).encode() + b"\0")
         n_bytes += status.st_size
         changed_ns = max(changed_ns, status.st_ctime_ns)

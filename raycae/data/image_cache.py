@@ -3,20 +3,20 @@
 A data set is one NumPy file with the images of all splits in order, and a record with checksums.
 Every process of a machine maps the same file, so its pages are in memory once, and the system may
 drop them. A file is named by what decides on its pixels: version of this module, decoders, image
-size, and path, size, times and inode of every image file (see `identify_files`). Images that were
-changed therefore have another name and are decoded.
+size, and path, size and times of every image file (see `identify_files`). Images that were changed
+therefore have another name and are decoded.
 
 Nothing depends on the cache. What is missing, damaged or cannot be written is decoded.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ VERSION = 1
 LEAST_BYTES = 64 * 2**20
 """Size of image files and decoded images together from which they are cached: 5,000 JPEG files
 of 64 x 64, which take 2 s of CPU to decode (analysis/FINDINGS.md)."""
-MOST_BYTES = 30 * 10**9
+MOST_BYTES = 10 * 10**9
 """Maximum size of all cached images; those used last are kept."""
 FOLDER = "decoded"
 """Name of the folder in the cache folder."""
@@ -84,17 +84,19 @@ class Record(NamedTuple):
 
 
 class CachedFile(NamedTuple):
-    """A file of cached images.
+    """A file of cached images, which may still be being written.
 
     Attributes:
         path: The file.
         n_bytes: Its size.
         used_s: When it was used last, in s since 1970.
+        is_used: Whether a process has locked it.
     """
 
     path: Path
     n_bytes: int
     used_s: float
+    is_used: bool
 
 
 def compute_key(origin: Origin | None, splits: Sequence[Indices], size: int) -> Key | None:
@@ -106,9 +108,12 @@ def compute_key(origin: Origin | None, splits: Sequence[Indices], size: int) -> 
         size: Side of the images in pixels.
 
     Returns:
-        The key; None if the images are not cached, because that would save little.
+        The key; None if the images are not cached, because that would save little, or on Windows,
+        which has neither locks nor mapped files like these.
     """
     counts = [len(split) for split in splits]
+    if sys.platform == "win32":
+        return None
     if origin is None or origin.n_bytes + 3 * size * size * sum(counts) < LEAST_BYTES:
         return None
     decoders = [features.version(name) for name in ("jpg", "libjpeg_turbo", "libtiff", "webp")]
@@ -121,36 +126,35 @@ def compute_key(origin: Origin | None, splits: Sequence[Indices], size: int) -> 
 
 
 def find(name: str, size: int) -> tuple[Record, PixelFile] | None:
-    """Find images in the cache; delete damaged files.
+    """Find images in the cache; delete damaged files that no process uses.
 
     Args:
         name: The name of the data set.
         size: Side of the images in pixels.
 
     Returns:
-        The record and the file; None if there are no such images, or if their checksums differ from
-        those in the record.
+        The record and the file; None if there are no such images, if they cannot be read now, or if
+        their checksums differ from those in the record.
     """
     folder = get_folder()
-    if folder is None or not (path := folder / f"{name}.record").exists():
+    if folder is None:
         return None
-    pixel_path = None
+    damaged = folder / f"{name}.record"
     try:
-        target, record, crcs = _read_record(path)
-        pixel_path = folder / f"{target}.npy"
-        file = PixelFile(pixel_path)
+        target, record, crcs = _read_record(damaged)
+        damaged = folder / f"{target}.npy"
+        file = PixelFile(damaged)
         is_whole = file.pixels.shape == (len(crcs), size, size, 3)
         if is_whole and (compute_crcs(file.pixels) == crcs).all():
             with suppress(OSError):
-                os.utime(pixel_path)  # It was used now.
+                os.utime(file.path)  # It was used now.
             return record, file
-    except FileNotFoundError:  # It was deleted for lack of space, or is being replaced.
+        del file  # It locks the file.
+    except OSError:
         return None
-    except (OSError, ValueError):
+    except ValueError:
         pass
-    for damaged in filter(None, (path, pixel_path)):
-        with suppress(OSError):
-            damaged.unlink()
+    _remove_unless_used(damaged)
     return None
 
 
@@ -181,7 +185,7 @@ def create_file(key: Key, shape: tuple[int, int, int, int]) -> Iterator[PixelWri
         raise NotCachedError(explain_error(error)) from error
     try:
         with file:
-            lock_file(file, fcntl.LOCK_SH)  # It is in use.
+            lock_file(file)  # It is in use.
             try:
                 writer = PixelWriter(file, path, shape)
             except OSError as error:
@@ -233,14 +237,15 @@ def get_folder() -> Path | None:
 
 
 def list_files() -> list[CachedFile]:
-    """List the files of cached images, those used last first."""
-    folder = get_folder()
+    """List the files of cached images, those used last first, then those being written."""
     files = []
-    for path in folder.glob(f"{NAME}.npy") if folder else ():
-        with suppress(OSError):  # It was deleted meanwhile.
-            status = path.stat()
-            files.append(CachedFile(path, status.st_size, status.st_mtime))
-    return sorted(files, key=lambda file: file.used_s, reverse=True)
+    for suffix in (".npy", ".*.partial"):
+        for path in _list_paths(suffix):
+            with suppress(OSError):  # It was deleted meanwhile.
+                status = path.stat()
+                is_used = not _remove_unless_used(path, is_trial=True)
+                files.append(CachedFile(path, status.st_size, status.st_mtime, is_used))
+    return sorted(files, key=lambda f: (f.path.suffix == ".npy", f.used_s), reverse=True)
 
 
 def remove_unused(most_bytes: int = 0) -> None:
@@ -249,49 +254,55 @@ def remove_unused(most_bytes: int = 0) -> None:
     Args:
         most_bytes: How much may stay in all.
     """
-    folder = get_folder()
-    if folder is None or not folder.is_dir():
-        return
     files = list_files()
     total = sum(file.n_bytes for file in files)
     for file in reversed(files):
-        if total > most_bytes and _remove_unless_used(file.path):
+        is_left = file.path.suffix == ".partial"  # by a process that was killed
+        if (is_left or total > most_bytes) and _remove_unless_used(file.path):
             total -= file.n_bytes
-    for path in folder.glob(f"{NAME}.*.partial"):  # of processes that were killed
-        _remove_unless_used(path)
-    for path in folder.glob(f"{NAME}.record"):
-        try:
-            has_pixels = (folder / f"{_read_record(path)[0]}.npy").exists()
-        except (OSError, ValueError):
-            has_pixels = False
-        if not has_pixels:
-            with suppress(OSError):
+    for path in _list_paths(".record"):
+        with suppress(OSError):
+            try:
+                has_pixels = path.with_name(f"{_read_record(path)[0]}.npy").exists()
+            except ValueError:
+                has_pixels = False
+            if not has_pixels:
                 path.unlink()
 
 
+def _list_paths(suffix: str) -> list[Path]:
+    """List the files in the folder whose names are `NAME` and a suffix."""
+    try:
+        return list(folder.glob(f"{NAME}{suffix}")) if (folder := get_folder()) else []
+    except OSError:  # The folder cannot be read.
+        return []
+
+
 def _free_space(folder: Path, n_bytes: int) -> None:
-    """Delete cached images until others fit.
+    """Delete cached images that no process uses until others fit; none if these cannot fit.
 
     At least half of the free space is left to the search.
 
     Raises:
         NotCachedError: They do not fit.
     """
-    if n_bytes <= MOST_BYTES:
-        remove_unused(MOST_BYTES - n_bytes)
-    used = sum(file.n_bytes for file in list_files())
+    files = list_files()
+    total = sum(file.n_bytes for file in files)
+    used = sum(file.n_bytes for file in files if file.is_used)
     if used + n_bytes > MOST_BYTES:
         used_text = f", of which {used / 1e9:.1f} GB are in use" if used else ""
         raise NotCachedError(
             f"they take {n_bytes / 1e9:.1f} GB, and the cache holds {MOST_BYTES / 1e9:.0f} GB"
             f"{used_text}"
         )
-    free = shutil.disk_usage(folder).free
+    free_now = shutil.disk_usage(folder).free
+    free = free_now + total - used
     if n_bytes > free // 2:
         raise NotCachedError(
             f"they take {n_bytes / 1e9:.1f} GB, more than half of the {free / 1e9:.1f} GB that are "
             f"free in {folder}"
         )
+    remove_unused(min(MOST_BYTES - n_bytes, total + free_now - 2 * n_bytes))
 
 
 def _wait_until_settled(changed_ns: int) -> None:
@@ -308,13 +319,14 @@ def _wait_until_settled(changed_ns: int) -> None:
     time.sleep(max(missing_s, 0.0))
 
 
-def _remove_unless_used(path: Path) -> bool:
-    """Delete a file that no process has locked; return whether it was deleted."""
+def _remove_unless_used(path: Path, *, is_trial: bool = False) -> bool:
+    """Delete a file that no process has locked; return whether it was, or in a trial could be."""
     try:
         with path.open("r+b") as file:
-            if not lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if not lock_file(file, is_exclusive=True):
                 return False
-            path.unlink()
+            if not is_trial:
+                path.unlink()
     except OSError:
         return False
     return True
@@ -338,7 +350,7 @@ def _write_record(path: Path, target: str, record: Record, crcs: NDArray[np.uint
     partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with partial.open("wb") as file:
-            lock_file(file, fcntl.LOCK_SH)  # It is in use.
+            lock_file(file)  # It is in use.
             file.write(_compute_checksum(content) + b"\n" + content)
             file.flush()
             partial.replace(path)

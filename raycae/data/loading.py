@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from raycae.data import cifar10, photos
 from raycae.data.cifar10 import Cifar10
 from raycae.data.decoded_splits import decode_splits
+from raycae.data.decoding import blank_images
 from raycae.data.folders import open_folder
 from raycae.data.membership import (
     DUPLICATE,
@@ -16,6 +17,7 @@ from raycae.data.membership import (
     Checksums,
     Membership,
     SourceImages,
+    checksum_images,
     compute_fingerprint,
     require_unchanged,
 )
@@ -108,13 +110,14 @@ def load_test(
     pools = open_source(source)
     images = SourceImages(pools)
     if membership is None:
-        splits = [_cut_splits(source, pools, images, None, seed)[2]]
+        places = _cut_splits(source, pools, images, None, seed)[2]
     else:
-        splits = _find_members(source, images, membership, "test")
-    decoded = decode_splits(images, splits, image_size, drop_copies=False)
+        (places,) = _find_members(source, images, membership, "test")
+    test = blank_images(len(places), image_size)
+    images.decode_into(test, places)
     if membership is not None:
-        _require_pixels(source, membership, {"test": decoded.checksums[0]})
-    return decoded.pixels[0]
+        _require_pixels(source, membership, {"test": checksum_images(test)})
+    return test
 
 
 def load_labels(

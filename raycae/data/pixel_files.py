@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import math
 import os
+import sys
 import weakref
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 
 from raycae.data.decoding import run_in_threads
 from raycae.data.types import Pixels
+
+if sys.platform != "win32":
+    import fcntl
 
 
 class NotCachedError(Exception):
@@ -43,10 +47,10 @@ class PixelFile:
             OSError: It cannot be opened, or was deleted meanwhile.
             ValueError: It is damaged.
         """
-        self.path = path
+        self.path = path.absolute()  # Workers have another current folder.
         self._file = path.open("rb", buffering=0)
         weakref.finalize(self, self._file.close)  # Python warns of files that are left open.
-        lock_file(self._file, fcntl.LOCK_SH)
+        lock_file(self._file)
         if not os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
             raise FileNotFoundError(f"{path} was replaced")
         self.pixels = map_pixels(self._file)
@@ -63,7 +67,8 @@ class PixelFile:
         """
         # As long as this process has the file open, Linux finds it there, even if it was deleted.
         opened = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
-        return SharedPixels((str(self.path), opened), start, stop)
+        status = os.fstat(self._file.fileno())
+        return SharedPixels((str(self.path), opened), (status.st_dev, status.st_ino), start, stop)
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,14 @@ class SharedPixels:
     """Images in a file of this machine; small, so that it can be sent to other processes.
 
     Attributes:
-        paths: Where the file is; the first one that exists is used.
+        paths: Where the file may be.
+        identity: Its device and inode: another file may have taken its path.
         start: The first image.
         stop: The image after the last one.
     """
 
     paths: tuple[str, ...]
+    identity: tuple[int, int]
     start: int
     stop: int
 
@@ -89,9 +96,12 @@ class SharedPixels:
         Raises:
             OSError: The file is gone.
         """
-        path = next(filter(os.path.exists, self.paths), self.paths[0])
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a link in /proc
-            return map_pixels(file)[self.start : self.stop]
+        for path in self.paths:
+            with suppress(OSError), open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a link
+                status = os.fstat(file.fileno())
+                if (status.st_dev, status.st_ino) == self.identity:
+                    return map_pixels(file)[self.start : self.stop]
+        raise FileNotFoundError(f"{self.paths[0]}: the decoded images were deleted or replaced")
 
 
 class PixelWriter:
@@ -218,18 +228,18 @@ def compute_crcs(pixels: Pixels) -> NDArray[np.uint32]:
     return crcs
 
 
-def lock_file(file: IO[bytes], kind: int) -> bool:
+def lock_file(file: IO[bytes], *, is_exclusive: bool = False) -> bool:
     """Lock a file until it is closed. Storage without locks allows every lock.
 
     Args:
         file: The file.
-        kind: A constant of `fcntl.flock`.
+        is_exclusive: Whether no other lock is allowed; then this does not wait.
 
     Returns:
         False if another process holds a lock that does not allow this one.
     """
     try:
-        fcntl.flock(file.fileno(), kind)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB if is_exclusive else fcntl.LOCK_SH)
     except BlockingIOError:
         return False
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -68,11 +69,11 @@ class Images:
         """Return the images of each split as other processes of this machine take them.
 
         Returns:
-            Where to map the training, validation and test images from, or the images themselves if
-            they are in memory.
+            Where to map the training, validation and test images from; the images themselves if
+            they are in memory, or without /proc, where a file that is deleted cannot be opened.
         """
         splits = self.train, self.val, self.test
-        if self.file is None:
+        if self.file is None or not Path("/proc/self/fd").is_dir():
             return splits
         ends = np.cumsum([len(pixels) for pixels in splits]).tolist()
         return tuple(
@@ -98,8 +99,7 @@ class Origin(NamedTuple):
     """What decides on the pixels of images, as far as it shows without reading their files.
 
     Attributes:
-        digest: Checksum of the paths, sizes, times and inodes of the files, and of the order of the
-            images.
+        digest: Checksum of the paths, sizes and times of the files, and of the order of the images.
         n_bytes: Size of the files in bytes.
         changed_ns: When the last of the files was changed, in ns since 1970.
     """

@@ -134,12 +134,12 @@ def test_equal_with_and_without_a_cache(
     require_equal(resumed, uncached(source, **member))
     decoded.clear()
     require_equal(load(source, **member), resumed)
-    test = data.load_test(str(source), image_size=SIZE, membership=first.membership)
-    assert keys(test) == keys(expected.test)
-    decoded.clear()
-    test = data.load_test(str(source), image_size=SIZE, membership=first.membership)
-    assert keys(test) == keys(expected.test)
     assert decoded == []
+    files = image_cache.list_files()
+    for membership in (first.membership, None):
+        test = data.load_test(str(source), image_size=SIZE, seed=3, membership=membership)
+        assert keys(test) == keys(expected.test)
+    assert [file.path for file in image_cache.list_files()] == [file.path for file in files]
 
 
 def test_nothing_is_decoded_for_a_resumed_study(tmp_path: Path, decoded: list[str]) -> None:
@@ -296,6 +296,29 @@ def fault(function: Callable[[pytest.MonkeyPatch, Path], None]) -> None:
 def no_folder(patched: pytest.MonkeyPatch, folder: Path) -> None:
     (folder / "file").write_text("")
     patched.setenv("RAYCAE_CACHE", str(folder / "file" / "below"))
+
+
+@fault
+def long_name(patched: pytest.MonkeyPatch, folder: Path) -> None:
+    patched.setenv("RAYCAE_CACHE", str(folder / ("x" * 300)))
+
+
+@fault
+def no_permission(patched: pytest.MonkeyPatch, folder: Path) -> None:
+    """As for a folder that another user owns, also for root."""
+    stat, closed = os.stat, folder / "closed"
+    patched.setenv("RAYCAE_CACHE", str(closed))
+
+    def fail(path: Any, *arguments: Any, **options: Any) -> Any:
+        if str(path).startswith(str(closed)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    patched.setattr(os, "stat", fail)
+    patched.setattr(os, "mkdir", refuse)
 
 
 @fault
