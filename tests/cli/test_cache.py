@@ -90,6 +90,17 @@ def test_without_a_cache(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "none").exists()
 
 
+def test_a_folder_that_cannot_be_read(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand. No system takes such a name."""
+    monkeypatch.setenv("RAYCAE_CACHE", str(tmp_path / ("x" * 300)))
+    for options in ((), ("--clear",)):
+        code, out, err = run("cache", *options)
+        assert (code, err) == (0, "")
+        assert out.count(" 0.0 kB") == 3 + len(options)
+
+
 def test_without_a_home(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: one line, exit code 2."""
 
