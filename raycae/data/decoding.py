@@ -200,7 +200,7 @@ def identify_files(folder: Path, files: Sequence[Path]) -> Origin:
 
     The time of the last status change (ctime) is part of it. The kernel sets it when a file is
     changed or renamed, and programs cannot set it as they can the modification time. Inodes are not
-    part of it, because some file systems number files anew at each mount.
+    part of it, because some file systems give new ones at each mount.
 
     Args:
         folder: Their folder.

@@ -191,7 +191,7 @@ def test_only_damaged_files_are_deleted(
 def test_inodes_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
-    """Oracle: by hand. Storage such as vfat and FUSE numbers files anew at each mount."""
+    """Oracle: by hand. Storage such as vfat and FUSE gives new ones at each mount."""
     source = put_files(tmp_path / "all", range(60))
     load(source)
     decoded.clear()
