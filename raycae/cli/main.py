@@ -95,6 +95,11 @@ COMMANDS = {
         "run_simulation",
         "Simulate a search over the recorded learning curves of a study; nothing is trained.",
     ),
+    "cache": Command(
+        "cache",
+        "show_cache",
+        "Print the content and size of the cache, or clear it.",
+    ),
     "predict": Command(
         "predict",
         "predict_images",
@@ -143,7 +148,7 @@ COMMANDS = {
 GROUPS = {
     "Search": ("demo", "search", "trial", "reproduce", "simulate"),
     "Search spaces": ("spaces", "preview"),
-    "Results": ("list", "show", "open", "report", "dashboard", "evaluate"),
+    "Results": ("list", "show", "open", "report", "dashboard", "evaluate", "cache"),
     "Models": ("predict", "export"),
     "Searches on a cluster": ("submit", "jobs", "status", "logs", "stop", "fetch"),
 }

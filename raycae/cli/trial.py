@@ -120,6 +120,8 @@ def print_setup(config: Config, device: torch.device, images: Images) -> None:
     )
     print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
     print(f"data      {images.summary}")
+    for note in images.notes:
+        print(f"note      {note}")
 
 
 def resolve_trial_config(space: Space, point: str | None, settings: list[str]) -> Config:

@@ -47,6 +47,7 @@ from raycae.data.folders import picture
 from raycae.data.loading import check, count_images, load, load_labels, load_test, summarize
 from raycae.data.membership import Membership
 from raycae.data.photos import PHOTOS, Crop, photo_crops
+from raycae.data.pixel_files import SharedPixels
 from raycae.data.sources import NAMED_SOURCES, is_built_in, require_unambiguous, resolve_source
 from raycae.data.splits import LEAST_IMAGES, Split, split_indices
 from raycae.data.summary import DataSummary, LeftOut, Reason
@@ -66,6 +67,7 @@ __all__ = [
     "Membership",
     "Pixels",
     "Reason",
+    "SharedPixels",
     "Split",
     "cache_folder",
     "check",

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from raycae.data.decoding import blank_images, fit_square, run_in_threads
-from raycae.data.types import Indices, Pixels
+from raycae.data.decoding import fit_square, run_in_threads
+from raycae.data.types import Indices, PixelTarget
 from raycae.errors import InputError
 
 _NETWORK_TIMEOUT = 30.0
@@ -63,26 +63,20 @@ class Cifar10:
         half = "train" if self._train else "test"
         return [f"{half}/{index:05}" for index in range(len(self))]
 
-    def take(self, indices: Indices, size: int) -> Pixels:
-        """Return images, resized to a size.
+    def decode_into(self, out: PixelTarget, slots: Indices, indices: Indices) -> None:
+        """Copy images, resized to the size of ``out``; see `ImagePool`."""
+        pixels, size = self._half.data, out.shape[1]
 
-        Args:
-            indices: The images, int64 (N,).
-            size: Side of the returned images in pixels.
-
-        Returns:
-            The images, uint8 (N, size, size, 3).
-        """
-        chosen: Pixels = self._half.data[indices]
-        if size == chosen.shape[1]:
-            return chosen
-        out = blank_images(len(indices), size)
-
-        def fill(slot: int) -> None:
-            out[slot] = np.asarray(fit_square(Image.fromarray(chosen[slot]), size))
+        def fill(job: int) -> None:
+            image = pixels[indices[job]]
+            if size != len(image):
+                image = np.asarray(fit_square(Image.fromarray(image), size))
+            out[slots[job]] = image
 
         run_in_threads(fill, len(indices))
-        return out
+
+    def identify(self, indices: Indices) -> None:
+        """Return None: the images are not cached, because nothing has to be decoded."""
 
     def labels(self) -> Indices:
         """Return the class of every image, int64 (N,), 0 to 9."""

@@ -12,8 +12,8 @@ from PIL import Image
 from raycae.data.decoding import (
     IMAGE_SUFFIXES,
     LARGE,
-    blank_images,
     decode,
+    identify_files,
     lock_large_image,
     run_in_threads,
     warnings_as_errors,
@@ -38,7 +38,7 @@ from raycae.data.parquet_images import (
 from raycae.data.scanning import Scan, scan_folder
 from raycae.data.sources import Source
 from raycae.data.summary import Reason
-from raycae.data.types import ImagePool, Indices, Pixels, Pools
+from raycae.data.types import ImagePool, Indices, Origin, Pixels, PixelTarget, Pools
 from raycae.errors import InputError
 
 
@@ -228,29 +228,20 @@ class ImageFiles:
         """Return the path of every image, relative to the source."""
         return [file.as_posix() for file in self._files]
 
-    def take(self, indices: Indices, size: int) -> Pixels:
-        """Decode images.
+    def decode_into(self, out: PixelTarget, slots: Indices, indices: Indices) -> None:
+        """Decode images, see `ImagePool`."""
 
-        Args:
-            indices: The images, int64 (N,).
-            size: Side of the decoded images in pixels.
-
-        Returns:
-            The images, uint8 (N, size, size, 3).
-
-        Raises:
-            InputError: An image is damaged.
-        """
-        out = blank_images(len(indices), size)
-
-        def fill(slot: int) -> None:
-            file = self._files[indices[slot]]
-            out[slot], has_bad_profile = read_image(self._folder / file, size)
+        def fill(job: int) -> None:
+            file = self._files[indices[job]]
+            out[slots[job]], has_bad_profile = read_image(self._folder / file, out.shape[1])
             if has_bad_profile:
                 self.bad_profiles.append(file.as_posix())
 
         run_in_threads(fill, len(indices))
-        return out
+
+    def identify(self, indices: Indices) -> Origin:
+        """Describe what decides on the pixels of images, see `ImagePool`."""
+        return identify_files(self._folder, [self._files[index] for index in indices])
 
     def labels(self) -> None:
         """Return None, because folders of image files have no labels."""

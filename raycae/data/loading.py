@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from raycae.data import cifar10, photos
 from raycae.data.cifar10 import Cifar10
+from raycae.data.decoded_splits import decode_splits
+from raycae.data.decoding import blank_images
 from raycae.data.folders import open_folder
 from raycae.data.membership import (
     DUPLICATE,
@@ -19,7 +18,7 @@ from raycae.data.membership import (
     Membership,
     SourceImages,
     checksum_images,
-    find_copies,
+    compute_fingerprint,
     require_unchanged,
 )
 from raycae.data.photos import PhotoCrops
@@ -70,27 +69,23 @@ def load(
     else:
         splits = _find_members(source, images, membership, *WORDS)
     labels = _load_split_labels(source, images, splits, classes)  # first, because it is fast
-    train, val, test = pixels = images.take(splits, image_size)
-    checksums = [checksum_images(array) for array in pixels]
+    drop_copies = membership is None and not keep_copies
+    decoded = decode_splits(images, splits, image_size, drop_copies=drop_copies)
+    train, val, test = decoded.pixels
     if membership is not None:
-        _require_pixels(source, membership, dict(zip(WORDS, checksums, strict=True)))
-        summary = _summarize_members(source, pools, images, membership)
-        return Images(
-            train, val, test, _compute_fingerprint(train, val), labels, membership, summary
-        )
-    is_copy = find_copies(*checksums)
-    if keep_copies:
-        is_copy = np.zeros(len(train), bool), np.zeros(len(val), bool)
-    kept = [~is_copy[0], ~is_copy[1], np.ones(len(test), bool)]
-    membership = _describe_splits(images, splits, checksums, kept)
-    if n_copies := int(is_copy[0].sum() + is_copy[1].sum()):
-        train, val = train[kept[0]], val[kept[1]]
+        _require_pixels(source, membership, dict(zip(WORDS, decoded.checksums, strict=True)))
+    else:
+        membership = _describe_splits(images, splits, decoded.checksums, decoded.kept)
+    if n_copies := sum(len(mask) - int(mask.sum()) for mask in decoded.kept):
         _require_enough(source, len(train), len(val), n_copies)
-        labels = _load_split_labels(
-            source, images, [s[k] for s, k in zip(splits, kept, strict=True)], classes
-        )
+        left = [places[mask] for places, mask in zip(splits, decoded.kept, strict=True)]
+        labels = _load_split_labels(source, images, left, classes)
     summary = _summarize_members(source, pools, images, membership)
-    return Images(train, val, test, _compute_fingerprint(train, val), labels, membership, summary)
+    return Images(
+        *(train, val, test, decoded.fingerprint, labels, membership, summary),
+        notes=decoded.notes,
+        file=decoded.file,
+    )
 
 
 def load_test(
@@ -115,10 +110,13 @@ def load_test(
     pools = open_source(source)
     images = SourceImages(pools)
     if membership is None:
-        (test,) = images.take([_cut_splits(source, pools, images, None, seed)[2]], image_size)
-        return test
-    (test,) = images.take(_find_members(source, images, membership, "test"), image_size)
-    _require_pixels(source, membership, {"test": checksum_images(test)})
+        places = _cut_splits(source, pools, images, None, seed)[2]
+    else:
+        (places,) = _find_members(source, images, membership, "test")
+    test = blank_images(len(places), image_size)
+    images.decode_into(test, places)
+    if membership is not None:
+        _require_pixels(source, membership, {"test": checksum_images(test)})
     return test
 
 
@@ -335,7 +333,7 @@ def _load_split_labels(
             f"With classes: {classes}, labels must be from 0 to {classes - 1}."
         )
     train, val, test = (found[split] for split in splits)
-    return Labels(train, val, test, _compute_fingerprint(train, val, test))
+    return Labels(train, val, test, compute_fingerprint(train, val, test))
 
 
 def _summarize(
@@ -355,7 +353,7 @@ def _summarize(
         tally: What is left out in addition to what the pools leave out.
     """
     tally = tally or Tally()
-    tally.extend(Reason.BAD_PROFILE, sorted(name for p in images.pools for name in p.bad_profiles))
+    tally.extend(Reason.BAD_PROFILE, images.list_bad_profiles())
     return DataSummary(
         source,
         *counts,
@@ -402,15 +400,6 @@ def open_source(source: str) -> Pools:
             PhotoCrops("train"), PhotoCrops("validation"), PhotoCrops("test"), note=photos.NOTE
         )
     return open_folder(parsed)
-
-
-def _compute_fingerprint(*arrays: NDArray[Any]) -> str:
-    """Compute a checksum of arrays and their shapes, 16 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _check_numbers(image_size: int, seed: int) -> None:

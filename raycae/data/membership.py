@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raycae.data.decoding import blank_images
-from raycae.data.types import ImagePool, Indices, Pixels, Pools
+from raycae.data.decoding import run_in_threads
+from raycae.data.types import ImagePool, Indices, Origin, Pixels, PixelTarget, Pools
 from raycae.errors import InputError
 
 Checksums = NDArray[np.uint64]
@@ -92,7 +92,7 @@ class SourceImages:
         found = (pools.train, pools.validation, pools.test)
         self.pools: list[ImagePool] = [pool for pool in found if pool is not None]
         self._ends = np.cumsum([len(pool) for pool in self.pools])
-        self.names = [_make_storable(name) for pool in self.pools for name in pool.names()]
+        self.names = [make_storable(name) for pool in self.pools for name in pool.names()]
 
     def get_start(self, pool: ImagePool) -> int:
         """Return the place of a pool's first image among all images.
@@ -118,34 +118,54 @@ class SourceImages:
         places = {name: place for place, name in enumerate(self.names)}
         return np.array([places.get(name, -1) for name in names], np.int64)
 
-    def take(self, splits: Sequence[Indices], size: int) -> list[Pixels]:
+    def decode_into(self, out: PixelTarget, places: Indices) -> None:
         """Decode images, those of one pool in one pass over its files.
 
         Args:
-            splits: The places of the images of each split.
-            size: Side of the decoded images in pixels.
+            out: Takes the images in the order of ``places``.
+            places: The places of the images among all images, int64 (N,).
+
+        Raises:
+            InputError: An image is damaged.
+        """
+        for pool, positions, indices in self._find_in_pools(places):
+            pool.decode_into(out, positions, indices)
+
+    def identify(self, places: Indices) -> Origin | None:
+        """Describe what decides on the pixels of images; decode nothing.
+
+        Args:
+            places: The places of the images among all images, int64 (N,).
 
         Returns:
-            For each split uint8 (N, size, size, 3), in the order of its places.
+            The description; None if a pool has none or a file cannot be examined.
         """
-        places = np.concatenate(splits)
-        cuts = np.cumsum([0, *map(len, splits)])
-        pixels = [blank_images(0, size) for _ in splits]
+        digest = hashlib.blake2b(digest_size=16)
+        n_bytes = changed_ns = 0
+        for pool, positions, indices in self._find_in_pools(places):
+            try:
+                origin = pool.identify(indices)
+            except OSError:  # Decoding will say what is wrong with the file.
+                return None
+            if origin is None:
+                return None
+            digest.update(origin.digest + positions.astype("<i8").tobytes())
+            n_bytes += origin.n_bytes
+            changed_ns = max(changed_ns, origin.changed_ns)
+        return Origin(digest.digest(), n_bytes, changed_ns)
+
+    def list_bad_profiles(self) -> list[str]:
+        """Return the names of the decoded images whose colour profile is unreadable, sorted."""
+        return sorted(name for pool in self.pools for name in pool.bad_profiles)
+
+    def _find_in_pools(self, places: Indices) -> Iterator[tuple[ImagePool, Indices, Indices]]:
+        """Yield each pool that holds some of the images, where these are in ``places``, and their
+        indices in the pool."""
         for pool, end in zip(self.pools, self._ends, strict=True):
             start = int(end) - len(pool)
             positions = np.flatnonzero((places >= start) & (places < end))
-            if not len(positions):
-                continue
-            decoded = pool.take(places[positions] - start, size)
-            bounds = np.searchsorted(positions, cuts)
-            for number, (low, high) in enumerate(pairwise(bounds)):
-                if high - low == len(splits[number]):
-                    pixels[number] = decoded[low:high]  # a view, because training sets are large
-                elif high > low:
-                    if not len(pixels[number]):
-                        pixels[number] = blank_images(len(splits[number]), size)
-                    pixels[number][positions[low:high] - cuts[number]] = decoded[low:high]
-        return pixels
+            if len(positions):
+                yield pool, positions, places[positions] - start
 
     def labels(self) -> Indices | None:
         """Return the class of every image, int64 (N,), or None if a pool has no labels."""
@@ -165,11 +185,30 @@ def checksum_images(pixels: Pixels) -> Checksums:
         two have the same checksum with a probability of 3e-6.
     """
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    digests = b"".join(
-        hashlib.blake2b(memoryview(row), digest_size=8).digest()  # type: ignore[arg-type]
-        for row in rows
-    )
-    return np.frombuffer(digests, "<u8").astype(np.uint64)
+    digests = np.empty((len(rows), 8), np.uint8)
+
+    def fill(row: int) -> None:
+        digest = hashlib.blake2b(memoryview(rows[row]), digest_size=8)
+        digests[row] = np.frombuffer(digest.digest(), np.uint8)
+
+    run_in_threads(fill, len(rows))
+    return digests.view("<u8")[:, 0].astype(np.uint64)
+
+
+def compute_fingerprint(*arrays: NDArray[Any]) -> str:
+    """Compute a checksum of arrays and their shapes, in the order of their values.
+
+    Args:
+        arrays: The arrays.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def find_copies(
@@ -214,6 +253,10 @@ def require_unchanged(
     )
 
 
-def _make_storable(name: str) -> str:
-    """Escape the bytes of a name that UTF-8 cannot hold; file systems allow them."""
+def make_storable(name: str) -> str:
+    """Escape the bytes of a name that UTF-8 cannot hold; file systems allow them.
+
+    Args:
+        name: The name of an image.
+    """
     return name.encode("utf-8", "backslashreplace").decode()

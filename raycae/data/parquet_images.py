@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from raycae.data.decoding import LFS_POINTER, blank_images, decode, run_in_threads
+from raycae.data.decoding import LFS_POINTER, decode, identify_files, run_in_threads
 from raycae.data.sources import Source
-from raycae.data.types import Indices, Pixels
+from raycae.data.types import Indices, Origin, PixelTarget
 from raycae.errors import InputError
 
 PREFERRED = ("image", "img")
@@ -219,25 +220,30 @@ class ParquetRows:
             for row in range(end - start)
         ]
 
-    def take(self, indices: Indices, size: int) -> Pixels:
-        """Decode images.
+    def decode_into(self, out: PixelTarget, slots: Indices, indices: Indices) -> None:
+        """Decode images, see `ImagePool`."""
+        for file, jobs, rows in self._find_rows(indices):
+            self._decode_rows(file, rows, out, slots[jobs])
 
-        Args:
-            indices: The images, int64 (N,).
-            size: Side of the decoded images in pixels.
+    def identify(self, indices: Indices) -> Origin:
+        """Describe what decides on the pixels of images, see `ImagePool`."""
+        found = list(self._find_rows(indices))
+        places = np.empty((len(indices), 2), "<i8")  # file and row of every image
+        for number, (_, jobs, rows) in enumerate(found):
+            places[jobs, 0], places[jobs, 1] = number, rows
+        origin = identify_files(self._folder, [file for file, _, _ in found])
+        digest = hashlib.blake2b(origin.digest, digest_size=16)
+        digest.update(self._column.encode("utf-8", "surrogatepass") + b"\0")
+        digest.update(places.tobytes())
+        return origin._replace(digest=digest.digest())
 
-        Returns:
-            The images, uint8 (N, size, size, 3).
-
-        Raises:
-            InputError: An image is damaged.
-        """
-        out = blank_images(len(indices), size)
-        bounds = pairwise([0, *self._ends])
-        for file, (start, end) in zip(self._files, bounds, strict=True):
-            slots = np.flatnonzero((indices >= start) & (indices < end))
-            self._decode_rows(file, indices[slots] - start, out, slots)
-        return out
+    def _find_rows(self, indices: Indices) -> Iterator[tuple[Path, Indices, Indices]]:
+        """Yield each file that holds some of the images, where these are in ``indices``, and their
+        rows in the file."""
+        for file, (start, end) in zip(self._files, pairwise([0, *self._ends]), strict=True):
+            jobs = np.flatnonzero((indices >= start) & (indices < end))
+            if len(jobs):
+                yield file, jobs, indices[jobs] - start
 
     def labels(self) -> Indices | None:
         """Return the column ``label``, int64 (N,), or None if a file has none."""
@@ -245,7 +251,7 @@ class ParquetRows:
         known = [column for column in columns if column is not None]
         return np.concatenate(known) if len(known) == len(columns) else None
 
-    def _decode_rows(self, file: Path, rows: Indices, out: Pixels, slots: Indices) -> None:
+    def _decode_rows(self, file: Path, rows: Indices, out: PixelTarget, slots: Indices) -> None:
         """Decode ``rows`` of ``file`` into ``slots`` of ``out``, one row group at a time."""
         path = self._folder / file
         for group_rows, blobs, among in _read_rows(path, self._column, rows):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from raycae.data.decoding import blank_images, fit_square, to_rgb
-from raycae.data.types import Indices, Pixels
+from raycae.data.decoding import fit_square, to_rgb
+from raycae.data.types import Indices, PixelTarget
 
 
 class PhotoCrops:
@@ -30,25 +30,19 @@ class PhotoCrops:
         """Return ``PHOTO#LEFT,TOP,SIDE`` for every crop."""
         return [f"{c.photo}#{c.left},{c.top},{c.side}" for c in photo_crops(self._split)]
 
-    def take(self, indices: Indices, size: int) -> Pixels:
-        """Cut crops and resize them.
-
-        Args:
-            indices: The crops, int64 (N,).
-            size: Side of the returned images in pixels.
-
-        Returns:
-            The images, uint8 (N, size, size, 3).
-        """
-        out = blank_images(len(indices), size)
+    def decode_into(self, out: PixelTarget, slots: Indices, indices: Indices) -> None:
+        """Cut crops and resize them to the size of ``out``; see `ImagePool`."""
         crops = photo_crops(self._split)
         photos = {name: _read_photo(_find_photo(name)) for name in PHOTOS}
-        for slot, index in enumerate(indices):
+        for slot, index in zip(slots, indices, strict=True):
             crop = crops[index]
             # Cutting before resizing keeps the filter from reading beyond the crop, which may be
             # the region of another split.
-            out[slot] = np.asarray(fit_square(photos[crop.photo].crop(crop.box), size))
-        return out
+            square = fit_square(photos[crop.photo].crop(crop.box), out.shape[1])
+            out[slot] = np.asarray(square)
+
+    def identify(self, indices: Indices) -> None:
+        """Return None: the images are not cached, because cutting takes well under a second."""
 
     def labels(self) -> None:
         """Return None, because the photographs have no labels."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from raycae.data.summary import DataSummary, LeftOut
 
 if TYPE_CHECKING:
     from raycae.data.membership import Membership
+    from raycae.data.pixel_files import PixelFile, SharedPixels
 
 Pixels = NDArray[np.uint8]
 """Images, uint8 (N, H, W, 3), sRGB, 0 to 255."""
@@ -48,6 +50,9 @@ class Images:
         labels: The classes that were asked for.
         membership: Which image of the source belongs to which split.
         summary: What the source holds, and what is left out of it.
+        notes: Sentences for the person who waits for the images.
+        file: The file in the cache that all three are mapped from, in their order; None if they are
+            in memory.
     """
 
     train: Pixels
@@ -57,13 +62,58 @@ class Images:
     labels: Labels
     membership: Membership
     summary: DataSummary
+    notes: tuple[str, ...] = ()
+    file: PixelFile | None = None
+
+    def share(self) -> tuple[Pixels | SharedPixels, ...]:
+        """Return the images of each split as other processes of this machine take them.
+
+        Returns:
+            Where to map the training, validation and test images from; the images themselves if
+            they are in memory, or without /proc, where a file that is deleted cannot be opened.
+        """
+        splits = self.train, self.val, self.test
+        if self.file is None or not Path("/proc/self/fd").is_dir():
+            return splits
+        ends = np.cumsum([len(pixels) for pixels in splits]).tolist()
+        return tuple(
+            self.file.share(end - len(pixels), end)
+            for pixels, end in zip(splits, ends, strict=True)
+        )
+
+
+class PixelTarget(Protocol):
+    """Takes decoded images one by one, from several threads: an array, or a file.
+
+    Attributes:
+        shape: (N, H, W, 3).
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __setitem__(self, slot: Any, pixels: Pixels, /) -> None: ...
+
+
+class Origin(NamedTuple):
+    """What decides on the pixels of images, as far as it shows without reading their files.
+
+    Attributes:
+        digest: Checksum of the paths, sizes and times of the files, and of the order of the images.
+        n_bytes: Size of the files in bytes.
+        changed_ns: When the last of the files was changed, in ns since 1970.
+    """
+
+    digest: bytes
+    n_bytes: int
+    changed_ns: int
 
 
 class ImagePool(Protocol):
     """Images in a fixed order, counted without decoding and decoded when taken.
 
     Attributes:
-        bad_profiles: Names of the images taken so far whose colour profile is unreadable.
+        bad_profiles: Names of the images decoded so far whose colour profile is unreadable.
     """
 
     bad_profiles: list[str]
@@ -79,15 +129,29 @@ class ImagePool(Protocol):
             CIFAR-10; ``PHOTO#LEFT,TOP,SIDE`` for a crop of a photograph.
         """
 
-    def take(self, indices: Indices, size: int) -> Pixels:
+    def decode_into(self, out: PixelTarget, slots: Indices, indices: Indices) -> None:
         """Decode images.
 
         Args:
+            out: Takes the images; its shape gives their size.
+            slots: The place of each image in ``out``, int64 (N,).
             indices: The images, int64 (N,).
-            size: Side of the decoded images in pixels.
+
+        Raises:
+            InputError: An image is damaged.
+        """
+
+    def identify(self, indices: Indices) -> Origin | None:
+        """Describe what decides on the pixels of images; decode nothing.
+
+        Args:
+            indices: The images, int64 (N,).
 
         Returns:
-            The images, uint8 (N, size, size, 3), in the order of ``indices``.
+            The description, or None where decoding is so fast that nothing is cached.
+
+        Raises:
+            OSError: A file cannot be examined.
         """
 
     def labels(self) -> Indices | None:

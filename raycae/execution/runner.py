@@ -175,7 +175,9 @@ def run_study(request: SearchRequest) -> int | None:
             stop.is_study_open = True
             test = images.test if request.plan.test_curves else None
             progress.begin_phase("Starting workers")
-            train_trials(study, images, test, slots, request.fuse, stop.is_due, progress)
+            train_trials(
+                study, images, test, slots, request.fuse, stop.is_due, progress, is_own_ray
+            )
         stop.install_handlers()
         finish = finish_study(study, images, progress, stop.is_interrupted)
         evaluate = f"raycae evaluate {format_study_argument(request.folder)}"
@@ -330,7 +332,10 @@ def _load_images(request: SearchRequest, progress: Progress) -> sources.Images:
             seed=plan.seed,
             classes=space.classes,
         )
-    for line in (f"data     {images.summary}", *(f"note     {note}" for note in notes)):
+    for line in (
+        f"data     {images.summary}",
+        *(f"note     {note}" for note in [*notes, *images.notes]),
+    ):
         print(line, flush=True)
     return images
 

@@ -10,12 +10,11 @@ import traceback
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray import tune
 
-from raycae.data import Labels
+from raycae.data import Labels, Pixels, SharedPixels
 from raycae.errors import StorageError
 from raycae.model.weights import encode_weights
 from raycae.storage.files import checksum, make_folder, write_atomic
@@ -44,25 +43,27 @@ class AutoencoderTrainable(tune.Trainable):
     def setup(
         self,
         config: dict[str, Any],
-        train: np.ndarray,
-        val: np.ndarray,
-        test: np.ndarray | None,
+        train: Pixels | SharedPixels,
+        val: Pixels | SharedPixels,
+        test: Pixels | SharedPixels | None,
         labels: Labels,
     ) -> None:
         """Put the images on the device.
 
         Args:
             config: See the class.
-            train: Training images, uint8 (N, H, W, 3).
+            train: Training images, uint8 (N, H, W, 3), or the file of this machine that has them.
             val: Validation images, likewise.
             test: Test images, if their error is recorded for every epoch.
             labels: Class labels of all three.
         """
         self.device = get_device()
         configure_torch(config["threads"])
-        self.train_images = put_on_device(train, self.device, labels.train)
-        self.val_images = put_on_device(val, self.device, labels.val)
-        self.test_images = None if test is None else put_on_device(test, self.device, labels.test)
+        self.train_images = put_on_device(map_if_shared(train), self.device, labels.train)
+        self.val_images = put_on_device(map_if_shared(val), self.device, labels.val)
+        self.test_images = (
+            None if test is None else put_on_device(map_if_shared(test), self.device, labels.test)
+        )
         self.host = socket.gethostname()
         self.reset_config(config)
 
@@ -279,6 +280,15 @@ def get_device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} {gpus}"
     return f"cpu (GPU {gpus} unused: this torch sees none)" if gpus else "cpu"
+
+
+def map_if_shared(pixels: Pixels | SharedPixels) -> Pixels:
+    """Return images, mapped from their file if they are in one.
+
+    Args:
+        pixels: The images, or where they are.
+    """
+    return pixels.map() if isinstance(pixels, SharedPixels) else pixels
 
 
 def is_out_of_memory(error: Exception) -> bool:

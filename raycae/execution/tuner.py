@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from raycae import data as sources
@@ -14,8 +15,6 @@ from raycae.execution.resources import TrialSlots
 from raycae.study.study import Study
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from raycae.execution.progress import Progress
     from raycae.execution.tune_adapter import SearchState, StudySearcher
 
@@ -26,11 +25,12 @@ MAX_CONCURRENT = 1_000_000
 def train_trials(
     study: Study,
     images: sources.Images,
-    test: np.ndarray | None,
+    test: sources.Pixels | None,
     room: TrialSlots,
     fuse: int | None,
     over: Callable[[], bool],
     progress: Progress,
+    is_local: bool = False,
 ) -> None:
     """Train all trials of a study on Ray.
 
@@ -42,6 +42,7 @@ def train_trials(
         fuse: Most trials in a fused group; None for as many as pay off.
         over: Returns whether a person or a deadline ends the search.
         progress: The live view.
+        is_local: Whether all workers are on this machine, where they can map cached images.
 
     Raises:
         StorageError: Results can no longer be written.
@@ -52,6 +53,9 @@ def train_trials(
     from raycae.execution.trainable import AutoencoderTrainable
     from raycae.execution.tune_adapter import SearchState, StudySearcher
 
+    # Workers of this machine map cached images. Otherwise Ray's object store takes a copy.
+    whole = images if is_local else replace(images, file=None)
+    train, val, shared_test = whole.share()
     settings = {
         "epochs": study.plan.epochs,
         "first_images": study.plan.first_images,
@@ -66,9 +70,9 @@ def train_trials(
     trainable = tune.with_resources(
         tune.with_parameters(
             AutoencoderTrainable,
-            train=images.train,
-            val=images.val,
-            test=test,
+            train=train,
+            val=val,
+            test=None if test is None else shared_test,
             labels=images.labels,
         ),
         {"cpu": room.cpus, "gpu": room.gpus},

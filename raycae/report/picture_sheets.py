@@ -129,6 +129,7 @@ def _load_for_report(
         return images.test, images.labels.test, images
     if with_training and images is None:
         images, notes = load_images(folder, content, classes)
+        notes += images.notes
         test, labels, line = images.test, images.labels.test, images.summary.line()
     else:
         test, labels, line, notes = load_test_images(folder, content, classes)

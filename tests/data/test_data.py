@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raycae import data
-from raycae.data import cifar10, decoding, folders, loading, photos
+from raycae.data import cifar10, decoding, folders, loading, membership, photos
 from raycae.errors import InputError
 
 # These tests also call the decoder directly, outside the threads that silence this.
@@ -247,7 +247,8 @@ def test_a_crop_shows_nothing_outside_its_box(
             width, height = image.size
         Image.fromarray(pixels[:height, :width]).save(tmp_path / name, "PNG", compress_level=1)
     monkeypatch.setattr(photos, "_find_photo", lambda name: tmp_path / name)
-    taken = photos.PhotoCrops("train").take(np.arange(len(crops)), 24)
+    taken, every = np.empty((len(crops), 24, 24, 3), np.uint8), np.arange(len(crops))
+    photos.PhotoCrops("train").decode_into(taken, every, every)
     assert taken.min() == 255
 
 
@@ -292,11 +293,11 @@ def test_the_fingerprint_sees_pixels_order_shape_and_the_border_between_splits()
     """Each change to the arrays changes the hash."""
     a = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
     prints = [
-        loading._compute_fingerprint(a, a[:2]),
-        loading._compute_fingerprint(a[::-1], a[:2]),
-        loading._compute_fingerprint(a + 1, a[:2]),
-        loading._compute_fingerprint(a[:3], np.concatenate([a[3:], a[:2]])),
-        loading._compute_fingerprint(a.reshape(1, 8, 8, 3), a[:2]),
+        membership.compute_fingerprint(a, a[:2]),
+        membership.compute_fingerprint(a[::-1], a[:2]),
+        membership.compute_fingerprint(a + 1, a[:2]),
+        membership.compute_fingerprint(a[:3], np.concatenate([a[3:], a[:2]])),
+        membership.compute_fingerprint(a.reshape(1, 8, 8, 3), a[:2]),
     ]
     assert len(set(prints)) == len(prints)
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)

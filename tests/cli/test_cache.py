@@ -1,0 +1,113 @@
+"""`raycae cache` says what is kept, and deletes only what can be computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run
+from PIL import Image
+
+from raycae import data
+from raycae.data import image_cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with the decoded images of a folder, a baseline, a download and a user's files."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("RAYCAE_CACHE", str(folder))
+    monkeypatch.setattr(image_cache, "LEAST_BYTES", 0)
+    monkeypatch.setattr(image_cache, "SETTLE_S", 0.0)
+    (tmp_path / "images").mkdir()
+    for number in range(40):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    for name, size in (
+        (f"baselines/{'0' * 32}.json", 2000),
+        ("baselines/mine.json", 1000),
+        ("cifar-10-python.tar.gz", 3_000_000),
+        ("cifar-10-batches-py/data_batch_1", 1_500_000),
+        ("mine.txt", 10),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes(size))
+    return folder
+
+
+def load(cache: Path) -> data.Images:
+    return data.load(str(cache.parent / "images"), image_size=16)
+
+
+def test_show(run: Run, cache: Path) -> None:
+    """Oracle: by hand, the sizes of the files."""
+    load(cache)
+    code, out, err = run("cache")
+    assert (code, err) == (0, "")
+    lines = [line.split("  ") for line in out.splitlines()]
+    rows = {cells[0] or cells[1]: cells[-1].strip() for cells in lines}
+    assert lines[0] == [str(cache)]
+    n_bytes = sum(path.stat().st_size for path in (cache / "decoded").iterdir())
+    assert rows["decoded images"] == f"{n_bytes / 1e3:.1f} kB"
+    (images,) = (row for row in rows if row.startswith("40 of 16 x 16, last used 20"))
+    assert rows[images] == f"{(128 + 40 * 16 * 16 * 3) / 1e3:.1f} kB"
+    assert rows["PCA baselines"] == "3.0 kB"
+    assert rows["CIFAR-10 (not deleted by --clear)"] == "4.5 MB"
+
+
+def test_clear(run: Run, cache: Path) -> None:
+    """Oracle: by hand. Images in use stay until the search ends; downloads and files that raycae
+    did not write stay for good."""
+    images = load(cache)
+    assert images.file is not None
+    code, out, err = run("cache", "--clear")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "deleted 2.0 kB"
+    assert images.file.path.exists()
+    before = images.train.copy()
+    assert (images.train == before).all()
+    n_bytes = sum(path.stat().st_size for path in (cache / "decoded").iterdir())
+    del images
+    code, out, err = run("cache", "--clear")
+    assert out.splitlines()[0] == f"deleted {n_bytes / 1e3:.1f} kB"
+    left = {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()}
+    assert left == {
+        *("baselines/mine.json", "cifar-10-python.tar.gz", "cifar-10-batches-py/data_batch_1"),
+        "mine.txt",
+    }
+    assert run("cache", "--clear")[1].startswith("deleted 0.0 kB\n")
+
+
+def test_without_a_cache(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand. Nothing is made."""
+    monkeypatch.setenv("RAYCAE_CACHE", str(tmp_path / "none"))
+    for options in ((), ("--clear",)):
+        code, out, err = run("cache", *options)
+        assert (code, err) == (0, "")
+        assert str(tmp_path / "none") in out
+        assert out.count(" 0.0 kB") == 3 + len(options)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_cannot_be_read(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand. No system takes such a name."""
+    monkeypatch.setenv("RAYCAE_CACHE", str(tmp_path / ("x" * 300)))
+    for options in ((), ("--clear",)):
+        code, out, err = run("cache", *options)
+        assert (code, err) == (0, "")
+        assert out.count(" 0.0 kB") == 3 + len(options)
+
+
+def test_without_a_home(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: one line, exit code 2."""
+
+    def fail() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(data, "cache_folder", fail)
+    assert run("cache") == (
+        *(2, "", "raycae: this user has no home folder: set RAYCAE_CACHE to a folder\n"),
+    )
