@@ -165,7 +165,7 @@ def test_no_room_for_a_file_of_the_finish(
     assert err.endswith(f"{file}: No space left on device\n")
     assert err.count("\n") == 1
     require_safe(folder, out)
-    assert f"{file}: No space left on device; run `raycae " in out
+    assert f"{file}: No space left on device. Fix this, then run `raycae " in out
     for command in ("evaluate", "report"):
         assert run(command, folder)[0] == 0
     assert tables.read_trials(folder)["test_mse"].notna().all()
@@ -215,7 +215,7 @@ def test_an_interrupted_search_says_how_to_continue(
         code, out, err = finish(run, folder)
     assert (code, err) == (130, "")
     require_safe(folder, out)
-    assert "The report could not be written: no report today; run `raycae report" in out
+    assert "The report could not be written: no report today. Fix this, then run `raycae report" in out
     assert (
         f"Interrupted; continue with: raycae search --resume --study tiny --results {folder}"
         in (out.replace(str(folder.parent), str(folder)))
