@@ -27,7 +27,7 @@ def show_cache(
     """Print the content and size of the cache, or clear it.
 
     The cache is in RAYCAE_CACHE, or else in ~/.cache/raycae. It holds decoded images (at most 10
-    GB; those used last are kept), the errors of PCA baselines, and CIFAR-10.
+    GB; those used last are kept), the errors and components of PCA baselines, and CIFAR-10.
 
     Example: raycae cache
     """
@@ -45,7 +45,9 @@ def show_cache(
         before = measure_folder(folder)
         image_cache.remove_unused()
         with suppress(OSError):  # The folder cannot be read.
-            for path in (folder / "baselines").glob(f"{image_cache.NAME}.*"):
+            errors = (folder / "baselines").glob(f"{image_cache.NAME}.*")
+            components = (folder / "components").glob("*.safetensors")
+            for path in (*errors, *components):
                 with suppress(OSError):
                     path.unlink()
         print(f"deleted {format_size(before - measure_folder(folder))}")
@@ -60,7 +62,8 @@ def show_cache(
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(file.used_s))
             text = f"  {count:,} of {side} x {side}, last used {used}"
             table.add_row(text, format_size(file.n_bytes))
-    table.add_row("PCA baselines", format_size(measure_folder(folder / "baselines")))
+    n_bytes = sum(measure_folder(folder / name) for name in ("baselines", "components"))
+    table.add_row("PCA baselines", format_size(n_bytes))
     downloads = measure_folder(folder, "cifar-10*")
     table.add_row("CIFAR-10 (not deleted by --clear)", format_size(downloads))
     print(make_printable(str(folder)))

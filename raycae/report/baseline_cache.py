@@ -7,7 +7,6 @@ small search. Errors and components depend on the pixels and the task alone.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -99,7 +99,7 @@ def find_components_file(fingerprint: str, block: tuple[int, int]) -> Path | Non
         block: Height and width of a block in pixels.
     """
     height, width = block
-    return find_cache_file(f"{VERSION}-{fingerprint}-{height}x{width}.npz", "components")
+    return find_cache_file(f"{VERSION}-{fingerprint}-{height}x{width}.safetensors", "components")
 
 
 def read_components(path: Path) -> tuple[Tensor, Tensor] | None:
@@ -113,14 +113,15 @@ def read_components(path: Path) -> tuple[Tensor, Tensor] | None:
         damaged.
     """
     try:
-        content = path.read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            kept = torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["components"])
-    except Exception:  # Numpy raises many types for a damaged file.
+        digest, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
         return None
+    if digest != checksum(content).encode():
+        return None
+    kept = safetensors.torch.load(content)
     with suppress(OSError):
         os.utime(path)  # It was used now.
-    return kept
+    return kept["mean"], kept["components"]
 
 
 def write_components(path: Path | None, mean: Tensor, basis: Tensor) -> None:
@@ -134,10 +135,10 @@ def write_components(path: Path | None, mean: Tensor, basis: Tensor) -> None:
         basis: The basis, float64 (D, D).
     """
     if path:
-        buffer = io.BytesIO()
-        components = basis[:, :MOST_COMPONENTS].half().numpy()
-        np.savez(buffer, mean=mean.numpy(), components=components)
-        write_cache_file(path, buffer.getvalue(), MOST_COMPONENT_FILES)
+        components = basis[:, :MOST_COMPONENTS].half().contiguous()
+        content = safetensors.torch.save({"mean": mean, "components": components})
+        digest = checksum(content).encode()
+        write_cache_file(path, digest + b"\n" + content, MOST_COMPONENT_FILES)
 
 
 def find_cache_file(name: str, folder: str = "baselines") -> Path | None:

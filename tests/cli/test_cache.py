@@ -27,6 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, size in (
         (f"baselines/{'0' * 32}.json", 2000),
         ("baselines/mine.json", 1000),
+        ("components/1-0123-8x8.safetensors", 500),
         ("cifar-10-python.tar.gz", 3_000_000),
         ("cifar-10-batches-py/data_batch_1", 1_500_000),
         ("mine.txt", 10),
@@ -52,7 +53,7 @@ def test_show(run: Run, cache: Path) -> None:
     assert rows["decoded images"] == f"{n_bytes / 1e3:.1f} kB"
     (images,) = (row for row in rows if row.startswith("40 of 16 x 16, last used 20"))
     assert rows[images] == f"{(128 + 40 * 16 * 16 * 3) / 1e3:.1f} kB"
-    assert rows["PCA baselines"] == "3.0 kB"
+    assert rows["PCA baselines"] == "3.5 kB"
     assert rows["CIFAR-10 (not deleted by --clear)"] == "4.5 MB"
 
 
@@ -63,7 +64,7 @@ def test_clear(run: Run, cache: Path) -> None:
     assert images.file is not None
     code, out, err = run("cache", "--clear")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "deleted 2.0 kB"
+    assert out.splitlines()[0] == "deleted 2.5 kB"
     assert images.file.path.exists()
     before = images.train.copy()
     assert (images.train == before).all()

@@ -343,7 +343,9 @@ def test_failures_alike_end_a_search(
     code, _, err = run("search", "--space", space_file, *more)
     assert code == 1
     assert err.count("\n") == 1
-    assert "trials in a row failed alike: RuntimeError: no convolution on this machine" in err
+    assert (
+        "in a row failed for the same reason: RuntimeError: no convolution on this machine" in err
+    )
     assert "raycae search --resume --study tiny" in err
     assert 5 <= (trials_of(tmp_path / "tiny")["state"] == "FAIL").sum() <= 7
 

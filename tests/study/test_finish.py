@@ -215,7 +215,8 @@ def test_an_interrupted_search_says_how_to_continue(
         code, out, err = finish(run, folder)
     assert (code, err) == (130, "")
     require_safe(folder, out)
-    assert "The report could not be written: no report today. Fix this, then run `raycae report" in out
+    note = "The report could not be written: no report today. Fix this, then run `raycae report"
+    assert note in out
     assert (
         f"Interrupted; continue with: raycae search --resume --study tiny --results {folder}"
         in (out.replace(str(folder.parent), str(folder)))
