@@ -67,7 +67,7 @@ ENTRIES = (
     Entry(
         "Colour from grey",
         "curves/ex3",
-        "The task is colourisation. The baselines are doing nothing, the mean chroma, and the best "
+        "The task is colourisation. The baselines are a grey copy, the mean chroma, and the best "
         "guess from a pixel's luma.",
     ),
     Entry(

@@ -191,7 +191,7 @@ def format_compression(ready: Codec, sizes: list[tuple[int, ...]]) -> str:
         f"{latents:,} bytes of latents (float32)"
     )
     if latents > pixels:
-        text += ". The latents are larger than the pixels; --latent chooses a smaller model"
+        text += ". The latents are larger than the pixels; --latent may choose a smaller model"
     return text
 
 

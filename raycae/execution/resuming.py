@@ -50,9 +50,10 @@ def plan_resumed_study(
     """
     if not holds_study(folder):
         known = ", ".join(list_study_names(folder.parent))
-        start = "Remove --resume to start one."
-        way_out = f"To resume one of {known}, use --study." if known else start
-        raise InputError(f"--resume: there is no study in {folder}. {way_out}")
+        others = f" or choose another study with --study (there are: {known})" if known else ""
+        raise InputError(
+            f"--resume: there is no study in {folder}. Remove --resume to start one{others}."
+        )
     content = read_content(folder)
     plan = load_plan(content)
     for name, value in recorded.items():

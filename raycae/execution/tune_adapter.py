@@ -30,7 +30,7 @@ from raycae.study.study import Study
 
 GRACE_S = 6.0
 """How long trials may take to finish their epoch once the search is stopping, in seconds."""
-STOPPING = "Stopping after the running epochs, within seconds; Ctrl-C ends at once"
+STOPPING = f"Stopping: running trials may finish their epoch, for at most {GRACE_S:.0f} s"
 """Phase of a search that stops while trials run."""
 PENDING_S = 5.0
 """After this many seconds, attempts that wait for a worker come before a worker's next ones."""

@@ -31,7 +31,7 @@ VERSION = 1
 MOST_FILES = 200
 """Maximum number of files with errors, each of at most 30 KB; those used last are kept."""
 MOST_COMPONENTS = 1024
-"""Number of components kept of a PCA: 6 MB for 32 x 32 pixels. PCA of more is fitted again."""
+"""Number of components kept of a PCA: 6 MB for 32 x 32 pixels."""
 MOST_COMPONENT_FILES = 12
 """Maximum number of files with components."""
 
@@ -78,17 +78,30 @@ def load_pca(
         n: Number of components per block.
 
     Returns:
-        The network; None if it is not in the cache and there are no training images.
+        The network; None if it has more components than are kept (each trial would fit it again),
+        or if it is not in the cache and there are no training images.
     """
+    if n > MOST_COMPONENTS:
+        return None
     path = find_components_file(fingerprint, block)
     kept = read_components(path) if path else None
-    if kept is None or n > kept[1].shape[1]:
+    if kept is None:
         if train is None:
             return None
         mean, basis = fit_pca(train, block)
         write_components(path, mean, basis)
         kept = mean, basis.half()  # As from the cache, so that pictures do not depend on it.
     return PcaNetwork(block, kept[0], kept[1][:, :n])
+
+
+def has_components(fingerprint: str) -> bool:
+    """Return whether the cache has components of a PCA of these images.
+
+    Args:
+        fingerprint: Fingerprint of the images of a study.
+    """
+    path = find_components_file(fingerprint, (0, 0))
+    return path is not None and any(path.parent.glob(f"{VERSION}-{fingerprint}-*.safetensors"))
 
 
 def find_components_file(fingerprint: str, block: tuple[int, int]) -> Path | None:

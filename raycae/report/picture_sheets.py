@@ -19,7 +19,7 @@ from raycae.config import Config
 from raycae.model import weights
 from raycae.model.architecture import build_architecture
 from raycae.model.tasks import Colourise, Task, make_task
-from raycae.report.baseline_cache import load_baselines, load_pca
+from raycae.report.baseline_cache import has_components, load_baselines, load_pca
 from raycae.report.latent_error import find_best_linear, split_codes_and_levels
 from raycae.report.trials import list_trials_with_pictures, select_trials_to_picture
 from raycae.storage.files import make_folder, write_atomic
@@ -74,7 +74,8 @@ def add_pictures_and_baselines(
         for number in shown
         if number not in painted and (get_model_folder(folder, number) / "config.json").exists()
     ]
-    lines = not has_baselines(folder, content["data"]["fingerprint"])
+    fingerprint = content["data"]["fingerprint"]
+    lines = not has_baselines(folder, fingerprint)
     if not unpainted and not lines:
         return
     remedy = f"raycae report {find.format_study_argument(folder)}"
@@ -83,7 +84,8 @@ def add_pictures_and_baselines(
     def load() -> None:
         chosen = trials[trials["trial_number"].isin(unpainted)]
         classes = least_classes(chosen["config"])
-        loaded.append(_load_for_report(folder, content, images, classes, lines))
+        lacks_pca = content["task"] == "reconstruct" and not has_components(fingerprint)
+        loaded.append(_load_for_report(folder, content, images, classes, lines or lacks_pca))
 
     if steps.attempt("The images could not be read", remedy, load):
         test, labels, images = loaded[0]

@@ -81,7 +81,7 @@ def test_quality_and_compression(run: Run, tmp_path: Path, image: Path, name: st
     else:  # 3 x 2 tiles of 32 pixels, and 5 x 3
         n_values = (2 * 2 + 5 * 3) * ready.encode(np.zeros((32, 32, 3), np.uint8)).size
     is_larger = 4 * n_values > n_bytes
-    note = ". The latents are larger than the pixels; --latent chooses a smaller model"
+    note = ". The latents are larger than the pixels; --latent may choose a smaller model"
     kind = "8-bit RGB" if ready.config.task == "reconstruct" else "8-bit grey"
     assert compression == (
         f"compression ratio {n_bytes / n_values / 4:.2f}: {n_bytes:,} bytes of pixels ({kind}) to "

@@ -192,8 +192,11 @@ def describe_frontier_answer(latent: LatentError, ranked: RankedRows) -> str:
         return text
     if len(below) == 1:
         return f"{text} This {'also holds' if on_test else 'does not hold'} on the test images."
-    where = "all" if on_test == len(below) else f"{on_test:,}" if on_test else "none"
-    return f"{text} On the test images, it is lower at {where} of these {len(below):,} sizes."
+    where = "all" if on_test == len(tested) else f"{on_test:,}" if on_test else "none"
+    n_tested = f"these {len(below):,} sizes"
+    if len(tested) < len(below):
+        n_tested = f"the {format_count(len(tested), 'size')} with a test error"
+    return f"{text} On the test images, it is lower at {where} of {n_tested}."
 
 
 @dataclass(frozen=True, kw_only=True)
