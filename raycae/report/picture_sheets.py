@@ -166,10 +166,10 @@ def write_picture_sheets(
     `NUMBER.png` has the same images for every trial, spread over the set, because neighbours may be
     crops of one photograph. `NUMBER-cases.png` has the `N_CASES` images with the lowest error, then
     those with the largest, in the order of their errors. The rows are the original, the input (only
-    in colourisation: grey), the output, and the difference; then the output and the difference of
-    the best PCA with at most as many numbers, if the study has one. The measurements go to
-    `pictures.parquet`. Of more than `N_MEASURED` test images, so many are used and the others are
-    not: SSIM and Delta E of 10,000 images took 10 s of CPU per trial (analysis/FINDINGS.md).
+    in colourisation: grey), the output, and the difference; then the output of the best PCA with at
+    most as many numbers, if the study has one. The measurements go to `pictures.parquet`. Of more
+    than `N_MEASURED` test images, so many are used and the others are not: SSIM and Delta E of
+    10,000 images took 10 s of CPU per trial (analysis/FINDINGS.md).
 
     Args:
         study_folder: The folder of the study.
@@ -194,7 +194,7 @@ def write_picture_sheets(
         path = study_folder / "pictures" / f"{number}{name}.png"
         rows = make_sheet_rows(network, task, images[places])
         if pca is not None:
-            rows += make_sheet_rows(pca, task, images[places])[1:]
+            rows.append(make_sheet_rows(pca, task, images[places])[1])
         write_atomic(path, draw_sheet(rows))
     means = {ALL: measured}
     if pca is not None:

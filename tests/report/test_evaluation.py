@@ -191,16 +191,14 @@ def test_pca_is_drawn_below_the_output(
     fitted = blocks.reshape(40, 4, 4, 8, 8, 3).swapaxes(2, 3).reshape(images.shape)
     for name, shows in (("", [SAME]), ("-cases", [BEST, WORST])):
         sheet = opened(study.folder / "pictures" / f"{number}{name}.png")[..., :3]
-        assert len(sheet) == 5
+        assert len(sheet) == 4  # Its difference would make the demo's page larger than 1.8 MB.
         expected = 255 * fitted[told.loc[shows, "image"].to_numpy(int)].clip(0, 1)
         assert np.abs(sheet[3] - expected).max() <= 0.5 + 0.1
-        drawn = (127.5 + 4 * (sheet[3] - sheet[0])).clip(0, 255)
-        assert np.abs(sheet[4] - drawn).max() <= 0.5 + 4 * 0.5 + 0.01
     error = np.square(x - blocks).mean()
     assert told.loc[PCA, "mse"] == pytest.approx(error, rel=1e-2)
     study.records.write(study.folder)
     page = render_report(study.folder)
-    assert "Rows of pictures: original, output, difference × 4, pca, difference × 4." in page
+    assert "Rows of pictures: original, output, difference × 4, pca." in page
     assert f"PCA has a PSNR of {told.loc[PCA, 'psnr_db']:.1f} dB" in page
 
 

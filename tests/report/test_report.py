@@ -372,12 +372,12 @@ def test_the_strip_has_the_original_and_a_row_for_each_size(tmp_path: Path) -> N
 
 
 def test_the_strip_has_pca_where_it_was_drawn(tmp_path: Path) -> None:
-    """Oracle: the fourth row of the sheet that has five; the sheet of the other trial is of a
+    """Oracle: the fourth row of the sheet that has four; the sheet of the other trial is of a
     version without PCA, and the page says what PCA is."""
     asked = {"objective": "frontier", "strata": [64, 256], "sampler": "strata"}
     folder = made_study(tmp_path / "f", FRONTIER, asked=asked)
     painted(folder, 0, 3)
-    painted(folder, 3, 5)
+    painted(folder, 3, 4)
     before = render_report(folder)
     frame = pd.read_parquet(folder / "pictures.parquet")
     mean = frame[(frame["trial_number"] == 3) & (frame["shows"] == "all")]

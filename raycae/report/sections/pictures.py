@@ -267,7 +267,7 @@ def read_pictures(
     difference = f"Difference × {tables.AMPLIFIED}"
     rows = ("Original", *grey, "Output", difference)
     if (measured["shows"] == PCA).any():
-        rows += ("PCA", difference)
+        rows += ("PCA",)
     errors = tuple(map(format_error, drawn["mse"]))
     return Pictures(uri, min(scaled, PICTURES_WIDTH_PX), rows, errors, "test")
 
