@@ -33,7 +33,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
 
 
 def clean_notebook(notebook: nbformat.NotebookNode) -> None:
-    """Make the outputs small, and remove what differs from run to run or tells of this machine.
+    """Make the outputs small, and remove what differs between runs or machines.
 
     Args:
         notebook: The notebook, which is changed.
