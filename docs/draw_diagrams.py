@@ -36,7 +36,7 @@ def name_diagram(page: str, index: int) -> str:
 
 
 def sign_diagram(source: str) -> str:
-    """Return the comment by which an SVG file tells what it was drawn from.
+    """Return the comment in an SVG file that identifies its source.
 
     Args:
         source: The diagram in Mermaid.

@@ -87,7 +87,7 @@ def make_images(source: str, folder: Path, count: int) -> None:
 
 
 def start(checkout: Path, folder: Path, cache: Path) -> dict[str, float]:
-    """Load the images in a new process and return what it measured."""
+    """Load the images in a new process and return its measurements."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "RAYCAE_CACHE": str(cache)}
     command = [sys.executable, "-c", START, str(folder)]
     done = subprocess.run(
@@ -137,7 +137,7 @@ def print_table(count: int, runs: dict[tuple[str, str], list[dict[str, float]]])
 
     Args:
         count: Number of image files.
-        runs: What was measured, by checkout and start.
+        runs: The measurements, by checkout and start.
     """
     assert len({found["fingerprint"] for rows in runs.values() for found in rows}) == 1
     size = next(iter(runs.values()))[0]["bytes"] / 1e9
