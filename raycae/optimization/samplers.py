@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -18,6 +17,7 @@ from raycae.optimization.greedy_sampler import GreedySampler
 from raycae.optimization.grid import GridSampler
 from raycae.optimization.history import History, SharedFrozenTrial
 from raycae.optimization.optuna_patches import apply_optuna_patches
+from raycae.optimization.random_trial import RandomTrial
 from raycae.optimization.sampler import TRIES, Candidate, Proposal, Sampler, SamplerSetup
 from raycae.space.parameters import Value
 from raycae.space.space import Space
@@ -50,23 +50,27 @@ class PointsSampler(Sampler):
 
 
 class DrawingSampler(Sampler):
-    """Base of the samplers that draw from one of Optuna's.
+    """Base of the samplers that draw at random or from one of Optuna's.
 
-    Every draw has an Optuna sampler of its own, whose seed follows from the seed of the search,
-    the trial number and the number of the draw. So a proposal does not depend on earlier draws.
+    Every draw has a generator or an Optuna sampler of its own, whose seed follows from the seed of
+    the search, the trial number and the number of the draw. So a proposal does not depend on
+    earlier draws.
     """
 
     def __init__(self, setup: SamplerSetup) -> None:
         super().__init__(setup)
         self._unfinished = UnfinishedNetworks(setup.settings)
 
-    @abstractmethod
-    def make_optuna_sampler(self, seed: int) -> BaseSampler:
+    def make_optuna_sampler(self, seed: int) -> BaseSampler | None:
         """Make the Optuna sampler of one draw.
 
         Args:
             seed: Its random seed.
+
+        Returns:
+            The sampler; None, unless overridden, for a random draw.
         """
+        return None
 
     def select_trials(self, history: History) -> list[FrozenTrial]:
         """Select the trials that the Optuna sampler sees; none unless overridden."""
@@ -89,34 +93,39 @@ class DrawingSampler(Sampler):
         self, number: int, history: History, network: Mapping[str, Value]
     ) -> Iterator[Candidate]:
         """Yield `TRIES` draws; the parameters in `network` are given, the others are drawn."""
-        study = optuna.create_study(directions=get_directions(history.cost))
-        if selected := self.select_trials(history):
-            apply_optuna_patches()  # Not before: a preview needs no SciPy.
-            study.add_trials(map(SharedFrozenTrial, selected))
+        study: optuna.Study | None = None
         for attempt in range(TRIES):
             sequence = np.random.SeedSequence([self.setup.seed, number, attempt])
             seed = int(sequence.generate_state(1)[0])
-            study.sampler = (
-                self.make_optuna_sampler(seed)
-                if attempt < PATIENCE
-                else optuna.samplers.RandomSampler(seed)
-            )
-            if network:
-                study.enqueue_trial(dict(network))
-            trial = study.ask()
+            sampler = self.make_optuna_sampler(seed) if attempt < PATIENCE else None
+            trial: optuna.Trial | RandomTrial
+            if sampler is None:
+                trial = RandomTrial(np.random.RandomState(seed), network)
+            else:
+                study = study or self._make_study(history)
+                study.sampler = sampler
+                if network:
+                    study.enqueue_trial(dict(network))
+                trial = study.ask()
             config = self.space.draw(trial)
             # Without the rounding errors of Optuna's arithmetic.
             params = {n: self.space.parameters[n].label(v) for n, v in trial.params.items()}
             yield Candidate(config, params, is_fallback=not network and self.is_fallback(config))
-            # Optuna's samplers neither wait for a failed trial nor learn from it.
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            if study is not None and isinstance(trial, optuna.Trial):
+                # Optuna's samplers neither wait for a failed trial nor learn from it.
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+    def _make_study(self, history: History) -> optuna.Study:
+        """Make a study of the trials that the Optuna sampler sees."""
+        study = optuna.create_study(directions=get_directions(history.cost))
+        if selected := self.select_trials(history):
+            apply_optuna_patches()  # Not before: a preview needs no SciPy.
+            study.add_trials(map(SharedFrozenTrial, selected))
+        return study
 
 
 class RandomSampler(DrawingSampler):
     """Draws every parameter independently and uniformly, or uniformly on its log scale."""
-
-    def make_optuna_sampler(self, seed: int) -> BaseSampler:
-        return optuna.samplers.RandomSampler(seed)
 
 
 class TPESampler(DrawingSampler):

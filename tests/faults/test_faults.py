@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
-import shutil
 import signal
 import subprocess
 import time
@@ -23,7 +21,6 @@ from forked import Forked
 from searches import (
     a_trainable,
     command,
-    descendants,
     drop_waiting_notes,
     epochs_so_far,
     start,
@@ -500,34 +497,6 @@ def test_a_package_was_updated(space_file: Path, tmp_path: Path, run: Run) -> No
     assert code == 0, err
     assert len(trials_of(folder)) == 3
     assert "high: 12" in plan.read_study(folder)["space"]["text"]
-
-
-def test_it_listens_on_loopback(
-    space_file: Path,
-    tmp_path: Path,
-) -> None:
-    """Oracle: the kernel's table of listening sockets, while a search runs on a Ray of its own:
-    nothing of it can be reached from another machine."""
-    if shutil.which("ss") is None:
-        pytest.skip("ss (Debian's iproute2) is not installed")
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    folder = tmp_path / "tiny"
-    process = start(command(space_file, tmp_path, "--trials", "1", "--epochs", "40"), env)
-    try:
-        wait_for_epochs(folder, 2)
-        session = descendants(process.pid)
-        listed = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
-        ours = [line for line in listed.splitlines() if _pids(line) & session]
-        assert len(ours) >= 3
-        elsewhere = [line for line in ours if not re.search(r"(127\.0\.0\.1|::1)\]?:\d+ ", line)]
-        assert elsewhere == []
-    finally:
-        process.kill()
-        end(process)
-
-
-def _pids(line: str) -> set[int]:
-    return {int(pid) for pid in re.findall(r"pid=(\d+)", line)}
 
 
 def _events(folder: Path) -> list[dict[str, object]]:

@@ -34,6 +34,7 @@ def test_pairs_of_noise_show_no_effect() -> None:
     assert n_false <= MOST
 
 
+@pytest.mark.long
 def test_values_and_edges_and_shapes_of_noise_stand_out_for_nothing() -> None:
     """Oracle: see above, for each of the three sentences."""
     n_false = {"common": 0, "edges": 0, "shapes": 0}
@@ -48,6 +49,7 @@ def test_values_and_edges_and_shapes_of_noise_stand_out_for_nothing() -> None:
     assert max(n_false.values()) <= MOST, n_false
 
 
+@pytest.mark.long
 def test_no_parameter_of_noise_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: see above, on 100 pages. Intervals are not looked at."""
     monkeypatch.setattr(importance, "N_BOOTSTRAPS", 1)

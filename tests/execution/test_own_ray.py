@@ -1,7 +1,12 @@
-"""Workers map cached images, or get a copy through Ray's object store; both train the same."""
+"""A search on a Ray of its own: it listens on loopback only, and its workers map cached images; or
+they get a copy through Ray's object store, with the same result."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from ray import tune
-from searches import command, trials_of
+from searches import Running, command, descendants, epochs_so_far, trials_of, wait_for
 from searches import run as run_process
 
 from raycae import data
@@ -70,6 +75,36 @@ def test_only_workers_of_this_machine_map_images(
                 assert np.array_equal(map_if_shared(sent[name]), expected)
 
 
+@pytest.mark.timeout(300)
+def test_it_listens_on_loopback_and_maps_images(space_file: Path, tmp_path: Path) -> None:
+    """Oracle: the kernel's lists, while a search runs on a Ray of its own. Besides the driver, the
+    worker maps the file of decoded images. Of the listening sockets none can be reached from
+    another machine."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env["RAYCAE_CACHE"] = str(tmp_path / "cache")
+    more = ["--data", str(put_images(tmp_path / "images")), "--trials", "1", "--epochs", "400"]
+    arguments = command(space_file, tmp_path, *more, setup=SETUP.format(least=0))
+    with Running(arguments, env) as search:
+        wait_for(lambda: epochs_so_far(tmp_path / "tiny") >= 2)
+        session = descendants(search.pid)
+        sizes = {path: path.stat().st_size for path in (tmp_path / "cache").glob("decoded/*")}
+        pixels = str(max(sizes, key=lambda path: sizes[path]))
+        mapped = [pid for pid in session if pixels in Path(f"/proc/{pid}/maps").read_text()]
+        assert len(mapped) >= 2
+        if shutil.which("ss") is None:
+            pytest.skip("ss (Debian's iproute2) is not installed")
+        listed = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
+    ours = [
+        line
+        for line in listed.splitlines()
+        if {int(pid) for pid in re.findall(r"pid=(\d+)", line)} & session
+    ]
+    assert len(ours) >= 3
+    elsewhere = [line for line in ours if not re.search(r"(127\.0\.0\.1|::1)\]?:\d+ ", line)]
+    assert elsewhere == []
+
+
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_searches_with_and_without_mapped_images(
