@@ -12,9 +12,9 @@ STUDY ?= demo-$(shell date +%Y%m%d-%H%M%S)
 search: $(VENV)/raycae
 	$(BIN)/raycae demo --study $(STUDY)
 
-# Two tests run in parallel, because half of them wait for processes.
+# Three tests run in parallel, because many of them wait for processes.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(VENV)/raycae-dev
 	$(BIN)/ruff check .

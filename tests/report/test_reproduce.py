@@ -261,9 +261,9 @@ def require_runs(results: Path, seeds: int) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_it_runs_and_grows(tmp_path: Path, small_ray: dict[str, str], run: Run) -> None:
+def test_it_runs(tmp_path: Path, small_ray: dict[str, str], run: Run) -> None:
     """Oracle: counting. In the end each experiment stands there once with its seed; run again it
-    does nothing but the page; one more seed of one experiment is one more run."""
+    does nothing but the page."""
     command = reproduce(tmp_path, 1, *ONLY)
     done = run_process(command, small_ray)
     assert done.returncode == 0, done.stderr
@@ -275,19 +275,15 @@ def test_it_runs_and_grows(tmp_path: Path, small_ray: dict[str, str], run: Run) 
     assert code == 0
     assert [line.split()[0] for line in again.splitlines()] == ["page"]
 
-    more = reproduce(tmp_path, 2, "ex2-stride")
-    grown = run_process(more, small_ray)
-    assert grown.returncode == 0, grown.stderr
-    trials: pd.DataFrame = read_trials(tmp_path / "reproduction" / "ex2-report")
-    assert list(zip(trials["point"], trials["seed"], strict=True))[2:] == [("ex2-stride", 1)]
-
 
 @pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_it_is_interrupted_and_goes_on(tmp_path: Path, small_ray: dict[str, str]) -> None:
+def test_it_is_interrupted_and_goes_on_and_grows(
+    tmp_path: Path, small_ray: dict[str, str]
+) -> None:
     """Oracle: counting. Interrupted, it goes on; in the end each experiment stands there once with
-    each of two seeds."""
+    each of two seeds; one more seed of one experiment is one more run."""
     command = reproduce(tmp_path, 2, *ONLY)
     process = subprocess.Popen(command, env=small_ray, stdout=subprocess.PIPE, text=True)
     first = tmp_path / "reproduction" / "ex2-report"
@@ -299,6 +295,11 @@ def test_it_is_interrupted_and_goes_on(tmp_path: Path, small_ray: dict[str, str]
     done = subprocess.run(command, env=small_ray, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     require_runs(tmp_path, 2)
+
+    grown = run_process(reproduce(tmp_path, 3, "ex2-stride"), small_ray)
+    assert grown.returncode == 0, grown.stderr
+    trials: pd.DataFrame = read_trials(first)
+    assert list(zip(trials["point"], trials["seed"], strict=True))[4:] == [("ex2-stride", 2)]
 
 
 def test_a_study_without_any_trial(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def test_a_member_learns_what_it_learns_alone(photos: Pictures, network: str) ->
         assert_equal(one, other, 1e-7 if one.averaged else 1e-8)
 
 
+@pytest.mark.long
 def test_200_steps_in_float32(photos: Pictures) -> None:
     """Oracle: the same trainings alone. The bound is the project's: a relative difference of the
     weights of 1e-5 after 200 steps."""
@@ -343,6 +344,7 @@ metadata.version = version
 """
 
 
+@pytest.mark.long
 def test_the_yardstick_needs_neither_ray_nor_optuna(tmp_path: Path) -> None:
     """Oracle: a Python that has neither, raycae as a mere checkout; every way is in the table."""
     checkout = Path(__file__).resolve().parents[2]
