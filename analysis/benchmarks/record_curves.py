@@ -1,13 +1,14 @@
 """Record learning curves for `raycae simulate` and the race: random configurations of ex2 and ex3.
 
-    python analysis/benchmarks/record_curves.py DATA RESULTS [TRIALS]
+    python analysis/benchmarks/record_curves.py DATA RESULTS [TRIALS] [SEED]
 
 In RESULTS it runs, or resumes, the studies `curves-ex2` and `curves-ex3`: TRIALS (150)
 configurations each, drawn at random below 10 million FLOPs an image, nine epochs on 2,778 images of
 DATA (2,431 for training), none stopped early. Then `curves-ex2-seeds` and `curves-ex3-seeds`:
 twelve of those, evenly from the best to the worst, with three seeds each, to show how much a seed
-changes a curve. At the end it prints the cost. This script recorded the shipped tables in
-`analysis/recorded/curves`.
+changes a curve. A SEED other than 0 gives other configurations, images and weights; its studies have
+the number in their names, and no configuration is repeated. At the end the script prints the cost.
+It recorded the shipped tables in `analysis/recorded/curves`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ REPEATED, SEEDS = 12, 3
 RESOURCES = {"cpus": 1, "gpus": 0, "concurrent": None}
 
 
-def main(data: str, folder: str, trials: int) -> None:
+def main(data: str, folder: str, trials: int = 150, seed: int = 0) -> None:
     for name in ("ex2", "ex3"):
-        study = Path(folder) / f"curves-{name}"
+        study = Path(folder) / (f"curves-{name}-{seed}" if seed else f"curves-{name}")
         command = [sys.executable, "-m", "raycae", "search", "--results", folder]
         if (study / "study.json").exists():
             command += ["--resume", "--study", study.name, "--trials", str(trials)]
@@ -41,10 +42,11 @@ def main(data: str, folder: str, trials: int) -> None:
             command += ["--space", name, "--study", study.name, "--data", data]
             command += ["--sampler", "random", "--scheduler", "none", "--epochs", str(EPOCHS)]
             command += ["--limit", str(LIMIT), "--max", f"flops={MOST_FLOPS}"]
-            command += ["--trials", str(trials), "--address", "local"]
+            command += ["--trials", str(trials), "--address", "local", "--seed", str(seed)]
         subprocess.run(command, check=True)
-        repeat(study, data)
-        for part in (study, study.with_name(f"{study.name}-seeds")):
+        if not seed:
+            repeat(study, data)
+        for part in [study] if seed else [study, study.with_name(f"{study.name}-seeds")]:
             table = tables.read_trials(resolve_place(part))
             hours = table["wall_time_s"].sum() / 3600
             print(f"{part.name}: {len(table)} trials, {hours:.2f} hours of one core")
@@ -81,4 +83,4 @@ def repeat(study: Path, data: str) -> None:
 
 
 if __name__ == "__main__":
-    main(str(Path(sys.argv[1]).resolve()), sys.argv[2], int((sys.argv[3:] or ["150"])[0]))
+    main(str(Path(sys.argv[1]).resolve()), sys.argv[2], *map(int, sys.argv[3:]))
