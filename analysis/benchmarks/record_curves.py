@@ -6,8 +6,8 @@ In RESULTS it runs, or resumes, the studies `curves-ex2` and `curves-ex3`: TRIAL
 configurations each, drawn at random below 10 million FLOPs an image, nine epochs on 2,778 images of
 DATA (2,431 for training), none stopped early. Then `curves-ex2-seeds` and `curves-ex3-seeds`:
 twelve of those, evenly from the best to the worst, with three seeds each, to show how much a seed
-changes a curve. A SEED other than 0 gives other configurations, images and weights; its studies have
-the number in their names, and no configuration is repeated. At the end the script prints the cost.
+changes a curve. A SEED other than 0 gives other configurations, images and weights. Its studies
+have the number in their names, and none is repeated. At the end the script prints the cost.
 It recorded the shipped tables in `analysis/recorded/curves`.
 """
 

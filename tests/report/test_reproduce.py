@@ -279,9 +279,7 @@ def test_it_runs(tmp_path: Path, small_ray: dict[str, str], run: Run) -> None:
 @pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_it_is_interrupted_and_goes_on_and_grows(
-    tmp_path: Path, small_ray: dict[str, str]
-) -> None:
+def test_it_is_interrupted_and_goes_on_and_grows(tmp_path: Path, small_ray: dict[str, str]) -> None:
     """Oracle: counting. Interrupted, it goes on; in the end each experiment stands there once with
     each of two seeds; one more seed of one experiment is one more run."""
     command = reproduce(tmp_path, 2, *ONLY)
