@@ -1,6 +1,6 @@
 """Every setting of a trial: its name, its allowed values and its default.
 
-The defaults are the base model of the source report (4,911 parameters, latent size 1024, Adam
+The defaults are the base model of the course report (4,911 parameters, latent size 1024, Adam
 0.001, batch 16), so a named point of a search space only contains what it changes. `resolve`
 completes some settings to a `Config` that leaves nothing open: one entry per stage, the decoder
 written out. Plain Python: neither torch nor Ray.

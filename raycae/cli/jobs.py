@@ -72,10 +72,10 @@ def submit_search(
 ) -> None:
     """Submit a search to a running cluster and print the name of its job.
 
-    The search does not depend on this machine. It takes the options of `raycae search`, which are
-    checked before anything is sent. --results or RAYCAE_RESULTS must name an object store, or a
-    folder that this machine and all nodes share. --data names a built-in source or a folder on the
-    nodes. A space file is sent with the job.
+    The search does not depend on this machine. The command takes the options of `raycae search`
+    and checks them before anything is sent. --results or RAYCAE_RESULTS must name an object store,
+    or a folder that this machine and all nodes share. --data names a built-in source or a folder on
+    the nodes. A space file is sent with the job.
 
     Example: raycae submit --address http://head:8265 --space ex3 --results s3://my-bucket/studies
     """
@@ -227,7 +227,7 @@ def fetch_results(
     ] = Path("results"),
     address: HeadOption = HEAD,
 ) -> None:
-    """Copy the study of a search that has ended to this machine, with models and report.
+    """Copy the study of a finished search to this machine, with its models and report.
 
     Example: raycae fetch ex3-7f3a -o results --address http://head:8265
     """

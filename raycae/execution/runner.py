@@ -294,7 +294,7 @@ def finish_study(
     unwritten = "The tables could not be written"
     finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
-        failure = "The kept models could not be evaluated on the test images"
+        failure = "The saved models could not be evaluated on the test images"
         finish.attempt(failure, evaluate, evaluate_kept_models, study, images, over, progress.count)
         finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():

@@ -42,7 +42,7 @@ PCA_S = 10.0
 TEST_SHARE = 0.3
 """Time to evaluate an image, relative to a training step's share of it."""
 N_EVALUATED = 10
-"""Number of kept models that are evaluated on the test images, at most as many as trials."""
+"""Number of saved models that are evaluated on the test images, at most as many as trials."""
 MAX_SIMULATED = 100
 """A longer search is simulated for this many trials."""
 N_FORECASTS = 3

@@ -25,7 +25,7 @@ TRIALS = {
     "best_epoch": "Epoch with the lowest validation error.",
     "epochs_run": "Number of epochs that are recorded.",
     "on_frontier": "Whether the trial is on the Pareto front of error and cost.",
-    "test_mse": "Error on the test images, of kept models only. Nothing is selected on it.",
+    "test_mse": "Error on the test images, of saved models only. Nothing is selected on it.",
     "wall_time_s": "Sum of the times of all epochs in seconds.",
     "epoch_time_s": "Mean time of an epoch in seconds, training and validation.",
     "images_per_s": "Training images per second in the last epoch.",

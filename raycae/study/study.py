@@ -249,7 +249,7 @@ class Study:
         return f"{count} trial{'s' * (count > 1)} in a row failed for the same reason: {reason}"
 
     def record_test_error(self, number: int, test_mse: float) -> None:
-        """Record the error of a kept model on the test images.
+        """Record the error of a saved model on the test images.
 
         Args:
             number: Number of the trial.

@@ -306,7 +306,7 @@ def test_whose_ray_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_evaluate_and_report(run: Run, trained: Path) -> None:
-    """Oracle: every kept model gets its test error, once; the report gets its lines and
+    """Oracle: every saved model gets its test error, once; the report gets its lines and
     pictures. Both commands say once what images they have read."""
     folder = trained / "tiny"
     code, out, _ = run("evaluate", folder)
@@ -470,13 +470,13 @@ def test_steps_after_the_trials_are_named(
     progress = Progress(trials=6, epochs=3, console=Console(file=io.StringIO()))
     study.journal.listener = progress.listen
     for done in range(6):
-        progress.count("Evaluating kept models", done, 6)
+        progress.count("Evaluating saved models", done, 6)
         study.record_test_error(number, 0.5)
         now_s += 4
     progress.count("Writing the report", 0, 1)
     assert capsys.readouterr().out.splitlines() == [
-        "Evaluating kept models: 0/6",
-        "Evaluating kept models: 3/6, 12 s left",
+        "Evaluating saved models: 0/6",
+        "Evaluating saved models: 3/6, 12 s left",
         "Writing the report …",
     ]
     plain = Console(file=io.StringIO(), width=100)

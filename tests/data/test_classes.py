@@ -177,7 +177,7 @@ def test_it_goes_on_where_it_stopped(images: data.Images) -> None:
 
 
 def test_kept_models_are_evaluated_with_the_labels(study: Study, images: data.Images) -> None:
-    """Oracle: inputs put together in numpy. A kept model has on the validation images the error of
+    """Oracle: inputs put together in numpy. A saved model has on the validation images the error of
     its training again, with their labels and not with others; and its test error is that on the
     test images with theirs."""
     assert evaluate_kept_models(study) == 2
@@ -215,7 +215,7 @@ def test_pictures_are_painted_with_the_labels(study: Study, images: data.Images)
 
 @pytest.mark.parametrize("left", [0, 2])
 def test_images_that_are_not_labelled_any_more(run: Run, study: Study, left: int) -> None:
-    """Oracle: the labels are taken out of the test images, or are others; the kept model is not
+    """Oracle: the labels are taken out of the test images, or are others; the saved model is not
     evaluated without them: one message that names the source and `classes`, exit code 2."""
     put_toy(Path(study.plan.data) / "train-0.parquet", 200, seed=0, classes=left)
     study.close()

@@ -37,7 +37,7 @@ def test_a_search_from_command_to_report_is_repeatable(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str], run: Run
 ) -> None:
     """Oracle: the contract. Six trials, each accounted for; plain lines on a pipe and nothing of
-    Ray's; kept models evaluated; tables, study.json, baselines and report where they belong. With
+    Ray's; saved models evaluated; tables, study.json, baselines and report where they belong. With
     one trial at a time, another search with the same seed agrees in every proposal and every loss,
     bit for bit, though it is ended after its last trial: the report is there, exit code 143. (What
     another seed proposes: tests/optimization/test_proposer.py.)"""
@@ -59,7 +59,7 @@ def test_a_search_from_command_to_report_is_repeatable(
     steps = [line for line in lines if re.match("[A-Z][a-z]+ing ", line)]
     assert [*dict.fromkeys(re.split(": | …", line)[0] for line in steps)] == [
         *("Planning the search", "Connecting to Ray", "Loading images", "Starting workers"),
-        *("Evaluating kept models", "Computing baselines", "Drawing pictures"),
+        *("Evaluating saved models", "Computing baselines", "Drawing pictures"),
         "Writing the report",
     ]  # On a slow machine a counter is printed several times.
     assert len(lines) - len(steps) == 2 + 6 + 4

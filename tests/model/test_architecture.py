@@ -49,7 +49,7 @@ LINEAR_CODE = {
 
 
 def test_base_model_is_the_reports() -> None:
-    """Oracle: 4,911 parameters and latent size 1024, as the source report computes."""
+    """Oracle: 4,911 parameters and latent size 1024, as the course report computes."""
     net = build_architecture(resolve({}))
     assert (net.n_params, net.latent_size) == (4911, 1024)
     assert str(net) == (

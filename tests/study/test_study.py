@@ -288,7 +288,7 @@ def test_tables_are_the_ledgers(study: Study) -> None:
 
 
 def test_facts_of_the_base_model() -> None:
-    """Oracle: the source report (1024, 4,911) and arithmetic: 3072 / 1024 = 3; colourisation
+    """Oracle: the course report (1024, 4,911) and arithmetic: 3072 / 1024 = 3; colourisation
     starts from 1024 luma values, whatever the gammas."""
     known = get_architecture_columns(resolve({}))
     assert (known["latent_size"], known["n_params"], known["compression_ratio"]) == (1024, 4911, 3)

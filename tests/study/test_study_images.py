@@ -182,7 +182,7 @@ def test_evaluate_of_images_that_are_gone(
     search: Search, run: Run, tmp_path: Path, images: Path
 ) -> None:
     """Oracle: by hand. One message, exit code 2, the study as it was; with the images back every
-    kept model has its test error, the one it had before."""
+    saved model has its test error, the one it had before."""
     assert search()[0] == 0
     folder = tmp_path / "r" / "s"
     errors = tables.read_trials(folder)["test_mse"]
