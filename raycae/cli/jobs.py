@@ -275,8 +275,8 @@ def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
     """
     if get_option_source(context, "results") == "DEFAULT":
         raise InputError(
-            "--results is required. Give an object store (s3://BUCKET/PATH), or a folder that this "
-            "machine and all nodes share, here or in RAYCAE_RESULTS."
+            "--results is required. Set it, or RAYCAE_RESULTS, to an object store "
+            "(s3://BUCKET/PATH) or to a folder that this machine and all nodes share."
         )
     if re.search("//[^/@]*:[^/@]*@|password=", options["storage"] or ""):
         raise InputError(
@@ -293,8 +293,8 @@ def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
     source = options["data"] or request.space.file.data
     if not is_built_in(source) and not Path(source).is_absolute():
         raise InputError(
-            f"--data {source}: {', '.join(NAMED_SOURCES)}, or the absolute path of a folder on the "
-            "cluster's nodes"
+            f"--data {source}: relative paths cannot be used on a cluster. Use "
+            f"{', '.join(NAMED_SOURCES)}, or the absolute path of a folder on the nodes."
         )
     return request
 

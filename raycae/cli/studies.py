@@ -110,7 +110,7 @@ def show_study(
     distinct = len({row["arch_hash"] for row in trials} - {None})
     print(
         f"{make_printable(folder.name)}: {format_counts(Counter(row['state'] for row in trials))}, "
-        f"{distinct} distinct architecture{'s' * (distinct != 1)}; * on the frontier"
+        f"{distinct} distinct architecture{'s' * (distinct != 1)}; * = on the Pareto front"
     )
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):

@@ -87,8 +87,9 @@ class Study:
         replay_ledger(self.ledger.folder, space, self.records, self.proposer, self.rule, shared)
         if self.records.orphans and self.notes:  # not again where the damage was reported before
             self.notes.append(
-                f"{self.folder}: {self.records.orphans} events of trials whose beginning is lost "
-                "are ignored; those trials start again"
+                f"{self.folder}: the ledger has lost the start of some trials. Their other "
+                f"{self.records.orphans} events are ignored, and these trials start from the "
+                "beginning."
             )
         if shared:
             self.notes += describe_shared_study(shared, plan.study)

@@ -151,7 +151,7 @@ FRONTIER = ["--objective", "frontier"]
         ),
         (
             ["--settings", "3", "--sampler", "grid"],
-            "--settings 3: the sampler grid does not try several settings",
+            "--settings 3 cannot be used with --sampler grid",
         ),
         (["--settings", "0"], "'--settings'"),
         (["--first-images", "8"], "'--first-images'"),
@@ -263,7 +263,9 @@ def test_show(run: Run, trained: Path) -> None:
     best = tables.read_trials(trained / "tiny").sort_values("val_mse").iloc[0]
     assert code == 0
     distinct = tables.read_trials(trained / "tiny")["arch_hash"].nunique()
-    assert lines[0] == f"tiny: 3 COMPLETE, {distinct} distinct architectures; * on the frontier"
+    assert (
+        lines[0] == f"tiny: 3 COMPLETE, {distinct} distinct architectures; * = on the Pareto front"
+    )
     assert lines[2].startswith("COMPLETE *")
     assert len(lines) == 4
     assert f"{best['val_mse']:.5f}" in lines[2]
@@ -393,7 +395,10 @@ def test_trial(run: Run) -> None:
         (["--set", "lr"], "--set lr: write NAME=VALUE"),
         (["--set", "lrr=1"], "--set lrr: unknown key. Did you mean lr?"),
         (["--set", "kernel=9"], "--set kernel.0: 9 is not allowed"),
-        (["--set", "depth=4", "--set", "factor=4"], "stage 3: max-pool 4 on 2 x 2"),
+        (
+            ["--set", "depth=4", "--set", "factor=4"],
+            "stage 3: max-pool 4 needs at least 4 x 4 pixels",
+        ),
     ],
 )
 def test_trial_that_cannot_be(run: Run, arguments: list[str], message: str) -> None:

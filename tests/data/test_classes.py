@@ -221,7 +221,9 @@ def test_images_that_are_not_labelled_any_more(run: Run, study: Study, left: int
     study.close()
     if left:
         relabelled = data.load(study.plan.data, image_size=8, classes=4)
-        with pytest.raises(InputError, match="of other classes when this study was begun"):
+        with pytest.raises(
+            InputError, match="the class labels have changed since this study started"
+        ):
             runner.open_study_for_writing(
                 SearchRequest(study.folder, study.plan, study.space, True, {}),
                 relabelled,
@@ -230,20 +232,20 @@ def test_images_that_are_not_labelled_any_more(run: Run, study: Study, left: int
         return
     code, out, err = run("evaluate", study.folder)
     assert (code, out) == (2, "")
-    assert err.startswith(f"raycae: source '{study.plan.data}': does not say which class")
+    assert err.startswith(f"raycae: source '{study.plan.data}': has no class labels")
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["search", "--data", "photos"], "does not say which class its images are of, and"),
+        (["search", "--data", "photos"], "has no class labels, but the setting classes: "),
         (
             ["search", "--data", "LABELLED"],
             "an image of class 3. With classes: 3, labels must be from 0",
         ),
-        (["trial", "--point", "told", "--data", "photos"], "does not say which class"),
-        (["trial", "--data", "photos", "--set", "classes=2"], "does not say which class"),
+        (["trial", "--point", "told", "--data", "photos"], "has no class labels"),
+        (["trial", "--data", "photos", "--set", "classes=2"], "has no class labels"),
     ],
 )
 def test_refused_before_the_first_trial(

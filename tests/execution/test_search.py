@@ -172,8 +172,11 @@ def test_more_gpus_than_any_node_has(
     too_many = [*without_gpu_option(command(space_file, tmp_path)), "--gpus-per-trial", "5"]
     refused = run_process(too_many, {**small_ray, "HOME": str(tmp_path)})
     assert refused.returncode == 2
-    assert "--gpus-per-trial 5: no node has that much; there is: 2 CPU, 2 GPU; " in refused.stderr
-    assert "the autoscaler may start: 8 CPU, 4 GPU" in refused.stderr
+    assert (
+        "--gpus-per-trial 5: no node is large enough. Nodes in the cluster: 2 CPU and 2 GPU. "
+        in refused.stderr
+    )
+    assert "The autoscaler can start: 8 CPU and 4 GPU." in refused.stderr
 
 
 @pytest.mark.usefixtures("without_ray")

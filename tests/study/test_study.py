@@ -174,7 +174,7 @@ def test_strata_without_a_line(plan: Plan) -> None:
     refused by name, not met as a fault later."""
     plan = replace(plan, objective="frontier", sampler="strata", strata=[64, 128])
     for line in ({}, {"line": [0.1]}):
-        with pytest.raises(InputError, match="line needs one error for each"):
+        with pytest.raises(InputError, match=r"data\.line must have one error for each"):
             load_plan({"plan": asdict(plan), "data": {**data_facts(), **line}})
 
 
