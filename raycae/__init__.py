@@ -6,7 +6,7 @@
     study = raycae.open_study("results/demo")  # read a study, also while it is searched
     study.trials  # a DataFrame, one row per trial
     study.plot()  # error against latent size, next to PCA
-    codec = study.model(latent=256)  # the best kept model with at most 256 numbers per image
+    codec = study.model(latent=256)  # the best saved model whose latent has at most 256 numbers
     latent = codec.encode(image)
 
 `docs/` explains the rest; `raycae --help` lists the commands.

@@ -1,6 +1,6 @@
 """Every setting of a trial: its name, its allowed values and its default.
 
-The defaults are the base model of the source report (4,911 parameters, latent size 1024, Adam
+The defaults are the base model of the course report (4,911 parameters, latent size 1024, Adam
 0.001, batch 16), so a named point of a search space only contains what it changes. `resolve`
 completes some settings to a `Config` that leaves nothing open: one entry per stage, the decoder
 written out. Plain Python: neither torch nor Ray.
@@ -25,7 +25,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from raycae.errors import InputError
-from raycae.formatting import join_words
+from raycae.formatting import format_count, join_words
 
 
 def as_tuple(value: Any) -> Any:
@@ -361,7 +361,7 @@ def format_value(value: Any) -> str:
     try:
         text = repr(value)
     except RecursionError:
-        return f"this {type(value).__name__} without end"
+        return f"a {type(value).__name__} that is nested too deeply"
     return text if len(text) <= 200 else f"{text[:150]} … {text[-50:]}"
 
 
@@ -468,9 +468,12 @@ def expand_decoder_channels(values: Mapping[str, Any], depth: int) -> tuple[tupl
         if len(entries) == 1:
             entries = entries * n_convs
         if len(entries) != n_convs:
+            listed = format_count(len(entries), "number")
+            needed = format_count(n_convs, "convolution")
+            output = " before the output convolution" if number == depth else ""
             raise InputError(
-                f"decoder_channels: stage {number} has {len(entries)} numbers for "
-                f"{n_convs} convolutions of its own; give one number for all or one for each"
+                f"decoder_channels: stage {number} lists {listed} but has {needed}{output}. Give "
+                "one number for all, or one for each."
             )
         expanded.append(tuple(entries))
     return tuple(expanded)

@@ -27,7 +27,8 @@ def show_cache(
     """Print the content and size of the cache, or clear it.
 
     The cache is in RAYCAE_CACHE, or else in ~/.cache/raycae. It holds decoded images (at most 10
-    GB; those used last are kept), the errors and components of PCA baselines, and CIFAR-10.
+    GB; the least recently used are deleted first), the errors and components of PCA baselines,
+    and CIFAR-10.
 
     Example: raycae cache
     """

@@ -24,7 +24,8 @@ def run_demo(
 ) -> None:
     """Search on photographs that ship with scikit-image; no download.
 
-    It is the same as `raycae search --space demo`. At the end, open the report in a browser.
+    It is the same as `raycae search --space demo`. The report is written to report.html in the
+    study's folder, by default results/demo/report.html.
 
     Example: raycae demo
     """

@@ -104,7 +104,8 @@ def export_model(
             f"{difference:.2g}; the limit is {TOLERANCE:g}."
         )
     n = sum(len(inputs[0]) for inputs in exported.batches)
-    said = f"largest difference on {n} photographs: {difference:.2g} of 1"
+    scale = "" if exported.output_name == "latents" else " (values range from 0 to 1)"
+    said = f"largest difference from the model on {n} photographs: {difference:.2g}{scale}"
     text = model_card.write_model_card(
         folder, ready.config, describe_usage(ready, exported, form, file.name), f"Checked: {said}."
     )
@@ -162,8 +163,8 @@ def describe_usage(ready: Codec, part: Part, form: str, name: str) -> str:
         f"weights = safetensors.torch.load_file({name!r})",
     }[form]
     io = (
-        "Weights only; `raycae` in the file's header holds the settings below, from which "
-        "`raycae.model` builds the network."
+        "The file holds weights only. Its header entry `raycae` contains the settings below; the "
+        "package `raycae.model` builds the network from them."
         if form == "safetensors"
         else describe_shapes(ready, part)
     )
@@ -186,7 +187,7 @@ def describe_shapes(ready: Codec, part: Part) -> str:
         sides = f"H and W are multiples of {stride}, from {2 * stride} on"
         latents = f"float32 (N, {channels}, H / {stride}, W / {stride})"
     else:
-        sides = f"H and W are {size}: larger pictures have to be cut into tiles"
+        sides = f"H and W are {size}: larger pictures must be cut into tiles"
         latents = f"float32 (N, {channels}, {height}, {width})"
     pictures = "float32 (N, 3, H, W), RGB in [0, 1]"
     labels = "; `labels`, int64 (N,), the class of each" if ready.config.classes else ""

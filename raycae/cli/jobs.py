@@ -72,10 +72,10 @@ def submit_search(
 ) -> None:
     """Submit a search to a running cluster and print the name of its job.
 
-    The search does not depend on this machine. It takes the options of `raycae search`, which are
-    checked before anything is sent. --results or RAYCAE_RESULTS must name an object store, or a
-    folder that this machine and all nodes share. --data names a built-in source or a folder on the
-    nodes. A space file is sent with the job.
+    The search does not depend on this machine. The command takes the options of `raycae search`
+    and checks them before anything is sent. --results or RAYCAE_RESULTS must name an object store,
+    or a folder that this machine and all nodes share. --data names a built-in source or a folder on
+    the nodes. A space file is sent with the job.
 
     Example: raycae submit --address http://head:8265 --space ex3 --results s3://my-bucket/studies
     """
@@ -227,7 +227,7 @@ def fetch_results(
     ] = Path("results"),
     address: HeadOption = HEAD,
 ) -> None:
-    """Copy the study of a search that has ended to this machine, with models and report.
+    """Copy the study of a finished search to this machine, with its models and report.
 
     Example: raycae fetch ex3-7f3a -o results --address http://head:8265
     """
@@ -275,8 +275,8 @@ def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
     """
     if get_option_source(context, "results") == "DEFAULT":
         raise InputError(
-            "--results is required. Give an object store (s3://BUCKET/PATH), or a folder that this "
-            "machine and all nodes share, here or in RAYCAE_RESULTS."
+            "--results is required. Set it, or RAYCAE_RESULTS, to an object store "
+            "(s3://BUCKET/PATH) or to a folder that this machine and all nodes share."
         )
     if re.search("//[^/@]*:[^/@]*@|password=", options["storage"] or ""):
         raise InputError(
@@ -293,8 +293,8 @@ def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
     source = options["data"] or request.space.file.data
     if not is_built_in(source) and not Path(source).is_absolute():
         raise InputError(
-            f"--data {source}: {', '.join(NAMED_SOURCES)}, or the absolute path of a folder on the "
-            "cluster's nodes"
+            f"--data {source}: relative paths cannot be used on a cluster. Use "
+            f"{', '.join(NAMED_SOURCES)}, or the absolute path of a folder on the nodes."
         )
     return request
 

@@ -78,7 +78,7 @@ COMMANDS = {
     "evaluate": Command(
         "studies",
         "evaluate_study",
-        "Compute the missing test errors of kept models.",
+        "Compute the missing test errors of saved models.",
     ),
     "report": Command(
         "studies",
@@ -88,7 +88,7 @@ COMMANDS = {
     "reproduce": Command(
         "reproduce",
         "reproduce_report",
-        "Run the experiments of the source report and check each of its claims.",
+        "Rerun the experiments of the course report that raycae grew from, and check its claims.",
     ),
     "simulate": Command(
         "simulate",
@@ -141,7 +141,7 @@ COMMANDS = {
     "fetch": Command(
         "jobs",
         "fetch_results",
-        "Copy the study of a search that has ended to this machine, with models and report.",
+        "Copy the study of a finished search to this machine, with its models and report.",
     ),
 }
 """The commands by name."""

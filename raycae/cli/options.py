@@ -44,7 +44,8 @@ StudyArgument = Annotated[
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A study (its best kept model), or a model folder STUDY/models/TRIAL."
+        metavar="MODEL",
+        help="A study (its best saved model), or a model folder STUDY/models/TRIAL.",
     ),
 ]
 LatentOption = Annotated[
@@ -53,8 +54,8 @@ LatentOption = Annotated[
         "--latent",
         min=1,
         metavar="N",
-        help="Use the best kept model with at most N numbers per image of the training size. MODEL "
-        "must be a study.",
+        help="Use the best saved model whose latent has at most N numbers (for an image of the "
+        "size it was trained on). MODEL must be a study.",
         show_default="the best one of all",
     ),
 ]

@@ -50,11 +50,11 @@ def predict_images(
 ) -> None:
     """Reconstruct or colourise image files, depending on the model's task. The image size is kept.
 
-    FOLDER gets a PNG for each image and sheet.png, which shows inputs and outputs side by side.
-    The last lines are the mean PSNR and SSIM between inputs and outputs, and the compression
-    ratio: bytes of the pixels (8 bits per channel) divided by bytes of the latents (float32).
-    Colour profiles are converted to sRGB; the PNGs contain the sRGB profile. Files are never
-    overwritten: if one exists, nothing is written.
+    FOLDER gets one PNG per image, and sheet.png, which shows inputs and outputs side by side. At
+    the end, the command prints the mean PSNR and SSIM between inputs and outputs, and the
+    compression ratio: bytes of the pixels (8 bits per channel) divided by bytes of the latents
+    (float32). Colour profiles are converted to sRGB; the PNGs contain the sRGB profile. Files are
+    never overwritten: if one exists, nothing is written.
 
     Example: raycae predict pictures *.jpg --latent 256 -o reconstructed
 

@@ -1,4 +1,4 @@
-"""`raycae reproduce`: the source report's experiments with several seeds, and a page of verdicts.
+"""`raycae reproduce`: the course report's experiments with several seeds, and a page of verdicts.
 
 The experiments are the named points of two spaces. Errors of different tasks cannot be compared,
 so each task has its own study, `RESULTS/NAME/ex2-report` and `RESULTS/NAME/ex3-report`. They are
@@ -105,10 +105,10 @@ def reproduce_report(
     concurrent: ConcurrentOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Run the experiments of the source report and check each of its claims.
+    """Rerun the experiments of the course report that raycae grew from, and check its claims.
 
-    An interrupted reproduction continues where it stopped. More seeds and experiments are added to
-    the runs that exist.
+    An interrupted reproduction continues where it stopped. To add seeds or experiments to existing
+    runs, repeat the command with a larger --seeds or with another --only.
 
     Example: raycae reproduce --seeds 3 --epochs 3 --limit 12000
     """

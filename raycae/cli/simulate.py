@@ -14,7 +14,7 @@ from raycae.cli.options import ResultsOption
 from raycae.errors import InputError
 from raycae.execution.search_options import MAX_SEED
 from raycae.execution.simulator import Epoch, simulate_search
-from raycae.formatting import make_printable
+from raycae.formatting import format_count, make_printable
 from raycae.optimization.early_stopping import FACTOR, SCHEDULERS, choose_grace, make_rule
 from raycae.optimization.proposer import Proposer
 from raycae.optimization.samplers import SAMPLERS
@@ -110,7 +110,7 @@ def print_recorded_curves(studies: list[str], recorded: Recorded) -> None:
 
     correlation = recorded.rank_correlation
     caution = (
-        f"; below {TRUSTED} the surrogate is not fit to compare methods"
+        f"; a rank correlation below {TRUSTED} is too low to compare methods with this surrogate"
         if correlation < TRUSTED
         else ""
     )
@@ -121,10 +121,10 @@ def print_recorded_curves(studies: list[str], recorded: Recorded) -> None:
     )
     spreads = [np.sqrt(np.mean(repeated.deviations**2)) for repeated in recorded.repeated]
     print(
-        f"noise of seeds: as in {len(spreads)} configurations, {min(spreads):.1%} to "
-        f"{max(spreads):.1%}, median {np.median(spreads):.1%}"
+        f"seed noise: {min(spreads):.1%} to {max(spreads):.1%} (median {np.median(spreads):.1%}), "
+        f"measured on {format_count(len(spreads), 'configuration')} with several seeds"
         if spreads
-        else "noise of seeds: unknown, because no configuration was run with two seeds"
+        else "seed noise: unknown, because no configuration was run with two seeds"
     )
 
 

@@ -47,7 +47,8 @@ def preview_space(
             min=2,
             max=9999,
             metavar="M",
-            help="For each network, measure on this machine how many trials to fuse, up to M.",
+            help="For each network, measure on this machine how many trials to train together, "
+            "up to M.",
         ),
     ] = None,
     as_json: JsonOption = False,

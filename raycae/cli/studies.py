@@ -110,7 +110,7 @@ def show_study(
     distinct = len({row["arch_hash"] for row in trials} - {None})
     print(
         f"{make_printable(folder.name)}: {format_counts(Counter(row['state'] for row in trials))}, "
-        f"{distinct} distinct architecture{'s' * (distinct != 1)}; * on the frontier"
+        f"{distinct} distinct architecture{'s' * (distinct != 1)}; * = on the Pareto front"
     )
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
@@ -188,7 +188,7 @@ def has_browser() -> bool:
 
 
 def evaluate_study(study: StudyArgument = None, results_folder: ResultsOption = "results") -> None:
-    """Compute the missing test errors of kept models.
+    """Compute the missing test errors of saved models.
 
     Example: raycae evaluate ex3
     """
@@ -234,7 +234,7 @@ def report_study(
 ) -> None:
     """Write the report of a study, or a comparison of several: an HTML page that works offline.
 
-    Baselines and pictures that an interrupted search has not made are added.
+    Missing baselines and pictures, for example of an interrupted search, are computed first.
 
     Example: raycae report ex3
     """

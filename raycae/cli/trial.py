@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 def run_trial(
     space_name: SpaceOption = "ex3",
-    point: Annotated[str | None, typer.Option(help="A named point of the space.")] = None,
+    point: Annotated[
+        str | None,
+        typer.Option(help="Name of a predefined configuration in the space file (key `points`)."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be repeated."),

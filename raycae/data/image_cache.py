@@ -314,7 +314,7 @@ def _wait_until_settled(changed_ns: int) -> None:
     missing_s = changed_ns / 1e9 + SETTLE_S - time.time()
     if missing_s > 2 * SETTLE_S:
         raise NotCachedError(
-            "an image file was changed in the future, by the clock of this machine"
+            "the modification time of an image file is in the future by the clock of this machine"
         )
     time.sleep(max(missing_s, 0.0))
 

@@ -275,7 +275,7 @@ def _require_pixels(source: str, membership: Membership, found: dict[str, Checks
     """Raise `InputError` if images differ from those of the membership."""
     for split, checksums in found.items():
         names, expected = membership.get_split(split)
-        fault = "have other pixels than when it began"
+        fault = "have changed since it started"
         require_unchanged(split, names, checksums != expected, fault, source)
 
 
@@ -304,9 +304,9 @@ def _require_enough(source: str, n_train: int, n_val: int, n_copies: int) -> Non
     """Raise `InputError` if too few images are left without the copies."""
     if n_train + n_val < LEAST_IMAGES or not n_train or not n_val:
         raise InputError(
-            f"source {source!r}: too few images: without {n_copies:,} copies of test and "
-            f"validation images there are {n_train:,} to train on and {n_val:,} to validate on; "
-            f"training and validation together need at least {LEAST_IMAGES}, and one of each"
+            f"source {source!r}: too few images: after removing {n_copies:,} duplicates of test "
+            f"and validation images, {n_train:,} training and {n_val:,} validation images are "
+            f"left. Together they must be at least {LEAST_IMAGES}, with at least 1 of each."
         )
 
 
@@ -323,9 +323,8 @@ def _load_split_labels(
     found = images.labels()
     if found is None:
         raise InputError(
-            f"source {source!r}: does not say which class its images are of, and "
-            f"classes: {classes} asks for it; cifar10 does, and Parquet files with a column "
-            "'label' of whole numbers"
+            f"source {source!r}: has no class labels, but the setting classes: {classes} needs "
+            "them. Use cifar10, or Parquet files with a column 'label' of whole numbers."
         )
     if len(odd := found[(found < 0) | (found >= classes)]):
         raise InputError(

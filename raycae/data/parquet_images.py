@@ -94,10 +94,11 @@ def choose_column(source: Source, footers: Mapping[Path, Footer]) -> str:
         if not best or best[0] not in footer.binary:
             wanted = f"image column {best[0]!r}" if best else "image column"
             raise InputError(
-                f"Parquet file {source.folder}/{path.as_posix()}: has no {wanted}, a struct with "
-                f"binary 'bytes' or a binary column called {', '.join(PLAIN_NAMES)}; its columns "
-                f"are {', '.join(footer.columns) or 'none'}. Another binary column is read with "
-                "?column=NAME"
+                f"Parquet file {source.folder}/{path.as_posix()}: has no {wanted}. This would be a "
+                "struct with a binary field 'bytes', or a binary column called "
+                f"{', '.join(PLAIN_NAMES[:-1])} or {PLAIN_NAMES[-1]}. The file has the columns "
+                f"{', '.join(footer.columns) or 'none'}. To read another binary column, add "
+                "?column=NAME to the source"
             )
     return best[0]
 
@@ -126,8 +127,8 @@ def require_whole_shards(folder: Path, files: Sequence[Path]) -> None:
         if len(totals) > 1:
             first = [min(f.name for f in shards if shards[f][1] == total) for total in totals]
             raise InputError(
-                f"Parquet files {name}: shards of {' and '.join(map(str, totals))} are mixed, such "
-                f"as {' and '.join(first[:2])}. Remove the files of the set that is out of date"
+                f"Parquet files {name}: shards of sets with {' and '.join(map(str, totals))} parts "
+                f"are mixed, such as {' and '.join(first[:2])}. Remove the older set"
             )
         total, numbers = totals[0], sorted(number for number, _ in shards.values())
         if repeated := [number for number, following in pairwise(numbers) if number == following]:

@@ -94,8 +94,8 @@ def scan_folder(folder: Path) -> Scan:
     root = Path(os.path.realpath(folder))
     if study := next((path for path in (root, *root.parents) if is_study(path)), None):
         raise InputError(
-            f"folder {folder}: {study} is a raycae study; what a study writes is never a data set. "
-            "Choose the folder of the original images"
+            f"folder {folder}: {study} is a raycae study. Files that a study writes cannot be used "
+            "as a data set. Choose the folder of the original images"
         )
     scan = Scan(folder)
     read: dict[Path, Path] = {}  # real path to the path it is read under

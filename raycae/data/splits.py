@@ -59,11 +59,11 @@ def split_indices(
     available = count + (own_validation or 0)
     wanted = available if limit is None else min(available, limit)
     if wanted < LEAST_IMAGES or count == 0 or own_validation == 0:
-        by_use = "" if own_validation is None else f" to train on, {own_validation} to validate on"
+        by_use = "" if own_validation is None else f" for training, {own_validation} for validation"
         limited = "" if limit is None else f", limited to {limit}"
         raise InputError(
-            f"too few images: there are {count}{by_use}{limited}; training and validation together "
-            f"need at least {LEAST_IMAGES}, and one of each"
+            f"too few images: there are {count}{by_use}{limited}. Training and validation together "
+            f"need at least {LEAST_IMAGES}, with at least 1 of each."
         )
     if own_validation is None:
         rest = rest[:wanted]

@@ -1,4 +1,4 @@
-"""Test errors of kept models, and validation errors of PCA baselines.
+"""Test errors of saved models, and validation errors of PCA baselines.
 
 Nothing is selected on test images.
 """
@@ -28,7 +28,7 @@ def evaluate_kept_models(
     over: Callable[[], bool] = lambda: False,
     count: StepCounter = count_nothing,
 ) -> int:
-    """Evaluate every kept model that has no test error yet on the test images, once.
+    """Evaluate every saved model that has no test error yet on the test images, once.
 
     Args:
         study: The study, open for writing.
@@ -59,7 +59,7 @@ def evaluate_kept_models(
     for place, number in enumerate(todo):
         if over():
             break
-        count("Evaluating kept models", place, len(todo))
+        count("Evaluating saved models", place, len(todo))
         try:
             network, config = weights.load_model(get_model_folder(study.folder, number))
         except InputError as error:

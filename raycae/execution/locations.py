@@ -35,8 +35,8 @@ def choose_results_folder(results: str | Path | None, address: str | None) -> st
     if not starts_own_ray(address):
         require_ray_head(find_ray(address))
         raise InputError(
-            "--results is required on a cluster. Give a folder that all nodes share, or an object "
-            "store (s3://BUCKET/PATH), here or in RAYCAE_RESULTS."
+            "--results is required on a cluster. Set it, or RAYCAE_RESULTS, to a folder that all "
+            "nodes share or to an object store (s3://BUCKET/PATH)."
         )
     return "results"
 

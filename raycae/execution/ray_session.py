@@ -165,7 +165,9 @@ def require_ray_head(target: RayTarget) -> None:
         except OSError as error:
             raise _make_no_head_error(target, f"nothing answers there: {error}") from None
         except ValueError:
-            raise _make_no_head_error(target, "what answers there is not a Ray head") from None
+            raise _make_no_head_error(
+                target, "the server that answers there is not a Ray head"
+            ) from None
     if not address["client"]:
         _ask_gcs(target, where)
 
@@ -370,7 +372,7 @@ def _ask_gcs(target: RayTarget, where: str) -> None:
             raise _make_no_head_error(target, f"the Ray head refuses: {_describe(error)}") from None
     except RpcError as error:
         raise _make_no_head_error(
-            target, f"what answers there is not a Ray head: {_describe(error)}"
+            target, f"the server that answers there is not a Ray head: {_describe(error)}"
         ) from None
 
 

@@ -205,9 +205,7 @@ def read_runs(folder: Place, epochs: int) -> list[tuple[Config, int, Curve]]:
             continue
         values = measured[number][["val_mse", "epoch_time_s"]].to_numpy(float, na_value=math.nan)
         if not (values > 0).all():
-            raise InputError(
-                f"{folder}: trial {number}: val_mse and epoch_time_s have to be above 0"
-            )
+            raise InputError(f"{folder}: trial {number}: val_mse and epoch_time_s must be above 0")
         errors, seconds = values.T
         if failed or len(errors) == epochs:
             curve = Curve(tuple(errors.tolist()), float(np.median(seconds)), failed)

@@ -149,19 +149,20 @@ class TrialSlots:
 
         def list_kinds(nodes: Sequence[Mapping[str, float]]) -> str:
             kinds = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes})
-            return "; ".join(f"{cpus:g} CPU, {gpus:g} GPU" for cpus, gpus in kinds)
+            return ", ".join(f"{cpus:g} CPU and {gpus:g} GPU" for cpus, gpus in kinds)
 
         present = list(list_alive_nodes().values())
         known = [kind.resources for kind in self._autoscaler.types if kind.resources]
         unknown = sum(kind.most for kind in self._autoscaler.types if not kind.resources)
         message = (
-            f"--cpus-per-trial {self.cpus} --gpus-per-trial {self.gpus:g}: no node has that much; "
-            f"there is: {list_kinds(present)}"
+            f"--cpus-per-trial {self.cpus} --gpus-per-trial {self.gpus:g}: no node is large "
+            f"enough. Nodes in the cluster: {list_kinds(present)}."
         )
         if known:
-            message += f"; the autoscaler may start: {list_kinds(known)}"
+            message += f" The autoscaler can start: {list_kinds(known)}."
         if unknown > len(present) - 1:
-            message += f"; yet to join: {unknown - len(present) + 1} (see `ray status`)"
+            n_missing = unknown - len(present) + 1
+            message += f" Number of nodes that have not joined: {n_missing} (see `ray status`)."
         return message
 
 
@@ -230,9 +231,9 @@ def survey_nodes(results: Place) -> Autoscaler:
         for node, (blind, file) in answers.items():
             if blind:
                 raise InputError(
-                    f"--results {results}: node {names[node]} does not see files that this machine "
-                    f"writes there ({blind}). Use a folder that all nodes share, or an object "
-                    "store: s3://BUCKET/PATH"
+                    f"--results {results}: node {names[node]} cannot read a test file that this "
+                    f"machine wrote there ({blind}). Use a folder that all nodes share, or an "
+                    "object store: s3://BUCKET/PATH"
                 )
             files.append(file)
     for text in filter(None, files):
@@ -333,7 +334,7 @@ def probe_node(marker: str) -> tuple[str | None, str | None]:
         try:
             resolve_place(marker).read_bytes()
         except FileNotFoundError:
-            return "it is not there", None
+            return "file not found", None
         except (InputError, StorageError) as error:
             return str(error), None
     return None, read_cluster_file()

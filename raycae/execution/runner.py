@@ -289,12 +289,12 @@ def finish_study(
     finish = Finish()
     named = format_study_argument(study.folder)
     evaluate, write = f"raycae evaluate {named}", f"raycae report {named}"
-    unmarked = "The trials that still ran could not be marked as interrupted"
+    unmarked = "Running trials could not be marked as interrupted"
     finish.attempt(unmarked, evaluate, study.mark_interrupted)
     unwritten = "The tables could not be written"
     finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
-        failure = "The kept models could not be evaluated on the test images"
+        failure = "The saved models could not be evaluated on the test images"
         finish.attempt(failure, evaluate, evaluate_kept_models, study, images, over, progress.count)
         finish.attempt(unwritten, evaluate, study.records.write, study.folder)
     if not over():
@@ -409,14 +409,14 @@ def _resume_study(request: SearchRequest, images: sources.Images, progress: Prog
     fingerprint, labels = recorded["fingerprint"], recorded.get("labels")
     if fingerprint != images.fingerprint:
         raise InputError(
-            f"{plan.data}: these are not the images this study was begun with "
-            f"(fingerprint {images.fingerprint}, then {fingerprint}); begin another study"
+            f"{plan.data}: the images have changed since this study started (fingerprint "
+            f"{fingerprint} then, {images.fingerprint} now). Restore them, or start another study."
         )
     found_labels = images.labels.fingerprint
     if labels and found_labels and labels != found_labels:
         raise InputError(
-            f"{plan.data}: these images were of other classes when this study was begun "
-            f"(fingerprint {found_labels}, then {labels}); begin another study"
+            f"{plan.data}: the class labels have changed since this study started (fingerprint "
+            f"{labels} then, {found_labels} now). Restore them, or start another study."
         )
     study = resume_study(
         request.folder, plan, progress.listen, space=space, database=request.database

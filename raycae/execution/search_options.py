@@ -218,8 +218,9 @@ class KeywordOptions(TypedDict, total=False):
     max: Annotated[
         Mapping[str, float] | Sequence[str] | None,
         Option(
-            "Upper limit for latent_size, n_params, flops or epoch_time_s; may be repeated. Named "
-            "points above it are left out.",
+            "Upper limit for latent_size, n_params, flops or epoch_time_s; may be repeated. "
+            "Predefined configurations of the space (its named points) that exceed the limit are "
+            "skipped.",
             "NAME=VALUE",
             default_text="the space's",
             is_repeatable=True,
@@ -290,18 +291,20 @@ class KeywordOptions(TypedDict, total=False):
     strata: Annotated[
         Sequence[int] | str | None,
         Option(
-            "Upper bounds of latent-size bins. The sampler strata keeps the best trial of each bin "
-            "and searches where the curve is weakest.",
+            "Upper bounds of latent-size bins. The sampler strata proposes the next trial in the "
+            "bin whose error is highest compared with PCA and with smaller latents.",
             "N,N",
-            default_text=f"those of {','.join(map(str, USUAL_STRATA))} that the space reaches",
+            default_text=f"{','.join(map(str, USUAL_STRATA))}, without bins that the space cannot "
+            "reach",
             is_recorded=True,
         ),
     ]
     settings: Annotated[
         int | None,
         Option(
-            "Training settings (optimizer, learning rate, …) to try for each network; only its "
-            "best so far continues.",
+            "How many combinations of training settings (optimizer, learning rate, …) to try for "
+            "each network. Only the best trial of each network continues; the others are stopped "
+            "early.",
             "K",
             default_text="1",
             minimum=1,
@@ -329,8 +332,8 @@ class KeywordOptions(TypedDict, total=False):
     fuse: Annotated[
         int | str | None,
         Option(
-            "How many trials of one network (--settings) to train together: the fastest number "
-            "(auto), none (off), or at most M.",
+            "With --settings: how many trials of the same network a worker trains together. auto: "
+            "on a GPU, as many as save time, otherwise one; off: one; M: at most M.",
             "auto|off|M",
             default_text="auto",
         ),

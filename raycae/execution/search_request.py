@@ -196,21 +196,23 @@ def limit_parsed_space(
     if excluded and not within.points and (needs_point or not space.file.params):
         name, reason = next(iter(excluded.items()))
         cause, remedy = (
-            (f"--sampler {sampler} starts at one", " or choose another sampler")
+            (f"but --sampler {sampler} needs at least one of them", " or choose another sampler")
             if space.file.params
-            else (f"{space.name} searches no parameters", "")
+            else (f"and {space.name} searches no parameters", "")
         )
         raise InputError(
             f"{option}: every named point of {space.name} exceeds the limit ({name}: {reason}), "
-            f"and {cause}. Raise the limit{remedy}."
+            f"{cause}. Raise the limit{remedy}."
         )
     changes = space.file.series.keys() - within.file.series.keys()
     counts = []
     if excluded:
-        counts.append(f"{len(excluded)} of {len(space.points)} named points: {', '.join(excluded)}")
+        counts.append(
+            f"{len(excluded)} of {len(space.points)} named points ({', '.join(excluded)})"
+        )
     if changes:
-        counts.append(f"{len(changes)} of {len(space.file.series)} changes")
-    return within, [f"{option} leaves out {' and '.join(counts)}"] if counts else []
+        counts.append(f"{len(changes)} of {len(space.file.series)} changes of the greedy series")
+    return within, [f"{option} excludes {' and '.join(counts)}"] if counts else []
 
 
 def load_known_trials(
@@ -359,8 +361,8 @@ def check_option_combinations(space: Space, settings: Mapping[str, Any], cost: s
     if (n := settings.get("settings", 1)) > 1:
         if sampler not in (*LEARNING_SAMPLERS, "random"):
             raise InputError(
-                f"--settings {n}: the sampler {sampler} does not try several settings. Use "
-                "tpe, strata or random."
+                f"--settings {n} cannot be used with --sampler {sampler}. Use tpe, strata or "
+                "random."
             )
         if not space.file.params.keys() & set(TRAINING_KEYS):
             keys = ", ".join(TRAINING_KEYS)

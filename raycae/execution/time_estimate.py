@@ -42,7 +42,7 @@ PCA_S = 10.0
 TEST_SHARE = 0.3
 """Time to evaluate an image, relative to a training step's share of it."""
 N_EVALUATED = 10
-"""Number of kept models that are evaluated on the test images, at most as many as trials."""
+"""Number of saved models that are evaluated on the test images, at most as many as trials."""
 MAX_SIMULATED = 100
 """A longer search is simulated for this many trials."""
 N_FORECASTS = 3
@@ -121,7 +121,8 @@ def format_time_estimate(request: SearchRequest, counts: Sequence[int]) -> str:
     limit_s = None if request.hours is None else request.hours * 3600
     about = f"about {format_rough_duration(estimate.seconds)}"
     if limit_s is not None and limit_s < estimate.seconds:
-        about = f"at most {format_rough_duration(limit_s)} (time limit) of {about}"
+        limit = f"at most {format_rough_duration(limit_s)} (time limit)"
+        about = f"{limit}; the whole search would take {about}"
     workers = format_count(count_workers(request), "worker")
     return f"time     {about}: {what} {epochs} on {workers}; {estimate.reason}"
 
@@ -152,13 +153,15 @@ def estimate_search(request: SearchRequest, counts: Sequence[int]) -> Estimate:
         The estimate. There is none for a cluster or GPUs, whose speed is not known here.
     """
     if not starts_own_ray(request.address):
-        return Estimate(None, "the cluster shows the time left after the first epochs")
+        return Estimate(
+            None, "on a cluster, the time left is shown once the first epochs have ended"
+        )
     if request.resume and (estimate := estimate_resumed(request)):
         return estimate
     import torch
 
     if request.resources["gpus"] != 0 and torch.cuda.is_available():
-        return Estimate(None, "on GPUs the time left is shown after the first epochs")
+        return Estimate(None, "on GPUs, the time left is shown once the first epochs have ended")
     stand_ins, n_trials = StandIns(request), request.plan.trials
     configs = stand_ins.list_first_configs()
     if not configs:

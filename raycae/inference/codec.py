@@ -363,7 +363,7 @@ def load_codec(path: str | Path, results_folder: str | Path = "results") -> Code
 
     Args:
         path: A model folder (`results/ex3/models/12`), or a study (`results/ex3`, or `ex3` under
-            `results_folder`), whose best kept model is loaded; URIs of object stores are allowed.
+            `results_folder`), whose best saved model is loaded; URIs of object stores are allowed.
         results_folder: The folder with the studies.
 
     Returns:

@@ -10,11 +10,13 @@ from typing import Any
 
 from raycae.config import Config
 from raycae.errors import InputError
+from raycae.formatting import join_words
 from raycae.model.architecture import Architecture, build_architecture
 from raycae.model.layers import Shape
 from raycae.provenance import get_command, get_versions
 from raycae.storage.paths import Place
 from raycae.study import records, tables
+from raycae.study.find import format_study_argument
 from raycae.study.plan import read_plan_facts, read_study
 
 Row = dict[str, Any]
@@ -99,8 +101,8 @@ def describe_network(config: Config, architecture: Architecture) -> str:
     if config.classes:
         classes = f" It receives the class of each image, 0 to {config.classes - 1}."
     planes = (
-        f" Its input is the luma to the powers {', '.join(f'{g:g}' for g in config.gammas)}, its "
-        f"output Cb and Cr."
+        " Its inputs are the luma raised to the powers "
+        f"{join_words([f'{g:g}' for g in config.gammas])}. Its outputs are Cb and Cr."
         if config.task == "colourise"
         else ""
     )
@@ -152,8 +154,8 @@ def describe_data(content: Row, config: Config) -> str:
         "split by seed": plan["seed"],
     }
     return (
-        f"## Data\n\n{join_listed(rows)}\n\nTest images are the source's own, or a tenth of it "
-        "drawn by the seed. Nothing was selected on them."
+        f"## Data\n\n{join_listed(rows)}\n\nThe test images are the source's test split if it has "
+        "one, otherwise a random tenth of its images. Nothing was selected on them."
     )
 
 
@@ -179,7 +181,7 @@ def describe_errors(row: Row) -> str:
     }
     text = (
         "MSE: mean squared error of RGB in [0, 1], or of Cb and Cr where the model colourises. "
-        "PSNR and SSIM: of the RGB pictures, the mean over the images."
+        "PSNR and SSIM: means over the images, computed in RGB."
     )
     stopped = " The trial was stopped early." if row["state"] == records.PRUNED else ""
     return f"## Errors\n\n{join_listed(rows)}\n\n{text}{stopped}"
@@ -222,7 +224,10 @@ def format_row(study: Place, number: int) -> Row:
     trials = tables.read_trials(study)
     found = trials[trials["trial_number"] == number].to_dict("records")
     if not found:
-        raise InputError(f"{study}: trials.parquet has no trial {number}, models/ has its model")
+        raise InputError(
+            f"{study}: models/ contains trial {number}, but trials.parquet does not. Write the "
+            f"table again with raycae evaluate {format_study_argument(study)}."
+        )
     (row,) = found
     return {
         str(name): None if isinstance(value, float) and math.isnan(value) else value

@@ -207,13 +207,20 @@ def build_encoder(config: Config) -> tuple[list[Layer], list[int]]:
             shape = layers[-1].out_shape
         if down in ("max", "average"):
             if shape[1] < factor:
-                raise Infeasible(f"stage {i + 1}: {down}-pool {factor} on {shape[1]} x {shape[2]}")
+                input_size = f"{shape[1]} x {shape[2]}"
+                raise Infeasible(
+                    f"stage {i + 1}: {down}-pool {factor} needs at least {factor} x {factor} "
+                    f"pixels; its input has {input_size}"
+                )
             pooled = (shape[0], shape[1] // factor, shape[2] // factor)
             layers.append(Pool(shape, pooled, down, factor))
             shape = pooled
         elif down == "stride" and layers[-1].in_shape[1] < factor:
             size = layers[-1].in_shape[1]
-            raise Infeasible(f"stage {i + 1}: stride {factor} on {size} x {size}")
+            raise Infeasible(
+                f"stage {i + 1}: stride {factor} needs at least {factor} x {factor} pixels; its "
+                f"input has {size} x {size}"
+            )
     for _ in range(config.latent_convs if config.latent_channels else 0):
         layers.append(make_conv(config, shape, config.latent_channels, config.latent_kernel))
         shape = layers[-1].out_shape
@@ -371,8 +378,8 @@ def make_linear_path(config: Config, latent: Shape) -> tuple[Conv, Conv]:
     numbers = config.in_channels * side**2
     if config.linear_path == "pca" and numbers > PCA_LIMIT:
         raise Infeasible(
-            f"linear path: principal axes of blocks of {numbers:,} numbers; "
-            f"at most {PCA_LIMIT:,} are allowed"
+            f"linear path: PCA is limited to blocks of {PCA_LIMIT:,} numbers; this configuration "
+            f"needs blocks of {numbers:,}"
         )
     picture = (config.in_channels, config.image_size, config.image_size)
     output = (config.out_channels, *picture[1:])

@@ -1,4 +1,4 @@
-"""The greedy method of the source report: single changes to the best trial so far.
+"""The greedy method of the course report: single changes to the best trial so far.
 
 A change that lowers the validation error is kept for the next one; a change that raises it is
 dropped. `GreedyLadder` is this rule, for the sampler and for the report's table. The changes are

@@ -263,15 +263,15 @@ class SharedStudy:
         # If its first driver died while it was created, the study names a driver and has no trials.
         is_foreign = missing and (study.trials or not drivers)
         if is_foreign or differ:
-            differences = ", ".join(
-                f"{fact} {written[fact]}, here {facts[fact]}" for fact in sorted(differ)
+            differences = "; ".join(
+                f"its {fact}: {written[fact]}, yours: {facts[fact]}" for fact in sorted(differ)
             )
-            fault = f"differs from this study ({differences})"
+            fault = f"the database has a different study {name} ({differences})"
             if is_foreign:
-                fault = "was not written by this version of raycae"
+                fault = f"the database has a study {name} of another version of raycae"
             raise InputError(
-                f"--storage {hide_password(self._url)}: {name} in it {fault}; choose another name "
-                "for this study with --study NAME, or delete that one from the database"
+                f"--storage {hide_password(self._url)}: {fault}. Choose another name with --study "
+                "NAME, or delete the study in the database."
             )
         for fact in missing:
             study.set_user_attr(fact, facts[fact])
@@ -456,5 +456,6 @@ def describe_shared_study(shared: SharedStudy, name: str) -> list[str]:
     n_trials, n_drivers = shared.others.total(), len(shared.others)
     searches = f"{n_drivers} other search{'es' * (n_drivers > 1)}"
     trials = f"{n_trials} trial{'s' * (n_trials != 1)}"
-    note = f"{name} is shared with {searches}, which began {trials}; none is run again"
+    whose = "its" if n_drivers == 1 else "their"
+    note = f"{name} is shared with {searches}. This search repeats none of {whose} {trials}."
     return [*shared.notes, note]

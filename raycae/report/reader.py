@@ -98,7 +98,7 @@ class StudyReader:
         )
 
     def model(self, latent: int | None = None) -> Codec:
-        """Load the best kept model, by validation error.
+        """Load the best saved model, by validation error.
 
         A study keeps the models of its ten best trials, and of the best trial of each latent size
         and each named point.
@@ -111,7 +111,7 @@ class StudyReader:
             The model, on the CPU.
 
         Raises:
-            InputError: No kept model is that small; the message names the latent sizes that there
+            InputError: No saved model is that small; the message names the latent sizes that there
                 are. Or there is no model yet, or it is damaged.
         """
         from raycae.inference.codec import read_codec

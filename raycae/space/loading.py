@@ -23,7 +23,7 @@ from raycae.yaml_core import dump_yaml, load_yaml
 MAX_CHARACTERS = 100_000
 """Largest size of a space file."""
 REPORT = ("ex2-report", "ex3-report")
-"""Spaces whose points are the experiments of the source report."""
+"""Spaces whose points are the experiments of the course report."""
 
 
 def get_spaces_folder() -> Path:

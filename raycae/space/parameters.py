@@ -84,8 +84,8 @@ class FloatParameter(BaseParameter):
             high = self._compute_step_value(int(n_steps))
             if to_decimal(high) != to_decimal(self.low) + n_steps * to_decimal(self.step):
                 raise ValueError(
-                    f"step {self.step} from {self.low} has more digits than add up exactly; "
-                    "write low and step with at most 15 digits"
+                    f"low {self.low} and step {self.step} have too many digits, so their sums are "
+                    "rounded; use at most 15 digits"
                 )
             object.__setattr__(self, "high", high)
         return self

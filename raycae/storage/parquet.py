@@ -225,7 +225,10 @@ def read_columns(
         raise InputError(f"{path}: damaged: it claims {n_rows:,} rows in {size:,} bytes")
     table = parquet.read(columns=list(kinds))
     if sum(get_unpacked_length(table[name]) for name in texts) > MOST_UNPACKED * size:
-        raise InputError(f"{path}: damaged: its texts are over {MOST_UNPACKED:,} times its size")
+        raise InputError(
+            f"{path}: damaged: its unpacked text would be more than {MOST_UNPACKED:,} times the "
+            "file size"
+        )
     table = table.select(list(kinds)).cast(pa.schema(list(kinds.items())))
     table.validate(full=True)  # Texts that are not UTF-8, for example.
     for name in absent:

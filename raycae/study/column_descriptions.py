@@ -7,7 +7,7 @@ TRIALS = {
     "trial_number": "Number of the trial, from 0.",
     "state": "COMPLETE, PRUNED (stopped early), FAIL or RUNNING.",
     "reason": "Why the trial was stopped, failed or lost its worker.",
-    "point": "Named point of the space that the trial runs.",
+    "point": "Name of the space's predefined configuration (point) that the trial runs.",
     "change": "Change of a greedy series that the trial tries.",
     "parent": "Number of the trial that the change was made to.",
     "latent_size": "Number of values of the latent.",
@@ -17,23 +17,23 @@ TRIALS = {
     "compression_ratio": "Values of the input image divided by `latent_size`.",
     "n_params": "Number of parameters of the network.",
     "flops": "Floating-point operations of a forward pass over one image.",
-    "arch_hash": "Hash that is equal for two trials exactly if they have the same network.",
+    "arch_hash": "Hash of the network; equal for two trials only if their networks are equal.",
     "val_mse": "Validation error of the best epoch.",
-    "train_mse": "Training error of that epoch.",
-    "val_psnr_db": "Mean PSNR of the validation images in that epoch, in dB.",
-    "val_ssim": "Mean SSIM of the validation images in that epoch.",
+    "train_mse": "Training error of the best epoch.",
+    "val_psnr_db": "Mean PSNR of the validation images in the best epoch, in dB.",
+    "val_ssim": "Mean SSIM of the validation images in the best epoch.",
     "best_epoch": "Epoch with the lowest validation error.",
     "epochs_run": "Number of epochs that are recorded.",
     "on_frontier": "Whether the trial is on the Pareto front of error and cost.",
-    "test_mse": "Error on the test images, of kept models only. Nothing is selected on it.",
+    "test_mse": "Error on the test images, of saved models only. Nothing is selected on it.",
     "wall_time_s": "Sum of the times of all epochs in seconds.",
     "epoch_time_s": "Mean time of an epoch in seconds, training and validation.",
     "images_per_s": "Training images per second in the last epoch.",
     "n_images": "Number of training images of the study.",
     "seed": "Random seed of the trial's weights and minibatches.",
     "attempt": "Number of the latest attempt, from 1; 0 before the first.",
-    "losses": "How often its process died or hung.",
-    "micro_batch": "Images per pass through the network, after memory was not enough.",
+    "losses": "How often the trial's process died or hung.",
+    "micro_batch": "Micro-batch size that was used after the trial ran out of memory.",
     "device": "Device that trained the last epoch.",
     "host": "Host that trained the last epoch.",
     "started_at": "Start of the first attempt, UTC.",
@@ -59,17 +59,17 @@ BASELINES = {
         "`linear`: PCA of whole images. `linear_4x4`, `linear_8x8`: PCA of blocks. Without a "
         "latent: `mean_colour`, and for colourisation `grey_copy`, `mean_chroma`, `luma_function`."
     ),
-    "latent_size": "Number of values that it stores per image; null without a latent.",
-    "val_mse": "Its error on the validation images.",
-    "test_mse": "Its error on the test images.",
+    "latent_size": "Number of values that the baseline stores per image; null without a latent.",
+    "val_mse": "Error of the baseline on the validation images.",
+    "test_mse": "Error of the baseline on the test images.",
 }
 """The columns of `baselines.parquet`."""
 PICTURES = {
     "trial_number": "Number of the trial.",
     "shows": (
-        "`all`: the mean over the measured test images. `pca`: that of PCA with at most as many "
-        "numbers. `same`: one image, the same for all trials. `best`, `worst`: one of the trial's "
-        "images with the lowest or highest error."
+        "`all`: the mean over the measured test images. `pca`: the mean of the best PCA whose "
+        "latent is no larger than the trial's. `same`: one image, the same for all trials. `best`, "
+        "`worst`: one of the images with the lowest or highest error of the trial."
     ),
     "image": "Number of the image among the test images.",
     "mse": "Error of the task.",
@@ -85,6 +85,6 @@ PICTURES = {
 SPLITS = {
     "split": "`train`, `validation`, `test`, `duplicate` or `unused`.",
     "name": "Name of the image in its source.",
-    "checksum": "First 64 bits of BLAKE2b of its pixels; none for unused images.",
+    "checksum": "First 64 bits of BLAKE2b of the image's pixels; none for unused images.",
 }
 """The columns of `splits.parquet`."""

@@ -1,4 +1,4 @@
-"""Find a study or a kept model by name, path or URI."""
+"""Find a study or a saved model by name, path or URI."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def find_kept_model(study: Place, latent: int | None = None, name: str | None = 
         is_size = isinstance(latent, Integral) and not isinstance(latent, bool)
         if not is_size or latent < sizes[0]:
             problem = (
-                f"all kept models of {name} are larger. Their latent sizes are"
+                f"all saved models of {name} are larger. Their latent sizes are"
                 if is_size
                 else f"expected a whole number. The latent sizes of the models of {name} are"
             )

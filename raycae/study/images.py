@@ -66,11 +66,12 @@ def load_images(
     images = _load_by_seed(plan, size, classes)
     if images.membership.checksum != checksum:
         raise InputError(
-            f"{path}: {fault}, and the images of {plan.data} are no longer those this study began "
-            "with, so it cannot be made from them; restore either of them, or begin another study"
+            f"{path}: {fault}. It cannot be rebuilt, because the images in {plan.data} have "
+            "changed since this study started. Restore the file or the images, or start another "
+            "study."
         )
     write_atomic(path, images.membership.to_parquet())
-    return images, [f"{path}: {fault}; made again from {plan.data}"]
+    return images, [f"{path}: {fault}; rebuilt from {plan.data}"]
 
 
 def load_test_images(

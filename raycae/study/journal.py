@@ -118,6 +118,6 @@ class Journal:
     def _require_lease(self) -> None:
         if self._lease.lost:
             raise StorageError(
-                f"{self._folder}: another process has taken this study over, because this one did "
-                "not renew its lease. This process writes nothing more."
+                f"{self._folder}: another process has taken this study over, because this "
+                "process did not renew its lease. This process writes nothing more."
             )

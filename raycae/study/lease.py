@@ -145,7 +145,7 @@ class Lease:
         if gone is None:
             print(
                 f"{self._folder}: {format_holder(found)} wrote here last; "
-                f"waiting {WATCH_S:.0f} s to see whether it still does",
+                f"waiting {WATCH_S:.0f} s to see whether it still writes",
                 flush=True,
             )
             until = time.monotonic() + WATCH_S
@@ -156,7 +156,7 @@ class Lease:
                     return looked_at
                 if now != found:
                     raise make_held_error(self._folder, now)
-            print(f"{self._folder}: it does not; taking over", flush=True)
+            print(f"{self._folder}: it no longer writes; taking over", flush=True)
             return looked_at
         raise make_held_error(self._folder, found)
 

@@ -204,7 +204,10 @@ def load_plan(content: Mapping[str, Any]) -> Plan:
     except TypeError as error:
         raise InputError(f"study.json: plan: {error}") from None
     if plan.strata and len(content["data"].get("line") or ()) != len(plan.strata):
-        raise InputError("study.json: data: line needs one error for each of the plan's strata")
+        raise InputError(
+            "study.json: the list data.line must have one error for each latent-size bin in "
+            "plan.strata"
+        )
     return plan
 
 

@@ -87,8 +87,9 @@ class Study:
         replay_ledger(self.ledger.folder, space, self.records, self.proposer, self.rule, shared)
         if self.records.orphans and self.notes:  # not again where the damage was reported before
             self.notes.append(
-                f"{self.folder}: {self.records.orphans} events of trials whose beginning is lost "
-                "are ignored; those trials start again"
+                f"{self.folder}: the ledger has lost the start of some trials. Their other "
+                f"{self.records.orphans} events are ignored, and these trials start from the "
+                "beginning."
             )
         if shared:
             self.notes += describe_shared_study(shared, plan.study)
@@ -249,7 +250,7 @@ class Study:
         return f"{count} trial{'s' * (count > 1)} in a row failed for the same reason: {reason}"
 
     def record_test_error(self, number: int, test_mse: float) -> None:
-        """Record the error of a kept model on the test images.
+        """Record the error of a saved model on the test images.
 
         Args:
             number: Number of the trial.

@@ -108,7 +108,7 @@ def read_trials_table(folder: Place, *, configs: bool = True) -> pa.Table:
             values["val_mse"], values["val_psnr_db"], values["epochs_run"], strict=True
         )
     ):
-        raise InputError(f"{path}: where val_mse is, val_psnr_db and epochs_run have to be")
+        raise InputError(f"{path}: a row has val_mse but lacks val_psnr_db or epochs_run")
     if (least := min(values["latent_size"], default=1)) < 1:
         raise InputError(f"{path}: latent_size: {least} is not allowed; it must be at least 1")
     for number, state, config in zip(

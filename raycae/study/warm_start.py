@@ -7,6 +7,7 @@ from pathlib import Path
 
 from raycae.config import Config
 from raycae.errors import InputError
+from raycae.formatting import format_count
 from raycae.optimization.greedy import HeldAnswers
 from raycae.space.space import Space
 from raycae.storage.paths import Place
@@ -51,8 +52,9 @@ def load_known(
         taken, left_out = take_trials(folder, space)
         known += taken
         budget = f"{Path(plan.data).name}, {plan.epochs} epochs"
-        rest = "".join(f"; {n} {reason}" for reason, n in left_out.most_common())
-        notes.append(f"from {name} ({budget}): {len(taken)} trials known{rest}")
+        rest = ", ".join(f"{n} {reason}" for reason, n in left_out.most_common())
+        used = f"from {name} ({budget}): {format_count(len(taken), 'trial')} used"
+        notes.append(f"{used}; left out: {rest}" if rest else used)
     if not known:
         raise InputError(f"--from {','.join(names)}: nothing to learn from; {'; '.join(notes)}")
     return known, notes
@@ -76,7 +78,7 @@ def take_trials(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]
     ):
         config = space.on_grid(Config.model_validate_json(text))
         if state != COMPLETE:
-            left_out["not run to their end"] += 1
+            left_out["incomplete"] += 1
         elif not is_in_space(space, config):
             left_out["outside this space"] += 1
         else:

@@ -151,7 +151,7 @@ FRONTIER = ["--objective", "frontier"]
         ),
         (
             ["--settings", "3", "--sampler", "grid"],
-            "--settings 3: the sampler grid does not try several settings",
+            "--settings 3 cannot be used with --sampler grid",
         ),
         (["--settings", "0"], "'--settings'"),
         (["--first-images", "8"], "'--first-images'"),
@@ -263,7 +263,9 @@ def test_show(run: Run, trained: Path) -> None:
     best = tables.read_trials(trained / "tiny").sort_values("val_mse").iloc[0]
     assert code == 0
     distinct = tables.read_trials(trained / "tiny")["arch_hash"].nunique()
-    assert lines[0] == f"tiny: 3 COMPLETE, {distinct} distinct architectures; * on the frontier"
+    assert (
+        lines[0] == f"tiny: 3 COMPLETE, {distinct} distinct architectures; * = on the Pareto front"
+    )
     assert lines[2].startswith("COMPLETE *")
     assert len(lines) == 4
     assert f"{best['val_mse']:.5f}" in lines[2]
@@ -306,7 +308,7 @@ def test_whose_ray_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_evaluate_and_report(run: Run, trained: Path) -> None:
-    """Oracle: every kept model gets its test error, once; the report gets its lines and
+    """Oracle: every saved model gets its test error, once; the report gets its lines and
     pictures. Both commands say once what images they have read."""
     folder = trained / "tiny"
     code, out, _ = run("evaluate", folder)
@@ -393,7 +395,10 @@ def test_trial(run: Run) -> None:
         (["--set", "lr"], "--set lr: write NAME=VALUE"),
         (["--set", "lrr=1"], "--set lrr: unknown key. Did you mean lr?"),
         (["--set", "kernel=9"], "--set kernel.0: 9 is not allowed"),
-        (["--set", "depth=4", "--set", "factor=4"], "stage 3: max-pool 4 on 2 x 2"),
+        (
+            ["--set", "depth=4", "--set", "factor=4"],
+            "stage 3: max-pool 4 needs at least 4 x 4 pixels",
+        ),
     ],
 )
 def test_trial_that_cannot_be(run: Run, arguments: list[str], message: str) -> None:
@@ -470,13 +475,13 @@ def test_steps_after_the_trials_are_named(
     progress = Progress(trials=6, epochs=3, console=Console(file=io.StringIO()))
     study.journal.listener = progress.listen
     for done in range(6):
-        progress.count("Evaluating kept models", done, 6)
+        progress.count("Evaluating saved models", done, 6)
         study.record_test_error(number, 0.5)
         now_s += 4
     progress.count("Writing the report", 0, 1)
     assert capsys.readouterr().out.splitlines() == [
-        "Evaluating kept models: 0/6",
-        "Evaluating kept models: 3/6, 12 s left",
+        "Evaluating saved models: 0/6",
+        "Evaluating saved models: 3/6, 12 s left",
         "Writing the report …",
     ]
     plain = Console(file=io.StringIO(), width=100)

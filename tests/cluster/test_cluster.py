@@ -123,11 +123,12 @@ def test_wrong_use_is_refused(cluster: Cluster) -> None:
     worker's /tmp is not the head's; no node has three GPUs, and of the worker that is off nobody
     knows what it has; the folder of results is not said."""
     unshared = cluster.refused("--results /tmp/mine")
-    assert "--results /tmp/mine: node worker1 (10.77.0.2) does not see files" in unshared
+    assert "--results /tmp/mine: node worker1 (10.77.0.2) cannot read a test file" in unshared
     assert cluster.hosts.run("head", "ls -A /tmp | grep -e mine -e seen", check=False).stdout == ""
     assert cluster.refused("--gpus-per-trial 3") == (
-        "raycae: --cpus-per-trial 1 --gpus-per-trial 3: no node has that much; there is: "
-        "0 CPU, 0 GPU; 1 CPU, 0 GPU; yet to join: 1 (see `ray status`)"
+        "raycae: --cpus-per-trial 1 --gpus-per-trial 3: no node is large enough. Nodes in "
+        "the cluster: 0 CPU and 0 GPU, 1 CPU and 0 GPU. Number of nodes that have not joined: 1 "
+        "(see `ray status`)."
     )
     assert "--results is required on a cluster" in cluster.refused(
         "", before="env -u RAYCAE_RESULTS"

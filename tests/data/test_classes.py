@@ -177,7 +177,7 @@ def test_it_goes_on_where_it_stopped(images: data.Images) -> None:
 
 
 def test_kept_models_are_evaluated_with_the_labels(study: Study, images: data.Images) -> None:
-    """Oracle: inputs put together in numpy. A kept model has on the validation images the error of
+    """Oracle: inputs put together in numpy. A saved model has on the validation images the error of
     its training again, with their labels and not with others; and its test error is that on the
     test images with theirs."""
     assert evaluate_kept_models(study) == 2
@@ -215,13 +215,15 @@ def test_pictures_are_painted_with_the_labels(study: Study, images: data.Images)
 
 @pytest.mark.parametrize("left", [0, 2])
 def test_images_that_are_not_labelled_any_more(run: Run, study: Study, left: int) -> None:
-    """Oracle: the labels are taken out of the test images, or are others; the kept model is not
+    """Oracle: the labels are taken out of the test images, or are others; the saved model is not
     evaluated without them: one message that names the source and `classes`, exit code 2."""
     put_toy(Path(study.plan.data) / "train-0.parquet", 200, seed=0, classes=left)
     study.close()
     if left:
         relabelled = data.load(study.plan.data, image_size=8, classes=4)
-        with pytest.raises(InputError, match="of other classes when this study was begun"):
+        with pytest.raises(
+            InputError, match="the class labels have changed since this study started"
+        ):
             runner.open_study_for_writing(
                 SearchRequest(study.folder, study.plan, study.space, True, {}),
                 relabelled,
@@ -230,20 +232,20 @@ def test_images_that_are_not_labelled_any_more(run: Run, study: Study, left: int
         return
     code, out, err = run("evaluate", study.folder)
     assert (code, out) == (2, "")
-    assert err.startswith(f"raycae: source '{study.plan.data}': does not say which class")
+    assert err.startswith(f"raycae: source '{study.plan.data}': has no class labels")
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["search", "--data", "photos"], "does not say which class its images are of, and"),
+        (["search", "--data", "photos"], "has no class labels, but the setting classes: "),
         (
             ["search", "--data", "LABELLED"],
             "an image of class 3. With classes: 3, labels must be from 0",
         ),
-        (["trial", "--point", "told", "--data", "photos"], "does not say which class"),
-        (["trial", "--data", "photos", "--set", "classes=2"], "does not say which class"),
+        (["trial", "--point", "told", "--data", "photos"], "has no class labels"),
+        (["trial", "--data", "photos", "--set", "classes=2"], "has no class labels"),
     ],
 )
 def test_refused_before_the_first_trial(

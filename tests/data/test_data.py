@@ -576,9 +576,9 @@ def test_real_labels(jpeg_set: str) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "says"),
     [
-        (["cat"] * 20, [0] * 3, "does not say which class its images are of, and classes: 4 asks"),
-        ([0.5] * 20, [0] * 3, "does not say which class its images are of"),
-        ([1] * 20, ["cat"] * 3, "does not say which class its images are of"),
+        (["cat"] * 20, [0] * 3, "has no class labels, but the setting classes: 4 needs"),
+        ([0.5] * 20, [0] * 3, "has no class labels"),
+        ([1] * 20, ["cat"] * 3, "has no class labels"),
         (
             [1] * 19 + [4],
             [0] * 3,
@@ -609,7 +609,7 @@ def test_sources_without_labels_are_named(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "rows" / "train-0.parquet").drop_columns("label")
     pq.write_table(table, tmp_path / "rows" / "train-0.parquet")
     for source in ("photos", str(tmp_path / "files"), str(tmp_path / "rows")):
-        with pytest.raises(InputError, match=f"source '{source}': does not say which class"):
+        with pytest.raises(InputError, match=f"source '{source}': has no class labels"):
             data.load_labels(source, classes=10)
 
 

@@ -201,7 +201,7 @@ def test_a_column_whose_name_is_odd(tmp_path: Path) -> None:
     [
         (["train-00000-of-00002"], r"1 of 2 shards are missing: 00001 of 00002"),
         (["train-00001-of-00006"], r"5 of 6 .* missing: 00000, 00002, 00003, … of 00006"),
-        (["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"], "1 and 2 are"),
+        (["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"], "1 and 2 parts"),
         (["train/00000-of-00002"], "1 of 2 shards"),
         (["train_0_of_3", "train_2_of_3"], "1 of 3 shards"),
         (["train-00000-of-00001-aaaa", "train-00000-of-00001-bbbb"], "more than once"),

@@ -209,7 +209,7 @@ def test_images_that_are_not_the_studys_are_refused(tmp_path: Path, split: str, 
             swapped = (source / other).read_bytes()
             (source / name).write_bytes(png(1000) if fault == "changed" else swapped)
     word = {"train": "training"}.get(split, split)
-    why = "are missing" if fault == "gone" else "have other pixels than when it began"
+    why = "are missing" if fault == "gone" else "have changed since it started"
     says = f"7 of the {len(names)} {word} images of this study {why}: {', '.join(names[:5])} and 2"
     with pytest.raises(InputError, match=says):
         load(source, membership=images.membership)

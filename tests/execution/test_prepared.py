@@ -99,7 +99,8 @@ def test_notes_name_what_is_left_out(tmp_path: Path) -> None:
     )
     asked = prepare(tmp_path, space=str(file), max=["latent_size=1024"])
     assert asked.notes == [
-        "--max latent_size=1024 leaves out 1 of 2 named points: wide and 1 of 2 changes"
+        "--max latent_size=1024 excludes 1 of 2 named points (wide) and 1 of 2 changes of the "
+        "greedy series"
     ]
     assert list(asked.space.points) == ["base"]
     assert list(asked.space.file.series) == ["stride"]

@@ -37,7 +37,7 @@ def test_a_search_from_command_to_report_is_repeatable(
     space_file: Path, tmp_path: Path, small_ray: dict[str, str], run: Run
 ) -> None:
     """Oracle: the contract. Six trials, each accounted for; plain lines on a pipe and nothing of
-    Ray's; kept models evaluated; tables, study.json, baselines and report where they belong. With
+    Ray's; saved models evaluated; tables, study.json, baselines and report where they belong. With
     one trial at a time, another search with the same seed agrees in every proposal and every loss,
     bit for bit, though it is ended after its last trial: the report is there, exit code 143. (What
     another seed proposes: tests/optimization/test_proposer.py.)"""
@@ -59,7 +59,7 @@ def test_a_search_from_command_to_report_is_repeatable(
     steps = [line for line in lines if re.match("[A-Z][a-z]+ing ", line)]
     assert [*dict.fromkeys(re.split(": | …", line)[0] for line in steps)] == [
         *("Planning the search", "Connecting to Ray", "Loading images", "Starting workers"),
-        *("Evaluating kept models", "Computing baselines", "Drawing pictures"),
+        *("Evaluating saved models", "Computing baselines", "Drawing pictures"),
         "Writing the report",
     ]  # On a slow machine a counter is printed several times.
     assert len(lines) - len(steps) == 2 + 6 + 4
@@ -172,8 +172,11 @@ def test_more_gpus_than_any_node_has(
     too_many = [*without_gpu_option(command(space_file, tmp_path)), "--gpus-per-trial", "5"]
     refused = run_process(too_many, {**small_ray, "HOME": str(tmp_path)})
     assert refused.returncode == 2
-    assert "--gpus-per-trial 5: no node has that much; there is: 2 CPU, 2 GPU; " in refused.stderr
-    assert "the autoscaler may start: 8 CPU, 4 GPU" in refused.stderr
+    assert (
+        "--gpus-per-trial 5: no node is large enough. Nodes in the cluster: 2 CPU and 2 GPU. "
+        in refused.stderr
+    )
+    assert "The autoscaler can start: 8 CPU and 4 GPU." in refused.stderr
 
 
 @pytest.mark.usefixtures("without_ray")

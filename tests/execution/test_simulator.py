@@ -324,5 +324,5 @@ def test_a_curve_of_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
     epochs = pd.read_parquet(changed / "epochs.parquet")
     epochs.loc[4, "val_mse"] = 0.0
     epochs.to_parquet(changed / "epochs.parquet")
-    with pytest.raises(InputError, match="trial 2: val_mse and epoch_time_s have to be above 0"):
+    with pytest.raises(InputError, match="trial 2: val_mse and epoch_time_s must be above 0"):
         recorded_curves.read_curves([changed])

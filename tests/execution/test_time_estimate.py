@@ -182,7 +182,9 @@ def test_the_line(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> N
     line = format_time_estimate(request_, (1, 1, 1))
     assert line == "time     about 2.0 h: 6 trials of 3 epochs on 1 worker; a reason"
     line = format_time_estimate(replace(request_, hours=0.5), (1, 1, 1))
-    assert line.startswith("time     at most 30 min (time limit) of about 2.0 h: 6 trials")
+    assert line.startswith(
+        "time     at most 30 min (time limit); the whole search would take about 2.0 h: 6 trials"
+    )
     monkeypatch.setattr(time_estimate, "estimate_search", lambda *_: Estimate(None, "a reason"))
     line = format_time_estimate(request_, (1, 1, 1))
     assert line == "time     unknown: 6 trials of 3 epochs; a reason"

@@ -292,7 +292,7 @@ def stop_in_an_epoch(cluster: Cluster, search: Search, host: str, folder: Path) 
 
 
 def check_model(study: Path, number: int, epochs: list[Event]) -> None:
-    """The kept model is the one that the ledger names as the trial's best."""
+    """The saved model is the one that the ledger names as the trial's best."""
     best = min(
         (e for e in epochs if e["trial_number"] == number), key=lambda e: (e["val_mse"], e["epoch"])
     )
@@ -322,7 +322,7 @@ def test_the_network_is_cut_and_healed(cluster: Cluster, begin: Begin, cut_s: in
     which it ends, and lays down, only when the trial has been begun again elsewhere: those
     files bear the older attempt's number and are never used, nothing it says is in the
     ledger. When the network is healed the search goes on as if nobody had come back, and ends in
-    order with every trial COMPLETE, its kept model the one that the ledger names."""
+    order with every trial COMPLETE, its saved model the one that the ledger names."""
     epochs = 150
     search = begin(*new(cluster, epochs))
     where = search.running()

@@ -490,7 +490,7 @@ def test_one_that_was_away_is_replaced(
         search.send(signal.SIGSTOP)
         second = run_process([*resume(where, QUICK + ELSEWHERE), "--concurrent", "1"], small_ray)
         assert second.returncode == 0, second.stderr
-        assert "it does not; taking over" in second.stdout
+        assert "it no longer writes; taking over" in second.stdout
         names = ("trials.parquet", "epochs.parquet", "study.json", "report.html")
         left = {name: (folder / name).read_bytes() for name in names}
         parts = sorted(path.name for path in (folder / "ledger").iterdir())

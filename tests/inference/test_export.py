@@ -42,7 +42,9 @@ def test_programs(
     assert (code, err) == (0, "")
     files = [Path(f"m.{form}"), Path(f"m.{form}.md")]
     said = re.fullmatch(
-        r"(.*): ([\d,]+) bytes; largest difference on \d+ photographs: (.*) of 1\n(.*)\n", out
+        r"(.*): ([\d,]+) bytes; largest difference from the model on \d+ photographs: (\S*)"
+        r"(?: \(values range from 0 to 1\))?\n(.*)\n",
+        out,
     )
     assert said
     assert [said[1], said[4]] == [str(file) for file in files]
@@ -129,7 +131,8 @@ def test_the_card_of_a_study(run: Run, study: Study, tmp_path: Path) -> None:
         "     3x32x32  input",
         "      16x8x8  conv 12-16 k3   <- the latent",
         "     3x32x32  conv 12-3 k3",
-        "Checked: largest difference on 32 photographs: 0 of 1.",
+        "Checked: largest difference from the model on 32 photographs: 0 (values range from 0 "
+        "to 1).",
         "| source | photos |",
         "| training images | 100 |",
         "| validation images | 20 |",

@@ -49,7 +49,7 @@ LINEAR_CODE = {
 
 
 def test_base_model_is_the_reports() -> None:
-    """Oracle: 4,911 parameters and latent size 1024, as the source report computes."""
+    """Oracle: 4,911 parameters and latent size 1024, as the course report computes."""
     net = build_architecture(resolve({}))
     assert (net.n_params, net.latent_size) == (4911, 1024)
     assert str(net) == (
@@ -407,7 +407,7 @@ def test_linear_path_and_refinement_by_hand() -> None:
         ({"image_size": 31}, "a latent of 7 x 7 does not tile 31 x 31 pixels"),
         (
             {"image_size": 64, "depth": 3, "factor": 4},
-            "principal axes of blocks of 12,288 numbers; at most 6,000 are allowed",
+            "PCA is limited to blocks of 6,000 numbers; this configuration needs blocks of 12,288",
         ),
     ],
 )
@@ -419,7 +419,9 @@ def test_linear_path_that_does_not_fit(settings_: dict[str, Any], message: str) 
 
 def test_vanished_feature_map_is_refused() -> None:
     """Oracle: by hand, 32 / 4 / 4 / 4 leaves nothing; the message names the stage."""
-    with pytest.raises(Infeasible, match="stage 3: max-pool 4 on 2 x 2"):
+    with pytest.raises(
+        Infeasible, match="stage 3: max-pool 4 needs at least 4 x 4 pixels; its input has 2 x 2"
+    ):
         build_architecture(resolve({"depth": 3, "channels": 4, "factor": 4}))
     with pytest.raises(Infeasible, match="kernel 7 without padding"):
         build_architecture(resolve({"depth": 3, "channels": 4, "kernel": 7, "padding": "none"}))
@@ -473,7 +475,7 @@ def test_saved_model_comes_back(tmp_path: Any) -> None:
         ({"channels": [8, 12, 16], "depth": 2}, "has 3 entries"),
         ({"batch_size": 0}, "batch_size: 0 is not allowed"),
         ({"lr": float("nan")}, "lr: nan is not allowed"),
-        ({"decoder_channels": [[8, 9], 3]}, "stage 1 has 2 numbers for 1 convolutions"),
+        ({"decoder_channels": [[8, 9], 3]}, "stage 1 lists 2 numbers but has 1 convolution"),
         ({"gammas": []}, "gammas"),
         (
             {"linear_path": "pca"},

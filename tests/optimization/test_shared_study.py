@@ -128,7 +128,7 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
     assert [json.loads(event["curve"]) for event in known] == [{"1": 0.3, "2": 0.2}]
     die(two)
     again = resume_study(two.folder, two.plan, database=url)
-    expected = "is shared with 1 other search, which began 2 trials"
+    expected = "is shared with 1 other search. This search repeats none of its 2 trials."
     assert any(expected in note for note in again.notes)
     recent = again.proposer.history.select_recent().values()
     assert [t.values for t in recent] == [t.values for t in seen]
@@ -204,16 +204,14 @@ def test_what_cannot_be_shared(
     one = begin(tmp_path / "one", small, url)
     one.ask()
     facts = {**data_facts(), "fingerprint": "1" * 16}
-    with pytest.raises(
-        InputError, match=r"small in it differs from this study \(images 0+, here 1+"
-    ):
+    with pytest.raises(InputError, match=r"a different study small \(its images: 0+, yours: 1+"):
         create_study(tmp_path / "two", plan_for("random"), small, facts, database=url)
     with pytest.raises(InputError, match="--sampler greedy: another search runs small"):
         begin(tmp_path / "three", small, url, "greedy")
     monkeypatch.setattr(shared_study, "PAUSE_S", 0.01)  # nobody is about to say what theirs is
     optuna.create_study(study_name="theirs", storage=url)
     theirs = replace(plan_for("random"), study="theirs")
-    with pytest.raises(InputError, match="theirs in it was not written by this version of raycae"):
+    with pytest.raises(InputError, match="a study theirs of another version of raycae"):
         create_study(tmp_path / "four", theirs, small, data_facts(), database=url)
     assert len(optuna.load_study(study_name="small", storage=url).trials) == 1
     one.close()
@@ -380,7 +378,9 @@ def test_one_comes_while_the_first_says_what_the_study_is(
     other = {**data_facts(), "fingerprint": "1" * 16}
     made = begun()
     made.set_user_attr("images", "2" * 16)
-    with pytest.raises(InputError, match=r"differs from this study \(images 2+, here 1+\)"):
+    with pytest.raises(
+        InputError, match=r"the database has a different study \w+ \(its images: 2+, yours: 1+\)"
+    ):
         create_study(tmp_path / "four", plan_for("random"), small, other, database=url)
 
 
@@ -394,7 +394,9 @@ def test_a_study_whose_only_driver_comes_with_other_facts(tmp_path: Path) -> Non
         return optuna.load_study(study_name="s", storage=url).user_attrs["epochs"]
 
     assert [come("one", 1), come("one", 2), come("two", 2)] == [1, 2, 2]
-    with pytest.raises(InputError, match=r"differs from this study \(epochs 2, here 3\)"):
+    with pytest.raises(
+        InputError, match=r"the database has a different study \w+ \(its epochs: 2, yours: 3\)"
+    ):
         come("one", 3)
 
 

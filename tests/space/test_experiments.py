@@ -1,4 +1,4 @@
-"""The source report's experiments as named points: exactly the layers that its tables say.
+"""The course report's experiments as named points: exactly the layers that its tables say.
 
 Every number here was worked out by hand: a convolution of i to o channels with a k x k kernel has
 o (i k² + 1) parameters, a pool or a stride of 2 halves a side, nothing else changes one.

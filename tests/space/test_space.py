@@ -217,7 +217,10 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
         ({"fixed": {"kernel": 8}}, "fixed.kernel.0: 8 is not allowed"),
         ({"fixed": {"depth": 2, "channels": [1, 2, 3]}}, "fixed: channels: [1, 2, 3] has 3 "),
         ({"points": {"a": {"lrr": 1}}}, "points.a.lrr: unknown key. Did you mean lr?"),
-        ({"points": {"a": {"depth": 4, "factor": 4}}}, "points.a: stage 3: max-pool 4 on 2 x 2"),
+        (
+            {"points": {"a": {"depth": 4, "factor": 4}}},
+            "points.a: stage 3: max-pool 4 needs at least 4 x 4 pixels",
+        ),
         (
             {"points": {"a": {}}, "constraints": {"latent_size": {"max": 10}}},
             "points.a: latent_size 1,024 is above 10",
@@ -231,7 +234,7 @@ LR = {"type": "float", "low": 1e-4, "high": 1e-2}
         ),
         (
             {"points": {"p": {"depth": 4}}, "series": {"a": {"factor": 4}}},
-            "series.a: stage 3: max-pool 4 on 2 x 2",
+            "series.a: stage 3: max-pool 4 needs at least 4 x 4 pixels",
         ),
         (
             {

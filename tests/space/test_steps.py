@@ -216,7 +216,7 @@ def test_int_steps_end_within_the_range(low: int, width: int, step: int) -> None
 def test_steps_that_do_not_add_up_are_refused(step: float) -> None:
     """Oracle: seven times 0.14285714285714285 is 0.99999999999999995, which is no float."""
     text = f"task: reconstruct\nparams: {{lr: {{type: float, low: 0.1, high: 1.1, step: {step}}}}}"
-    with pytest.raises(InputError, match=r"^mine.yaml: params.lr: step .* at most 15 digits"):
+    with pytest.raises(InputError, match=r"^mine.yaml: params.lr: low .* at most 15 digits"):
         loading.parse_space(text, name="mine")
 
 

@@ -32,7 +32,7 @@ SMALL = TINY_SPACE.replace("batch_size: 32", "batch_size: 32, image_size: 8")
 """Of 8 pixels square, for the baselines of larger images take seconds."""
 
 STEPS = {
-    "evaluate_kept_models": "The kept models could not be evaluated on the test images",
+    "evaluate_kept_models": "The saved models could not be evaluated on the test images",
     "write_picture_sheets": "could not be drawn",
     "measure_baselines": "The baselines could not be measured",
 }

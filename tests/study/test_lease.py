@@ -133,7 +133,7 @@ def test_one_holds_it(folder: Place, capsys: pytest.CaptureFixture[str]) -> None
         assert said(process) == "held\n"
         with pytest.raises(InputError, match=rf"is searching here \(process {process.pid} on "):
             Lease.take(folder)
-        assert "to see whether it still does" not in capsys.readouterr().out
+        assert "to see whether it still writes" not in capsys.readouterr().out
         beat = content(folder)["beat"]
         wait_for(lambda: content(folder)["beat"] != beat)
         assert not has_lost(process)
@@ -184,8 +184,8 @@ def test_a_dead_one_of_another_host(
     assert time.monotonic() - begun >= 0.6
     first, second = capsys.readouterr().out.splitlines()
     assert f"process {made['pid']} on {made['host']} wrote here last" in first
-    assert "s to see whether it still does" in first
-    assert second.endswith("it does not; taking over")
+    assert "s to see whether it still writes" in first
+    assert second.endswith("it no longer writes; taking over")
     assert content(folder)["pid"] == os.getpid()
     mine.release()
 
@@ -244,7 +244,7 @@ def test_two_at_the_same_moment(folder: Place, times: int) -> None:
             tell(process)
         words = [said(process) for process in (a, b, c, d)]
         for i, process in enumerate((a, b, c, d)):
-            if "to see whether it still does" in words[i]:  # one of the other host, first
+            if "to see whether it still writes" in words[i]:  # one of the other host, first
                 words[i] = said(process)
         assert sum(word == "held\n" for word in words) == 1, words
         assert sum("another process is searching here" in word for word in words) == 3, words

@@ -174,7 +174,7 @@ def test_strata_without_a_line(plan: Plan) -> None:
     refused by name, not met as a fault later."""
     plan = replace(plan, objective="frontier", sampler="strata", strata=[64, 128])
     for line in ({}, {"line": [0.1]}):
-        with pytest.raises(InputError, match="line needs one error for each"):
+        with pytest.raises(InputError, match=r"data\.line must have one error for each"):
             load_plan({"plan": asdict(plan), "data": {**data_facts(), **line}})
 
 
@@ -288,7 +288,7 @@ def test_tables_are_the_ledgers(study: Study) -> None:
 
 
 def test_facts_of_the_base_model() -> None:
-    """Oracle: the source report (1024, 4,911) and arithmetic: 3072 / 1024 = 3; colourisation
+    """Oracle: the course report (1024, 4,911) and arithmetic: 3072 / 1024 = 3; colourisation
     starts from 1024 luma values, whatever the gammas."""
     known = get_architecture_columns(resolve({}))
     assert (known["latent_size"], known["n_params"], known["compression_ratio"]) == (1024, 4911, 3)

@@ -132,7 +132,7 @@ def data_test_name(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-@pytest.mark.parametrize("fault", ["missing", "have other pixels"])
+@pytest.mark.parametrize("fault", ["missing", "have changed"])
 def test_images_that_changed_while_a_search_was_away(
     search: Search, run: Run, tmp_path: Path, images: Path, split: str, fault: str
 ) -> None:
@@ -182,7 +182,7 @@ def test_evaluate_of_images_that_are_gone(
     search: Search, run: Run, tmp_path: Path, images: Path
 ) -> None:
     """Oracle: by hand. One message, exit code 2, the study as it was; with the images back every
-    kept model has its test error, the one it had before."""
+    saved model has its test error, the one it had before."""
     assert search()[0] == 0
     folder = tmp_path / "r" / "s"
     errors = tables.read_trials(folder)["test_mse"]
@@ -228,7 +228,7 @@ def test_a_table_that_is_lost_or_damaged(
         (images / "!.png").unlink()
     code, out, _ = search("--resume", "--trials", "+1")
     assert code == 0
-    assert f"; made again from {images}" in out
+    assert f"; rebuilt from {images}" in out
     assert stored_table(folder).checksum == whole.checksum
     assert len(tables.read_trials(folder)) == 3
 
@@ -314,4 +314,4 @@ def test_a_study_of_before(search: Search, run: Run, tmp_path: Path, images: Pat
     put_image(images / "!.png", 1000)
     code, _, err = search("--resume", "--trials", "+1")
     assert code == 2
-    assert "these are not the images this study was begun with" in err
+    assert "the images have changed since this study started" in err

@@ -47,8 +47,8 @@ def test_what_fits_is_known(before: Path, tiny_space: Space) -> None:
     known, notes = warm_start.load_known(["before"], str(before), tiny_space)
     assert [error for _, error in known] == pytest.approx([0.45, 0.4, 0.35, 0.3])
     assert notes == [
-        "from before (photos, 3 epochs): 4 trials known; 1 outside this space; "
-        "1 not run to their end"
+        "from before (photos, 3 epochs): 4 trials used; left out: 1 outside this space, "
+        "1 incomplete"
     ]
 
 

@@ -1,1 +1,1 @@
-"""The report of `raycae reproduce`: the source report's claims, judged."""
+"""The report of `raycae reproduce`: the course report's claims, judged."""

@@ -1,4 +1,4 @@
-"""What the source report claims, and the rule that turns runs into verdicts.
+"""What the course report claims, and the rule that turns runs into verdicts.
 
 A claim says that one experiment has less of something than another. It is judged on runs of both
 with the same seeds, by a t-interval of their differences alone. Other claims do not help to
