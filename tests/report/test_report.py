@@ -362,6 +362,21 @@ def test_the_strip_has_the_original_and_a_row_for_each_size(tmp_path: Path) -> N
     assert "6 test images" not in render_report(folder)
 
 
+def test_the_strip_says_which_sizes_it_leaves_out(tmp_path: Path) -> None:
+    """Oracle: by hand, of seven latent sizes from 64 to 448 numbers. Six have pictures, evenly from
+    the first to the last (round half to even), and four of those are in the strip."""
+    trials = [Trial([0.1 / n], settings={"latent_channels": n}) for n in range(1, 8)]
+    folder = made_study(tmp_path / "f", trials)
+    for number in range(7):
+        painted(folder, number, 3)
+    page = render_report(folder)
+    assert "4 of 7 latent sizes are shown: 64, 192, 320 and 448. No trial was trained on" in page
+    folder = made_study(tmp_path / "all", trials[:4])
+    for number in range(4):
+        painted(folder, number, 3)
+    assert "latent sizes are shown" not in render_report(folder)
+
+
 def test_the_strip_has_pca_where_it_was_drawn(tmp_path: Path) -> None:
     """Oracle: one sheet has four rows; the sheet of the other trial is of a version without PCA.
     The page says what PCA is. `test_browser` compares the colours."""

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from raycae.formatting import format_count
+from raycae.formatting import format_count, join_words
 from raycae.report.html import MOST_PIXELS
 from raycae.report.report_data import ReportData
-from raycae.report.trials import list_rows
+from raycae.report.trials import list_rows, select_best_per_latent_size
 from raycae.study.tables import ALL, PCA, SAME
 
 N_COLUMNS = 6
@@ -40,12 +40,14 @@ class PictureStrip:
         rows: The label of each row.
         text: The same images in words, for those who do not see them.
         has_pca: Whether there are rows of PCA.
+        selection: Which of the latent sizes are shown; empty if all are.
     """
 
     cuts: dict[str, Any]
     rows: list[str]
     text: str
     has_pca: bool
+    selection: str
 
 
 def make_picture_strip(data: ReportData) -> PictureStrip | None:
@@ -80,6 +82,7 @@ def make_picture_strip(data: ReportData) -> PictureStrip | None:
         rows=labels,
         text=f"{min(N_COLUMNS, n_images)} test images in {len(labels)} rows: " + "; ".join(labels),
         has_pca=any(PCA_ROW in indices for indices in places),
+        selection=describe_selection(data, numbers),
     )
 
 
@@ -93,6 +96,24 @@ def select_evenly(numbers: list[int], most: int) -> list[int]:
     if len(numbers) <= most:
         return numbers
     return [numbers[round(i * (len(numbers) - 1) / (most - 1))] for i in range(most)]
+
+
+def describe_selection(data: ReportData, numbers: list[int]) -> str:
+    """Describe which latent sizes the strip shows if there are others.
+
+    Args:
+        data: The study.
+        numbers: The trials in the strip, by latent size.
+
+    Returns:
+        A sentence; empty if the strip shows all latent sizes.
+    """
+    n_sizes = len(select_best_per_latent_size(data.trials, data.plan["strata"]))
+    if n_sizes == len(numbers):
+        return ""
+    rows = data.ranked.select(numbers)
+    sizes = join_words([f"{rows[number]['latent_size']:,}" for number in numbers])
+    return f"{len(numbers)} of {n_sizes} latent sizes are shown: {sizes}."
 
 
 def read_sheet(data: ReportData, number: int) -> Image.Image | None:
