@@ -215,7 +215,7 @@ def count_lower_sizes(entries: list[Entry]) -> tuple[list[int], int]:
 
 
 def draw_frontiers(entries: list[Entry]) -> go.Figure:
-    """Draw the Pareto front of each study on logarithmic axes.
+    """Draw the Pareto front of each study as steps on logarithmic axes.
 
     Args:
         entries: The studies; each has a trial with a measured error.
@@ -233,7 +233,11 @@ def draw_frontiers(entries: list[Entry]) -> go.Figure:
             y=plotting.lift_zeros(errors, zero),
             name=name,
             mode="lines+markers",
-            line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % 4]},
+            line={
+                "color": COLOURS[i % len(COLOURS)],
+                "dash": DASHES[i // len(COLOURS) % 4],
+                "shape": "hv",
+            },
             hovertext=[
                 f"{name}, trial {number}<br>latent size {size:,}: {format_error(val_mse)}"
                 for number, size, val_mse in zip(numbers, sizes, errors, strict=True)

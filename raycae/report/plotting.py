@@ -182,11 +182,11 @@ def make_figure(x_title: str, y_title: str) -> go.Figure:
 
 
 def use_whole_ticks(figure: go.Figure, most: float) -> None:
-    """Mark an x axis of counts at whole numbers. Of few, plotly would also mark halves.
+    """Mark an x axis of whole numbers at whole numbers. Of few, plotly would also mark halves.
 
     Args:
         figure: The figure.
-        most: The largest count.
+        most: The largest count, or the length of the axis.
     """
     if most <= 10:
         figure.update_xaxes(dtick=1, tick0=1)
@@ -201,7 +201,9 @@ def draw_trials(
     zero: float,
     top: float = math.inf,
 ) -> None:
-    """Draw the error of each trial over its cost, and a line through the Pareto front.
+    """Draw the error of each trial over its cost, and the Pareto front as steps.
+
+    Between two trials of the front, the lowest known error is that of the cheaper one.
 
     Args:
         figure: The figure to draw into.
@@ -218,7 +220,7 @@ def draw_trials(
         customdata=front["trial_number"].astype(int).tolist(),
         name="Pareto front",
         mode="lines",
-        line={"color": ORANGE, "width": 2},
+        line={"color": ORANGE, "width": 2, "shape": "hv"},
         hoverinfo="skip",
     )
     for state, name, marker in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import shutil
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from made_studies import HOSTILE, Trial, made_study, painted, plausible
+from PIL import Image
 from synthetic_study import long_study
 
 from raycae.report.page import render_report, write_report
@@ -218,6 +221,32 @@ def test_a_phone_cuts_no_title_and_has_no_gaps(browser: Any, tmp_path: Path) -> 
     )
     assert cut == []
     assert gaps == []
+
+
+def test_the_strip_is_cut_from_the_sheets(browser: Any, tmp_path: Path) -> None:
+    """Oracle: Pillow. The sheets show every second of their images in the strip: the first row of
+    the first sheet, the second of both, and the fourth of the one that has PCA."""
+    plan = {"objective": "frontier", "strata": [64, 256], "sampler": "strata"}
+    trials = [Trial([0.02 / n], settings={"latent_channels": n}) for n in (1, 4)]
+    folder = made_study(tmp_path / "s", trials, asked=plan)
+    for number, n_rows in ((0, 3), (1, 4)):
+        painted(folder, number, n_rows)
+    frame = pd.read_parquet(folder / "pictures.parquet")
+    mean = frame[(frame["trial_number"] == 1) & (frame["shows"] == "all")]
+    frame = pd.concat([frame, mean.assign(shows="pca")])
+    frame.to_parquet(folder / "pictures.parquet", index=False)
+    write_report(folder)
+    opened = Opened(browser, folder, viewport={"width": 1200, "height": 900})
+    uri = opened.page.evaluate("document.querySelector('.strip canvas').toDataURL()")
+    strip = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert strip.size == (6 * 34 - 2, 4 * 34 - 2)
+    for i, (trial, row) in enumerate(((0, 0), (0, 1), (1, 1), (1, 3))):
+        sheet = Image.open(folder / "pictures" / f"{trial}.png").convert("RGBA")
+        for column in range(6):
+            shown = strip.crop((34 * column, 34 * i, 34 * column + 32, 34 * i + 32))
+            left, top = 68 * column, 34 * row
+            assert shown.tobytes() == sheet.crop((left, top, left + 32, top + 32)).tobytes()
+    assert opened.complaints == []
 
 
 def test_hover_and_click_tell_of_a_trial(browser: Any, study: Path) -> None:

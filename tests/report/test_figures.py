@@ -27,6 +27,7 @@ from raycae.report.reproduction.figures import (
 from raycae.report.reproduction.page import format_times
 from raycae.report.sections import frontier_growth, greedy_ladder, learning_curves
 from raycae.report.sections.cost import draw_cost
+from raycae.report.sections.latent_shape import draw_side
 from raycae.report.sections.latent_size import draw_latent_error
 from raycae.report.trials import add_config_columns, rank_trials
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
@@ -192,6 +193,21 @@ def test_what_comes_from_files_is_text_to_plotly() -> None:
     figure = draw_latent_error(compute_latent_error(trials, baselines))
     assert "&lt;b&gt;bold" in figure.data[-1].hovertext[0]
     assert figure.layout.annotations[0].text == "&lt;i&gt;"
+
+
+def test_the_frontier_is_drawn_as_steps() -> None:
+    """Oracle: by hand. 100 numbers reach what 64 do: a line `hv` stays at 0.03 up to 256 numbers.
+    A line through the lowest error at each number of channels has no such meaning."""
+    trials = made_trials((COMPLETE, 64, 0.03), (COMPLETE, 256, 0.01), (COMPLETE, 128, 0.04))
+    trials[["latent_channels", "latent_height", "latent_width"]] = [[1, 8, 8], [4, 8, 8], [2, 8, 8]]
+    (front,) = draw_latent_error(compute_latent_error(trials, None)).select_traces(
+        {"name": "Pareto front"}
+    )
+    assert (list(front.x), list(front.y)) == ([64, 256], [0.03, 0.01])
+    assert front.line.shape == "hv"
+    (least,) = draw_side(trials, "latent_channels").select_traces({"name": "lowest error"})
+    assert list(least.x) == [1, 2, 4]
+    assert (least.line.shape, least.line.dash) == ("linear", "dot")
 
 
 def test_growth_of_the_frontier() -> None:

@@ -441,3 +441,23 @@ def test_choices_with_one_shortened_text_have_a_bar_each() -> None:
     assert figure.data[0].y == pytest.approx([0.5, 0.5], abs=0.01)
     assert figure.data[1].y[1] > 0.7
     assert len(figure.layout.xaxis.ticktext) == len(figure.layout.xaxis.tickvals) == 2
+
+
+@pytest.mark.parametrize("high", [4, 6, 300])
+def test_an_axis_of_integers_has_whole_ticks(high: int) -> None:
+    """Oracle: plotly marks every multiple of `dtick` from `tick0` on, or `tickvals`; all are whole.
+    A longer axis is left to plotly, which marks at most some ten multiples of 20 or more."""
+    space = f"""
+task: reconstruct
+params:
+  latent_channels: {{type: int, low: 3, high: {high}}}
+  batch_size: {{type: int, low: 3, high: {high}, log: true}}
+"""
+    parameters = loading.parse_space(space, name="s").parameters
+    rows = [({"latent_channels": n, "batch_size": n}, 0.01 / n) for n in range(3, 7)]
+    linear, log = (draw_slice(item) for item in make_slices(made_trials(rows), parameters))
+    expected = (None, None) if high == 300 else (1, 1)
+    assert (linear.layout.xaxis.tick0, linear.layout.xaxis.dtick) == expected
+    assert all(tick == int(tick) for tick in log.layout.xaxis.tickvals)
+    assert {3, high} <= set(log.layout.xaxis.tickvals)
+    assert list(log.layout.xaxis.ticktext) == [str(int(tick)) for tick in log.layout.xaxis.tickvals]

@@ -100,7 +100,7 @@ def describe_sides(trials: pd.DataFrame) -> str | None:
 
 
 def draw_side(trials: pd.DataFrame, side: str, most: int = 300) -> go.Figure:
-    """Draw error against spatial size or channels, and a line through the lowest error at each.
+    """Draw error against spatial size or channels, and a dotted line through the lowest at each.
 
     Args:
         trials: Trials in any state; at least one has a measured error.
@@ -118,7 +118,8 @@ def draw_side(trials: pd.DataFrame, side: str, most: int = 300) -> go.Figure:
     errors = ranked["val_mse"].astype(float).tolist()
     zero, top = plotting.choose_zero_position(errors), plotting.get_error_ceiling(errors)
     draw_trials(figure, thin_trials(ranked, most), least, side, format_hover, zero, top)
-    figure.data[0].name = "lowest error"
+    # An error reached with few channels need not be reached with more: these are no steps.
+    figure.data[0].update(name="lowest error", line={"dash": "dot", "shape": "linear"})
     figure.update_yaxes(plotting.make_error_axis(errors))
     low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
     figure.update_xaxes(

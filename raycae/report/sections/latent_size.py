@@ -339,9 +339,14 @@ class LatentSizeSection(Section):
         colours = list_colours(data.trials, data.parameters, figure)
         psnr_view = draw_psnr_view(latent)
         shape = LatentShapeSection.build(data)
+        strip = make_picture_strip(data)
         return cls(
             figures={"latent-error": figure, **shape.figures},
-            constants={"colours": colours, "psnrView": psnr_view},
+            constants={
+                "colours": colours,
+                "psnrView": psnr_view,
+                "stripCuts": strip and strip.cuts,
+            },
             sentence=describe_latent_error(latent),
             n_points=len(latent.points),
             n_drawn=len(get_point_trials(figure)),
@@ -350,5 +355,5 @@ class LatentSizeSection(Section):
             shape=shape,
             frontier=make_frontier_rows(latent, data.ranked),
             has_linear=not latent.linear.empty,
-            strip=make_picture_strip(data),
+            strip=strip,
         )

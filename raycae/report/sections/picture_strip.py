@@ -1,17 +1,22 @@
-"""A strip of test images: the originals, then models and PCA of a few latent sizes."""
+"""A strip of test images: the originals, then models and PCA of a few latent sizes.
+
+The script of the page cuts the strip from the picture sheets, so that the page holds each picture
+only once.
+"""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from PIL import Image
 
-from raycae.formatting import format_count
-from raycae.report.html import MOST_PIXELS, make_image_uri
+from raycae.formatting import format_count, join_words
+from raycae.report.html import MOST_PIXELS
 from raycae.report.report_data import ReportData
-from raycae.report.trials import list_rows
+from raycae.report.trials import list_rows, select_best_per_latent_size
 from raycae.study.tables import ALL, PCA, SAME
 
 N_COLUMNS = 6
@@ -31,20 +36,22 @@ class PictureStrip:
     """The strip.
 
     Attributes:
-        uri: The picture as a data URI.
+        cuts: What the script of the page cuts from the sheets; see `plan_cuts`.
         rows: The label of each row.
         text: The same images in words, for those who do not see them.
         has_pca: Whether there are rows of PCA.
+        selection: Which of the latent sizes are shown; empty if all are.
     """
 
-    uri: str
+    cuts: dict[str, Any]
     rows: list[str]
     text: str
     has_pca: bool
+    selection: str
 
 
 def make_picture_strip(data: ReportData) -> PictureStrip | None:
-    """Cut the strip from the picture sheets of the study.
+    """Choose the strip from the picture sheets of the study.
 
     Args:
         data: The study.
@@ -67,16 +74,15 @@ def make_picture_strip(data: ReportData) -> PictureStrip | None:
     ]
     if len(sheets) < max(len(read), 2) or not has_layout(sheets, places, n_images):
         return None
-    rows = [cut_row(sheets[0], 0, n_images)]
-    for sheet, indices in zip(sheets, places, strict=True):
-        rows += [cut_row(sheet, index, n_images) for index in indices]
+    cuts = [(numbers[0], 0)]
+    cuts += [(number, row) for number, rows in zip(numbers, places, strict=True) for row in rows]
     labels = ["original", *label_rows(data, numbers, painted)]
     return PictureStrip(
-        uri=join_rows(rows),
+        cuts=plan_cuts(cuts, sheets[0].width, n_images),
         rows=labels,
-        text=f"{rows[0].width // rows[0].height} test images in {len(rows)} rows: "
-        + "; ".join(labels),
+        text=f"{min(N_COLUMNS, n_images)} test images in {len(labels)} rows: " + "; ".join(labels),
         has_pca=any(PCA_ROW in indices for indices in places),
+        selection=describe_selection(data, numbers),
     )
 
 
@@ -90,6 +96,24 @@ def select_evenly(numbers: list[int], most: int) -> list[int]:
     if len(numbers) <= most:
         return numbers
     return [numbers[round(i * (len(numbers) - 1) / (most - 1))] for i in range(most)]
+
+
+def describe_selection(data: ReportData, numbers: list[int]) -> str:
+    """Describe which latent sizes the strip shows if there are others.
+
+    Args:
+        data: The study.
+        numbers: The trials in the strip, by latent size.
+
+    Returns:
+        A sentence; empty if the strip shows all latent sizes.
+    """
+    n_sizes = len(select_best_per_latent_size(data.trials, data.plan["strata"]))
+    if n_sizes == len(numbers):
+        return ""
+    rows = data.ranked.select(numbers)
+    sizes = join_words([f"{rows[number]['latent_size']:,}" for number in numbers])
+    return f"{len(numbers)} of {n_sizes} latent sizes are shown: {sizes}."
 
 
 def read_sheet(data: ReportData, number: int) -> Image.Image | None:
@@ -129,43 +153,30 @@ def has_layout(sheets: list[Image.Image], places: list[list[int]], n_images: int
     )
 
 
-def cut_row(sheet: Image.Image, row: int, n_images: int) -> Image.Image:
-    """Cut some images of a row out of a sheet.
+def plan_cuts(rows: list[tuple[int, int]], sheet_width: int, n_images: int) -> dict[str, Any]:
+    """Plan which parts of the sheets make up the strip.
 
-    Every second one is cut, because neighbours may be crops of one photograph.
+    Every second image is shown, because neighbours may be crops of one photograph.
 
     Args:
-        sheet: The sheet, whose images are square.
-        row: The row, counted from 0.
-        n_images: The number of images in a row of the sheet.
+        rows: The trial and the row of its sheet, counted from 0, for each row of the strip.
+        sheet_width: The width of the sheets in pixels.
+        n_images: The number of images in a row of a sheet. They are square.
 
     Returns:
-        At most `N_COLUMNS` images side by side.
+        The `rows`; the `pitch` of images in the sheets and in the strip, and their `gap`, in
+        pixels; the `step` between shown images; and `width` and `height` of the strip in pixels.
     """
-    pitch = (sheet.width + GAP_PX) // n_images
-    side = pitch - GAP_PX
+    pitch = (sheet_width + GAP_PX) // n_images
     n_columns = min(N_COLUMNS, n_images)
-    step = n_images // n_columns
-    strip = Image.new("RGBA", (n_columns * pitch - GAP_PX, side))
-    for i in range(n_columns):
-        left, top = i * step * pitch, row * pitch
-        strip.paste(sheet.crop((left, top, left + side, top + side)), (i * pitch, 0))
-    return strip
-
-
-def join_rows(rows: list[Image.Image]) -> str:
-    """Join rows of images to one picture, as a data URI.
-
-    Args:
-        rows: The rows, of equal size.
-    """
-    width, height = rows[0].size
-    joined = Image.new("RGBA", (width, len(rows) * (height + GAP_PX) - GAP_PX))
-    for i, row in enumerate(rows):
-        joined.paste(row, (0, i * (height + GAP_PX)))
-    buffer = io.BytesIO()
-    joined.save(buffer, "PNG")
-    return make_image_uri(buffer.getvalue())
+    return {
+        "rows": rows,
+        "pitch": pitch,
+        "gap": GAP_PX,
+        "step": n_images // n_columns,
+        "width": n_columns * pitch - GAP_PX,
+        "height": len(rows) * pitch - GAP_PX,
+    }
 
 
 def label_rows(data: ReportData, numbers: list[int], painted: pd.DataFrame) -> list[str]:

@@ -28,7 +28,7 @@ from raycae.report.sampled_values import (
 from raycae.report.section import Section
 from raycae.report.significance import LEVEL, compute_chance_of_marked
 from raycae.report.trials import rank_trials, select_distinct, select_ended, thin_trials
-from raycae.space.parameters import CategoricalParameter
+from raycae.space.parameters import CategoricalParameter, IntParameter
 from raycae.study.records import COMPLETE, PRUNED
 
 
@@ -153,7 +153,12 @@ def draw_slice(data: Slice, most: int = 200) -> go.Figure:
         figure.update_xaxes(range=[-0.5, len(parameter.labels) - 0.5])
     elif parameter.log and parameter.high > parameter.low:
         ends = parameter.low / 1.1, parameter.high * 1.1
-        figure.update_xaxes(plotting.make_log_axis(*ends))
+        ticks, form = plotting.choose_log_ticks(*ends), "{:.3g}"
+        if isinstance(parameter, IntParameter):
+            ticks, form = [tick for tick in ticks if tick == round(tick)], "{:,.0f}"
+        figure.update_xaxes(plotting.make_log_axis(*ends, ticks, form))
+    elif isinstance(parameter, IntParameter):
+        plotting.use_whole_ticks(figure, parameter.high - parameter.low)
     return figure.update_layout(showlegend=False)
 
 
