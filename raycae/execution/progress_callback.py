@@ -76,6 +76,7 @@ def add_callback(study: Study, callback: ProgressCallback, stop: StopRequest) ->
         progress = describe_progress(event, records, n_trials)
         if progress is None or stop.error:
             return
+        study.journal.flush()  # The ledger has an event before the caller acts on it.
         try:
             callback(progress)
         except Exception as error:

@@ -327,16 +327,16 @@ class StudySearcher(NotPickled, Searcher):
             return False
         if self._state.hung.keys() & set(list_attempts(tune_trial)):
             return False
-        with self._state.catch_faults(), self._state.study.journal.write_as_one_part():
+        journal = self._state.study.journal
+        with self._state.catch_faults(), journal.write_as_one_part():
             if not (attempts := self._take_group()):
                 return False
             tune_trial.config = {"attempts": attempts, **self._settings}
             self._state.start_attempts(tune_trial)
-        if self._state.fault:
-            return False
-        # The actor takes calls in order, so this one comes before the next step.
-        tune_trial.temporary_state.ray_actor.reset_config.remote(tune_trial.config)
-        return True
+            # The actor takes calls in order, so this one comes before the next step.
+            reset_config = tune_trial.temporary_state.ray_actor.reset_config
+            journal.run_when_written(lambda: reset_config.remote(tune_trial.config))
+        return self._state.fault is None
 
     def _take_group(self) -> list[Attempt]:
         """Take the attempts of the next worker.
@@ -387,22 +387,27 @@ class StudyStopper(NotPickled, Stopper):
         self._state, self._continue_worker = state, continue_worker
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        tune_trial = self._state.running.get(result["reports"][0].number)
-        stopped: list[Report] = []
-        for report in result["reports"]:
-            continues = False
-            with self._state.catch_faults():
-                continues = self._state.handle_report(report)
-            if not continues:
-                stopped.append(report)
-        is_done = len(stopped) == len(result["reports"])
-        for report in stopped:
-            self._state.forget_attempt(report.number, report.attempt, others_continue=not is_done)
-        if not is_done:
-            return False
+        state, reports = self._state, result["reports"]
+        tune_trial = state.running.get(reports[0].number)
         # A worker that hung may report late, when another one has its trial.
         is_known = tune_trial is not None and tune_trial.trial_id == trial_id
-        return not (is_known and self._continue_worker(tune_trial))
+        stopped: list[Report] = []
+        continues_worker = False
+        with state.catch_faults(), state.study.write_reports_as_one_part():
+            stopped = [report for report in reports if not self._handle_report(report)]
+            if len(stopped) == len(reports):
+                for report in stopped:
+                    state.forget_attempt(report.number, report.attempt)
+                continues_worker = is_known and self._continue_worker(tune_trial)
+        if state.fault:
+            for attempt in list_attempts(tune_trial) if is_known else ():
+                state.forget_attempt(*attempt)
+            return True
+        if len(stopped) == len(reports):
+            return not continues_worker
+        for report in stopped:
+            state.forget_attempt(report.number, report.attempt, others_continue=True)
+        return False
 
     def stop_all(self) -> bool:
         """Return whether the search is over."""
@@ -410,6 +415,12 @@ class StudyStopper(NotPickled, Stopper):
         with self._state.catch_faults():
             is_finished = self._state.is_finished()
         return is_finished
+
+    def _handle_report(self, report: Report) -> bool:
+        """Return whether the attempt of a report continues."""
+        with self._state.catch_faults():
+            return self._state.handle_report(report)
+        return False
 
 
 class StudyCallback(NotPickled, Callback):

@@ -42,7 +42,9 @@ class History:
 
     def __init__(self, cost: str | None = None) -> None:
         self.cost = cost
-        self.ended: dict[int, FrozenTrial] = {}
+        self.version = 0
+        """Counts what changes the selection of trials: reports and ends."""
+        self.ended: dict[int, HistoryTrial] = {}
         """Trials with a measured error, in the order in which they ended."""
         self.latent_sizes: dict[int, int] = {}
         """Latent size of every trial, running or ended."""
@@ -103,6 +105,7 @@ class History:
         """
         is_new = epoch not in self._curves[number]
         if is_new:
+            self.version += 1
             self._curves[number][epoch] = error
         return is_new
 
@@ -117,6 +120,7 @@ class History:
             error: Error of a COMPLETE trial; None for the others.
             known: Columns of the trial, of which the cost is read.
         """
+        self.version += 1
         if state != "FAIL":
             values = self._compute_values(error, known)
             self._keep(number, self._freeze(number, TrialState[state], values))
@@ -148,14 +152,15 @@ class History:
         known = {name: getattr(architecture, name) for name in ("latent_size", "n_params", "flops")}
         if self.cost and self.cost not in known:
             return
+        self.version += 1
         number = -1 - len(self.ended)
         self.latent_sizes[number] = architecture.latent_size
-        learned = optuna.trial.create_trial(
-            state=TrialState.PRUNED if error is None else TrialState.COMPLETE,
-            values=self._compute_values(error, known),
-            params=dict(params),
-            distributions=dict(distributions),
-            intermediate_values=dict(curve),
+        learned = make_trial(
+            TrialState.PRUNED if error is None else TrialState.COMPLETE,
+            self._compute_values(error, known),
+            dict(params),
+            dict(distributions),
+            dict(curve),
         )
         self._keep(number, learned)
         if error is not None:
@@ -163,7 +168,7 @@ class History:
 
     def select_recent(
         self, is_eligible: Callable[[int], bool] = lambda latent_size: True
-    ) -> dict[int, FrozenTrial]:
+    ) -> dict[int, HistoryTrial]:
         """Select at most `WINDOW` trials for a sampler: the best, the running and the newest ones.
 
         With one objective, trials are compared after equally many epochs: the highest epoch that
@@ -217,7 +222,7 @@ class History:
         longest = sorted([*self._lengths[-N_COMPARED:], *running])[-N_COMPARED:]
         return max(1, longest[0]) if len(longest) == N_COMPARED else 1
 
-    def _keep(self, number: int, trial: FrozenTrial) -> None:
+    def _keep(self, number: int, trial: HistoryTrial) -> None:
         """Add a trial that has ended."""
         self.ended[number] = trial
         insort(self._lengths, get_length(trial))
@@ -241,27 +246,42 @@ class History:
         number: int,
         state: TrialState = TrialState.RUNNING,
         values: list[float] | None = None,
-    ) -> FrozenTrial:
+    ) -> HistoryTrial:
         """Return a running trial with its learning curve, in the given state."""
         params, distributions = self._running[number]
         curve = {} if self.cost else dict(self._curves[number])
         return make_trial(state, values, dict(params), dict(distributions), curve)
 
 
-class SharedFrozenTrial(FrozenTrial):
-    """A finished trial that Optuna may keep without a deep copy and without checks.
+class HistoryTrial(FrozenTrial):
+    """A trial of the history. It is only read, so copies share what it holds."""
 
-    Optuna copies and checks every trial it is given, which took a third of the time of a proposal.
-    """
+    def with_number(self, number: int) -> HistoryTrial:
+        """Return a copy with another number.
 
-    def __init__(self, trial: FrozenTrial) -> None:
-        vars(self).update(vars(trial))
+        Args:
+            number: The number.
+        """
+        copy = self._copy()
+        copy._number = copy._trial_id = number
+        return copy
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrozenTrial:
-        return SharedFrozenTrial(self)
+    def with_constraint(self, name: str, violation: float) -> HistoryTrial:
+        """Return a copy with one constraint.
 
-    def _validate(self) -> None:
-        """Check nothing: the parameters come from the space."""
+        Args:
+            name: Name of the constraint.
+            violation: By how much it is violated; not above 0 if it is met.
+        """
+        copy = self._copy()
+        copy._system_attrs = {}
+        copy.set_constraint(name, violation)
+        return copy
+
+    def _copy(self) -> HistoryTrial:
+        copy = object.__new__(HistoryTrial)
+        vars(copy).update(vars(self))
+        return copy
 
 
 def make_trial(
@@ -270,7 +290,7 @@ def make_trial(
     params: dict[str, Any],
     distributions: dict[str, BaseDistribution],
     curve: dict[int, float] | None = None,
-) -> FrozenTrial:
+) -> HistoryTrial:
     """Make a trial like `optuna.trial.create_trial`, whose checks take 0.3 ms.
 
     A proposal makes up to `WINDOW` of them.
@@ -282,7 +302,7 @@ def make_trial(
         distributions: The distributions.
         curve: Error by epoch.
     """
-    return FrozenTrial(
+    return HistoryTrial(
         number=-1,
         state=state,
         value=None,
@@ -319,7 +339,7 @@ def get_length(trial: FrozenTrial) -> float:
     return len(trial.intermediate_values)
 
 
-def measure_up_to(trial: FrozenTrial, last: float) -> FrozenTrial:
+def measure_up_to(trial: HistoryTrial, last: float) -> HistoryTrial:
     """Return a trial with its lowest error up to an epoch.
 
     Args:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 
 import numpy as np
-import optuna
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 from raycae.config import TRAINING_KEYS, Config
 from raycae.model.architecture import Infeasible, build_architecture
+from raycae.optimization.drawing import Draw, Window, WindowTPESampler
 from raycae.optimization.greedy_sampler import GreedySampler
 from raycae.optimization.grid import GridSampler
-from raycae.optimization.history import History, SharedFrozenTrial
+from raycae.optimization.history import History, HistoryTrial
 from raycae.optimization.optuna_patches import apply_optuna_patches
 from raycae.optimization.random_trial import RandomTrial
 from raycae.optimization.sampler import TRIES, Candidate, Proposal, Sampler, SamplerSetup
@@ -60,6 +58,9 @@ class DrawingSampler(Sampler):
     def __init__(self, setup: SamplerSetup) -> None:
         super().__init__(setup)
         self._unfinished = UnfinishedNetworks(setup.settings)
+        self._window: Window | None = None
+        self._seen: tuple[int, Hashable] | None = None
+        """Version of the history and selection of the trials in the window."""
 
     def make_optuna_sampler(self, seed: int) -> BaseSampler | None:
         """Make the Optuna sampler of one draw.
@@ -72,9 +73,13 @@ class DrawingSampler(Sampler):
         """
         return None
 
-    def select_trials(self, history: History) -> list[FrozenTrial]:
+    def select_trials(self, history: History) -> list[HistoryTrial]:
         """Select the trials that the Optuna sampler sees; none unless overridden."""
         return []
+
+    def get_selection(self) -> Hashable:
+        """Return what the selection depends on besides the history."""
+        return None
 
     def is_fallback(self, config: Config) -> bool:
         """Return whether a configuration is only second choice; never, unless overridden."""
@@ -93,35 +98,33 @@ class DrawingSampler(Sampler):
         self, number: int, history: History, network: Mapping[str, Value]
     ) -> Iterator[Candidate]:
         """Yield `TRIES` draws; the parameters in `network` are given, the others are drawn."""
-        study: optuna.Study | None = None
+        distributions = {n: self.space.parameters[n].distribution for n in self.space.parameters}
         for attempt in range(TRIES):
             sequence = np.random.SeedSequence([self.setup.seed, number, attempt])
             seed = int(sequence.generate_state(1)[0])
             sampler = self.make_optuna_sampler(seed) if attempt < PATIENCE else None
-            trial: optuna.Trial | RandomTrial
+            draw: Draw | RandomTrial
             if sampler is None:
-                trial = RandomTrial(np.random.RandomState(seed), network)
+                draw = RandomTrial(np.random.RandomState(seed), network)
             else:
-                study = study or self._make_study(history)
-                study.sampler = sampler
-                if network:
-                    study.enqueue_trial(dict(network))
-                trial = study.ask()
-            config = self.space.draw(trial)
+                draw = Draw(self._open_window(history), sampler, distributions, network)
+            config = self.space.draw(draw)
             # Without the rounding errors of Optuna's arithmetic.
-            params = {n: self.space.parameters[n].label(v) for n, v in trial.params.items()}
+            params = {n: self.space.parameters[n].label(v) for n, v in draw.params.items()}
             yield Candidate(config, params, is_fallback=not network and self.is_fallback(config))
-            if study is not None and isinstance(trial, optuna.Trial):
-                # Optuna's samplers neither wait for a failed trial nor learn from it.
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
-    def _make_study(self, history: History) -> optuna.Study:
-        """Make a study of the trials that the Optuna sampler sees."""
-        study = optuna.create_study(directions=get_directions(history.cost))
-        if selected := self.select_trials(history):
-            apply_optuna_patches()  # Not before: a preview needs no SciPy.
-            study.add_trials(map(SharedFrozenTrial, selected))
-        return study
+    def _open_window(self, history: History) -> Window:
+        """Return the window of the history; draws from the same history share what is fitted."""
+        if self._window is None:
+            self._window = Window(get_directions(history.cost))
+        key = history.version, self.get_selection()
+        if key != self._seen:
+            selected = self.select_trials(history)
+            if selected:
+                apply_optuna_patches()  # Not before: a preview needs no SciPy.
+            self._window.show(selected)
+            self._seen = key
+        return self._window
 
 
 class RandomSampler(DrawingSampler):
@@ -132,13 +135,9 @@ class TPESampler(DrawingSampler):
     """Optuna's multivariate tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011)."""
 
     def make_optuna_sampler(self, seed: int) -> BaseSampler:
-        # `group` models conditional parameters jointly. There is no constant liar: a running trial
-        # is seen by its epochs, and no configuration is proposed twice.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+        return WindowTPESampler(seed)
 
-    def select_trials(self, history: History) -> list[FrozenTrial]:
+    def select_trials(self, history: History) -> list[HistoryTrial]:
         return list(history.select_recent().values())
 
 
@@ -159,14 +158,18 @@ class StrataSampler(TPESampler):
         self._wanted = self._strata.choose_weakest() if self._strata else None
         yield from super().sample(number, history)
 
-    def select_trials(self, history: History) -> list[FrozenTrial]:
+    def get_selection(self) -> Hashable:
+        return self._wanted
+
+    def select_trials(self, history: History) -> list[HistoryTrial]:
         strata, wanted = self._strata, self._wanted
         if strata is None or wanted is None:
             return super().select_trials(history)
         selected = history.select_recent(lambda latent_size: strata.of(latent_size) == wanted)
         return [
-            with_stratum_constraint(
-                trial, strata.compute_distance(history.latent_sizes[number], wanted)
+            # How far the latent size is outside the wanted bin, in doublings; 0 means inside.
+            trial.with_constraint(
+                "stratum", strata.compute_distance(history.latent_sizes[number], wanted)
             )
             for number, trial in selected.items()
         ]
@@ -261,20 +264,3 @@ def get_directions(cost: str | None) -> list[StudyDirection]:
         cost: Column that is minimised besides the error, if any.
     """
     return [StudyDirection.MINIMIZE] * (2 if cost else 1)
-
-
-def with_stratum_constraint(trial: FrozenTrial, violation: float) -> FrozenTrial:
-    """Return a trial with the constraint that its latent size is in the wanted bin.
-
-    Args:
-        trial: A trial with one objective.
-        violation: How far its latent size is outside the bin, in doublings; 0 means inside.
-    """
-    return optuna.trial.create_trial(
-        state=trial.state,
-        values=trial.values,
-        params=trial.params,
-        distributions=trial.distributions,
-        intermediate_values=trial.intermediate_values,
-        constraints={"stratum": violation},
-    )

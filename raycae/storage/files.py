@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,6 +69,31 @@ def make_folder(folder: Place, within: Place) -> None:
             raise OSError(f"the folder {within} is gone") from error
 
     with_retries(f"writing {folder}", make)
+
+
+def delete_files(paths: Sequence[Place]) -> None:
+    """Delete files; those that are gone already are fine.
+
+    Local files are deleted in one call to the storage, because such a call costs 0.4 ms of CPU.
+
+    Args:
+        paths: The files, all on the same file system or object store.
+
+    Raises:
+        StorageError: The storage does not delete them.
+    """
+    local = [path for path in paths if isinstance(path, Path)]
+
+    def delete() -> None:
+        for path in local:
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # noqa: PTH108 - not LocalPath's, which waits
+
+    if local:
+        with_retries(f"deleting {local[0]}", delete)
+    for path in paths:
+        if isinstance(path, StorePath):
+            path.unlink(missing_ok=True)
 
 
 def remove_tree(folder: Place) -> None:

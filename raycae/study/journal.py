@@ -51,6 +51,8 @@ class Journal:
         self._tables_took_s = 0.0
         self._held: list[Event] | None = None
         """Events that `write_as_one_part` has not written yet."""
+        self._actions: list[Callable[[], object]] = []
+        """What `run_when_written` does once they are written."""
 
     def make_event(self, number: int | None, kind: str, **columns: Any) -> dict[str, Any]:
         """Make an event that happens now.
@@ -79,18 +81,24 @@ class Journal:
     def write_as_one_part(self) -> Iterator[None]:
         """Write what is recorded inside the `with` block to the ledger as one part, at its end.
 
+        A block inside another one belongs to it.
+
         Raises:
             StorageError: Another process has taken the study over, or the storage has failed. The
                 records then know more than the ledger.
         """
+        if self._held is not None:
+            yield
+            return
         self._held = []
         try:
             yield
         finally:
-            held, self._held = self._held, None
-            if held:
-                self._require_lease()
-                self._ledger.append(held)
+            try:
+                self.flush()
+            finally:
+                self._held = None
+        self._write_tables()
 
     def record(self, *events: Event) -> None:
         """Write events as one part of the ledger, then update records, listener and tables.
@@ -107,8 +115,36 @@ class Journal:
             self._records.apply(event)
             if self.listener:
                 self.listener(event, self._records)
-        if self._held is not None:
-            return  # The tables never know more than the ledger.
+        if self._held is None:  # The tables never know more than the ledger.
+            self._write_tables()
+
+    def run_when_written(self, action: Callable[[], object]) -> None:
+        """Do something once the ledger has all events: now, or when the `with` block is written.
+
+        Args:
+            action: What to do, for example deleting files. It is left out if the ledger fails.
+        """
+        if self._held:
+            self._actions.append(action)
+        else:
+            action()
+
+    def flush(self) -> None:
+        """Write what `write_as_one_part` holds, and do what waits for it.
+
+        Raises:
+            StorageError: Another process has taken the study over, or the storage has failed.
+        """
+        actions, self._actions = self._actions, []
+        if self._held:
+            self._require_lease()
+            held, self._held = self._held, []
+            self._ledger.append(held)
+        for action in actions:
+            action()
+
+    def _write_tables(self) -> None:
+        """Write the tables if they are due."""
         now = time.monotonic()
         if now - self._tables_at >= max(TABLES_EVERY_S, self._tables_took_s / TABLES_SHARE):
             self._records.write(self._folder)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycae.errors import InputError
-from raycae.storage.files import checksum, quarantine, write_atomic
+from raycae.storage.files import checksum, delete_files, quarantine, write_atomic
 from raycae.storage.paths import Place
 
 SCHEMA = pa.schema(
@@ -194,8 +194,7 @@ class Ledger:
         self._parts[-FAN:] = [whole]
         for part in tail:
             self._tables.pop(part, None)
-        for path in paths:
-            path.unlink(missing_ok=True)
+        delete_files(paths)
         return True
 
     def _write(self, covered: Range, content: bytes) -> Part:

@@ -13,6 +13,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from raycae.config import Config
@@ -143,6 +144,17 @@ class Study:
         self._watchdog.watch(number, self.records.trials[number]["flops"], group_size)
         self.journal.record({**self.journal.make_event(number, "started"), "attempt": attempt})
 
+    def write_reports_as_one_part(self) -> AbstractContextManager[None]:
+        """Write the events of a worker's reports, and its next attempts, as one part of the ledger.
+
+        A part costs 2 to 4 ms of CPU. In a shared study each report is written by itself, before
+        the other drivers get it.
+
+        Returns:
+            The context manager for the `with` block of the reports.
+        """
+        return nullcontext() if self._shared else self.journal.write_as_one_part()
+
     def report_epoch(self, report: EpochReport) -> bool:
         """Record an epoch and decide whether its trial continues.
 
@@ -170,7 +182,7 @@ class Study:
         if end:
             self._finish_trial(number)
             return False
-        self._artifacts.delete_old_files(number, best_before)
+        self.journal.run_when_written(lambda: self._artifacts.delete_old_files(number, best_before))
         return True
 
     def fail_attempt(self, report: FailureReport) -> None:
@@ -374,4 +386,4 @@ class Study:
         self._watchdog.unwatch(number)
         self.proposer.tell(number, row["state"], row["val_mse"], row)
         self._watchdog.record_end(row["state"], row["reason"])
-        self._artifacts.finish_trial(number)
+        self.journal.run_when_written(lambda: self._artifacts.finish_trial(number))

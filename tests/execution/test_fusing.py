@@ -20,7 +20,9 @@ from searches import Running, a_trainable, command, epochs_so_far, trials_of, wa
 from raycae import data
 from raycae.config import Config
 from raycae.errors import StorageError
+from raycae.execution.interrupts import StopRequest
 from raycae.execution.progress import Progress
+from raycae.execution.progress_callback import SearchProgress, add_callback
 from raycae.execution.tune_adapter import PENDING_S, StudyCallback, StudySearcher, StudyStopper
 from raycae.execution.tune_adapter import SearchState as Books
 from raycae.model import weights
@@ -215,6 +217,105 @@ def test_a_worker_goes_on_with_the_next_trial(tmp_path: Path) -> None:
     events = driver.study.journal._ledger.read()
     assert sum(event["event"] == "started" for event in events) == 12
     assert driver.study.records.counts()["COMPLETE"] == 12
+    driver.study.close()
+
+
+def test_the_end_of_a_trial_and_the_next_start_are_one_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand. What ends one trial and begins the next is written at once. Before that the
+    checkpoints are there and the process knows of nothing new; after it the checkpoints are gone.
+    """
+    driver = Driver(tmp_path / "s", fuse=1, places=1, continues=True, settings=1)
+    trial = driver.start("a")
+    checkpoints = tmp_path / "s" / "checkpoints" / "0"
+    checkpoints.mkdir(parents=True)
+    ledger, configs = driver.study.ledger, trial.temporary_state.ray_actor.configs
+    append, written = ledger.append, []
+
+    def watch(events: Any) -> None:
+        written.append([event["event"] for event in events])
+        assert checkpoints.exists() == (len(written) < 4)
+        assert configs == []
+        append(events)
+
+    monkeypatch.setattr(ledger, "append", watch)
+    assert [driver.say(trial, 0) for _ in range(3)] == [False, False, False]
+    assert written == [["epoch"], ["epoch"], ["epoch", "ended", "created", "started"]]
+    assert not checkpoints.exists()
+    assert [numbers_of(SimpleNamespace(config=config)) for config in configs] == [[1]]
+    driver.study.close()
+
+
+def test_nothing_follows_a_part_that_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the disk is full at the end of a trial. Its checkpoints stay, for it resumes; its
+    process ends without a next trial; the search has a fault, and no trial counts as running."""
+    driver = Driver(tmp_path / "s", fuse=1, places=1, continues=True, settings=1)
+    trial = driver.start("a")
+    checkpoints = tmp_path / "s" / "checkpoints" / "0"
+    checkpoints.mkdir(parents=True)
+    assert [driver.say(trial, 0) for _ in range(2)] == [False, False]
+    before = driver.study.ledger.read()
+
+    def refuse(events: Any) -> None:
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.study.ledger, "append", refuse)
+        assert driver.say(trial, 0)
+    assert isinstance(driver.books.fault, StorageError)
+    assert driver.books.running == {}
+    assert checkpoints.exists()
+    assert trial.temporary_state.ray_actor.configs == []
+    assert driver.study.ledger.read() == before
+    driver.study.broken = True
+    driver.study.close()
+
+
+def test_a_fused_group_reports_in_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the events that the ledger gets: those of all members at once. A member that fails
+    leaves its process after the ledger has it."""
+    driver = Driver(tmp_path / "s", fuse=3, places=1, settings=12)
+    trial = driver.start("a")
+    first, *others = numbers_of(trial)
+    append, written = driver.study.ledger.append, []
+
+    def watch(events: Any) -> None:
+        written.append([(event["event"], event["trial_number"]) for event in events])
+        assert trial.temporary_state.ray_actor.left == []
+        append(events)
+
+    monkeypatch.setattr(driver.study.ledger, "append", watch)
+    reports = [
+        FailureReport(first, 1, "diverged: nan"),
+        *(EpochReport(n, 1, elapsed_s=1.0, **measured(1, 0.1)) for n in others),
+    ]
+    assert not driver.stopper("a", {"reports": reports})
+    assert written == [[("ended", first), *(("epoch", n) for n in others)]]
+    assert trial.temporary_state.ray_actor.left == [first]
+    driver.study.close()
+
+
+def test_the_ledger_has_what_a_callback_is_told(tmp_path: Path) -> None:
+    """Oracle: whenever the caller's function hears of an event, a reader of the ledger finds it."""
+    driver = Driver(tmp_path / "s", fuse=1, places=1, continues=True, settings=1)
+    heard = []
+
+    def check(progress: SearchProgress) -> None:
+        events = driver.study.ledger.read()
+        found = [(event["event"], event["trial_number"]) for event in events]
+        assert (progress.event, progress.trial_number) in found
+        heard.append((progress.event, progress.trial_number))
+
+    stop = StopRequest()
+    add_callback(driver.study, check, stop)
+    trial = driver.start("a")
+    for _ in range(3):
+        driver.say(trial, *numbers_of(trial))
+    assert stop.error is None
+    assert heard == [("started", 0), *[("epoch", 0)] * 3, ("ended", 0), ("started", 1)]
     driver.study.close()
 
 

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -369,3 +370,48 @@ def test_a_mount_that_does_not_answer(
         retry.retry_policy.limit_s = 2
         with pytest.raises(StorageError, match=r"not connected; waited for"):
             write_atomic(folder / "z", b"4")
+
+
+def test_calls_share_a_thread(said: list[str]) -> None:
+    """Oracle: calls one after the other, also those that fail, run in one other thread. A call that
+    does not return keeps its thread: the next calls have another one, and get their own answers."""
+
+    def fail() -> int:
+        seen.append(threading.get_ident())
+        raise FileNotFoundError
+
+    seen: list[int] = []
+    for _ in range(3):
+        seen.append(retry.with_retries("asking", threading.get_ident))
+        with pytest.raises(FileNotFoundError):
+            retry.with_retries("asking", fail)
+    assert len(set(seen)) == 1
+    assert seen[0] != threading.get_ident()
+    answered = threading.Event()
+    retry.retry_policy.limit_s = 0.5
+    with pytest.raises(StorageError, match="storage has not answered for 1 s"):
+        retry.with_retries("asking", answered.wait)
+    retry.retry_policy.limit_s = 600
+    other = retry.with_retries("asking", threading.get_ident)
+    assert other != seen[0]
+    answered.set()
+    hung = [thread for thread in threading.enumerate() if thread.ident == seen[0]]
+    for thread in hung:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert retry.with_retries("asking", lambda: "mine") == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_calls_after_a_fork() -> None:
+    """Oracle: a forked process, which has none of its parent's threads, gets an answer."""
+    code = """
+import os
+from raycae.storage import retry
+assert retry.with_retries("asking", lambda: 1) == 1
+child = os.fork()
+if not child:
+    os._exit(retry.with_retries("asking", lambda: 7))
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

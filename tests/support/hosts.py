@@ -260,7 +260,7 @@ RAY_ENV = {
 ALIVE = """
 import sys, time, ray
 ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
-until = time.monotonic() + 30
+until = time.monotonic() + 120
 while True:
     alive = sorted(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
     if alive == sorted({*alive, *sys.argv[2:]}) or time.monotonic() > until:
