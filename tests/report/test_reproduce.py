@@ -111,7 +111,7 @@ def test_the_page_says_what_was_measured(reproduced: Path) -> None:
     text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page.split("<script>")[0]))
     assert "Strided convolutions beat pooling. upheld" in text
     assert "Runs are missing: ex3-base and ex3-rmsprop" in text
-    assert "Over all 5 experiments no correlation between latent size and error is shown" in text
+    assert "Over all 5 experiments, no correlation between latent size and error is shown" in text
     assert "(rank correlation −0.82, " in text
     assert "Left out: ex2-latent-x4" in text
     for sentence in (claim.sentence for claim in CLAIMS):
