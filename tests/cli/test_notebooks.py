@@ -84,7 +84,7 @@ def test_the_reproductions_answers(kernel: NotebookClient) -> None:
     """Oracle: what the recorded study is known to say (FINDINGS, "The source report"): the rank
     correlations, how often each verdict was given, and for one claim which. All cells run."""
     said = "".join(execute(kernel, "reproduction.ipynb"))
-    assert "Over all 19 experiments larger latents go with smaller errors" in said
+    assert "Over all 19 experiments, larger latents go with smaller errors" in said
     assert "(rank correlation \\u22120.70, \\u22120.89 to \\u22120.31)" in said
     for verdict, counts in VERDICTS.items():
         assert [int(n) for n in re.findall(rf"{verdict} +(\d+)\b", said)] == list(counts)

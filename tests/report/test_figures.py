@@ -86,7 +86,7 @@ def test_ladder_is_in_the_order_of_endings() -> None:
     assert drawn is not None
     assert {trace.name: list(trace.x) for trace in drawn.data} == {
         "best so far": [1, 2, 3, 4],
-        "start, and kept": [1, 2],
+        "start and kept changes": [1, 2],
         "to be tried again": [3],
         "dropped": [4],
     }

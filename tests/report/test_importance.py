@@ -234,7 +234,7 @@ def test_pairs_agree_in_all_else() -> None:
     assert found["low"].isna().all()
     assert single_changes.describe_single_changes(found) == (
         "3 pairs of trials differ in one setting alone. No effect can be distinguished from "
-        "chance: this needs 5 pairs whose other settings differ, and no effect has more than 2."
+        "chance. That needs at least 5 independent pairs for one effect; the largest number is 2."
     )
 
 
@@ -339,10 +339,10 @@ def test_what_all_of_the_best_drew_alike() -> None:
         for i in range(40)
     ]
     said = describe_common_choices(made_trials(rows), PARAMETERS)
-    assert said == "All of the best 4 of 40 configurations drew optimizer adam."
+    assert said == "All of the best 4 of 40 configurations have optimizer adam."
     others = made_trials(rows[2:22])
     assert describe_common_choices(others, PARAMETERS) == (
-        "The best 2 have no value in common that stands out from chance among 20 configurations."
+        "Of 20 configurations, the best 2 share no value that stands out from chance."
     )
 
 

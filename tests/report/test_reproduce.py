@@ -111,7 +111,7 @@ def test_the_page_says_what_was_measured(reproduced: Path) -> None:
     text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page.split("<script>")[0]))
     assert "Strided convolutions beat pooling. upheld" in text
     assert "Runs are missing: ex3-base and ex3-rmsprop" in text
-    assert "Over all 5 experiments no correlation between latent size and error is shown" in text
+    assert "Over all 5 experiments, no correlation between latent size and error is shown" in text
     assert "(rank correlation −0.82, " in text
     assert "Left out: ex2-latent-x4" in text
     for sentence in (claim.sentence for claim in CLAIMS):
@@ -162,11 +162,11 @@ def test_a_correlation_needs_several_latent_sizes() -> None:
     )
     text = correlate_latent_size(pd.concat([of_width_8, smaller]))
     assert text is not None
-    whole, held = text.split(". With")
-    assert "Over all 16 experiments larger latents go with smaller errors" in whole
-    assert "their latents have 4 sizes, and 12 of 16 have 1,024 numbers" in whole
-    assert "held at 8 × 8 (15 experiments) no correlation can be given" in held
-    assert "their latents have 3 sizes, and 12 of 15 have 1,024 numbers" in held
+    whole, held = text.split(" With")
+    assert "Over all 16 experiments, larger latents go with smaller errors" in whole
+    assert "There are 4 latent sizes; 12 of 16 experiments have latents of 1,024 numbers." in whole
+    assert "held at 8 × 8 (15 experiments), no correlation can be given" in held
+    assert "There are 3 latent sizes; 12 of 15 experiments have latents of 1,024 numbers." in held
 
 
 def test_runs_without_any_error_are_counted(tmp_path: Path) -> None:

@@ -104,14 +104,14 @@ def test_ranges_are_to_be_widened_where_the_best_lie_at_their_edge() -> None:
     found = search_health.find_edges(made_trials(*rows), PARAMETERS)
     assert found.to_numpy().tolist() == [["lr", "above", 0.01, 4, 4, "0.00702 to 0.01"]]
     assert search_health.describe_edges(found, 40) == (
-        "Try lr above 0.01: 4 of the best 4 configurations that drew it lie at the edge, at "
+        "Try lr above 0.01: 4 of the best 4 configurations with this parameter lie at the edge, at "
         "0.00702 to 0.01."
     )
     few = search_health.find_edges(made_trials(*rows[::2]), PARAMETERS)
     assert few.empty
     assert search_health.describe_edges(few, 20) == (
-        "No searched range has its best trials at an edge more often than chance allows (20 "
-        "configurations)."
+        "No searched range appears too narrow: the best trials are not concentrated at either end "
+        "(20 configurations)."
     )
 
 
@@ -197,7 +197,7 @@ def test_improvements_and_what_they_cost() -> None:
     )
     assert describe_epochs_spent(found, trials) == (
         "Epochs took 20 min, summed over workers (on cpu). The best trial ended after 50 % of this "
-        "time. The last improvement took 9 min of it."
+        "time. Between the previous best trial and this one, workers spent 9 min in epochs."
     )
     figure = draw_best_so_far(found, "n", 5)
     assert list(figure.data[0].x) == [1, 4, 5]

@@ -210,14 +210,14 @@ def check_latent(study: Study, text: str) -> None:
     assert bool(lines) == bool(compared)
     if lines:
         n_below = sum(e < line for e, line in lines)  # type: ignore[operator]
-        comparable = "" if len(lines) == len(front) else "comparable "
+        comparable = "" if len(lines) == len(front) else " with a comparable PCA"
         best = r" error than the best PCA of the same size or smaller\."
         if len(lines) == 1:
             less = "less" if n_below else "no less"
-            require(f"The only {comparable}trial on the Pareto front has {less}{best}", compared)
+            require(f"The only trial on the Pareto front{comparable} has {less}{best}", compared)
             return
         below, n = require(
-            f"(None|[\\d,]+) of the {NUMBER} {comparable}trials on the Pareto front (?:has|have) "
+            f"(None|[\\d,]+) of the {NUMBER} trials on the Pareto front{comparable} (?:has|have) "
             f"less{best}",
             compared,
         )
@@ -245,10 +245,12 @@ def check_comparison(study: Study, text: str | None) -> None:
     assert all(shows(f, value) for f, value in zip(factors, expected, strict=True)), text
     zero = text is not None and "The error of the mean colour is 0 on these images." in text
     assert zero == (levels.get("mean_colour") == 0)
-    assert ("The error of the base point is 0." in (text or "")) == (
+    assert ("The error of the space's base configuration is 0." in (text or "")) == (
         is_base and (study.error[0] or 0) <= 1e-8
     )
-    assert ("It is the base point itself." in (text or "")) == (i == 0 and base.point == "base")
+    assert ("The best trial is the space's base configuration." in (text or "")) == (
+        i == 0 and base.point == "base"
+    )
     assert ("The error of PCA of that latent size is 0." in (text or "")) == (line == 0)
 
 
@@ -360,8 +362,8 @@ def check_health(study: Study, section: SearchHealthSection) -> None:
         assert section.duplicates == "No configuration ran twice."
     (n,) = (
         require(
-            "No searched range has its best trials at an edge more often than chance allows "
-            f"\\({NUMBER} configurations?\\)\\.",
+            "No searched range appears too narrow: the best trials are not concentrated at either "
+            f"end \\({NUMBER} configurations?\\)\\.",
             section.edges or "",
         )
         if (section.edges or "").startswith("No")
@@ -388,7 +390,7 @@ def check_improvements(study: Study, section: ImprovementsSection) -> None:
         if better:
             (share,) = re.findall(r"The best trial ended after ([\d.]+) % of this time\.", cost)
             assert shows(share, 100 * spent / total)
-        assert ("last improvement" in cost) == (len(better) > 1)
+        assert ("Between the previous best trial and this one" in cost) == (len(better) > 1)
     text = section.sentence
     if not better:
         assert text is None
@@ -436,10 +438,15 @@ def check_mattered(study: Study, section: ImportanceSection) -> None:
         assert not section.slices.is_ranked
     n_best = math.ceil(0.1 * n)
     common = section.slices.common_sentence
-    if common.startswith("The best"):
-        of = re.findall(NUMBER, common)
-        assert int(of[-1]) == n
-        assert [int(x) for x in of[:-1]] == ([] if n_best == 1 else [n_best])
+    if common.startswith("Of "):
+        best = "best has" if n_best == 1 else f"best {n_best} share"
+        (of,) = require(
+            f"Of {NUMBER} configurations?, the {best} no value that stands out from chance\\.",
+            common,
+        )
+        assert int(of) == n
+    else:
+        assert common.startswith("All of the best")
     ranked = sorted(study.distinct, key=lambda i: (study.error[i], i))
     for name, caption, drawn in section.slices.slices:
         values = [study.trials[i].settings[name] for i in ranked][:n_best]
@@ -482,7 +489,7 @@ def check_pairs(study: Study, text: str) -> None:
     assert int(told) == n
     early = re.findall(f"{NUMBER} of them (?:is|are) compared at the epoch", text)
     assert [int(x) for x in early] == ([n_early] if n_early else [])
-    most = re.findall(f"no effect has more than {NUMBER}\\.", text)
+    most = re.findall(f"the largest number is {NUMBER}\\.", text)
     top = max(effects_found.values())
     assert [int(x) for x in most] == ([top] if top < 5 else [])
     tested = re.findall(f"None of the {NUMBER} effects with at least 5 pairs", text)
@@ -544,11 +551,13 @@ def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) ->
         for k, i in enumerate(front)
     )
     height = area / math.log(high / low)
-    at, to, factor, error, decades = require(
-        f"Averaged over the range from {NUMBER} to {NUMBER} \\(latent size\\), the error of the "
-        f"Pareto front is a factor of {NUMBER} below the reference error of {NUMBER}\\. This "
-        f"geometric mean is the hypervolume on logarithmic axes, {NUMBER} decades\\."
-        "(?: PCA is a factor of [\\d,.]+ below the reference error\\.)?",
+    is_baseline = max(levels, default=0.0) > 0
+    reference = "error of the worst trivial baseline" if is_baseline else "worst trial's error"
+    error, at, to, factor, decades = require(
+        f"The reference is the {reference}, {NUMBER}\\. From {NUMBER} to {NUMBER} \\(latent "
+        "size\\), the error of the Pareto front is on average \\(geometric mean\\) a factor of "
+        f"{NUMBER} below the reference\\. On logarithmic axes, this is a hypervolume of {NUMBER} "
+        "decades\\.(?: PCA is a factor of [\\d,.]+ below the reference\\.)?",
         frontier_growth.describe_growth(grown, "latent_size"),
     )
     assert shows(factor, 10**height)

@@ -50,7 +50,7 @@ ROUGHNESS = "rises"
 it only falls. Compared by its difference."""
 SIZES = {"latent_size": "numbers in the latent", "n_params": "parameters"}
 """Counted, not measured: no seed changes them. A latent keeps its size where it is the same."""
-MEASURES = {**RATIOS, ROUGHNESS: "rises of the validation error, summed", **SIZES}
+MEASURES = {**RATIOS, ROUGHNESS: "sum of increases of the validation error", **SIZES}
 
 
 @dataclass(frozen=True)

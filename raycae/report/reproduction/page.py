@@ -208,13 +208,13 @@ def correlate_latent_size(runs: pd.DataFrame) -> str | None:
     same = means[means["side"] == side]
     held = statistics.compute_rank_correlation(same["latent"].tolist(), same["test"].tolist())
     sentence = (
-        f"Over all {len(means)} experiments {describe_tendency(*found)}; "
-        f"{list_sizes(means['latent'])}. "
-        f"With the spatial size of the latent held at {side} × {side} ({len(same)} experiments) "
+        f"Over all {len(means)} experiments, {describe_tendency(*found)}. "
+        f"{list_sizes(means['latent'])} "
+        f"With the spatial size of the latent held at {side} × {side} ({len(same)} experiments), "
     )
     if held is None:
-        return f"{sentence}no correlation can be given: {list_sizes(same['latent'])}."
-    return f"{sentence}{describe_tendency(*held)}; {list_sizes(same['latent'])}."
+        return f"{sentence}no correlation can be given. {list_sizes(same['latent'])}"
+    return f"{sentence}{describe_tendency(*held)}. {list_sizes(same['latent'])}"
 
 
 def list_sizes(latents: pd.Series[int]) -> str:
@@ -224,8 +224,12 @@ def list_sizes(latents: pd.Series[int]) -> str:
         latents: The latent size of each experiment.
     """
     counts = latents.value_counts()
-    share = f"{counts.iloc[0]} of {len(latents)} have {counts.index[0]:,} numbers"
-    return f"their latents have {len(counts)} sizes, and {share}"
+    if len(counts) == 1:
+        return f"All of these experiments have latents of {counts.index[0]:,} numbers."
+    return (
+        f"There are {len(counts)} latent sizes; {counts.iloc[0]} of {len(latents)} experiments "
+        f"have latents of {counts.index[0]:,} numbers."
+    )
 
 
 def describe_tendency(rho: float, low: float, high: float) -> str:

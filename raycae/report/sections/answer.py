@@ -60,8 +60,10 @@ def describe_comparison(best: Row, ranked: RankedRows, latent: LatentError) -> s
     factors = [part for part in parts if part]
     base = find_base(ranked)
     sentences = [
-        "It is the base point itself." if best["point"] == early_stopping.BASE else "",
-        "The error of the base point is 0."
+        "The best trial is the space's base configuration."
+        if best["point"] == early_stopping.BASE
+        else "",
+        "The error of the space's base configuration is 0."
         if base and not _is_same(base, best) and _is_zero(base)
         else "",
         f"Its error is {join_words(factors)}." if factors else "",
@@ -104,14 +106,14 @@ def compare_with_base(best: Row, ranked: RankedRows) -> str | None:
         ranked: All trials as rows.
 
     Returns:
-        `0.20 times that of the base point (trial 0)`; None without a factor.
+        `0.20 times that of the space's base configuration (trial 0)`; None without a factor.
     """
     base = find_base(ranked)
     if base is None or _is_same(base, best) or _is_zero(base):
         return None
     stopped = f", stopped after epoch {base['epochs_run']}" if base["state"] == PRUNED else ""
     times = format_factor(best["val_mse"] / base["val_mse"])
-    return f"{times} that of the base point (trial {base['trial_number']}{stopped})"
+    return f"{times} that of the space's base configuration (trial {base['trial_number']}{stopped})"
 
 
 def compare_with_linear(best: Row, latent: LatentError) -> str | None:

@@ -28,14 +28,17 @@ def describe_growth(grown: Growth, cost: str) -> str:
     line = (
         ""
         if grown.line is None
-        else f" PCA is a factor of {format_ratio(10**grown.line)} below the reference error."
+        else f" PCA is a factor of {format_ratio(10**grown.line)} below the reference."
+    )
+    reference = (
+        "error of the worst trivial baseline" if grown.is_baseline else "worst trial's error"
     )
     over = COST_NAMES[cost].partition(",")[0]
     return (
-        f"Averaged over the range from {grown.low:,.4g} to {grown.high:,.4g} ({over}), the error "
-        f"of the Pareto front is a factor of {format_ratio(10**height)} below the reference error "
-        f"of {format_error(grown.worst)}. This geometric mean is the hypervolume on logarithmic "
-        f"axes, {height:.2f} decades.{line}"
+        f"The reference is the {reference}, {format_error(grown.worst)}. From {grown.low:,.4g} to "
+        f"{grown.high:,.4g} ({over}), the error of the Pareto front is on average (geometric mean) "
+        f"a factor of {format_ratio(10**height)} below the reference. On logarithmic axes, "
+        f"this is a hypervolume of {height:.2f} decades.{line}"
     )
 
 
@@ -50,6 +53,7 @@ class Growth:
         low: The smallest cost.
         high: The largest cost.
         worst: The error from which heights are measured.
+        is_baseline: Whether this is the error of a baseline; otherwise it is that of a trial.
         line: The height of PCA; None unless the cost is the latent size and there is a PCA
             baseline.
     """
@@ -58,6 +62,7 @@ class Growth:
     low: float
     high: float
     worst: float
+    is_baseline: bool
     line: float | None
 
 
@@ -82,7 +87,8 @@ def compute_growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Grow
     steps = pd.DataFrame({"cost": rows[cost].astype(float), "error": rows["val_mse"].astype(float)})
     steps = steps.reset_index(drop=True)
     worst = max(latent.levels.values(), default=0.0)
-    if worst <= EXACT:
+    is_baseline = worst > EXACT
+    if not is_baseline:
         worst = float(steps["error"].max())
     if worst <= EXACT:
         return None
@@ -100,7 +106,7 @@ def compute_growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Grow
     if cost == "latent_size" and not codes.empty:
         sizes = zip(codes["latent_size"].tolist(), codes["val_mse"].tolist(), strict=True)
         line = compute_hypervolume(sizes, low, high, worst)
-    return Growth(steps.assign(height=heights), low, high, worst, line)
+    return Growth(steps.assign(height=heights), low, high, worst, is_baseline, line)
 
 
 def draw_growth(data: Growth) -> go.Figure:

@@ -146,7 +146,7 @@ def draw_ladder(steps: pd.DataFrame) -> go.Figure | None:
     for verdicts, name, marker in (
         ((DROPPED,), "dropped", {"color": GREY, "symbol": "circle-open", "size": 8}),
         ((AGAIN,), "to be tried again", {"color": VIOLET, "symbol": "diamond", "size": 8}),
-        ((START, KEPT), "start, and kept", {"color": ORANGE, "size": 10}),
+        ((START, KEPT), "start and kept changes", {"color": ORANGE, "size": 10}),
     ):
         chosen = shown & steps["verdict"].isin(verdicts)
         if chosen.any():

@@ -161,11 +161,11 @@ def describe_improvements(data: pd.DataFrame, trials: pd.DataFrame) -> str | Non
         )
     steps = data["val_mse"].astype(float).clip(lower=EXACT).map(math.log).diff()
     n_clear = int((steps < -2 * spread).sum())
-    verb = "is" if n_clear == 1 else "are"
+    verb = "exceeds" if n_clear == 1 else "exceed"
     return (
         f"{text} Two seeds of one configuration typically differ by a factor of "
-        f"{math.exp(spread):.3g}; {n_clear or 'none'} of the improvements {verb} larger than two "
-        "such differences."
+        f"{math.exp(spread):.3g}. {n_clear or 'None'} of the improvements {verb} the square of "
+        "that factor."
     )
 
 
@@ -192,7 +192,10 @@ def describe_epochs_spent(data: pd.DataFrame, trials: pd.DataFrame) -> str | Non
     text += f". The best trial ended after {format_percent(last['spent_s'] / total)} of this time."
     if len(data) == 1:
         return text
-    return f"{text} The last improvement took {format_time(float(last['cost_s']))} of it."
+    return (
+        f"{text} Between the previous best trial and this one, workers spent "
+        f"{format_time(float(last['cost_s']))} in epochs."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

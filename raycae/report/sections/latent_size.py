@@ -85,13 +85,13 @@ def describe_latent_error(latent: LatentError) -> str | None:
     if compared.empty:
         return text
     below = int((compared["val_mse"] < compared["linear_mse"]).sum())
-    comparable = "" if len(compared) == len(frontier) else "comparable "
+    comparable = "" if len(compared) == len(frontier) else " with a comparable PCA"
     if len(compared) == 1:
-        subject = f"The only {comparable}trial on the Pareto front has "
+        subject = f"The only trial on the Pareto front{comparable} has "
         subject += "less" if below else "no less"
     else:
         subject = (
-            f"{below or 'None'} of the {len(compared):,} {comparable}trials on the Pareto front "
+            f"{below or 'None'} of the {len(compared):,} trials on the Pareto front{comparable} "
         )
         subject += f"{'has' if below == 1 else 'have'} less"
     return f"{text} {subject} error than the best PCA of the same size or smaller."

@@ -170,11 +170,11 @@ def make_gallery(
     sentences = (
         selection if n_sizes > len(shown) else "",
         f"The test images are the same in every sheet, with the error{of_chroma} below each. They "
-        "were used neither for training nor for selection. Means, best and worst are over all test "
-        f"images, or over {N_MEASURED:,} of them, evenly spread, if there are more.",
+        "were used neither for training nor for selection. Means and best and worst images are "
+        f"taken from all test images, or from {N_MEASURED:,} evenly spaced ones if there are more.",
         f"The difference is output minus original, amplified {tables.AMPLIFIED} times, with grey "
         "for no difference.",
-        "PCA is the best PCA with at most as many numbers."
+        "The PCA row shows the best PCA whose latent is no larger than the model's."
         if average_measures(painted, PCA)
         else "",
         "A Delta E (CIEDE2000) of 1 is about the smallest visible difference between two adjacent "

@@ -282,13 +282,13 @@ def describe_edges(found: pd.DataFrame, n: int) -> str:
     """
     if found.empty:
         return (
-            "No searched range has its best trials at an edge more often than chance allows "
-            f"({format_count(n, 'configuration')})."
+            "No searched range appears too narrow: the best trials are not concentrated at either "
+            f"end ({format_count(n, 'configuration')})."
         )
     return " ".join(
         f"Try {row['parameter']} {row['end']} {format_choice(row['limit'])}: "
         f"{row['n_edge']:,} of the best "
-        f"{format_count(row['n'], 'configuration')} that drew it "
+        f"{format_count(row['n'], 'configuration')} with this parameter "
         f"{'lies' if row['n_edge'] == 1 else 'lie'} at the edge, at {row['where']}."
         for row in found.to_dict("records")
     )

@@ -388,8 +388,8 @@ def describe_single_changes(effects: pd.DataFrame) -> str:
     if tested.empty:
         largest = int(effects["n"].max())
         return (
-            f"{text} No effect can be distinguished from chance: this needs {FEWEST_PAIRS} pairs "
-            f"whose other settings differ, and no effect has more than {largest}."
+            f"{text} No effect can be distinguished from chance. That needs at least "
+            f"{FEWEST_PAIRS} independent pairs for one effect; the largest number is {largest}."
         )
     clear = tested[tested["high"] < 1].sort_values("high")
     if clear.empty:

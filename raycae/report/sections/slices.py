@@ -254,12 +254,12 @@ def describe_common_choices(trials: pd.DataFrame, parameters: Parameters) -> str
             if chance <= LEVEL / len(drawn) / column.nunique():
                 shared.append(f"{name} {format_choice(best.iloc[0])}")
     if not shared:
-        subject = "The best trial has" if n_best == 1 else f"The best {n_best:,} have"
+        subject = "best has" if n_best == 1 else f"best {n_best:,} share"
         return (
-            f"{subject} no value in common that stands out from chance among "
-            f"{format_count(n, 'configuration')}."
+            f"Of {format_count(n, 'configuration')}, the {subject} no value that stands out from "
+            "chance."
         )
-    return f"All of the best {n_best:,} of {n:,} configurations drew {join_words(shared)}."
+    return f"All of the best {n_best:,} of {n:,} configurations have {join_words(shared)}."
 
 
 @dataclass(frozen=True, kw_only=True)
