@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 SHOWN = [
     *("state", "trial_number", "val_mse", "val_psnr_db", "test_mse", "latent_size", "n_params"),
-    *("flops", "epoch_time_s", "epochs_run", "point", "on_frontier", "arch_hash", "config"),
+    *("flops", "epoch_time_s", "epochs_run", "wall_time_s", "point", "on_frontier"),
+    *("arch_hash", "config"),
 ]
 """The columns of `trials.parquet` that `raycae show` reads."""
 
@@ -88,6 +90,9 @@ def show_study(
 ) -> None:
     """Print the leaderboard of a study, even while it runs.
 
+    Lines above it show what was searched, the latent sizes reached, and the training time. With
+    --json, each trial has its layers and its configuration.
+
     Example: raycae show ex3 -n 10
     """
     from rich.table import Table
@@ -100,24 +105,36 @@ def show_study(
     from raycae.study.tables import read_trials_table
 
     folder = find_study(study, results_folder)
-    trials: list[dict[str, Any]] = read_trials_table(folder).select(SHOWN).to_pylist()
-    plan = read_plan_facts(read_study(folder))
+    stored = read_trials_table(folder)
+    trials: list[dict[str, Any]] = stored.select(SHOWN).to_pylist()
+    content = read_study(folder)
+    plan = read_plan_facts(content)
     cost = plan["cost"] if plan["objective"] == "frontier" else None
     ranked = rank_trials(trials, cost)[:number]
+    configs = [Config.model_validate_json(row["config"]) for row in ranked]
     if as_json:
-        print_json([row | {"config": json.loads(row["config"])} for row in ranked])
+        print_json(
+            [
+                {**row, "config": json.loads(row["config"]), "network": str(build_architecture(c))}
+                for row, c in zip(ranked, configs, strict=True)
+            ]
+        )
         return
     distinct = len({row["arch_hash"] for row in trials} - {None})
     print(
         f"{make_printable(folder.name)}: {format_counts(Counter(row['state'] for row in trials))}, "
         f"{distinct} distinct architecture{'s' * (distinct != 1)}; * = on the Pareto front"
     )
+    names = [name[7:] for name in stored.column_names if name.startswith("params_")]
+    for line in describe_search(content["task"], plan, names, trials):
+        print(make_printable(line))
     table = Table(box=None, pad_edge=False)
-    for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "epochs", "network"):
-        table.add_column(name, justify="left" if name in ("", "network") else "right")
+    for name in ("", "trial", "val_mse", "dB", "test_mse", "latent", "params", "MFLOPs", "epochs"):
+        table.add_column(name, justify="left" if name == "" else "right")
+    if any(row["point"] is not None for row in ranked):
+        table.add_column("point")
     for row in ranked:
-        config = Config.model_validate_json(row["config"])
-        table.add_row(
+        cells = [
             row["state"] + (" *" if row["on_frontier"] else ""),
             str(row["trial_number"]),
             f"{row['val_mse']:.5f}",
@@ -125,14 +142,45 @@ def show_study(
             "-" if is_missing(row["test_mse"]) else f"{row['test_mse']:.5f}",
             str(row["latent_size"]),
             f"{row['n_params']:,}",
+            f"{row['flops'] / 1e6:.2f}",
             str(row["epochs_run"]),
-            make_printable(
-                f"[{row['point']}] {build_architecture(config)}"
-                if row["point"] is not None
-                else str(build_architecture(config))
-            ),
-        )
+            make_printable(row["point"] or ""),
+        ]
+        table.add_row(*cells[: len(table.columns)])
     print_table(table)
+
+
+def describe_search(
+    task: str, plan: dict[str, Any], names: list[str], trials: list[dict[str, Any]]
+) -> list[str]:
+    """Describe what a study searched, the latent sizes it reached, and what it cost.
+
+    Args:
+        task: The task.
+        plan: The plan of the study.
+        names: The searched parameters.
+        trials: Rows of `trials.parquet`.
+
+    Returns:
+        One line for each.
+    """
+    from raycae.formatting import format_count, format_duration
+    from raycae.storage.parquet import is_missing
+    from raycae.study.summary import format_frontier
+
+    cost = plan["cost"]
+    front = [row for row in rank_trials(trials, cost) if row["on_frontier"]]
+    # A parameter of each stage ends with its number: the setting is named once.
+    settings = dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names)
+    spent = [row["wall_time_s"] for row in trials if not is_missing(row["wall_time_s"])]
+    return [
+        f"search   {task} {plan['data']}, space {plan['space']}: "
+        f"{format_count(plan['trials'], 'trial')} of up to {format_count(plan['epochs'], 'epoch')} "
+        f"by {plan['sampler']}",
+        f"over     {', '.join(settings) or 'the points of the space'}",
+        format_frontier(front, cost),
+        f"cost     {format_duration(math.fsum(spent))} of training, summed over the trials",
+    ]
 
 
 def rank_trials(trials: list[dict[str, Any]], cost: str | None) -> list[dict[str, Any]]:

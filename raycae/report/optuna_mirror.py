@@ -137,7 +137,8 @@ class OptunaMirror:
         trials, parameters = self._make_trials_table(), self._space.parameters
         found = []
         for target in ("val_mse", *([self._cost] if self._cost else [])):
-            weights = importance.compute_importance(trials, parameters, target)
+            cost = self._cost if target == "val_mse" else None
+            weights = importance.compute_importance(trials, parameters, target, cost)
             kinds = [type(parameters[name].distribution).__name__ for name in weights["parameter"]]
             rows = zip(weights["parameter"], weights["share"], kinds, strict=True)
             names = ("name", "importance", "distribution")
@@ -165,8 +166,9 @@ class OptunaMirror:
         from raycae.report.trials import select_ended
 
         trials = self._make_trials_table()
-        weights = importance.compute_importance(trials, self._space.parameters)
-        sentence = importance.describe_importance(weights, len(importance.select_weighed(trials)))
+        weights = importance.compute_importance(trials, self._space.parameters, cost=self._cost)
+        n = len(importance.select_weighed(trials))
+        sentence = importance.describe_importance(weights, n, self._cost)
         optuna_dashboard.save_note(
             self.study,
             f"{sentence}\n\nHyperparameter importance is computed as in the report of raycae "

@@ -257,7 +257,8 @@ def test_existing_study(run: Run, trained: Path) -> None:
 
 
 def test_show(run: Run, trained: Path) -> None:
-    """Oracle: as many rows as asked, best first, the numbers of the table."""
+    """Oracle: as many rows as asked, best first, the numbers of the table. What was searched,
+    reached and spent stands above it, and no layers."""
     code, out, _ = run("show", "tiny", "--results", trained, "-n", "2")
     lines = out.splitlines()
     best = tables.read_trials(trained / "tiny").sort_values("val_mse").iloc[0]
@@ -266,9 +267,17 @@ def test_show(run: Run, trained: Path) -> None:
     assert (
         lines[0] == f"tiny: 3 COMPLETE, {distinct} distinct architectures; * = on the Pareto front"
     )
-    assert lines[2].startswith("COMPLETE *")
-    assert len(lines) == 4
-    assert f"{best['val_mse']:.5f}" in lines[2]
+    assert lines[1].startswith("search   reconstruct photos, space ")
+    assert lines[1].endswith(": 3 trials of up to 1 epoch by random")
+    assert lines[2].startswith("over     ")
+    assert lines[3].startswith("frontier ")
+    assert f": {best['val_mse']:.5f}" in lines[3]
+    assert lines[4].startswith("cost     ")
+    assert lines[6].startswith("COMPLETE *")
+    assert len(lines) == 8
+    assert f"{best['val_mse']:.5f}" in lines[6]
+    assert max(map(len, lines)) <= 120
+    assert "conv" not in out
     code, _, err = run("show", "other", "--results", trained)
     assert code == 2
     assert "other: no study has this name or path" in err

@@ -19,6 +19,7 @@ from synthetic_study import long_study
 from raycae.cli import jobs
 from raycae.cli.main import COMMANDS, GROUPS, load_command
 from raycae.config import resolve
+from raycae.model.architecture import build_architecture
 from raycae.space.space import Space
 from raycae.study import tables
 from raycae.study.opening import create_study
@@ -98,6 +99,9 @@ def test_show_as_json(run: Run, results: Path) -> None:
     assert code == 0
     assert [row["trial_number"] for row in rows] == ranked["trial_number"].tolist()[:3]
     assert all(math.isfinite(row["val_mse"]) and row["config"]["task"] for row in rows)
+    assert [row["network"] for row in rows] == [
+        str(build_architecture(resolve(row["config"]))) for row in rows
+    ]
 
 
 def test_bare_command(run: Run) -> None:

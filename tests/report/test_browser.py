@@ -272,6 +272,36 @@ def test_hover_and_click_tell_of_a_trial(browser: Any, study: Path) -> None:
     assert opened.complaints == []
 
 
+def test_a_click_opens_the_trial_below_the_pointer(browser: Any, study: Path) -> None:
+    """Oracle: the place of the dot. The pointer comes from a dot close by, and the click follows
+    within the 50 ms in which plotly does not look for points again. The label is of that trial."""
+    opened = Opened(browser, study, viewport={"width": 1200, "height": 900})
+    opened.wait_until_all_are_drawn()
+    number = opened.page.evaluate(
+        """() => {
+          const plot = document.getElementById("latent-error"), box = plot.getBoundingClientRect();
+          const { xaxis, yaxis } = plot._fullLayout;
+          const left = box.left + xaxis._offset, top = box.top + yaxis._offset;
+          const points = plot._fullData.filter(trace => trace.name === "complete").flatMap(
+            ({ x, y, customdata }) => customdata.map(
+              (number, i) => [left + xaxis.d2p(x[i]), top + yaxis.d2p(y[i]), number]));
+          const far = ([p, q]) => Math.hypot(p[0] - q[0], p[1] - q[1]);
+          const pairs = points.flatMap((p, i) => points.slice(i + 1).map(q => [p, q]));
+          const pair = pairs.reduce((a, b) => far(b) > 4 && far(b) < far(a) ? b : a);
+          const send = (type, [clientX, clientY]) => document.elementFromPoint(clientX, clientY)
+            .dispatchEvent(new MouseEvent(type, { bubbles: true, view: window, clientX, clientY }));
+          send("mousemove", pair[0]);
+          for (const type of ["mousemove", "mousedown", "mouseup"]) send(type, pair[1]);
+          return pair[1][2];
+        }"""
+    )
+    title = opened.page.wait_for_selector("#trial h3", timeout=5_000).inner_text()
+    label = opened.page.locator("#latent-error .hovertext").text_content()
+    assert title.startswith(f"trial {number}: ")
+    assert label.startswith(f"trial {number}: ")
+    assert opened.complaints == []
+
+
 def test_the_view_changes_with_its_switches(browser: Any, study: Path) -> None:
     """Oracle: 10 log10(1 / MSE) of what the MSE view drew, for trials and PCA alike; the mean PSNR
     is what the table has, without PCA, and its Pareto front is found here over all pairs of trials;

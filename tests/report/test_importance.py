@@ -24,6 +24,7 @@ from raycae.report.sections.slices import (
     make_slices,
 )
 from raycae.report.significance import LEVEL
+from raycae.report.trials import compute_relative_ranks, rank_by_error
 from raycae.space import loading
 from raycae.space import parameters as space_parameters
 from raycae.space.parameters import CategoricalParameter
@@ -461,3 +462,37 @@ params:
     assert all(tick == int(tick) for tick in log.layout.xaxis.tickvals)
     assert {3, high} <= set(log.layout.xaxis.tickvals)
     assert list(log.layout.xaxis.ticktext) == [str(int(tick)) for tick in log.layout.xaxis.tickvals]
+
+
+def test_a_parameter_that_only_sets_the_cost_does_not_matter_at_equal_cost() -> None:
+    """Oracle: the error is made as 1 / size, times up to 1.5 by `lr`. Over all sizes the channels
+    decide, at similar size only `lr` does. The best tenth are then spread over the sizes."""
+    chance = np.random.default_rng(1)
+    rows = []
+    for n in chance.integers(2, 11, 200).tolist():
+        lr = float(10 ** chance.uniform(-4, -2))
+        rows.append(({"lr": lr, "latent_channels": n}, (1 + 0.5 * (math.log10(lr) + 3) ** 2) / n))
+    trials = made_trials(rows, latent_size=[64 * row["latent_channels"] for row, _ in rows])
+    n_trials = len(importance.select_weighed(trials))
+    for cost, first, goal in (
+        (None, "latent_channels", "the best tenth:"),
+        ("latent_size", "lr", "the best tenth at similar latent size:"),
+    ):
+        weights = importance.compute_importance(trials, PARAMETERS, cost=cost)
+        said = importance.describe_importance(weights, n_trials, cost)
+        assert said.startswith(f"{first} matters most for reaching {goal}")
+    assert weights.set_index("parameter").loc["latent_channels", "share"] < 0.1
+    best = rank_by_error(trials, "latent_size").head(20)
+    assert set(best["latent_size"]) == {64 * n for n in range(2, 11)}
+    by_size = trials.groupby("latent_size")["val_mse"].rank(pct=True)
+    assert by_size[best.index].max() < 0.2
+
+
+def test_relative_ranks_follow_their_definition() -> None:
+    """Oracle: by hand. Of 20 trials the ten cheapest make a group, and those of equal cost stay
+    together: eleven trials of cost 1 and nine of 2. A cost that was not measured is the highest."""
+    trials = pd.DataFrame({"cost": [1.0] * 11 + [2.0] * 8 + [math.nan], "val_mse": range(20)})
+    ranks = compute_relative_ranks(trials, "cost")
+    assert ranks[:11] == pytest.approx([(i + 0.5) / 11 for i in range(11)])
+    assert ranks[11:] == pytest.approx([(i + 0.5) / 9 for i in range(9)])
+    assert compute_relative_ranks(trials[:3], "cost") == pytest.approx([1 / 6, 3 / 6, 5 / 6])

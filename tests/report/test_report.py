@@ -26,6 +26,7 @@ from made_studies import (
     plausible,
 )
 from plotly.offline import get_plotlyjs_version
+from synthetic_study import long_study
 
 from raycae.errors import InputError
 from raycae.formatting import format_ratio
@@ -322,6 +323,20 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
     assert not lacks_pictures_or_baselines(folder)
     (folder / "pictures" / "0.png").unlink()
     assert lacks_pictures_or_baselines(folder)
+
+
+def test_few_trials_have_no_figures_of_parameters(tmp_path: Path) -> None:
+    """Oracle: the constants of `importance`. Below ten configurations one sentence says how many
+    are needed; nothing is drawn, and nothing is said of pairs that do not exist."""
+    page = render_report(long_study(tmp_path / "few", 4, repeats=False))
+    text = Page(page[page.index("<h2>What mattered</h2>") :]).text
+    assert " ".join(text[: text.index("Learning curves")].split()) == (
+        "What mattered Parameters are not ranked yet. Ranking needs 50 different configurations "
+        "with a measured error; this study has 4. The figures of this section need 10."
+    )
+    enough = render_report(long_study(tmp_path / "enough", 12, repeats=False))
+    assert "The figures of this section need" not in enough
+    assert "What the best have in common" in enough
 
 
 def test_every_figure_has_a_place(tmp_path: Path) -> None:

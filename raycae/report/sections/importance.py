@@ -29,10 +29,12 @@ from raycae.report.sections.slices import (
     SlicesSection,
 )
 from raycae.report.significance import LEVEL, compute_chance_of_marked
-from raycae.report.trials import select_distinct
+from raycae.report.trials import SIMILAR, compute_relative_ranks, select_distinct
 
 FEWEST_RANKED = 50
 """Configurations with a measured error below which parameters are not ranked."""
+FEWEST_DRAWN = 10
+"""Configurations with a measured error below which the error is not drawn over parameters."""
 MOST_RANKED = 2000
 """Configurations that importance is computed on; more of them take longer to say the same."""
 N_BOOTSTRAPS = 200
@@ -54,7 +56,10 @@ def select_weighed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def compute_importance(
-    trials: pd.DataFrame, parameters: Parameters, target: str = "val_mse"
+    trials: pd.DataFrame,
+    parameters: Parameters,
+    target: str = "val_mse",
+    cost: str | None = None,
 ) -> pd.DataFrame:
     """Rank parameters by how much they say about which trials are among the best tenth.
 
@@ -69,6 +74,9 @@ def compute_importance(
         trials: Trials in any state.
         parameters: The searched parameters.
         target: The column that is better when smaller.
+        cost: The second objective of a search for a Pareto front. The best tenth is then that of
+            trials of similar cost; see `compute_relative_ranks`. Otherwise what sets the latent
+            size would matter most, because latent size is the other axis.
 
     Returns:
         One row per parameter, the largest share first: `parameter`; `share` of the importance, 0 to
@@ -90,6 +98,8 @@ def compute_importance(
     random = np.random.default_rng(0)
     n = len(rows)
     errors = rows[target].to_numpy(float)
+    if cost is not None:
+        errors = compute_relative_ranks(rows, cost, target)
     as_drawn = np.arange(n)[None]
     samples = random.integers(n, size=(N_BOOTSTRAPS, n))
     found, again = (
@@ -180,13 +190,15 @@ def draw_importance(weights: pd.DataFrame) -> go.Figure:
     return figure.update_layout(height=90 + 24 * len(rows))
 
 
-def describe_importance(weights: pd.DataFrame, n: int) -> str:
+def describe_importance(weights: pd.DataFrame, n: int, cost: str | None = None) -> str:
     """Name the parameter that matters most, or say why none can be named.
 
     Args:
         weights: What `compute_importance` returns.
         n: The number of trials of `select_weighed`.
+        cost: The cost at which trials were compared, as in `compute_importance`.
     """
+    goal = "the best tenth" if cost is None else f"the best tenth at {SIMILAR[cost]}"
     if n < FEWEST_RANKED:
         return (
             f"Parameters are not ranked yet. Ranking needs {FEWEST_RANKED} different "
@@ -203,18 +215,17 @@ def describe_importance(weights: pd.DataFrame, n: int) -> str:
     share = f"{first['share']:.0%} ({first['low']:.0%} to {first['high']:.0%})"
     if first["first"] >= CONFIDENCE:
         text = (
-            f"{names[0]} matters most for reaching the best tenth: its share of the importance is "
-            f"{share}."
+            f"{names[0]} matters most for reaching {goal}: its share of the importance is {share}."
         )
         verb = "stands" if len(names) == 2 else "stand"
         return f"{text} {join_words(names[1:])} {verb} out from chance, too." if names[1:] else text
     if len(names) == 1:
         return (
             f"Of all parameters only {names[0]} stands out from chance, so it matters for reaching "
-            f"the best tenth; its share of the importance is {share}."
+            f"{goal}; its share of the importance is {share}."
         )
     return (
-        f"{join_words(names)} matter for reaching the best tenth. Which of these {len(names)} "
+        f"{join_words(names)} matter for reaching {goal}. Which of these {len(names)} "
         f"matters most is not settled by {n:,} configurations."
     )
 
@@ -226,6 +237,10 @@ class ImportanceSection(Section):
     template = "sections/importance.html.j2"
     sentence: str
     n_searched: int
+    similar: str | None
+    """The cost at which trials are compared, in words; None if all are compared."""
+    fewest_drawn: int | None
+    """Number of configurations that the figures need; None if the study has enough."""
     slices: SlicesSection
     maps: ParameterMapsSection
     single_changes: SingleChangesSection
@@ -242,18 +257,23 @@ class ImportanceSection(Section):
         """
         if data.latent.points.empty:
             return None
-        weights = compute_importance(data.trials, data.parameters)
+        cost = data.cost if data.is_frontier else None
+        n = len(select_weighed(data.trials))
+        weights = compute_importance(data.trials, data.parameters, cost=cost)
         ordered = list(dict.fromkeys([*weights["parameter"], *data.parameters]))
         parameters = {name: data.parameters[name] for name in ordered}
-        slices = SlicesSection.build_ordered(data, parameters, is_ranked=not weights.empty)
-        maps = ParameterMapsSection.build_ordered(data, parameters)
+        drawn = parameters if n >= FEWEST_DRAWN else {}
+        slices = SlicesSection.build_ordered(data, drawn, cost, is_ranked=not weights.empty)
+        maps = ParameterMapsSection.build_ordered(data, parameters, cost)
         changes = SingleChangesSection.build(data)
         bars = {} if weights.empty else {"importance": draw_importance(weights)}
         return cls(
             figures={**bars, **slices.figures, **maps.figures, **changes.figures},
             constants=maps.constants,
-            sentence=describe_importance(weights, len(select_weighed(data.trials))),
+            sentence=describe_importance(weights, n, cost),
             n_searched=len(parameters),
+            similar=None if cost is None else SIMILAR[cost],
+            fewest_drawn=FEWEST_DRAWN if n < FEWEST_DRAWN else None,
             slices=slices,
             maps=maps,
             single_changes=changes,

@@ -25,7 +25,7 @@ from raycae.report.sampled_values import (
     shorten,
 )
 from raycae.report.section import Section
-from raycae.report.trials import rank_trials, select_distinct
+from raycae.report.trials import rank_by_error, select_distinct
 from raycae.space.parameters import CategoricalParameter
 
 FEWEST = 50
@@ -202,17 +202,20 @@ class ParameterMapsSection(Section):
         Returns:
             The section, with the parameters in the order of the space.
         """
-        return cls.build_ordered(data, data.parameters)
+        return cls.build_ordered(data, data.parameters, None)
 
     @classmethod
-    def build_ordered(cls, data: ReportData, parameters: Parameters) -> ParameterMapsSection:
+    def build_ordered(
+        cls, data: ReportData, parameters: Parameters, cost: str | None
+    ) -> ParameterMapsSection:
         """Build the section with the parameters in a given order.
 
         Args:
             data: The study.
             parameters: The searched parameters in the order in which they are shown.
+            cost: The second objective; see `rank_by_error`.
         """
-        rows = rank_trials(select_distinct(data.trials))
+        rows = rank_by_error(select_distinct(data.trials), cost)
         if len(rows) < FEWEST:
             return cls(densities=[], pairs=[], sentences=[])
         drawn = ((name, draw_density(rows, parameters, name)) for name in parameters)

@@ -27,7 +27,13 @@ from raycae.report.sampled_values import (
 )
 from raycae.report.section import Section
 from raycae.report.significance import LEVEL, compute_chance_of_marked
-from raycae.report.trials import rank_trials, select_distinct, select_ended, thin_trials
+from raycae.report.trials import (
+    rank_by_error,
+    rank_trials,
+    select_distinct,
+    select_ended,
+    thin_trials,
+)
 from raycae.space.parameters import CategoricalParameter, IntParameter
 from raycae.study.records import COMPLETE, PRUNED
 
@@ -66,14 +72,18 @@ class Slice:
     n_best: int
 
 
-def make_slices(trials: pd.DataFrame, parameters: Parameters) -> list[Slice]:
+def make_slices(
+    trials: pd.DataFrame, parameters: Parameters, cost: str | None = None
+) -> list[Slice]:
     """Make a slice for each parameter that a trial with an error drew.
 
     Args:
         trials: Trials in any state.
         parameters: The searched parameters.
+        cost: The second objective; see `rank_by_error`.
     """
-    ranked, configurations = rank_trials(select_ended(trials)), rank_trials(select_distinct(trials))
+    ranked = rank_trials(select_ended(trials))
+    configurations = rank_by_error(select_distinct(trials), cost)
     found = []
     for name, parameter in parameters.items():
         points = ranked[["trial_number", "state"]].assign(
@@ -163,7 +173,7 @@ def draw_slice(data: Slice, most: int = 200) -> go.Figure:
 
 
 def draw_parallel_coordinates(
-    trials: pd.DataFrame, parameters: Parameters, most: int = 150
+    trials: pd.DataFrame, parameters: Parameters, most: int = 150, cost: str | None = None
 ) -> go.Figure | None:
     """Draw a line for each trial through what it drew, with the best tenth on top.
 
@@ -173,11 +183,12 @@ def draw_parallel_coordinates(
         trials: Trials in any state.
         parameters: The searched parameters; the first `AXES` of them are drawn.
         most: The largest number of lines that are not of the best tenth.
+        cost: The second objective; see `rank_by_error`.
 
     Returns:
         The figure; None if the trials drew fewer than two parameters.
     """
-    ranked = rank_trials(select_ended(trials))
+    ranked = rank_by_error(select_ended(trials), cost)
     drawn = (
         name
         for name, parameter in parameters.items()
@@ -227,7 +238,9 @@ def draw_parallel_coordinates(
     return figure.update_yaxes(visible=False, range=[-0.06, 1.06])
 
 
-def describe_common_choices(trials: pd.DataFrame, parameters: Parameters) -> str:
+def describe_common_choices(
+    trials: pd.DataFrame, parameters: Parameters, cost: str | None = None
+) -> str:
     """Describe which values all of the best tenth share, if that is unlikely to be chance.
 
     Under chance the best tenth is a random choice of the configurations. A value counts if all of
@@ -237,8 +250,9 @@ def describe_common_choices(trials: pd.DataFrame, parameters: Parameters) -> str
     Args:
         trials: Trials in any state.
         parameters: The searched parameters.
+        cost: The second objective; see `rank_by_error`.
     """
-    ranked = rank_trials(select_distinct(trials))
+    ranked = rank_by_error(select_distinct(trials), cost)
     n, n_best = len(ranked), math.ceil(BEST * len(ranked))
     drawn = {
         name: get_drawn_values(ranked, name, parameter)
@@ -282,27 +296,28 @@ class SlicesSection(Section):
         Returns:
             The section, with the parameters in the order of the space.
         """
-        return cls.build_ordered(data, data.parameters, is_ranked=False)
+        return cls.build_ordered(data, data.parameters, None, is_ranked=False)
 
     @classmethod
     def build_ordered(
-        cls, data: ReportData, parameters: Parameters, *, is_ranked: bool
+        cls, data: ReportData, parameters: Parameters, cost: str | None, *, is_ranked: bool
     ) -> SlicesSection:
         """Build the section with the parameters in a given order.
 
         Args:
             data: The study.
             parameters: The searched parameters in the order in which they are shown.
+            cost: The second objective; see `rank_by_error`.
             is_ranked: Whether that is the order of their importance.
         """
-        slices = make_slices(data.trials, parameters)
+        slices = make_slices(data.trials, parameters, cost)
         figures = {f"slice-{item.name}": draw_slice(item) for item in slices}
-        parallel = draw_parallel_coordinates(data.trials, parameters)
+        parallel = draw_parallel_coordinates(data.trials, parameters, cost=cost)
         if parallel is not None:
             figures["parallel"] = parallel
         return cls(
             figures=figures,
             slices=[(item.name, describe_slices(item), len(item.points)) for item in slices],
             is_ranked=is_ranked,
-            common_sentence=describe_common_choices(data.trials, parameters),
+            common_sentence=describe_common_choices(data.trials, parameters, cost),
         )
