@@ -6,13 +6,12 @@ from abc import abstractmethod
 from collections.abc import Hashable, Iterator, Mapping
 
 import numpy as np
-import optuna
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 
 from raycae.config import TRAINING_KEYS, Config
 from raycae.model.architecture import Infeasible, build_architecture
-from raycae.optimization.drawing import Draw, Window, WindowTPESampler
+from raycae.optimization.drawing import Draw, QuickRandomSampler, Window, WindowTPESampler
 from raycae.optimization.greedy_sampler import GreedySampler
 from raycae.optimization.grid import GridSampler
 from raycae.optimization.history import History, HistoryTrial
@@ -101,9 +100,7 @@ class DrawingSampler(Sampler):
             sequence = np.random.SeedSequence([self.setup.seed, number, attempt])
             seed = int(sequence.generate_state(1)[0])
             sampler = (
-                self.make_optuna_sampler(seed)
-                if attempt < PATIENCE
-                else optuna.samplers.RandomSampler(seed)
+                self.make_optuna_sampler(seed) if attempt < PATIENCE else QuickRandomSampler(seed)
             )
             draw = Draw(window, sampler, distributions, network)
             config = self.space.draw(draw)
@@ -129,7 +126,7 @@ class RandomSampler(DrawingSampler):
     """Draws every parameter independently and uniformly, or uniformly on its log scale."""
 
     def make_optuna_sampler(self, seed: int) -> BaseSampler:
-        return optuna.samplers.RandomSampler(seed)
+        return QuickRandomSampler(seed)
 
 
 class TPESampler(DrawingSampler):
