@@ -1,21 +1,45 @@
-"""Replace a slow private function of Optuna; every patch of Optuna is in this module.
+"""Replace slow private functions of Optuna; every patch of Optuna is in this module.
 
-TPE's likelihoods need the logarithm of the normal distribution function. Optuna computes it in
-Python, number by number, to avoid an import of SciPy, which raycae needs anyway. This took half of
-the time of a proposal from 200 trials.
+TPE's likelihoods need the normal distribution function and its logarithm. Optuna computes them in
+Python, to avoid an import of SciPy, which raycae needs anyway. The logarithm took half of the time
+of a proposal from 200 trials, and the function itself takes a twentieth. TPE also divides the
+trials into better and worse ones again for each group of conditional parameters.
 """
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
+from typing import Any
+
+SPLIT = ("split of the trials",)
+"""The key of the better and the worse trials among the models of a `drawing.Window`."""
 
 
+@functools.cache
 def apply_optuna_patches() -> None:
-    """Let Optuna's TPE compute with SciPy; the values agree to 1e-7 of their size."""
-    # An Optuna that has moved or renamed the function works without the patch, only more slowly.
+    """Let Optuna's TPE compute with SciPy, and divide the trials of a window once.
+
+    SciPy's values agree to 1e-7 of their size.
+    """
+    # An Optuna that has moved or renamed a function works without the patch, only more slowly.
     with suppress(ImportError, AttributeError):
         from optuna.samplers._tpe import _truncnorm
-        from scipy.special import log_ndtr
+        from scipy.special import log_ndtr, ndtr
 
-        if callable(_truncnorm._log_ndtr):
-            _truncnorm._log_ndtr = log_ndtr
+        if callable(_truncnorm._log_ndtr) and callable(_truncnorm._ndtr):
+            _truncnorm._log_ndtr, _truncnorm._ndtr = log_ndtr, ndtr
+    with suppress(ImportError, AttributeError):
+        from optuna.samplers._tpe import sampler
+
+        split = sampler._split_trials
+
+        def split_once(study: Any, trials: Any, n_below: int) -> Any:
+            models = getattr(study, "models", None)
+            if models is None:
+                return split(study, trials, n_below)
+            if SPLIT not in models:
+                models[SPLIT] = split(study, trials, n_below)
+            return models[SPLIT]
+
+        sampler._split_trials = split_once

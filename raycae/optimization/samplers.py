@@ -10,7 +10,7 @@ from optuna.study import StudyDirection
 
 from raycae.config import TRAINING_KEYS, Config
 from raycae.model.architecture import Infeasible, build_architecture
-from raycae.optimization.drawing import Draw, Window, WindowTPESampler
+from raycae.optimization.drawing import Draw, ReusedGenerator, Window, WindowTPESampler
 from raycae.optimization.greedy_sampler import GreedySampler
 from raycae.optimization.grid import GridSampler
 from raycae.optimization.history import History, HistoryTrial
@@ -105,7 +105,7 @@ class DrawingSampler(Sampler):
             sampler = self.make_optuna_sampler(seed) if attempt < PATIENCE else None
             draw: Draw | RandomTrial
             if sampler is None:
-                draw = RandomTrial(np.random.RandomState(seed), network)
+                draw = RandomTrial(ReusedGenerator(seed, "random").rng, network)
             else:
                 draw = Draw(self._open_window(history), sampler, distributions, network)
             config = self.space.draw(draw)

@@ -128,8 +128,8 @@ def test_readme_and_findings_quote_the_recorded_race() -> None:
     readme = (ROOT / "README.md").read_text()
     findings = (ROOT / "analysis" / "FINDINGS.md").read_text()
     quoted = {
-        "raycae: TPE + ASHA (default)": "needs {} epochs in total",
-        "Ray: OptunaSearch + ASHA": "`OptunaSearch` with ASHA needs {}.",
+        "raycae: TPE + ASHA (default)": "random configurations after {} epochs in total",
+        "Ray: OptunaSearch + ASHA": "`OptunaSearch` with ASHA needs {} epochs.",
         "syne-tune: ASHACQR": "ASHACQR is as good as the default: it also needs {}.",
     }
     for method, phrase in quoted.items():
