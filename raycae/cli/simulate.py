@@ -80,7 +80,8 @@ def run_simulation(
 
     if sampler == "strata":
         raise InputError(
-            "--sampler strata searches a frontier, which cannot be simulated. Use another sampler."
+            "--sampler strata searches for a Pareto front, which cannot be simulated. Use another "
+            "sampler."
         )
     folders = [find.find_study(name, results_folder) for name in studies]
     recorded = recorded_curves.read_curves(folders)

@@ -132,12 +132,12 @@ def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
     image = ImageOps.exif_transpose(image)
     has_profile, profile = "icc_profile" in image.info, image.info.get("icc_profile")
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range, save it with 8 or 16 bits")
+        raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     is_grey = image.mode in ("1", "L", "LA")
     if image.mode.startswith("I"):  # Pillow's modes for 16-bit grey, and for 32 bits
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("32-bit pixels have no agreed range, save it with 8 or 16 bits")
+            raise ValueError("32-bit pixels have no agreed range; save it with 8 or 16 bits")
         image = Image.fromarray((grey // 257).astype(np.uint8))  # 65535 / 257 = 255
         is_grey = True
     elif image.has_transparency_data:

@@ -71,7 +71,7 @@ def _open_images(source: Source, scan: Scan) -> Pools:
     """Open a folder of image files."""
     if source.column:
         raise InputError(
-            f"source {source.text!r}: asks for a column, but there are no Parquet files in it"
+            f"source {source.text!r}: ?column= needs Parquet files, but the folder has none"
         )
     scan.tally.extend(Reason.OTHER, map(str, scan.parquet))
     if not scan.images:
@@ -294,7 +294,7 @@ def _measure_file(file: Path) -> int:
     """
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"image {file}: a folder, a device or a pipe; it must be a file")
+        raise InputError(f"image {file}: is a folder, a device or a pipe; it must be a file")
     assert Image.MAX_IMAGE_PIXELS is not None  # raycae does not change Pillow's limit.
     if status.st_size > (most := 8 * Image.MAX_IMAGE_PIXELS):  # four channels of 16 bits
         raise InputError(f"image {file}: {status.st_size:,} bytes; at most {most:,} are read")

@@ -134,7 +134,7 @@ def require_whole_shards(folder: Path, files: Sequence[Path]) -> None:
         if repeated := [number for number, following in pairwise(numbers) if number == following]:
             names = sorted(f.name for f in shards if shards[f][0] == repeated[0])
             raise InputError(
-                f"Parquet files {name}: shard {repeated[0]} of {total} is there more than once, as "
+                f"Parquet files {name}: shard {repeated[0]} of {total} appears more than once, as "
                 f"{' and '.join(names)}. Remove the files of the set that is out of date"
             )
         present = set(numbers)

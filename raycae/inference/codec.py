@@ -352,8 +352,8 @@ class Codec:
         if not fits:
             sides = "h, w" if self.stride else f"{height}, {width}"
             raise InputError(
-                f"decode: latents of shape {shape}; this model's are arrays or tensors "
-                f"({channels}, {sides}), or (N, {channels}, {sides})"
+                f"decode: latents of shape {shape}; this model expects an array or tensor of "
+                f"shape ({channels}, {sides}) or (N, {channels}, {sides})"
             )
         return torch.as_tensor(latents).detach().cpu().float()
 
@@ -407,5 +407,7 @@ def expand_per_image(labels: Any, n: int) -> list[Any]:
     if not hasattr(labels, "__iter__") or getattr(labels, "ndim", None) == 0:
         return [labels] * n
     if len(values := list(labels)) != n:
-        raise InputError(f"labels: {len(values)} for {n} images; give one for all, or one each")
+        raise InputError(
+            f"labels: {len(values)} for {n} images; give one for all images, or one for each"
+        )
     return values

@@ -319,7 +319,10 @@ def make_conv(
     # row of zeros at the end keeps the size.
     pad = ((kernel - 1) // 2, kernel // 2) if same else (0, 0)
     if shape[1] + sum(pad) < kernel:
-        raise Infeasible(f"kernel {kernel} without padding on {shape[1]} x {shape[2]}")
+        raise Infeasible(
+            f"kernel {kernel} without padding needs at least {kernel} x {kernel} pixels; its input "
+            f"has {shape[1]} x {shape[2]}"
+        )
     conv = Conv(shape, shape, kernel, stride, pad, norm=config.norm == "batch")
     out = (width, conv.raw_size, conv.raw_size)
     return replace(conv, out_shape=out, residual=config.residual and out == shape)

@@ -32,7 +32,7 @@ def require_possible(space: Space, sampler: str, trials: int, seed: int = 0) -> 
             configuration to start from) and no random configuration meets the constraints.
     """
     if sampler == "points" and not space.points:
-        raise InputError(f"--sampler points: {space.name} names no points")
+        raise InputError(f"--sampler points: the space {space.name} has no named points")
     if (1 if sampler == "greedy" else trials) > len(space.points):
         draw_possible(space, seed)
         if sampler == "grid":

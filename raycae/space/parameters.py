@@ -396,7 +396,7 @@ def check_range(parameter: Any) -> None:
     if low > high:
         raise ValueError(f"low {low} is above high {high}; low must be at most high")
     if parameter.log and low <= 0:
-        raise ValueError(f"low {low} with log: true; a log scale starts above 0")
+        raise ValueError(f"low {low} is not allowed with log: true; a log scale starts above 0")
     if parameter.log and parameter.step not in (None, 1 if parameter.type == "int" else None):
         raise ValueError("log and step together are not possible; choose one")
 

@@ -142,7 +142,7 @@ def read_table(
     if len(keys) < table.num_rows and key:
         twice = next(values for values, number in keys.items() if number > 1)
         row = ", ".join(f"{name} {value}" for name, value in zip(key, twice, strict=True))
-        raise InputError(f"{path}: {row} is there more than once")
+        raise InputError(f"{path}: {row} appears more than once")
     return table
 
 
@@ -267,7 +267,7 @@ def choose_kinds(
                 f"{wanted or 'a number, a word, true or false'}"
             )
         if field.name in kinds:
-            raise InputError(f"{path}: the column {field.name} is there twice")
+            raise InputError(f"{path}: the column {field.name} appears twice")
         kinds[field.name] = wanted
     return kinds
 

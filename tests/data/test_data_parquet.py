@@ -112,7 +112,7 @@ def test_a_table_without_images_beside_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"labels\.parquet: has no image column 'name'"):
         data.check(f"{tmp_path}?column=name")
     (tmp_path / "labels.parquet").unlink()
-    with pytest.raises(InputError, match="asks for a column"):
+    with pytest.raises(InputError, match="needs Parquet files"):
         data.check(f"{tmp_path}?column=name")
 
 

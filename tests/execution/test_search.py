@@ -50,7 +50,9 @@ def test_a_search_from_command_to_report_is_repeatable(
     assert set(trials["state"]) <= {"COMPLETE", "PRUNED", "FAIL"}
     assert trials["point"][0] == "base"
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("time     unknown: 6 trials of up to 3 epochs; the cluster shows")
+    assert lines[0].startswith(
+        "time     unknown: 6 trials of up to 3 epochs; on a cluster, the time"
+    )
     assert sum(line.startswith("[") for line in lines) == 6
     assert any(line.startswith("best     trial") for line in lines)
     assert lines[-1].startswith("report")

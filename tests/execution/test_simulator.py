@@ -278,7 +278,7 @@ class TestSurrogate:
     ("arguments", "message"),
     [
         (["--sampler", "cma"], "--sampler cma: unknown. Use tpe, strata, random, grid"),
-        (["--sampler", "strata"], "--sampler strata searches a frontier"),
+        (["--sampler", "strata"], "--sampler strata searches for a Pareto front"),
         (["--scheduler", "pbt"], "--scheduler pbt: unknown. Use asha, hyperband or none"),
         (["--epochs", "4"], "--epochs 4: the curves end after epoch 3"),
         (["--workers", "0"], "'--workers'"),

@@ -390,7 +390,7 @@ def describe_what_would_decide(values: list[float], threshold: float) -> str:
             "The difference is so close to the limit that more than "
             f"{MOST:,} seeds would be needed."
         )
-    return f"At least {n} seeds would decide, if the difference stays what it is."
+    return f"At least {n} seeds would decide, if the difference stays the same."
 
 
 def check_catching_up(

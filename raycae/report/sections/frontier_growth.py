@@ -115,7 +115,7 @@ def draw_growth(data: Growth) -> go.Figure:
     Args:
         data: The growth of the front.
     """
-    figure = plotting.make_figure("trials that ended", "mean height of the Pareto front, decades")
+    figure = plotting.make_figure("trials that ended", "hypervolume of the Pareto front, decades")
     places = list(range(1, len(data.steps) + 1))
     plotting.use_whole_ticks(figure, len(places))
     figure.add_scatter(

@@ -179,7 +179,7 @@ def draw_importance(weights: pd.DataFrame) -> go.Figure:
         },
         hovertext=[
             f"{row['parameter']}: {row['share']:.0%} ({row['low']:.0%} to {row['high']:.0%}), "
-            f"drawn by {row['n']:,} configurations"
+            f"used by {row['n']:,} configurations"
             for row in rows.to_dict("records")
         ],
         hoverinfo="text",
