@@ -216,7 +216,7 @@ def count_lower_sizes(entries: list[Entry]) -> tuple[list[int], int]:
 
 
 def draw_frontiers(entries: list[Entry]) -> go.Figure:
-    """Draw the Pareto front of each study as steps on logarithmic axes.
+    """Draw the Pareto front of each study on logarithmic axes, with thin lines between its trials.
 
     Args:
         entries: The studies; each has a trial with a measured error.
@@ -237,7 +237,7 @@ def draw_frontiers(entries: list[Entry]) -> go.Figure:
             line={
                 "color": COLOURS[i % len(COLOURS)],
                 "dash": DASHES[i // len(COLOURS) % 4],
-                "shape": "hv",
+                "width": 1,
             },
             hovertext=[
                 f"{name}, trial {number}<br>latent size {size:,}: {format_error(val_mse)}"

@@ -201,14 +201,15 @@ def draw_trials(
     zero: float,
     top: float = math.inf,
 ) -> None:
-    """Draw the error of each trial over its cost, and the Pareto front as steps.
+    """Draw the error of each trial over its cost, and rings around the trials of the Pareto front.
 
-    Between two trials of the front, the lowest known error is that of the cheaper one.
+    The line between them is thin and dotted, because no error between them was measured. Steps
+    would compare a small latent with PCA of a larger size.
 
     Args:
         figure: The figure to draw into.
         trials: The trials.
-        front: The trials of the line, in their order.
+        front: The trials with a ring, in the order of the line.
         cost: The column of the x axis.
         hover: Gives the hover text of a trial.
         zero: Where an error of zero is drawn.
@@ -219,8 +220,9 @@ def draw_trials(
         y=lift_zeros(front["val_mse"], zero),
         customdata=front["trial_number"].astype(int).tolist(),
         name="Pareto front",
-        mode="lines",
-        line={"color": ORANGE, "width": 2, "shape": "hv"},
+        mode="lines+markers",
+        line={"color": ORANGE, "width": 1.5, "dash": "dot"},
+        marker={"color": ORANGE, "symbol": "circle-open", "size": 13, "line": {"width": 1.5}},
         hoverinfo="skip",
     )
     for state, name, marker in (

@@ -124,6 +124,7 @@ def draw_growth(data: Growth) -> go.Figure:
         name="Pareto front",
         mode="lines",
         line={"color": ORANGE, "width": 2, "shape": "hv"},
+        cliponaxis=False,  # The last step is at the right edge.
         hovertemplate="%{x} trials: %{y:.3f}<extra></extra>",
     )
     if data.line is not None:

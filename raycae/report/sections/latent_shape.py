@@ -118,8 +118,7 @@ def draw_side(trials: pd.DataFrame, side: str, most: int = 300) -> go.Figure:
     errors = ranked["val_mse"].astype(float).tolist()
     zero, top = plotting.choose_zero_position(errors), plotting.get_error_ceiling(errors)
     draw_trials(figure, thin_trials(ranked, most), least, side, format_hover, zero, top)
-    # An error reached with few channels need not be reached with more: these are no steps.
-    figure.data[0].update(name="lowest error", line={"dash": "dot", "shape": "linear"})
+    figure.data[0].name = "lowest error"
     figure.update_yaxes(plotting.make_error_axis(errors))
     low, high = float(ranked[side].min()) / 1.3, float(ranked[side].max()) * 1.3
     figure.update_xaxes(

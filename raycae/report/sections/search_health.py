@@ -241,6 +241,8 @@ def draw_workers(data: WorkerTimeline) -> go.Figure:
         hovertemplate=f"%{{x:.3g}} {unit}: %{{y:.3g}} running<extra></extra>",
         showlegend=False,
     )
+    if data.most <= 10:  # Of few, plotly would also mark halves.
+        figure.update_yaxes(dtick=1)
     return figure.update_yaxes(rangemode="tozero")
 
 
