@@ -46,8 +46,11 @@ class Window(optuna.Study):
         super().__init__(NAME, storage, RandomSampler(0))
         self.models: dict[tuple[str, ...], Any] = {}
         """What `WindowTPESampler` has fitted to the trials, by parameters."""
-        self._shown: list[FrozenTrial] = []
-        self._kinds: Window | None = None
+        self.groups: dict[tuple[frozenset[str], ...], Any] = {}
+        """The groups of parameters that Optuna models together, by `kinds`."""
+        self.kinds: tuple[frozenset[str], ...] = ()
+        """The different sets of parameters that the trials have."""
+        self._shown: list[HistoryTrial] = []
 
     def show(self, trials: Sequence[HistoryTrial]) -> None:
         """Replace the trials.
@@ -57,17 +60,14 @@ class Window(optuna.Study):
         """
         self._shown = [trial.with_number(number) for number, trial in enumerate(trials)]
         self.models = {}
-        self._kinds = None
+        self.kinds = tuple(dict.fromkeys(trial.kind for trial in self._shown))
 
-    def get_kinds(self) -> Window:
+    def select_kinds(self) -> Window:
         """Return a window with the first trial of each set of parameters."""
-        if self._kinds is None:
-            self._kinds = Window(self.directions)
-            first: dict[frozenset[str], FrozenTrial] = {}
-            for trial in self._shown:
-                first.setdefault(frozenset(trial.distributions), trial)
-            self._kinds._shown = list(first.values())
-        return self._kinds
+        selected = Window(self.directions)
+        selected._shown = list({trial.kind: trial for trial in reversed(self._shown)}.values())
+        selected._shown.sort(key=lambda trial: trial.number)
+        return selected
 
     def _get_trials(
         self,
@@ -233,9 +233,28 @@ class WindowTPESampler(TPESampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        # Another trial with the same parameters does not change the groups.
-        kinds = study.get_kinds() if isinstance(study, Window) else study
-        return super().infer_relative_search_space(kinds, trial)
+        if not isinstance(study, Window):
+            return super().infer_relative_search_space(study, trial)
+        if study.kinds not in study.groups:
+            # Another trial with the same parameters does not change the groups.
+            inferred = super().infer_relative_search_space(study.select_kinds(), trial)
+            study.groups[study.kinds] = inferred, self._search_space_group
+        space: dict[str, BaseDistribution]
+        space, self._search_space_group = study.groups[study.kinds]
+        return space
+
+    def _get_internal_repr(
+        self,
+        trials: list[FrozenTrial],
+        search_space: dict[str, BaseDistribution],
+        study: optuna.Study,
+    ) -> dict[str, np.ndarray]:
+        """Return the values of the trials that have all these parameters, by name."""
+        if not isinstance(study, Window):
+            return super()._get_internal_repr(trials, search_space, study)
+        shown = [trial for trial in trials if isinstance(trial, HistoryTrial)]
+        rows = [trial.get_internal() for trial in shown if search_space.keys() <= trial.kind]
+        return {name: np.asarray([row[name] for row in rows]) for name in search_space}
 
     def _build_parzen_estimator(
         self,

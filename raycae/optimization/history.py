@@ -48,8 +48,8 @@ class History:
         """Trials with a measured error, in the order in which they ended."""
         self.latent_sizes: dict[int, int] = {}
         """Latent size of every trial, running or ended."""
-        self._running: dict[int, tuple[dict[str, Any], Mapping[str, BaseDistribution]]] = {}
-        """Parameter values and distributions of the running trials."""
+        self._running: dict[int, HistoryTrial] = {}
+        """The running trials as they began."""
         self._lengths: list[float] = []
         """`get_length` of the trials that ended, ascending."""
         self._curves: dict[int, dict[int, float]] = defaultdict(dict)
@@ -90,7 +90,7 @@ class History:
         self._runs[make_training_identity(config)] += 1
         self.latent_sizes[number] = build_architecture(config).latent_size
         values = {n: normalize_value(value, distributions[n]) for n, value in params.items()}
-        self._running[number] = values, distributions
+        self._running[number] = make_trial(TrialState.RUNNING, None, values, dict(distributions))
 
     def report(self, number: int, epoch: int, error: float) -> bool:
         """Add the error after an epoch of a running trial, unless that epoch is already known.
@@ -248,13 +248,29 @@ class History:
         values: list[float] | None = None,
     ) -> HistoryTrial:
         """Return a running trial with its learning curve, in the given state."""
-        params, distributions = self._running[number]
+        begun = self._running[number]
         curve = {} if self.cost else dict(self._curves[number])
-        return make_trial(state, values, dict(params), dict(distributions), curve)
+        return make_trial(state, values, begun.params, begun.distributions, curve, begun.internal)
 
 
 class HistoryTrial(FrozenTrial):
-    """A trial of the history. It is only read, so copies share what it holds."""
+    """A trial of the history. It is only read, so copies share what it holds.
+
+    Attributes:
+        kind: The names of its parameters.
+        internal: The values of its parameters as Optuna's models have them, filled when they are
+            needed first. Copies share it: computing them took a tenth of the time of a proposal.
+    """
+
+    kind: frozenset[str]
+    internal: dict[str, float]
+
+    def get_internal(self) -> dict[str, float]:
+        """Return the values of its parameters as Optuna's models have them, by name."""
+        if not self.internal:
+            for name, value in self._params.items():
+                self.internal[name] = self._distributions[name].to_internal_repr(value)
+        return self.internal
 
     def with_number(self, number: int) -> HistoryTrial:
         """Return a copy with another number.
@@ -290,6 +306,7 @@ def make_trial(
     params: dict[str, Any],
     distributions: dict[str, BaseDistribution],
     curve: dict[int, float] | None = None,
+    internal: dict[str, float] | None = None,
 ) -> HistoryTrial:
     """Make a trial like `optuna.trial.create_trial`, whose checks take 0.3 ms.
 
@@ -301,8 +318,9 @@ def make_trial(
         params: Values of the parameters, each in its distribution.
         distributions: The distributions.
         curve: Error by epoch.
+        internal: `HistoryTrial.internal` of the trial that it is made from, if any.
     """
-    return HistoryTrial(
+    trial = HistoryTrial(
         number=-1,
         state=state,
         value=None,
@@ -316,6 +334,9 @@ def make_trial(
         intermediate_values=curve or {},
         trial_id=-1,
     )
+    trial.kind = frozenset(distributions)
+    trial.internal = {} if internal is None else internal
+    return trial
 
 
 def normalize_value(value: Any, distribution: BaseDistribution) -> Any:
@@ -354,7 +375,9 @@ def measure_up_to(trial: HistoryTrial, last: float) -> HistoryTrial:
     if trial.state == TrialState.COMPLETE and (last == math.inf or not errors):
         return trial
     value = min(errors if last == math.inf else errors[: int(last)])
-    return make_trial(TrialState.COMPLETE, [value], trial.params, trial.distributions)
+    return make_trial(
+        TrialState.COMPLETE, [value], trial.params, trial.distributions, None, trial.internal
+    )
 
 
 def make_training_identity(config: Config) -> tuple[Any, ...]:

@@ -314,7 +314,7 @@ def test_a_head_that_does_not_answer(run: Run) -> None:
     [
         ([], "--results is required"),
         (["--results", "nowhere"], "--results nowhere: there is no such folder here"),
-        (["--results", ".", "--data", "pictures"], "--data pictures: cifar10, photos, or the abs"),
+        (["--results", ".", "--data", "pictures"], "--data pictures: relative paths cannot be used on"),
         (["--results", ".", "--space", "ex4"], "--space ex4: unknown. Did you mean ex3?"),
         (["--results", ".", "--trials", "0"], "--trials 0: expected a whole number of at least 1"),
         (["--results", ".", "--epochs", "0"], "'--epochs'"),
