@@ -119,7 +119,8 @@ class Config(BaseModel):
     downsample: Annotated[tuple[Literal["max", "average", "stride", "none"], ...], *PerStage] = (
         "max",
     )
-    """How a stage reduces the size: a pooling layer, a stride in its last convolution, or not."""
+    """How a stage reduces the size: a pooling layer, or a stride in its last convolution. `none`
+    keeps the size."""
     factor: Annotated[tuple[Literal[2, 4], ...], *PerStage] = (2,)
     """By how much a stage divides height and width."""
 
@@ -133,8 +134,8 @@ class Config(BaseModel):
     decoder_channels: Annotated[
         tuple[Annotated[tuple[Channels, ...], *PerStage], ...], *PerStage
     ] = ((12,), ())
-    """Per stage, the channels of all its convolutions or of each. The last convolution of the
-    last stage makes the image and is not listed."""
+    """Per stage, one number of channels for all its convolutions, or one for each. The last
+    convolution of the last stage makes the image and is not listed."""
     decoder_kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
     """Side of the kernels of a decoder stage; by default that of its encoder stage."""
     decoder_convs: Annotated[tuple[Convs, ...], *PerStage] = (1,)
@@ -156,9 +157,9 @@ class Config(BaseModel):
 
     linear_path: Literal["none", "random", "pca"] = "none"
     """A linear map parallel to the encoder, from a block of pixels to a latent position, and one
-    parallel to the decoder; each is added to the output. `pca`: they start as the principal axes
-    of the blocks of the training images and the rest at zero, so that the network starts at the
-    error of PCA with the same latent size."""
+    parallel to the decoder; each is added to the output. `pca`: these maps start as the
+    principal axes of the blocks of the training images, and the output of the other layers as
+    zero, so that the network starts at the error of PCA with the same latent size."""
     refine: Annotated[int, Field(ge=0, le=4096), IsInt] = 0
     """Channels of 3 x 3 convolutions that add a correction to the decoded image; 0 for none."""
     refine_convs: Annotated[int, Field(ge=2, le=8), IsInt] = 3

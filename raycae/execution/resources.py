@@ -281,7 +281,7 @@ def _make_identify() -> Callable[[], Any]:
         try:
             version = metadata.version("raycae")
         except metadata.PackageNotFoundError:
-            version = "without a version"
+            version = "(unknown version)"
         return str(folder), version, digest.hexdigest()
 
     return identify

@@ -50,9 +50,9 @@ def plan_resumed_study(
     """
     if not holds_study(folder):
         known = ", ".join(list_study_names(folder.parent))
-        others = f" or choose another study with --study (there are: {known})" if known else ""
+        others = f" To continue another one, use --study (existing: {known})." if known else ""
         raise InputError(
-            f"--resume: there is no study in {folder}. Remove --resume to start one{others}."
+            f"--resume: there is no study in {folder}. To start one, remove --resume.{others}"
         )
     content = read_content(folder)
     plan = load_plan(content)
@@ -126,6 +126,7 @@ def require_comparable(recorded: Mapping[str, str], force: bool) -> None:
     ]
     if decisive and not force:
         raise InputError(
-            f"errors of this study were measured with another {' and '.join(decisive)}. Install "
-            "that version, start another study, or accept the difference with --resume --force."
+            "errors of this study were measured with another version of "
+            f"{' and '.join(decisive)}. Install that version, start another study, or accept the "
+            "difference with --resume --force."
         )

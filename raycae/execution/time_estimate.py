@@ -165,7 +165,7 @@ def estimate_search(request: SearchRequest, counts: Sequence[int]) -> Estimate:
     stand_ins, n_trials = StandIns(request), request.plan.trials
     configs = stand_ins.list_first_configs()
     if not configs:
-        return Estimate(None, "nothing is proposed")
+        return Estimate(None, "the sampler proposes no configuration")
     try:
         unit_s, step_s = measure_unit(configs, request.resources["cpus"])
     except (RuntimeError, MemoryError):

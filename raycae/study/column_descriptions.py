@@ -72,7 +72,10 @@ PICTURES = {
         "`worst`: one of the images with the lowest or highest error of the trial."
     ),
     "image": "Number of the image among the test images.",
-    "mse": "Error of the task.",
+    "mse": (
+        "Mean squared error of the output: RGB if the task is reconstruction, Cb and Cr if it is "
+        "colourisation."
+    ),
     "psnr_db": "PSNR of the RGB image in dB.",
     "ssim": "SSIM of the RGB image.",
     "delta_e": "Mean colour difference Delta E.",

@@ -65,7 +65,7 @@ def choose_fusion_size(
         return FusionChoice(1, n_bytes, 1.0, f"not fused: {why}")
     while True:
         speedup, n_bytes = measure_speedup(config, m, train), predict_bytes(config, m)
-        text = f"{m} fused trials train {speedup:.2f} times as fast as one after another"
+        text = f"training {m} trials fused is {speedup:.2f} times as fast as one by one"
         if speedup >= MIN_SPEEDUP:
             return FusionChoice(m, n_bytes, speedup, text)
         if m < 4:

@@ -165,7 +165,7 @@ FRONTIER = ["--objective", "frontier"]
         ),
         (["--study", "-rf"], "--study '-rf': invalid name. Use at most 100 letters, digits"),
         (["--study", "x" * 300], "letters, digits"),
-        (["--resume"], "Remove --resume to start one"),
+        (["--resume"], "To start one, remove --resume"),
         (["--results", "/dev/null/results"], "results cannot be written there"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
@@ -366,7 +366,7 @@ def test_preview_measures_fusing(run: Run) -> None:
     with the speed that was measured."""
     code, out, _ = run("preview", "--space", "ex1", "-n", "1", "--fuse", "2")
     assert code == 0
-    assert re.search(r"(not fused: )?2 fused trials train \d+\.\d\d times as fast", out)
+    assert re.search(r"(not fused: )?training 2 trials fused is \d+\.\d\d times as fast", out)
 
 
 def test_spaces(run: Run) -> None:

@@ -314,12 +314,15 @@ def test_a_head_that_does_not_answer(run: Run) -> None:
     [
         ([], "--results is required"),
         (["--results", "nowhere"], "--results nowhere: there is no such folder here"),
-        (["--results", ".", "--data", "pictures"], "--data pictures: relative paths cannot be used on"),
+        (
+            ["--results", ".", "--data", "pictures"],
+            "--data pictures: relative paths cannot",
+        ),
         (["--results", ".", "--space", "ex4"], "--space ex4: unknown. Did you mean ex3?"),
         (["--results", ".", "--trials", "0"], "--trials 0: expected a whole number of at least 1"),
         (["--results", ".", "--epochs", "0"], "'--epochs'"),
         (["--results", ".", "--trails", "5"], "No such option"),
-        (["--results", ".", "--resume"], "Remove --resume to start one"),
+        (["--results", ".", "--resume"], "To start one, remove --resume"),
         (
             ["--results", ".", "--storage", "postgresql://me:pw@there/optuna"],
             "--storage: leave the password out of the URL",

@@ -478,7 +478,7 @@ def test_a_package_was_updated(space_file: Path, tmp_path: Path, run: Run) -> No
     code, out, err = run(*resume)
     assert code == 2
     assert f"torch 1.2.3 → {now['torch']}" in out
-    assert "measured with another torch" in err
+    assert "measured with another version of torch" in err
     assert "--force" in err
     assert len(trials_of(folder)) == 1
     code, _, err = run(*resume, "--force")

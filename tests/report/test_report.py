@@ -304,9 +304,9 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
         painted(folder, number, 2)
     page = render_report(folder)
     assert (
-        "The Pareto front has 2 trials, from 64 to 256 numbers per image. Compared with the best "
-        "PCA of the same size or smaller, its error is lower at 256 numbers (0.90 times), but not "
-        "at 64 (2.0). This also holds on the test images."
+        "The Pareto front has 2 trials, with latents of 64 to 256 numbers per image. Compared with "
+        "the best PCA of the same size or smaller, its error is lower at 256 numbers (0.90 times), "
+        "but not at 64 (2.0). This also holds on the test images."
     ) in page
     assert "Trial 3 has a validation error of 0.00900" in page
     assert "Latent size 64: trial 0, validation error 0.02000, 2.0 times that of PCA." in page

@@ -626,7 +626,10 @@ def test_a_study_of_zeros_has_a_page(tmp_path: Path) -> None:
     assert "Trial 0 has a validation error of 0 and a PSNR" in text
     asked = {"objective": "frontier"}
     folder = made_study(tmp_path / "f", trials, baselines=levels, asked=asked, task="colourise")
-    assert "The Pareto front has 1 trial, 64 numbers per image." in Page(render_report(folder)).text
+    assert (
+        "The Pareto front has 1 trial, with latents of 64 numbers per image."
+        in Page(render_report(folder)).text
+    )
 
 
 @pytest.mark.parametrize("cost", ["n_params", "flops"])

@@ -161,8 +161,9 @@ def describe_frontier_answer(latent: LatentError, ranked: RankedRows) -> str:
     rows = ranked.select(latent.frontier["trial_number"])
     front = [rows[number] for number in latent.frontier["trial_number"]]
     low, high = front[0]["latent_size"], front[-1]["latent_size"]
-    sizes = f"from {low:,} to {high:,} numbers" if low < high else format_count(low, "number")
-    text = f"The Pareto front has {format_count(len(front), 'trial')}, {sizes} per image."
+    sizes = f"{low:,} to {high:,} numbers" if low < high else format_count(low, "number")
+    trials = format_count(len(front), "trial")
+    text = f"The Pareto front has {trials}, with latents of {sizes} per image."
     codes = [(row, latent.find_best_linear(row["latent_size"])) for row in front]
     compared = [(row, code) for row, code in codes if code is not None and code.val_mse > EXACT]
     below = [(row, code) for row, code in compared if row["val_mse"] < code.val_mse]
