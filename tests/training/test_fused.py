@@ -305,7 +305,7 @@ def test_whether_fusing_pays(photos: Pictures) -> None:
     free = choose_fusion_size(config, 4, photos[0], memory_bytes=10**12)
     measured = free.m if free.speedup >= MIN_SPEEDUP else 2
     assert free.m in ((2, 4) if free.speedup >= MIN_SPEEDUP else (1,))
-    assert f"{measured} fused trials train {free.speedup:.2f} times as fast" in free.why
+    assert f"training {measured} trials fused is {free.speedup:.2f} times as fast" in free.why
     assert free.n_bytes == predict_bytes(config, measured)
     tight = choose_fusion_size(config, 8, photos[0], memory_bytes=predict_bytes(config, 3))
     assert tight.n_bytes == predict_bytes(config, 2)
