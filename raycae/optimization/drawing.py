@@ -29,7 +29,9 @@ from raycae.optimization.history import HistoryTrial, make_trial
 NAME = "window"
 """The name of a window in its storage, which holds nothing else."""
 
-CAN_REUSE = hasattr(getattr(RandomSampler(0), "_rng", None), "rng")
+CAN_REUSE = hasattr(TPESampler(seed=0), "_random_sampler") and all(
+    hasattr(getattr(sampler, "_rng", None), "rng") for sampler in (RandomSampler(0), TPESampler())
+)
 """Whether this version of Optuna has its generators where `ReusedGenerator` replaces them."""
 
 

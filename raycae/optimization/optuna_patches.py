@@ -34,12 +34,12 @@ def apply_optuna_patches() -> None:
 
         split = sampler._split_trials
 
-        def split_once(study: Any, trials: Any, n_below: int) -> Any:
+        def split_once(study: Any, *arguments: Any) -> Any:
             models = getattr(study, "models", None)
             if models is None:
-                return split(study, trials, n_below)
+                return split(study, *arguments)
             if SPLIT not in models:
-                models[SPLIT] = split(study, trials, n_below)
+                models[SPLIT] = split(study, *arguments)
             return models[SPLIT]
 
         sampler._split_trials = split_once

@@ -57,7 +57,7 @@ class RandomTrial:
         return value
 
     def _draw_float(self, low: float, high: float, step: float | None, *, log: bool) -> float:
-        if high - low < (step or 0.0) or low == high:
+        if low == high:  # A space lowers `high` to a step.
             return low
         if log:
             drawn = math.exp(self._random.uniform(math.log(low), math.log(high)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,10 @@ class Journal:
         records: Its records.
         lease: The lease of the folder.
         listener: Receives every event.
+
+    Attributes:
+        has_failed: Whether events could not be written. The records then know more than the ledger,
+            so nothing more is written.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Journal:
         listener: Listener | None,
     ) -> None:
         self.listener = listener
+        self.has_failed = False
         self._folder = folder
         self._ledger = ledger
         self._records = records
@@ -106,10 +111,10 @@ class Journal:
         Raises:
             StorageError: Another process has taken the study over, or the storage has failed.
         """
-        self._require_lease()
         if self._held is None:
-            self._ledger.append(events)
+            self._append(events)
         else:
+            self._require_working()
             self._held += events
         for event in events:
             self._records.apply(event)
@@ -126,7 +131,7 @@ class Journal:
         """
         if self._held:
             self._actions.append(action)
-        else:
+        elif not self.has_failed:
             action()
 
     def flush(self) -> None:
@@ -137,11 +142,19 @@ class Journal:
         """
         actions, self._actions = self._actions, []
         if self._held:
-            self._require_lease()
             held, self._held = self._held, []
-            self._ledger.append(held)
+            self._append(held)
         for action in actions:
             action()
+
+    def _append(self, events: Iterable[Event]) -> None:
+        """Write events as one part of the ledger."""
+        self._require_working()
+        try:
+            self._ledger.append(events)
+        except BaseException:
+            self.has_failed = True
+            raise
 
     def _write_tables(self) -> None:
         """Write the tables if they are due."""
@@ -151,9 +164,16 @@ class Journal:
             self._tables_at = time.monotonic()
             self._tables_took_s = self._tables_at - now
 
-    def _require_lease(self) -> None:
+    def _require_working(self) -> None:
+        """Raise if nothing may be written any more."""
         if self._lease.lost:
+            self.has_failed = True
             raise StorageError(
                 f"{self._folder}: another process has taken this study over, because this "
                 "process did not renew its lease. This process writes nothing more."
+            )
+        if self.has_failed:
+            raise StorageError(
+                f"{self._folder}: an earlier event could not be written to the ledger. This "
+                "process writes nothing more."
             )

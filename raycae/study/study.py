@@ -276,7 +276,7 @@ class Study:
 
     def mark_interrupted(self) -> None:
         """Mark the trials that have not ended as interrupted; a resumed search continues them."""
-        if self.broken:
+        if self.broken or self.journal.has_failed:
             return  # The ledger says as much without it: those trials have not ended.
         if events := [self.journal.make_event(number, "interrupted") for number in self.running()]:
             self.journal.record(*events)
@@ -289,7 +289,7 @@ class Study:
     def close(self) -> None:
         """Write both tables a last time and release the folder."""
         try:
-            if not self.broken:
+            if not (self.broken or self.journal.has_failed):
                 self.records.write(self.folder)
         finally:
             self._lease.release()

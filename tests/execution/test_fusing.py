@@ -30,6 +30,7 @@ from raycae.model.architecture import build_architecture, fusion_key
 from raycae.space import loading
 from raycae.study import tables
 from raycae.study.attempt import EpochReport, FailureReport, Report
+from raycae.study.ledger import Ledger
 from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 from raycae.study.records import PROCESS
@@ -383,6 +384,40 @@ def test_what_is_held_is_in_no_table_and_not_written_without_the_lease(tmp_path:
     assert journal._ledger.read() == before
     study.broken = True
     study.close()
+
+
+def test_nothing_is_written_or_done_after_events_that_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the parts of the ledger, the table and the actions. A part is refused once: the disk
+    was full. Later parts and the tables would rest on its events, so they are not written, although
+    there is room again, and what waited for the ledger is not done."""
+    driver = Driver(tmp_path / "s", fuse=1, settings=1)
+    study, journal = driver.study, driver.study.journal
+    before = journal._ledger.read()
+    journal._tables_at = -1000.0  # The tables are due.
+    done: list[str] = []
+
+    def write(what: str) -> None:
+        with journal.write_as_one_part():
+            study.ask()
+            journal.run_when_written(lambda: done.append(what))
+
+    def refuse(_: object) -> None:
+        raise StorageError("No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(journal._ledger, "append", refuse)
+        with pytest.raises(StorageError, match="No space left"):
+            write("first")
+    with pytest.raises(StorageError, match="an earlier event could not be written"):
+        write("second")
+    journal.run_when_written(lambda: done.append("third"))
+    study.mark_interrupted()
+    study.close()
+    assert done == []
+    assert Ledger(tmp_path / "s" / "ledger").read() == before
+    assert not (tmp_path / "s" / "trials.parquet").exists()
 
 
 def test_a_late_report_of_a_hung_worker_gives_it_nothing(tmp_path: Path) -> None:

@@ -27,7 +27,23 @@ params:
 """
 """Each kind of range, with one value and with several."""
 
-SPACES = [loading.parse_space(EVERY_KIND, name="kinds"), *map(loading.load_space, ("ex2", "ex3"))]
+TWO_VALUES = """
+task: reconstruct
+params:
+  momentum: {type: float, low: 0.8, high: 0.9, step: 0.1}
+  optimizer: {type: categorical, choices: [sgd]}
+  averaging: {type: float, low: 0.1, high: 0.25, step: 0.1}
+  batch_size: {type: int, low: 1, high: 64}
+"""
+"""In binary, 0.9 - 0.8 is less than 0.1. A high between two steps is lowered to the one below."""
+
+SPACES = [
+    *(
+        loading.parse_space(text, name=name)
+        for name, text in (("kinds", EVERY_KIND), ("two-values", TWO_VALUES))
+    ),
+    *map(loading.load_space, ("ex2", "ex3")),
+]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
