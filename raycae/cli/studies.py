@@ -90,7 +90,7 @@ def show_study(
 ) -> None:
     """Print the leaderboard of a study, even while it runs.
 
-    Lines above it show what was searched, the latent sizes reached, and the training time. With
+    Lines above it show what was searched, the ends of the Pareto front, and the training time. With
     --json, each trial has its layers and its configuration.
 
     Example: raycae show ex3 -n 10
@@ -153,7 +153,7 @@ def show_study(
 def describe_search(
     task: str, plan: dict[str, Any], names: list[str], trials: list[dict[str, Any]]
 ) -> list[str]:
-    """Describe what a study searched, the latent sizes it reached, and what it cost.
+    """Describe what a study searched, the ends of its Pareto front, and how long it trained.
 
     Args:
         task: The task.
@@ -173,14 +173,19 @@ def describe_search(
     # A parameter of each stage ends with its number: the setting is named once.
     settings = dict.fromkeys(re.sub(r"_\d+$", "", name) for name in names)
     spent = [row["wall_time_s"] for row in trials if not is_missing(row["wall_time_s"])]
-    return [
+    if not settings:
+        is_greedy = plan["sampler"] == "greedy"
+        settings = {"the changes of the series" if is_greedy else "the points of the space": None}
+    lines = [
         f"search   {task} {plan['data']}, space {plan['space']}: "
         f"{format_count(plan['trials'], 'trial')} of up to {format_count(plan['epochs'], 'epoch')} "
         f"by {plan['sampler']}",
-        f"over     {', '.join(settings) or 'the points of the space'}",
+        f"over     {', '.join(settings)}",
         format_frontier(front, cost),
-        f"cost     {format_duration(math.fsum(spent))} of training, summed over the trials",
+        f"trained  {format_duration(math.fsum(spent))}, summed over the trials",
     ]
+    has_front = any(row["on_frontier"] is not None for row in trials)
+    return [line for line in lines if has_front or not line.startswith("frontier")]
 
 
 def rank_trials(trials: list[dict[str, Any]], cost: str | None) -> list[dict[str, Any]]:

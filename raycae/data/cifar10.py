@@ -114,8 +114,9 @@ def _open_half(train: bool) -> Any:
 
         raise InputError(
             f"source 'cifar10' is not in {root} and cannot be downloaded there: {error}. Put "
-            f"{CIFAR10.filename} into that folder, unpack it to {root / CIFAR10.base_folder}, "
-            "or use another source: photos, a folder of Parquet files or a folder of images"
+            f"{CIFAR10.filename} into that folder, unpack it there (it contains "
+            f"{CIFAR10.base_folder}), or use another source: photos, a folder of Parquet files or "
+            "a folder of images"
         ) from error
 
 

@@ -27,6 +27,7 @@ from raycae.data.splits import LEAST_IMAGES, split_indices
 from raycae.data.summary import DataSummary, Reason, Tally
 from raycae.data.types import Images, Indices, Labels, Pixels, Pools
 from raycae.errors import InputError
+from raycae.formatting import format_count
 
 
 def load(
@@ -304,9 +305,10 @@ def _require_enough(source: str, n_train: int, n_val: int, n_copies: int) -> Non
     """Raise `InputError` if too few images are left without the copies."""
     if n_train + n_val < LEAST_IMAGES or not n_train or not n_val:
         raise InputError(
-            f"source {source!r}: too few images: after removing {n_copies:,} duplicates of test "
-            f"and validation images, {n_train:,} training and {n_val:,} validation images are "
-            f"left. Together they must be at least {LEAST_IMAGES}, with at least 1 of each."
+            f"source {source!r}: too few images: after removing "
+            f"{format_count(n_copies, 'duplicate')} of test and validation images, {n_train:,} "
+            f"training and {n_val:,} validation images are left. Together they must be at least "
+            f"{LEAST_IMAGES}, with at least 1 of each."
         )
 
 

@@ -100,9 +100,11 @@ def describe_network(config: Config, architecture: Architecture) -> str:
     classes = ""
     if config.classes:
         classes = f" It receives the class of each image, 0 to {config.classes - 1}."
+    powers = join_words([f"{g:g}" for g in config.gammas])
+    inputs = "inputs are" if len(config.gammas) > 1 else "input is"
+    power = "powers" if len(config.gammas) > 1 else "power"
     planes = (
-        " Its inputs are the luma raised to the powers "
-        f"{join_words([f'{g:g}' for g in config.gammas])}. Its outputs are Cb and Cr."
+        f" Its {inputs} the luma raised to the {power} {powers}. Its outputs are Cb and Cr."
         if config.task == "colourise"
         else ""
     )

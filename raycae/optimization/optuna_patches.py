@@ -42,4 +42,4 @@ def apply_optuna_patches() -> None:
                 models[SPLIT] = split(study, *arguments)
             return models[SPLIT]
 
-        sampler._split_trials = split_once
+        sampler._split_trials = split_once  # type: ignore[assignment]

@@ -172,7 +172,7 @@ def compare_studies(entries: list[Entry]) -> str:
         best.name, entries[order[1]].name, least_errors[order[0]], least_errors[order[1]]
     )
     return (
-        f"{lead} The Pareto fronts contain {sizes}. At each of these sizes, the studies are "
+        f"{lead} The Pareto fronts contain {sizes}. At each size, the studies are "
         "compared by their lowest error with a latent of at most that size. Number of sizes at "
         f"which each study is the best: {counts}. Each error is the lowest "
         f"of a study's trials ({tried}) and was measured in one run, so a small difference may be "

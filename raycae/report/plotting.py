@@ -217,7 +217,7 @@ def draw_trials(
     """
     figure.add_scatter(
         x=front[cost].tolist(),
-        y=lift_zeros(front["val_mse"], zero),
+        y=[min(y, top) for y in lift_zeros(front["val_mse"], zero)],
         customdata=front["trial_number"].astype(int).tolist(),
         name="Pareto front",
         mode="lines+markers",

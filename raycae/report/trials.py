@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple, overload
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from raycae.storage.paths import Place
@@ -22,17 +21,6 @@ COST_NAMES = {
     "flops": "FLOPs per image, forward",
     "epoch_time_s": "time of an epoch, s",
 }
-SIMILAR = {
-    "latent_size": "similar latent size",
-    "n_params": "a similar number of parameters",
-    "flops": "similar FLOPs",
-    "epoch_time_s": "a similar time of an epoch",
-}
-"""The costs in a sentence about trials that are compared with one another."""
-FEWEST_SIMILAR = 10
-"""Trials of similar cost that are compared with one another; one of them is the best tenth."""
-MOST_GROUPS = 20
-"""Largest number of groups of similar cost."""
 BASELINES = {
     "linear": "PCA, whole image",
     "linear_4x4": "PCA, 4 × 4 blocks",
@@ -115,46 +103,6 @@ def rank_trials(trials: pd.DataFrame) -> pd.DataFrame:
     unscored = np.isnan(errors) | trials["state"].eq(FAIL).to_numpy(dtype=bool, na_value=False)
     # One selection: it copies every column, which takes longer than the sorting.
     return trials.iloc[np.lexsort((numbers, np.where(unscored, 0.0, errors), unscored))]
-
-
-def rank_by_error(trials: pd.DataFrame, cost: str | None = None) -> pd.DataFrame:
-    """Sort trials with a measured error, the best first.
-
-    Args:
-        trials: Trials with a measured error.
-        cost: The second objective. The error is then compared at similar cost only; see
-            `compute_relative_ranks`.
-    """
-    if cost is None:
-        return rank_trials(trials)
-    ranks = compute_relative_ranks(trials, cost)
-    return trials.iloc[np.lexsort((trials["trial_number"].to_numpy(int), ranks))]
-
-
-def compute_relative_ranks(
-    trials: pd.DataFrame, cost: str, target: str = "val_mse"
-) -> npt.NDArray[np.float64]:
-    """Rank trials by error among those of similar cost.
-
-    A larger latent has less error whatever else was drawn, so errors of all sizes are not compared.
-    Sorted by cost, the trials are cut into groups of at least `FEWEST_SIMILAR`, at most
-    `MOST_GROUPS`; equal costs stay together.
-
-    Args:
-        trials: Trials with a measured error.
-        cost: The column of the cost.
-        target: The column that is ranked.
-
-    Returns:
-        The share of its group that is better than the trial, half of itself included; 0 to 1.
-    """
-    n = len(trials)
-    n_groups = max(1, min(n // FEWEST_SIMILAR, MOST_GROUPS))
-    costs = pd.Series(trials[cost].to_numpy(float, na_value=math.nan))
-    groups = (costs.rank(method="min", na_option="bottom") - 1) * n_groups // n
-    ranks = pd.Series(trials[target].to_numpy(float)).groupby(groups.to_numpy()).rank()
-    shares: npt.NDArray[np.float64] = (ranks - 0.5).to_numpy(float)
-    return shares / groups.map(groups.value_counts()).to_numpy(float)
 
 
 def thin_trials(trials: pd.DataFrame, most: int) -> pd.DataFrame:

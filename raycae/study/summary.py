@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raycae.formatting import format_count
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
 
@@ -37,7 +38,7 @@ def format_frontier(rows: Sequence[Mapping[str, Any]], cost: str) -> str:
     if not rows:
         return "frontier nothing yet"
     ends = dict.fromkeys(f"{row[cost]:,.6g}: {row['val_mse']:.5f}" for row in (rows[0], rows[-1]))
-    return f"frontier {len(rows)} trials; val_mse by {cost}: {' to '.join(ends)}"
+    return f"frontier {format_count(len(rows), 'trial')}; val_mse by {cost}: {' to '.join(ends)}"
 
 
 def format_counts(counts: Mapping[str, int]) -> str:

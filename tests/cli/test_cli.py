@@ -272,7 +272,7 @@ def test_show(run: Run, trained: Path) -> None:
     assert lines[2].startswith("over     ")
     assert lines[3].startswith("frontier ")
     assert f": {best['val_mse']:.5f}" in lines[3]
-    assert lines[4].startswith("cost     ")
+    assert lines[4].startswith("trained  ")
     assert lines[6].startswith("COMPLETE *")
     assert len(lines) == 8
     assert f"{best['val_mse']:.5f}" in lines[6]

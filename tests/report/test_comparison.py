@@ -50,7 +50,7 @@ def test_studies_of_the_same_images_share_a_figure(tmp_path: Path) -> None:
     page = Page(render_comparison(folders))
     assert (
         "wide has the lowest error, 0.00600, 0.75 times that of narrow. The Pareto fronts contain "
-        "3 latent sizes. At each of these sizes, the studies are compared by their lowest error "
+        "3 latent sizes. At each size, the studies are compared by their lowest error "
         "with a latent of at most that size. Number of sizes at which each study is the best: "
         "wide 1, narrow 2. Each error is the lowest of a study's "
         "trials (wide: 2 trials, narrow: 2 trials) and was measured in one run, so a small "

@@ -24,7 +24,7 @@ from raycae.report.sections.slices import (
     make_slices,
 )
 from raycae.report.significance import LEVEL
-from raycae.report.trials import compute_relative_ranks, rank_by_error
+from raycae.report.similar_cost import compute_relative_ranks, rank_by_error
 from raycae.space import loading
 from raycae.space import parameters as space_parameters
 from raycae.space.parameters import CategoricalParameter
@@ -489,10 +489,31 @@ def test_a_parameter_that_only_sets_the_cost_does_not_matter_at_equal_cost() -> 
 
 
 def test_relative_ranks_follow_their_definition() -> None:
-    """Oracle: by hand. Of 20 trials the ten cheapest make a group, and those of equal cost stay
-    together: eleven trials of cost 1 and nine of 2. A cost that was not measured is the highest."""
-    trials = pd.DataFrame({"cost": [1.0] * 11 + [2.0] * 8 + [math.nan], "val_mse": range(20)})
+    """Oracle: by hand. Of 21 trials the ten cheapest make a group, and those of equal cost stay
+    together: eleven trials of cost 1 and ten of 2. A cost that was not measured is the highest."""
+    trials = pd.DataFrame({"cost": [1.0] * 11 + [2.0] * 9 + [math.nan], "val_mse": range(21)})
     ranks = compute_relative_ranks(trials, "cost")
     assert ranks[:11] == pytest.approx([(i + 0.5) / 11 for i in range(11)])
-    assert ranks[11:] == pytest.approx([(i + 0.5) / 9 for i in range(9)])
+    assert ranks[11:] == pytest.approx([(i + 0.5) / 10 for i in range(10)])
     assert compute_relative_ranks(trials[:3], "cost") == pytest.approx([1 / 6, 3 / 6, 5 / 6])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([64] * 19 + [128] + [256] * 10, [19, 11]),
+        ([64] * 11 + [128] * 9 + [256] * 12 + [512] * 8, [11, 29]),
+        ([64] * 25 + [128] * 3, [28]),
+        ([*range(40)], [10, 10, 10, 10]),
+    ],
+)
+def test_trials_of_similar_cost_are_at_least_ten(sizes: list[int], expected: list[int]) -> None:
+    """Oracle: by hand. The worst trial of a group of n has the rank 1 - 1 / 2n. Equal costs stay
+    together. A group that is too small so joins the next, or the one before if it is the last."""
+    n = len(sizes)
+    trials = pd.DataFrame({"latent_size": sizes, "val_mse": np.linspace(1, 2, n)})
+    ranks = compute_relative_ranks(trials, "latent_size")
+    ends = [i for i in range(n) if i == n - 1 or ranks[i + 1] < ranks[i]]
+    lengths = np.diff([-1, *ends])
+    assert lengths.tolist() == expected
+    assert ranks[ends] == pytest.approx(1 - 0.5 / lengths)

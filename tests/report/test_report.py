@@ -332,7 +332,7 @@ def test_few_trials_have_no_figures_of_parameters(tmp_path: Path) -> None:
     text = Page(page[page.index("<h2>What mattered</h2>") :]).text
     assert " ".join(text[: text.index("Learning curves")].split()) == (
         "What mattered Parameters are not ranked yet. Ranking needs 50 different configurations "
-        "with a measured error; this study has 4. The figures of this section need 10."
+        "with a measured error; this study has 4. The figures of parameters need 10."
     )
     enough = render_report(long_study(tmp_path / "enough", 12, repeats=False))
     assert "The figures of this section need" not in enough
@@ -495,7 +495,7 @@ def test_of_many_latent_sizes_six_are_shown(tmp_path: Path) -> None:
     for number in shown:
         painted(folder, number, n_rows=3)
     page = render_report(folder)
-    assert "6 of 19 latent sizes are shown" in page
+    assert "6 of 20 latent sizes are shown" in page
     assert page.count("<figure data-trial=") == 6
     assert page.count("<figure>") == 1  # the best and worst images
 

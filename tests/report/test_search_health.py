@@ -110,7 +110,7 @@ def test_ranges_are_to_be_widened_where_the_best_lie_at_their_edge() -> None:
     few = search_health.find_edges(made_trials(*rows[::2]), PARAMETERS)
     assert few.empty
     assert search_health.describe_edges(few, 20) == (
-        "No searched range appears too narrow: the best trials are not concentrated at either end "
+        "No range has its best trials at an end more often than chance explains "
         "(20 configurations)."
     )
 

@@ -362,8 +362,8 @@ def check_health(study: Study, section: SearchHealthSection) -> None:
         assert section.duplicates == "No configuration ran twice."
     (n,) = (
         require(
-            "No searched range appears too narrow: the best trials are not concentrated at either "
-            f"end \\({NUMBER} configurations?\\)\\.",
+            "No range has its best trials at an end more often than chance explains "
+            f"\\({NUMBER} configurations?\\)\\.",
             section.edges or "",
         )
         if (section.edges or "").startswith("No")

@@ -208,9 +208,11 @@ def correlate_latent_size(runs: pd.DataFrame) -> str | None:
     same = means[means["side"] == side]
     held = statistics.compute_rank_correlation(same["latent"].tolist(), same["test"].tolist())
     sentence = (
-        f"Over all {len(means)} experiments, {describe_tendency(*found)}. "
+        f"Over all {formatting.format_count(len(means), 'experiment')}, "
+        f"{describe_tendency(*found)}. "
         f"{list_sizes(means['latent'])} "
-        f"With the spatial size of the latent held at {side} × {side} ({len(same)} experiments), "
+        f"With the spatial size of the latent held at {side} × {side} "
+        f"({formatting.format_count(len(same), 'experiment')}), "
     )
     if held is None:
         return f"{sentence}no correlation can be given. {list_sizes(same['latent'])}"
@@ -226,6 +228,8 @@ def list_sizes(latents: pd.Series[int]) -> str:
     counts = latents.value_counts()
     if len(counts) == 1:
         return f"All of these experiments have latents of {counts.index[0]:,} numbers."
+    if counts.iloc[0] == 1:
+        return f"All {len(counts)} latent sizes differ."
     return (
         f"There are {len(counts)} latent sizes; {counts.iloc[0]} of {len(latents)} experiments "
         f"have latents of {counts.index[0]:,} numbers."

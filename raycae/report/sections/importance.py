@@ -29,7 +29,8 @@ from raycae.report.sections.slices import (
     SlicesSection,
 )
 from raycae.report.significance import LEVEL, compute_chance_of_marked
-from raycae.report.trials import SIMILAR, compute_relative_ranks, select_distinct
+from raycae.report.similar_cost import FEWEST_SIMILAR, SIMILAR, compute_relative_ranks
+from raycae.report.trials import select_distinct
 
 FEWEST_RANKED = 50
 """Configurations with a measured error below which parameters are not ranked."""
@@ -99,7 +100,9 @@ def compute_importance(
     n = len(rows)
     errors = rows[target].to_numpy(float)
     if cost is not None:
-        errors = compute_relative_ranks(rows, cost, target)
+        ranks = compute_relative_ranks(rows, cost, target)
+        # Trials of different groups share ranks. Without their order there is no best tenth.
+        errors = np.lexsort((rows["trial_number"].to_numpy(int), ranks)).argsort().astype(float)
     as_drawn = np.arange(n)[None]
     samples = random.integers(n, size=(N_BOOTSTRAPS, n))
     found, again = (
@@ -257,8 +260,9 @@ class ImportanceSection(Section):
         """
         if data.latent.points.empty:
             return None
-        cost = data.cost if data.is_frontier else None
         n = len(select_weighed(data.trials))
+        # Fewer trials would be one group, of any cost.
+        cost = data.cost if data.is_frontier and n >= 2 * FEWEST_SIMILAR else None
         weights = compute_importance(data.trials, data.parameters, cost=cost)
         ordered = list(dict.fromkeys([*weights["parameter"], *data.parameters]))
         parameters = {name: data.parameters[name] for name in ordered}

@@ -25,7 +25,8 @@ from raycae.report.sampled_values import (
     shorten,
 )
 from raycae.report.section import Section
-from raycae.report.trials import rank_by_error, select_distinct
+from raycae.report.similar_cost import rank_by_error
+from raycae.report.trials import select_distinct
 from raycae.space.parameters import CategoricalParameter
 
 FEWEST = 50

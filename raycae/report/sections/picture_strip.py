@@ -16,7 +16,7 @@ from PIL import Image
 from raycae.formatting import format_count, join_words
 from raycae.report.html import MOST_PIXELS
 from raycae.report.report_data import ReportData
-from raycae.report.trials import list_rows, select_best_per_latent_size
+from raycae.report.trials import list_rows
 from raycae.study.tables import ALL, PCA, SAME
 
 N_COLUMNS = 6
@@ -108,7 +108,7 @@ def describe_selection(data: ReportData, numbers: list[int]) -> str:
     Returns:
         A sentence; empty if the strip shows all latent sizes.
     """
-    n_sizes = len(select_best_per_latent_size(data.trials, data.plan["strata"]))
+    n_sizes = data.latent.points["latent_size"].nunique()
     if n_sizes == len(numbers):
         return ""
     rows = data.ranked.select(numbers)

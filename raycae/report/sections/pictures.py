@@ -13,7 +13,7 @@ from raycae.report.html import make_image_uri
 from raycae.report.latent_error import LatentError, divide_by_linear
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
-from raycae.report.trials import RankedRows, Row, list_rows, select_best_per_latent_size
+from raycae.report.trials import RankedRows, Row, list_rows, select_ended
 from raycae.storage.paths import Place
 from raycae.study import find, tables
 from raycae.study.tables import ALL, BEST, N_MEASURED, PCA, SAME, WORST
@@ -137,7 +137,6 @@ def make_gallery(
     shown: list[int],
     painted: pd.DataFrame | None,
     trials: pd.DataFrame,
-    strata: list[int] | None,
     task: str,
 ) -> Gallery | None:
     """Make the text around the sheets.
@@ -147,7 +146,6 @@ def make_gallery(
         shown: The numbers of the pictured trials.
         painted: The content of `pictures.parquet`; None without it.
         trials: Trials in any state.
-        strata: The upper bounds of the latent-size bins; None without bins.
         task: The task.
 
     Returns:
@@ -157,7 +155,7 @@ def make_gallery(
     best = find.find_best_trial(trials)
     if best not in means:
         return None
-    n_sizes = len(select_best_per_latent_size(trials, strata))
+    n_sizes = select_ended(trials)["latent_size"].nunique()
     selection = (
         f"{len(shown)} of {n_sizes} latent sizes are shown, evenly from the smallest to the "
         "largest. The best trial is included."
@@ -296,13 +294,10 @@ class PicturesSection(Section):
         """
         if data.best is None:
             return None
-        strata = data.plan["strata"]
         sheets = make_sheets(
             data.folder, data.pictured, data.pictures, data.ranked, data.latent, data.task
         )
-        gallery = make_gallery(
-            data.folder, data.pictured, data.pictures, data.trials, strata, data.task
-        )
+        gallery = make_gallery(data.folder, data.pictured, data.pictures, data.trials, data.task)
         return cls(
             sheets=[(n, *sheet) for n, sheet in zip(data.pictured, sheets, strict=True)],
             drawings={number: data.draw_network(number) for number in data.pictured},

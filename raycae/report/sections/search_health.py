@@ -32,7 +32,8 @@ from raycae.report.sections.improvements import (
 )
 from raycae.report.sections.timeline import draw_timeline
 from raycae.report.significance import LEVEL, compute_chance_of_marked
-from raycae.report.trials import rank_trials, select_distinct
+from raycae.report.similar_cost import rank_by_error
+from raycae.report.trials import select_distinct
 from raycae.report.wording import choose_time_unit, format_percent
 from raycae.space.parameters import CategoricalParameter, FloatParameter, IntParameter
 from raycae.study.records import FAIL, RUNNING
@@ -96,7 +97,9 @@ def find_failing_regions(trials: pd.DataFrame, parameters: Parameters) -> pd.Dat
     return pd.DataFrame(found, columns=["region", "failed", "n", "reason"])
 
 
-def find_edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+def find_edges(
+    trials: pd.DataFrame, parameters: Parameters, cost: str | None = None
+) -> pd.DataFrame:
     """Find ranges with the best trials at an edge.
 
     The edge is the outermost tenth of a range, and its last value. Under chance the best tenth is a
@@ -107,13 +110,14 @@ def find_edges(trials: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     Args:
         trials: Trials in any state.
         parameters: What was searched.
+        cost: The second objective; see `rank_by_error`.
 
     Returns:
         `parameter`, `end` (`above`, `below`), `limit` (the end itself), `n_edge` of the best `n`
         configurations that drew it lie at the edge, at the values `where`.
     """
     found, n_tested = [], 0
-    ranked = rank_trials(select_distinct(trials))
+    ranked = rank_by_error(select_distinct(trials), cost)
     for name, parameter in parameters.items():
         if isinstance(parameter, CategoricalParameter):
             continue
@@ -284,8 +288,8 @@ def describe_edges(found: pd.DataFrame, n: int) -> str:
     """
     if found.empty:
         return (
-            "No searched range appears too narrow: the best trials are not concentrated at either "
-            f"end ({format_count(n, 'configuration')})."
+            "No range has its best trials at an end more often than chance explains "
+            f"({format_count(n, 'configuration')})."
         )
     return " ".join(
         f"Try {row['parameter']} {row['end']} {format_choice(row['limit'])}: "
@@ -313,15 +317,23 @@ def describe_duplicates(trials: pd.DataFrame) -> str:
     return f"An earlier configuration was repeated by {join_words(parts)}."
 
 
-def describe_edges_of_ranges(trials: pd.DataFrame, parameters: Parameters) -> str:
+def describe_edges_of_ranges(
+    trials: pd.DataFrame, parameters: Parameters, cost: str | None = None
+) -> str | None:
     """Find edges and describe which ranges to widen.
 
     Args:
         trials: Trials in any state.
         parameters: The searched parameters.
+        cost: The second objective; see `rank_by_error`.
+
+    Returns:
+        The sentences; None if no parameter has a range.
     """
+    if all(isinstance(parameter, CategoricalParameter) for parameter in parameters.values()):
+        return None
     n = len(select_distinct(trials))
-    return describe_edges(find_edges(trials, parameters), n)
+    return describe_edges(find_edges(trials, parameters, cost), n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +375,9 @@ class SearchHealthSection(Section):
             failed=describe_failures(trials),
             failures=count_failures(trials).head(20).to_dict("records"),
             regions=regions.head(10).to_dict("records"),
-            edges=describe_edges_of_ranges(trials, parameters) if parameters else None,
+            edges=describe_edges_of_ranges(
+                trials, parameters, data.cost if data.is_frontier else None
+            ),
             duplicates=describe_duplicates(trials),
             workers=None if timeline is None else describe_workers(timeline),
             improvements=ImprovementsSection.build(data),

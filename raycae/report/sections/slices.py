@@ -27,8 +27,8 @@ from raycae.report.sampled_values import (
 )
 from raycae.report.section import Section
 from raycae.report.significance import LEVEL, compute_chance_of_marked
+from raycae.report.similar_cost import rank_by_error
 from raycae.report.trials import (
-    rank_by_error,
     rank_trials,
     select_distinct,
     select_ended,
