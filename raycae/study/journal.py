@@ -157,7 +157,9 @@ class Journal:
             raise
 
     def _write_tables(self) -> None:
-        """Write the tables if they are due."""
+        """Write the tables if they are due, and if nothing has failed."""
+        if self.has_failed:
+            return
         now = time.monotonic()
         if now - self._tables_at >= max(TABLES_EVERY_S, self._tables_took_s / TABLES_SHARE):
             self._records.write(self._folder)

@@ -420,6 +420,23 @@ def test_nothing_is_written_or_done_after_events_that_could_not_be_written(
     assert not (tmp_path / "s" / "trials.parquet").exists()
 
 
+def test_a_report_without_the_lease_writes_no_table(tmp_path: Path) -> None:
+    """Oracle: the ledger and the table. The study belongs to another process when a report comes:
+    it is a fault of the search, and neither has anything of it, though the tables are due."""
+    driver = Driver(tmp_path / "s", fuse=1, settings=1)
+    driver.start("a")
+    study = driver.study
+    before, table = study.journal._ledger.read(), tmp_path / "s" / "trials.parquet"
+    table.unlink()
+    study.journal._tables_at = -1000.0
+    study._lease._lost = True
+    assert driver.stopper("a", {"reports": [EpochReport(0, 1, **measured(1, 0.1))]})
+    assert isinstance(driver.books.fault, StorageError)
+    study.close()
+    assert Ledger(tmp_path / "s" / "ledger").read() == before
+    assert not table.exists()
+
+
 def test_a_late_report_of_a_hung_worker_gives_it_nothing(tmp_path: Path) -> None:
     """Oracle: a process was ended as hung and its trial handed out again. Its late report neither
     ends the new attempt nor takes another trial."""
