@@ -17,7 +17,10 @@ TRIALS = {
     "compression_ratio": "Values of the input image divided by `latent_size`.",
     "n_params": "Number of parameters of the network.",
     "flops": "Floating-point operations of a forward pass over one image.",
-    "arch_hash": "Hash of the network; two trials have the same one if and only if they have the same network.",
+    "arch_hash": (
+        "Hash of the network; two trials have the same one if and only if they have the same "
+        "network."
+    ),
     "val_mse": "Validation error of the best epoch.",
     "train_mse": "Training error of the best epoch.",
     "val_psnr_db": "Mean PSNR of the validation images in the best epoch, in dB.",
