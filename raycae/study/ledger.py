@@ -1,16 +1,17 @@
-"""The ledger: what happened in a study, event by event, in append-only Parquet parts.
+"""The ledger: what happened in a study, event by event, in append-only parts.
 
 A part is written atomically and never changed. Its name is the range of sequence numbers that it
-covers and the checksum of its content: `00000007-00000007-CHECKSUM.parquet` for one, and
-`00000000-00000063-CHECKSUM.parquet` for a part into which 64 were merged. So a single flipped bit
-is found, also where Parquet's own page checksums do not look. Readers skip what a wider part
-covers, so merging can be interrupted at any point. One process writes (a study is leased), and any
-number may read.
+covers and the checksum of its content: `00000007-00000007-CHECKSUM.jsonl` for one, which is JSON
+lines, and `00000000-00000063-CHECKSUM.parquet` for a part into which 64 were merged, which is
+Parquet. So a single flipped bit is found, also where Parquet's own page checksums do not look.
+Readers skip what a wider part covers, so merging can be interrupted at any point. One process
+writes (a study is leased), and any number may read.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -78,7 +79,7 @@ SMALL_BYTES = 16_384
 FAN = 64
 """This many parts of one width are merged into one. So a folder holds at most a few times as many
 files."""
-_NAME = re.compile(r"(\d{8})-(\d{8})(?:-([0-9a-f]{32}))?\.parquet")
+_NAME = re.compile(r"(\d{8})-(\d{8})(?:-([0-9a-f]{32}))?\.(jsonl|parquet)")
 Range = tuple[int, int]
 """First and last sequence number."""
 
@@ -113,9 +114,9 @@ class Ledger:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._parts = list_parts(folder)
-        self._tables: dict[Part, pa.Table] = {}
-        """Events of the parts that this object has written and not merged yet. Reading them again
-        for each merge took half of the time of `append`."""
+        self._contents: dict[Part, bytes] = {}
+        """Contents of the parts that this object has written and not merged yet. Reading the files
+        again for each merge took half of the time of `append`."""
 
     def append(self, events: Iterable[Event]) -> None:
         """Write events as one new part, which is on disk when this returns.
@@ -124,10 +125,10 @@ class Ledger:
             events: The events, oldest first.
         """
         number = self._parts[-1].last + 1 if self._parts else 0
-        table = make_table(events)
-        part = self._write((number, number), encode_part(table))
+        content = encode_lines(events)
+        part = self._write((number, number), content, "jsonl")
         self._parts.append(part)
-        self._tables[part] = table
+        self._contents[part] = content
         while self._merge():
             pass
 
@@ -172,7 +173,7 @@ class Ledger:
             gap: The range of the lost parts.
             events: The events, oldest first.
         """
-        self._parts = sorted([*self._parts, self._write(gap, encode_events(events))])
+        self._parts = sorted([*self._parts, self._write(gap, encode_events(events), "parquet")])
 
     def _merge(self) -> bool:
         """Merge the last `FAN` parts into one if they have the same width.
@@ -186,19 +187,19 @@ class Ledger:
             return False
         paths = [self.folder / part.name for part in tail]
         merged = pa.concat_tables(
-            self._tables[part] if part in self._tables else read_part(path)
+            decode_lines(self._contents[part]) if part in self._contents else read_part(path)
             for part, path in zip(tail, paths, strict=True)
         )
-        whole = self._write((tail[0].first, tail[-1].last), encode_part(merged))
+        whole = self._write((tail[0].first, tail[-1].last), encode_part(merged), "parquet")
         self._parts[-FAN:] = [whole]
         for part in tail:
-            self._tables.pop(part, None)
+            self._contents.pop(part, None)
         delete_files(paths)
         return True
 
-    def _write(self, covered: Range, content: bytes) -> Part:
+    def _write(self, covered: Range, content: bytes, suffix: str) -> Part:
         first, last = covered
-        part = Part(first, last, f"{first:08d}-{last:08d}-{checksum(content)}.parquet")
+        part = Part(first, last, f"{first:08d}-{last:08d}-{checksum(content)}.{suffix}")
         write_atomic(self.folder / part.name, content)
         return part
 
@@ -349,8 +350,40 @@ def list_parts(folder: Place) -> list[Part]:
     return kept
 
 
+def encode_lines(events: Iterable[Event]) -> bytes:
+    """Encode events as JSON lines, without the columns that are null.
+
+    Three events take 0.05 ms. The same as Parquet take 0.9 ms.
+    """
+    filled = [
+        {name: value for name, value in event.items() if value is not None} for event in events
+    ]
+    lines = [json.dumps(e, default=datetime.isoformat, ensure_ascii=False) for e in filled]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def decode_lines(content: bytes) -> pa.Table:
+    """Decode what `encode_lines` returned.
+
+    Args:
+        content: The JSON lines.
+
+    Returns:
+        One row per event.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    lines = content.decode().split("\n")[:-1]  # Not `splitlines`: a text may hold a U+2028.
+    events = [json.loads(line) for line in lines]
+    for event in events:
+        if "at" in event:  # A repaired ledger may not know the time.
+            event["at"] = datetime.fromisoformat(event["at"])
+    return make_table(events)
+
+
 def encode_events(events: Iterable[Event]) -> bytes:
-    """Encode events as the content of a part."""
+    """Encode events as Parquet, the content of a wide part."""
     return encode_part(make_table(events))
 
 
@@ -399,6 +432,8 @@ def read_part(path: Place) -> pa.Table:
         content = path.read_bytes()
         if name and name[3] and name[3] != checksum(content):
             raise ValueError("its content does not match the checksum in its name")
+        if name and name[4] == "jsonl":
+            return decode_lines(content)
         return decode_small_part(content) if len(content) <= SMALL_BYTES else decode_part(content)
     except FileNotFoundError:
         raise

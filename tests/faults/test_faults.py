@@ -129,7 +129,7 @@ class Kills:
         return [*self.arguments, *(["--resume"] if self._parts() else [])]
 
     def _parts(self) -> set[str]:
-        parts = (self.folder / "ledger").glob("*.parquet")
+        parts = (self.folder / "ledger").glob("0*")
         return {path.name for path in parts}
 
 

@@ -1104,7 +1104,8 @@ MODEL = ("models/1/config.json", "models/1/model.safetensors")
 READ = [
     *("study.json", "trials.parquet", "epochs.parquet", "baselines.parquet"),
     *("pictures.parquet", "pictures/1.png", "pictures/1-cases.png"),
-    *("ledger/00000000-00000000.parquet", "lease.json", *MODEL),
+    *("ledger/00000000-00000000.parquet", f"ledger/00000000-00000000-{'0' * 32}.jsonl"),
+    *("lease.json", *MODEL),
     *("checkpoints/4/1-1.pt", "checkpoints/4/1-1.safetensors"),
 ]
 """Every kind of file that raycae reads in a study's folder."""

@@ -129,7 +129,7 @@ def test_a_full_disk(
         assert done.returncode == 1, done.stderr
         where = r"checkpoints/\d/.*\.(pt|safetensors)"
         if full == "ledger":  # or whatever else is written at that moment
-            where = r"(ledger/.*|trials|epochs)\.parquet|lease\.json"
+            where = r"ledger/.*\.(jsonl|parquet)|(trials|epochs)\.parquet|lease\.json"
         require_said(done.stderr, f"^raycae: writing {folder}/({where}): No space left on device$")
         require_whole(folder)
         assert not list(filled.where.rglob(".*.????????"))

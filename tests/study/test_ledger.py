@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -36,6 +37,46 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     assert events[0]["at"] == datetime(2026, 1, 1, tzinfo=UTC)
     assert events[1]["val_mse"] is None
     assert (events[2]["state"], events[2]["reason"]) == ("FAIL", "diverged")
+
+
+def test_every_value_is_read_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the values that were appended, to the bit, before and after parts are merged, and in
+    parts of an older version, which were all Parquet."""
+    monkeypatch.setattr(study_ledger, "FAN", 4)
+    text = 'a "b"\n\r\t\x85\u2028\u2029\x00 \U0001f600 {'
+    values: list[dict[str, Any]] = [
+        {"epoch": 2**62, "train_mse": 0.1 + 0.2, "val_mse": math.nan, "val_psnr_db": math.inf},
+        {"reason": text, "traceback": "", "val_mse": -math.inf, "train_mse": 5e-324},
+        {"at": datetime(2026, 11, 30, 1, 2, 3, 4, tzinfo=UTC), "test_mse": 1, "params": text},
+    ]
+    events = [event(number, **fields) for number, fields in enumerate(values)]
+    events.append({"event": "begun", "at": events[0]["at"], "trial_number": None, "study": text})
+    written = Ledger(tmp_path / "ledger")
+    for number, one in enumerate(events):
+        written.append([one])
+        assert numbers(tmp_path / "ledger")[-1] == (number if number < 3 else None)
+        assert_read(tmp_path / "ledger", events[: number + 1])
+    assert [path.suffix for path in (tmp_path / "ledger").iterdir()] == [".parquet"]
+    older = tmp_path / "older"
+    older.mkdir()
+    content = study_ledger.encode_events(events)
+    (older / f"00000000-00000000-{files.checksum(content)}.parquet").write_bytes(content)
+    Ledger(older).append([event(4)])
+    assert_read(older, [*events, event(4)])
+
+
+def assert_read(folder: Path, written: list[dict[str, Any]]) -> None:
+    read = [{k: v for k, v in e.items() if v is not None} for e in read_events(folder)]
+    for e in read:
+        e["at"] = e["at"].astimezone(UTC)
+    assert repr([sorted(e.items()) for e in read]) == repr(
+        [
+            sorted((k, float(v) if k.endswith("mse") else v) for k, v in e.items() if v is not None)
+            for e in written
+        ]
+    )
 
 
 def test_parts_are_merged_and_nothing_changes(
@@ -108,7 +149,7 @@ def test_reading_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_foreign_files_are_passed_over(tmp_path: Path) -> None:
     """Oracle: a temporary file of a killed writer, an editor's copy: neither is a part."""
     Ledger(tmp_path).append([event(0)])
-    (tmp_path / ".00000001-00000001.parquet.ab12cd34").write_bytes(b"half")
+    (tmp_path / ".00000001-00000001.jsonl.ab12cd34").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("hello")
     assert numbers(tmp_path) == [0]
 
@@ -122,7 +163,7 @@ def test_damaged_part_is_named(tmp_path: Path, damage: bytes | None) -> None:
     for at in range(len(content)) if damage is None else [0]:
         flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         path.write_bytes(flipped if damage is None else damage)
-        with pytest.raises(InputError, match=r"00000000-00000000-\w+\.parquet: .*damaged"):
+        with pytest.raises(InputError, match=r"00000000-00000000-\w+\.jsonl: .*damaged"):
             read_events(tmp_path)
 
 
@@ -131,7 +172,7 @@ def test_missing_part_is_named(tmp_path: Path) -> None:
     written = Ledger(tmp_path)
     for number in range(3):
         written.append([event(number)])
-    next(tmp_path.glob("00000001-*.parquet")).unlink()
+    next(tmp_path.glob("00000001-*")).unlink()
     with pytest.raises(InputError, match="part 00000001 of the ledger is missing"):
         read_events(tmp_path)
 
