@@ -181,6 +181,10 @@ class Config(BaseModel):
     averaging: Annotated[float, Field(ge=0, lt=1), IsFloat] = 0.0
     """Share that a moving average of the weights keeps at each step. The averaged weights are
     evaluated and stored. 0 for no average."""
+    flips: Literal["none", "horizontal", "both"] = "none"
+    """Random flips of the training images, drawn for each image in each epoch: left and right, or
+    also upside down. `linear_path: pca` then starts from the images and all their flipped
+    copies."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Precision of the training step. Weights, their updates, and the errors on validation and
     test images are float32 in any case. `tf32`: products with ten bits of mantissa, summed in
@@ -206,7 +210,7 @@ ENCODER_STAGE_KEYS = ("channels", "kernel", "padding", "convs", "downsample", "f
 DECODER_STAGE_KEYS = ("decoder_channels", "decoder_kernel", "decoder_convs", "decoder_kind")
 TRAINING_KEYS = (
     *("optimizer", "lr", "weight_decay", "momentum", "batch_size"),
-    *("schedule", "averaging", "precision"),
+    *("schedule", "averaging", "flips", "precision"),
 )
 """Settings that say how a network is trained."""
 UNSEEN_KEYS = ("task", "gammas", "classes", "linear_path")

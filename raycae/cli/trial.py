@@ -119,7 +119,7 @@ def print_setup(config: Config, device: torch.device, images: Images) -> None:
     print(f"training  {config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, {device}")
     print(
         f"          schedule {config.schedule}, averaging {config.averaging:g}, "
-        f"linear path {config.linear_path}, {config.precision}"
+        f"linear path {config.linear_path}, flips {config.flips}, {config.precision}"
     )
     print(f"images    {len(images.train):,} train, {len(images.val):,} validation")
     print(f"data      {images.summary}")

@@ -147,8 +147,8 @@ def fusion_key(config: Config) -> Hashable:
     Returns:
         The key.
     """
-    input_settings = config.task, config.gammas, config.classes
-    return build_architecture(config), *input_settings, config.batch_size, config.precision
+    input_settings = config.task, config.gammas, config.classes, config.flips, config.batch_size
+    return build_architecture(config), *input_settings, config.precision
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ fitted on all training images. What is not exact in integers is computed in floa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -176,22 +176,28 @@ def compute_linear_rows(
         yield name, n_blocks * n, [float(error[n]) for error in errors]
 
 
-def fit_principal_axes(train: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def fit_principal_axes(
+    train: Images, block: tuple[int, int], flipped: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
     """Compute the mean block and the principal axes of all blocks of all `train` images.
 
     Args:
         train: Images, uint8 (N, H, W, 3), N at least 1.
         block: Height and width of a block, which has to tile the images; (H, W) is the whole image.
+        flipped: Axes of the images, 1 or 2 or both. The images count with all copies that are
+            flipped along them.
 
     Returns:
         The mean block, float64 (D,), in [0, 1], and a complete orthonormal basis, float64 (D, D),
         columns by falling variance. The D = 3 x height x width numbers run over height, width, rgb.
     """
-    mean, basis = fit_pca(train, block)
+    mean, basis = fit_pca(train, block, flipped)
     return mean / LEVELS, basis
 
 
-def fit_pca(images: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def fit_pca(
+    images: Images, block: tuple[int, int], flipped: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
     """Fit a PCA like `fit_principal_axes`, with the mean in pixel values (0 to 255).
 
     The moments are sums of integers below 2⁵³ and therefore exact. So are products in float32 over
@@ -200,6 +206,7 @@ def fit_pca(images: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
     Args:
         images: Images, uint8 (N, H, W, 3).
         block: Height and width of a block in pixels.
+        flipped: As in `fit_principal_axes`.
 
     Returns:
         The mean block, float64 (D,), and the basis, float64 (D, D).
@@ -212,6 +219,12 @@ def fit_pca(images: Images, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
         x = chunk.to(torch.float32 if len(chunk) <= EXACT_ROWS else torch.float64).sub_(MIDDLE)
         total += x.sum(0)
         moment += x.T @ x
+    places = torch.arange(dimension).view(*block, 3)
+    for axis in flipped:
+        mirrored = places.flip(axis - 1).flatten()
+        total += total[mirrored]
+        moment += moment[mirrored][:, mirrored]
+        n *= 2
     mean = total / n
     covariance = moment.div_(n).addr_(mean, mean, alpha=-1)
     with use_one_thread():

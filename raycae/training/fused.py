@@ -25,7 +25,7 @@ from raycae.model.autoencoder import Autoencoder, ConvBlock
 from raycae.training import metrics
 from raycae.training.device import run_forward, set_rounding
 from raycae.training.fused_optimizer import FusedOptimizer, Rows
-from raycae.training.trainer import Diverged, Training, draw_minibatches
+from raycae.training.trainer import Diverged, Training, draw_minibatches, load_minibatch
 from raycae.training.validation import VALIDATION_BATCH, Reference
 
 WARM_STEPS = 3
@@ -103,6 +103,7 @@ class FusedTrainings:
             seed=first.order_seed,
             epoch=first.epoch,
             device=first.device,
+            flips=first.config.flips,
         )
         self.network.train()
         self.losses.zero_()
@@ -117,11 +118,11 @@ class FusedTrainings:
         """Train on one minibatch.
 
         Args:
-            rows: Indices of the images, int64 (N,).
+            rows: What to load, int64 (N,); see `load_minibatch`.
             rates: Coefficients of the step, (4, M, 1); see `FusedOptimizer.plan_rates`.
         """
         first, m = self.members[0], len(self.members)
-        x, y = first.task.batch(*first.train[rows])
+        x, y = first.task.batch(*load_minibatch(first.train, rows, first.config.flips))
         output = run_forward(self.network, x, first.config)
         with torch.no_grad():
             difference = output.unflatten(1, (m, -1)) - y.unsqueeze(1)  # (N, M, C, H, W)

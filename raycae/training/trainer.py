@@ -33,6 +33,8 @@ from raycae.training.validation import VALIDATION_BATCH, Reference, compute_erro
 
 EXPLODED = 1000.0
 """Loss beyond which a trial counts as diverged; an output of zeros has less than 1."""
+FLIP_AXES: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (2,), "both": (2, 1)}
+"""Axes of images (N, H, W, 3) that each value of the setting `flips` reverses."""
 
 
 class Diverged(Exception):
@@ -40,23 +42,48 @@ class Diverged(Exception):
 
 
 def draw_minibatches(
-    n: int, batch_size: int, *, seed: int, epoch: int, device: torch.device
+    n: int, batch_size: int, *, seed: int, epoch: int, device: torch.device, flips: str = "none"
 ) -> Iterator[Tensor]:
     """Draw the minibatches of an epoch.
 
     Args:
         n: Number of images.
         batch_size: Number of images per minibatch.
-        seed: Seed of the order.
+        seed: Seed of the order and of the flips.
         epoch: Number of the epoch, from 1.
         device: Device of the result.
+        flips: The setting `flips`.
 
     Returns:
-        Indices of each minibatch, int64 (batch_size,); the last one may be smaller.
+        The rows of each minibatch for `load_minibatch`, int64 (batch_size,); the last one may be
+        smaller.
     """
     generator = torch.Generator().manual_seed(mix_seed(seed, epoch, batch_size))
-    order = torch.randperm(n, generator=generator).to(device)
-    return iter(order.split(batch_size))
+    order = torch.randperm(n, generator=generator)
+    if flips != "none":
+        copies = 2 ** len(FLIP_AXES[flips])
+        order = order * copies + torch.randint(copies, (n,), generator=generator)
+    return iter(order.to(device).split(batch_size))
+
+
+def load_minibatch(images: TensorDataset, rows: Tensor, flips: str) -> tuple[Tensor, ...]:
+    """Load the images of a minibatch, flipped as drawn.
+
+    Args:
+        images: Training images, uint8 (N, H, W, 3), and labels if there are any.
+        rows: From `draw_minibatches`. Without flips, indices of images. With flips, an index times
+            the number of flipped copies, plus one bit for each axis that is flipped.
+        flips: The setting `flips`.
+
+    Returns:
+        The arguments of `Task.batch`.
+    """
+    axes = FLIP_AXES[flips]
+    pictures, *labels = images[rows >> len(axes)]
+    for bit, axis in enumerate(axes):
+        is_flipped = (rows >> bit & 1).bool()[:, None, None, None]
+        pictures = torch.where(is_flipped, pictures.flip(axis), pictures)
+    return pictures, *labels
 
 
 class Training:
@@ -98,7 +125,8 @@ class Training:
         architecture = build_architecture(config)
         model = build_network(architecture, seed=seed).to(self.device)
         if config.linear_path == "pca":
-            model.init_from_pca(*fit_block_axes(train.tensors[0], architecture.linear[0].kernel))
+            side = architecture.linear[0].kernel
+            model.init_from_pca(*fit_block_axes(train.tensors[0], side, config.flips))
         self.model: Autoencoder = model.to(memory_format=torch.channels_last)
         self.averaged = average_weights(self.model, config.averaging) if config.averaging else None
         self.optimizer = make_optimizer(self.model, config)
@@ -246,6 +274,7 @@ class Training:
             seed=self.order_seed,
             epoch=self.epoch,
             device=self.device,
+            flips=self.config.flips,
         )
         n_batches = -(-n_images // self.config.batch_size)
         for step, rows in enumerate(batches):
@@ -255,7 +284,7 @@ class Training:
                     group["lr"] = self.config.lr * (1 + math.cos(math.pi * done)) / 2
             self.optimizer.zero_grad(set_to_none=True)
             for part in rows.split(self.micro_batch or len(rows)):
-                x, y = self.task.batch(*self.train[part])
+                x, y = self.task.batch(*load_minibatch(self.train, part, self.config.flips))
                 loss = F.mse_loss(run_forward(self.model, x, self.config), y)
                 if len(part) < len(rows):
                     loss = loss * (len(part) / len(rows))
@@ -369,7 +398,7 @@ def average_weights(model: Autoencoder, max_decay: float) -> AveragedModel:
 
 
 @lru_cache(maxsize=8)
-def fit_block_axes(train: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def fit_block_axes(train: Tensor, side: int, flips: str) -> tuple[Tensor, Tensor]:
     """Fit the PCA that a linear path starts from.
 
     The result is cached: it takes seconds for whole images, and an actor trains many trials on the
@@ -378,12 +407,13 @@ def fit_block_axes(train: Tensor, side: int) -> tuple[Tensor, Tensor]:
     Args:
         train: Training images, uint8 (N, H, W, 3).
         side: Side of a block in pixels.
+        flips: The setting `flips`.
 
     Returns:
         The mean block, float (3, side, side), and the axes by falling variance, float
         (3 side², 3, side, side).
     """
-    mean, basis = fit_principal_axes(train.cpu().numpy(), (side, side))
+    mean, basis = fit_principal_axes(train.cpu().numpy(), (side, side), FLIP_AXES[flips])
     axes = basis.T.reshape(-1, side, side, 3).permute(0, 3, 1, 2)
     return mean.view(side, side, 3).permute(2, 0, 1).float(), axes.float()
 

@@ -110,6 +110,7 @@ def setting_strategies(depth: int) -> dict[str, st.SearchStrategy[Any]]:
         "batch_size": st.sampled_from([1, 2, 3, 16, 512]),
         "schedule": st.sampled_from(["constant", "cosine"]),
         "averaging": st.floats(0, 1, exclude_max=True),
+        "flips": st.sampled_from(["none", "horizontal", "both"]),
         "precision": st.sampled_from(["float32", "tf32", "bf16"]),
     }
 
@@ -377,7 +378,7 @@ def test_hash_outlives_new_settings() -> None:
 
 def test_configuration_of_an_older_study() -> None:
     """Oracle: it said nothing of what did not exist, which is what the defaults mean."""
-    new = {"linear_path", "refine", "refine_convs", "schedule", "averaging", "precision"}
+    new = {"linear_path", "refine", "refine_convs", "schedule", "averaging", "flips", "precision"}
     older = resolve({"lr": 0.01}).model_dump_json(exclude=new)
     assert Config.model_validate_json(older) == parse_config(older) == resolve({"lr": 0.01})
     rounded = resolve({"precision": "bf16"})

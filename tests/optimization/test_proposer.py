@@ -173,6 +173,7 @@ def test_what_tells_two_runs_apart() -> None:
         "batch_size": 3,
         "schedule": "cosine",
         "averaging": 0.5,
+        "flips": "both",
         "precision": "bf16",
         "linear_path": "random",
     }

@@ -155,6 +155,21 @@ def test_pca_is_fitted_on_all_images(val: Images) -> None:
     np.testing.assert_allclose(lines["val_mse"].astype(float), expected, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("side", [4, 8])
+@pytest.mark.parametrize("flipped", [(1,), (2,), (2, 1)])
+def test_pca_of_flipped_copies(side: int, flipped: tuple[int, ...]) -> None:
+    """Oracle: PCA of the images and their copies, flipped by NumPy; the same to the bit, because
+    the sums are exact."""
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+    copies = images
+    for axis in flipped:
+        copies = np.concatenate((copies, np.flip(copies, axis)))
+    mean, axes = fit_principal_axes(images, (side, side), flipped)
+    expected_mean, expected_axes = fit_principal_axes(copies, (side, side))
+    assert torch.equal(mean, expected_mean)
+    assert torch.equal(axes, expected_axes)
+
+
 def test_moments_in_float32_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: float64 on the same images, whose products are the largest there are (black and
     white pixels). Rounding of any kind would change the last digits of the axes."""

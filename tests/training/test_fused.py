@@ -65,6 +65,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "linear": {"linear_path": "pca", "output": "linear", "refine": 4, "norm": "batch"},
     "colour": {"task": "colourise", "gammas": [0.5, 1.0, 2.0, 3.0], "residual": True},
     "classes": {"task": "colourise", "classes": 3, "norm": "batch"},
+    "flipped": {"flips": "both", "linear_path": "pca", "output": "linear"},
 }
 
 
@@ -286,7 +287,8 @@ def test_what_may_train_together(photos: Pictures) -> None:
     base = resolve(TINY)
     for way in TRAININGS:
         assert fusion_key(resolve(TINY | way)) == fusion_key(base)
-    for other in ({"batch_size": 8}, {"kernel": 5}, {"task": "colourise", "gammas": [1, 1, 1]}):
+    colours = {"task": "colourise", "gammas": [1, 1, 1]}
+    for other in ({"batch_size": 8}, {"kernel": 5}, {"flips": "both"}, colours):
         assert fusion_key(resolve(TINY | other)) != fusion_key(base)
     one, two = trainings(photos, {}, TRAININGS[:2])
     one.run_epoch()

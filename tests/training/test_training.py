@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -19,7 +20,13 @@ from raycae.model.architecture import build_architecture
 from raycae.model.tasks import Colourise, Reconstruct
 from raycae.training.baselines import compute_baselines
 from raycae.training.device import configure_torch, put_on_device
-from raycae.training.trainer import Diverged, Training, draw_minibatches
+from raycae.training.trainer import (
+    FLIP_AXES,
+    Diverged,
+    Training,
+    draw_minibatches,
+    load_minibatch,
+)
 from raycae.training.validation import compute_errors
 
 CPU = torch.device("cpu")
@@ -164,12 +171,69 @@ def test_order_of_minibatches() -> None:
     assert sizes == [16] * 6 + [4]
 
 
+@pytest.mark.parametrize("flips", ["none", "horizontal", "both"])
+def test_flips_of_minibatches(flips: str) -> None:
+    """Oracle: NumPy's flips of the images in the order without flips; their labels; each copy of
+    an image about equally often."""
+    draw = np.random.default_rng(0)
+    pixels = torch.from_numpy(draw.integers(0, 256, (40, 4, 6, 3), dtype=np.uint8))
+    images = TensorDataset(pixels, torch.arange(40))
+    axes = FLIP_AXES[flips]
+    copies = {
+        image.tobytes(): (number, code)
+        for number in range(40)
+        for code in range(2 ** len(axes))
+        for image in [
+            np.flip(
+                pixels[number].numpy(),
+                [axis - 1 for bit, axis in enumerate(axes) if code >> bit & 1],
+            )
+        ]
+    }
+    drawn: Counter[int] = Counter()
+    for epoch in range(1, 51):
+        order = {"seed": 7, "epoch": epoch, "device": CPU}
+        plain = torch.cat(list(draw_minibatches(40, 16, **order))).tolist()
+        found = []
+        for rows in draw_minibatches(40, 16, **order, flips=flips):
+            pictures, labels = load_minibatch(images, rows, flips)
+            for picture, label in zip(pictures, labels.tolist(), strict=True):
+                number, code = copies[picture.numpy().tobytes()]
+                assert number == label
+                found.append(number)
+                drawn[code] += 1
+        assert found == plain
+    assert len(drawn) == 2 ** len(axes)
+    assert max(drawn.values()) < 1.2 * min(drawn.values())
+
+
+def test_flips_of_symmetric_images_change_nothing(
+    photos: tuple[TensorDataset, TensorDataset],
+) -> None:
+    """Oracle: training without flips, to the bit, because such an image equals its copies. Other
+    images do not."""
+    pixels = photos[0].tensors[0]
+    for axis in (1, 2):
+        half = pixels.narrow(axis, 0, pixels.shape[axis] // 2)
+        pixels = torch.cat((half, half.flip(axis)), axis)
+    for train_images, is_equal in ((TensorDataset(pixels), True), (photos[0], False)):
+        weights = []
+        for flips in ("none", "both"):
+            config = resolve({"flips": flips, "batch_size": 40})
+            training = Training(config, train_images, photos[1], epochs=1)
+            training.run_epoch()
+            weights.append(training.model.state_dict())
+        pairs = [(weights[0][name], weights[1][name]) for name in weights[0]]
+        assert all(torch.equal(a, b) for a, b in pairs) == is_equal
+
+
 @pytest.mark.parametrize(
     "settings_",
     [
         {"optimizer": "adamw", "norm": "batch"},
         {"norm": "batch", "schedule": "cosine", "averaging": 0.9, "batch_size": 70},
         {"linear_path": "pca", "output": "linear", "refine": 4, "batch_size": 70},
+        {"flips": "both", "batch_size": 70},
     ],
 )
 def test_it_goes_on_where_it_stopped(
