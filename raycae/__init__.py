@@ -2,7 +2,7 @@
 
     import raycae
 
-    study = raycae.run_search("demo", data="~/pictures")  # train, measure, write the report
+    study = raycae.run_search("folder", data="~/pictures")  # train, measure, write the report
     study = raycae.open_study("results/demo")  # read a study, also while it is searched
     study.trials  # a DataFrame, one row per trial
     study.plot()  # error against latent size, next to PCA

@@ -3,7 +3,7 @@
     python analysis/benchmarks/own_images.py DATA [FOLDER]
 
 1,500 training images of DATA (any source of `--data`) are saved as PNG files and searched with
-`raycae search --space demo`. It prints the error of each trial on the Pareto front, and its error
+`raycae search FOLDER`. It prints the error of each trial on the Pareto front, and its error
 over that of the best PCA of no larger size, whole image or blocks.
 """
 
@@ -37,7 +37,7 @@ def main(source: str, folder: Path) -> None:
     for number, pixels in enumerate(loaded.train[:N_IMAGES]):
         Image.fromarray(pixels).save(images / f"{number:04d}.png")
     start_s = time.monotonic()
-    study = raycae.run_search("demo", images, study="mine", results=folder / "results")
+    study = raycae.run_search("folder", images, study="mine", results=folder / "results")
     print(f"{time.monotonic() - start_s:.0f} s")
     baselines = pd.read_parquet(Path(study.folder) / "baselines.parquet")
     pca = baselines[baselines["baseline"].str.startswith("linear")]

@@ -21,7 +21,7 @@ from raycae.execution.search_options import OPTIONS
 if TYPE_CHECKING:
     from raycae.report.reader import StudyReader
 
-FOLDER_SPACE = "demo"
+FOLDER_SPACE = "folder"
 """The search space of `raycae search PATH`: one good network for each of four latent sizes, so that
 the report shows a curve after minutes."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Unpack
 
 from raycae import data as sources
@@ -156,6 +157,7 @@ def run_study(request: SearchRequest) -> int | None:
         # Faulty images are found before a Ray is started for them. A running cluster first reports
         # what is wrong with it, because loading the images may take minutes.
         images = _load_images(request, progress) if starts_own_ray(request.address) else None
+        baselines = start_baselines(request, images) if images else None
         progress.begin_phase("Planning the search")
         progress.expect(make_forecast(request))
         # A resumed search may have one trial left.
@@ -168,6 +170,9 @@ def run_study(request: SearchRequest) -> int | None:
             slots = TrialSlots(**request.resources, autoscaler=autoscaler)
             stop.raise_if_interrupted()
             images = images or _load_images(request, progress)
+            if baselines:
+                progress.begin_phase("Computing baselines")
+                baselines.join()
             study = open_study_for_writing(request, images, progress)
             open_study.enter_context(closing(study))
             if request.on_progress:
@@ -197,6 +202,28 @@ def run_study(request: SearchRequest) -> int | None:
             "command to run."
         )
     return None
+
+
+def start_baselines(request: SearchRequest, images: sources.Images) -> Thread | None:
+    """Start to compute the baselines that a new study with strata begins with.
+
+    They are kept in the cache, where `_create_study` finds them, and are computed while Ray starts:
+    both mostly use one core.
+
+    Args:
+        request: What is searched.
+        images: Its images.
+
+    Returns:
+        The thread that computes them; None if the study does not need them.
+    """
+    from raycae.report.baseline_cache import load_baselines
+
+    if request.resume or not request.plan.strata:
+        return None
+    thread = Thread(target=load_baselines, args=(request.space.task, images), daemon=True)
+    thread.start()
+    return thread
 
 
 def _import_everything() -> None:

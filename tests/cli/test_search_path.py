@@ -45,7 +45,7 @@ def test_a_path_is_short_for_options(
     code, out, err = run("search", pictures, "--trials", "5")
     assert (code, err) == (0, "")
     (options,) = searches
-    expected = {"data": str(pictures), "space": "demo", "study": "summer-2026-2", "trials": "5"}
+    expected = {"data": str(pictures), "space": "folder", "study": "summer-2026-2", "trials": "5"}
     assert options == complete_options(expected)
     assert out.splitlines()[-1].startswith("next     raycae search --resume --study summer-2026-2")
 
@@ -81,7 +81,7 @@ def test_more_networks_are_offered_only_after_a_whole_search(
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"study": "mine"}, ("demo", "mine")),
+        ({"study": "mine"}, ("folder", "mine")),
         ({"space": "frontier"}, ("frontier", "summer-2026")),
     ],
 )
