@@ -54,6 +54,11 @@ class Entry:
 
 ENTRIES = (
     Entry(
+        "The demo",
+        "demo",
+        "The report of `raycae demo`. Compare the pictures of each network with those of PCA.",
+    ),
+    Entry(
         "A curve instead of one winner",
         "frontier",
         "Compare the Pareto front with the lines of PCA, and look at which parameters mattered.",

@@ -45,7 +45,8 @@ from raycae.model.tasks import Task, make_task
 from raycae.provenance import describe_hardware
 from raycae.training.device import configure_torch, put_on_device
 from raycae.training.fused import FusedTrainings, replicate_network
-from raycae.training.trainer import Training, draw_minibatches
+from raycae.training.minibatches import draw_minibatches
+from raycae.training.trainer import Training
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "ex1-base": {},

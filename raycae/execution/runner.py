@@ -121,8 +121,7 @@ def count_split_images(request: SearchRequest) -> tuple[int, int, int]:
 def run_study(request: SearchRequest) -> int | None:
     """Run one search from its images to its report.
 
-    Where a step after the trials has failed, the summary is printed with a note on each such step
-    before the exception is raised.
+    After a failed step, the summary is printed with a note on it before the exception is raised.
 
     Args:
         request: What to search, where, and with which resources.
@@ -170,10 +169,7 @@ def run_study(request: SearchRequest) -> int | None:
             slots = TrialSlots(**request.resources, autoscaler=autoscaler)
             stop.raise_if_interrupted()
             images = images or _load_images(request, progress)
-            if baselines:
-                progress.begin_phase("Computing baselines")
-                baselines.join()
-            study = open_study_for_writing(request, images, progress)
+            study = open_study_for_writing(request, images, progress, baselines)
             open_study.enter_context(closing(study))
             if request.on_progress:
                 add_callback(study, request.on_progress, stop)
@@ -387,7 +383,10 @@ def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
 
 
 def open_study_for_writing(
-    request: SearchRequest, images: sources.Images, progress: Progress
+    request: SearchRequest,
+    images: sources.Images,
+    progress: Progress,
+    baselines: Thread | None = None,
 ) -> Study:
     """Create the study of a search, or resume it.
 
@@ -395,6 +394,7 @@ def open_study_for_writing(
         request: What is searched.
         images: The images of the search.
         progress: The live view, which follows the study.
+        baselines: From `start_baselines`.
 
     Returns:
         The study, whose lease this process holds.
@@ -404,16 +404,20 @@ def open_study_for_writing(
     """
     if request.resume:
         return _resume_study(request, images, progress)
-    return _create_study(request, images, progress)
+    return _create_study(request, images, progress, baselines)
 
 
-def _create_study(request: SearchRequest, images: sources.Images, progress: Progress) -> Study:
+def _create_study(
+    request: SearchRequest, images: sources.Images, progress: Progress, baselines: Thread | None
+) -> Study:
     from raycae.execution.evaluation import compute_linear_code_errors
 
     plan, space = request.plan, request.space
     described = describe_data(plan.data, images)
     if plan.strata:
         progress.count("Computing baselines for each latent size", 0, 1)
+        if baselines:
+            baselines.join()
         described["line"] = compute_linear_code_errors(space.task, images, plan.strata)
     study = create_study(
         request.folder,

@@ -25,7 +25,8 @@ from raycae.model.autoencoder import Autoencoder, ConvBlock
 from raycae.training import metrics
 from raycae.training.device import run_forward, set_rounding
 from raycae.training.fused_optimizer import FusedOptimizer, Rows
-from raycae.training.trainer import Diverged, Training, draw_minibatches, load_minibatch
+from raycae.training.minibatches import draw_minibatches, load_minibatch
+from raycae.training.trainer import Diverged, Training
 from raycae.training.validation import VALIDATION_BATCH, Reference
 
 WARM_STEPS = 3

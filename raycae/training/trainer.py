@@ -1,8 +1,4 @@
-"""Train one trial in plain PyTorch, with all images on the device and no data loader.
-
-The order of minibatches depends on (seed, epoch, batch size), never on the trial. Trials of equal
-seed and batch size get the same minibatches, so that fused training can share them.
-"""
+"""Train one trial in plain PyTorch, with all images on the device and no data loader."""
 
 from __future__ import annotations
 
@@ -10,11 +6,9 @@ import inspect
 import io
 import math
 import time
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,61 +23,15 @@ from raycae.model.tasks import Task, make_task
 from raycae.training import metrics
 from raycae.training.baselines import fit_principal_axes
 from raycae.training.device import run_forward, set_rounding
+from raycae.training.minibatches import FLIP_AXES, draw_minibatches, load_minibatch
 from raycae.training.validation import VALIDATION_BATCH, Reference, compute_errors
 
 EXPLODED = 1000.0
 """Loss beyond which a trial counts as diverged; an output of zeros has less than 1."""
-FLIP_AXES: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (2,), "both": (2, 1)}
-"""Axes of images (N, H, W, 3) that each value of the setting `flips` reverses."""
 
 
 class Diverged(Exception):
     """The loss is not finite, or so large that training does not recover."""
-
-
-def draw_minibatches(
-    n: int, batch_size: int, *, seed: int, epoch: int, device: torch.device, flips: str = "none"
-) -> Iterator[Tensor]:
-    """Draw the minibatches of an epoch.
-
-    Args:
-        n: Number of images.
-        batch_size: Number of images per minibatch.
-        seed: Seed of the order and of the flips.
-        epoch: Number of the epoch, from 1.
-        device: Device of the result.
-        flips: The setting `flips`.
-
-    Returns:
-        The rows of each minibatch for `load_minibatch`, int64 (batch_size,); the last one may be
-        smaller.
-    """
-    generator = torch.Generator().manual_seed(mix_seed(seed, epoch, batch_size))
-    order = torch.randperm(n, generator=generator)
-    if flips != "none":
-        copies = 2 ** len(FLIP_AXES[flips])
-        order = order * copies + torch.randint(copies, (n,), generator=generator)
-    return iter(order.to(device).split(batch_size))
-
-
-def load_minibatch(images: TensorDataset, rows: Tensor, flips: str) -> tuple[Tensor, ...]:
-    """Load the images of a minibatch, flipped as drawn.
-
-    Args:
-        images: Training images, uint8 (N, H, W, 3), and labels if there are any.
-        rows: From `draw_minibatches`. Without flips, indices of images. With flips, an index times
-            the number of flipped copies, plus one bit for each axis that is flipped.
-        flips: The setting `flips`.
-
-    Returns:
-        The arguments of `Task.batch`.
-    """
-    axes = FLIP_AXES[flips]
-    pictures, *labels = images[rows >> len(axes)]
-    for bit, axis in enumerate(axes):
-        is_flipped = (rows >> bit & 1).bool()[:, None, None, None]
-        pictures = torch.where(is_flipped, pictures.flip(axis), pictures)
-    return pictures, *labels
 
 
 class Training:
@@ -416,15 +364,3 @@ def fit_block_axes(train: Tensor, side: int, flips: str) -> tuple[Tensor, Tensor
     mean, basis = fit_principal_axes(train.cpu().numpy(), (side, side), FLIP_AXES[flips])
     axes = basis.T.reshape(-1, side, side, 3).permute(0, 3, 1, 2)
     return mean.view(side, side, 3).permute(2, 0, 1).float(), axes.float()
-
-
-def mix_seed(*numbers: int) -> int:
-    """Derive a seed from several numbers.
-
-    Args:
-        numbers: The numbers, each at least 0.
-
-    Returns:
-        A seed of 63 bits.
-    """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -20,13 +20,8 @@ from raycae.model.architecture import build_architecture
 from raycae.model.tasks import Colourise, Reconstruct
 from raycae.training.baselines import compute_baselines
 from raycae.training.device import configure_torch, put_on_device
-from raycae.training.trainer import (
-    FLIP_AXES,
-    Diverged,
-    Training,
-    draw_minibatches,
-    load_minibatch,
-)
+from raycae.training.minibatches import FLIP_AXES, draw_minibatches, load_minibatch
+from raycae.training.trainer import Diverged, Training
 from raycae.training.validation import compute_errors
 
 CPU = torch.device("cpu")
