@@ -38,6 +38,9 @@ FOLDS = 10
 ALIKE = 3
 """Number of repeated configurations, nearest by their lowest error, from which a predicted curve
 gets its noise. Configurations that learn nothing do so with every seed."""
+NOT_DRAWN_FROM = {"flips", "precision"}
+"""Settings that older races did not have. No recorded curve depends on them, and without them these
+races can be run again."""
 
 
 class Repeated(NamedTuple):
@@ -88,10 +91,7 @@ class Recorded:
         if self.repeated:
             near = sorted(self.repeated, key=lambda other: abs(other.lowest - logs.min()))
             seen = np.concatenate([other.deviations for other in near[:ALIKE]])
-            # No recorded curve depends on the precision, a setting that older races did not have.
-            text = f"{config.model_dump_json(exclude={'precision'})} {seed}".encode()
-            draw = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
-            logs += seen[draw % len(seen)]
+            logs += seen[draw_number(config, seed) % len(seen)]
         good = next((i for i, log in enumerate(logs) if log > 0), self.epochs)
         errors = tuple(np.exp(logs[:good]).tolist())
         return Curve(errors, self.surrogate.predict_epoch_s(config), failed=good < self.epochs)
@@ -211,3 +211,17 @@ def read_runs(folder: Place, epochs: int) -> list[tuple[Config, int, Curve]]:
             curve = Curve(tuple(errors.tolist()), float(np.median(seconds)), failed)
             runs.append((Config.model_validate_json(trial["config"]), int(trial["seed"]), curve))
     return runs
+
+
+def draw_number(config: Config, seed: int) -> int:
+    """Draw a number that depends on a configuration and a seed.
+
+    Args:
+        config: The configuration.
+        seed: The seed.
+
+    Returns:
+        An integer of 64 bits.
+    """
+    text = f"{config.model_dump_json(exclude=NOT_DRAWN_FROM)} {seed}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())

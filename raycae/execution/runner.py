@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Unpack
 
 from raycae import data as sources
@@ -121,7 +120,8 @@ def count_split_images(request: SearchRequest) -> tuple[int, int, int]:
 def run_study(request: SearchRequest) -> int | None:
     """Run one search from its images to its report.
 
-    After a failed step, the summary is printed with a note on it before the exception is raised.
+    Where a step after the trials has failed, the summary is printed with a note on each such step
+    before the exception is raised.
 
     Args:
         request: What to search, where, and with which resources.
@@ -156,7 +156,6 @@ def run_study(request: SearchRequest) -> int | None:
         # Faulty images are found before a Ray is started for them. A running cluster first reports
         # what is wrong with it, because loading the images may take minutes.
         images = _load_images(request, progress) if starts_own_ray(request.address) else None
-        baselines = start_baselines(request, images) if images else None
         progress.begin_phase("Planning the search")
         progress.expect(make_forecast(request))
         # A resumed search may have one trial left.
@@ -169,7 +168,7 @@ def run_study(request: SearchRequest) -> int | None:
             slots = TrialSlots(**request.resources, autoscaler=autoscaler)
             stop.raise_if_interrupted()
             images = images or _load_images(request, progress)
-            study = open_study_for_writing(request, images, progress, baselines)
+            study = open_study_for_writing(request, images, progress)
             open_study.enter_context(closing(study))
             if request.on_progress:
                 add_callback(study, request.on_progress, stop)
@@ -198,28 +197,6 @@ def run_study(request: SearchRequest) -> int | None:
             "command to run."
         )
     return None
-
-
-def start_baselines(request: SearchRequest, images: sources.Images) -> Thread | None:
-    """Start to compute the baselines that a new study with strata begins with.
-
-    They are kept in the cache, where `_create_study` finds them, and are computed while Ray starts:
-    both mostly use one core.
-
-    Args:
-        request: What is searched.
-        images: Its images.
-
-    Returns:
-        The thread that computes them; None if the study does not need them.
-    """
-    from raycae.report.baseline_cache import load_baselines
-
-    if request.resume or not request.plan.strata:
-        return None
-    thread = Thread(target=load_baselines, args=(request.space.task, images), daemon=True)
-    thread.start()
-    return thread
 
 
 def _import_everything() -> None:
@@ -383,10 +360,7 @@ def describe_data(source: str, images: sources.Images) -> dict[str, Any]:
 
 
 def open_study_for_writing(
-    request: SearchRequest,
-    images: sources.Images,
-    progress: Progress,
-    baselines: Thread | None = None,
+    request: SearchRequest, images: sources.Images, progress: Progress
 ) -> Study:
     """Create the study of a search, or resume it.
 
@@ -394,7 +368,6 @@ def open_study_for_writing(
         request: What is searched.
         images: The images of the search.
         progress: The live view, which follows the study.
-        baselines: From `start_baselines`.
 
     Returns:
         The study, whose lease this process holds.
@@ -404,20 +377,16 @@ def open_study_for_writing(
     """
     if request.resume:
         return _resume_study(request, images, progress)
-    return _create_study(request, images, progress, baselines)
+    return _create_study(request, images, progress)
 
 
-def _create_study(
-    request: SearchRequest, images: sources.Images, progress: Progress, baselines: Thread | None
-) -> Study:
+def _create_study(request: SearchRequest, images: sources.Images, progress: Progress) -> Study:
     from raycae.execution.evaluation import compute_linear_code_errors
 
     plan, space = request.plan, request.space
     described = describe_data(plan.data, images)
     if plan.strata:
         progress.count("Computing baselines for each latent size", 0, 1)
-        if baselines:
-            baselines.join()
         described["line"] = compute_linear_code_errors(space.task, images, plan.strata)
     study = create_study(
         request.folder,

@@ -1,8 +1,8 @@
 """Train many trials of one architecture together, on one stream of minibatches.
 
 Trials that differ in how they are trained (optimizer, learning rate, weight decay, momentum,
-schedule, averaging, planned epochs, first weights) share every shape. Where seed and batch size
-agree, they share every minibatch, too. So M of them are one network M times as wide, whose
+schedule, averaging, planned epochs, first weights) share every shape. Where seed, batch size and
+flips agree, they share every minibatch, too. So M of them are one network M times as wide, whose
 convolutions have M groups. A minibatch is gathered and transformed once, and a step launches as
 many kernels as that of a single trial.
 

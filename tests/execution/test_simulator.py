@@ -96,6 +96,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def test_noise_is_drawn_as_in_recorded_races() -> None:
+    """Oracle: what the version drew that recorded the races, which had fewer settings."""
+    rounded = resolve({"task": "colourise", "lr": 0.01, "precision": "bf16", "flips": "both"})
+    assert recorded_curves.draw_number(resolve({}), 3) == 8146923822635767844
+    assert recorded_curves.draw_number(rounded, 0) == 8364893017726493061
+
+
 def test_two_workers_by_hand() -> None:
     """Oracle: by hand. a: 1 s an epoch, b: 2 s, c: 1 s and diverges in its second epoch. Worker one
     runs a until 3 s and then c, worker two runs b; at 2 and at 4 s a, c end an epoch together with

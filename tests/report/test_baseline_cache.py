@@ -14,9 +14,6 @@ import pytest
 import torch
 
 from raycae import data
-from raycae.execution.evaluation import compute_linear_code_errors
-from raycae.execution.runner import start_baselines
-from raycae.execution.search_request import parse_options
 from raycae.report import baseline_cache
 from raycae.training.baselines import compute_baselines, fit_pca
 from raycae.training.pca_network import PcaNetwork
@@ -74,22 +71,6 @@ def test_other_images_or_another_task_are_computed(
     baseline_cache.load_baselines("reconstruct", images)
     baseline_cache.load_baselines("colourise", images)
     assert computed == ["colourise", "colourise", "colourise", "reconstruct"]
-
-
-def test_a_search_computes_them_once_and_only_if_it_needs_them(
-    images: data.Images, computed: list[str], tmp_path: Path
-) -> None:
-    """Oracle: by hand. A new study with strata finds what was computed while Ray started; a resumed
-    one and one without strata begin without baselines."""
-    request = parse_options({"space": "demo", "results": tmp_path / "results"})
-    thread = start_baselines(request, images)
-    assert thread
-    thread.join()
-    compute_linear_code_errors("reconstruct", images, [64])
-    assert computed == ["reconstruct"]
-    assert start_baselines(replace(request, resume=True), images) is None
-    plain = parse_options({"space": "quickstart", "results": tmp_path / "results"})
-    assert start_baselines(plain, images) is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "folder"])

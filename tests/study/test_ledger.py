@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from raycae.errors import InputError, StorageError
@@ -65,6 +67,22 @@ def test_every_value_is_read_as_it_was_written(
     (older / f"00000000-00000000-{files.checksum(content)}.parquet").write_bytes(content)
     Ledger(older).append([event(4)])
     assert_read(older, [*events, event(4)])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epoch": "three"}, {"reason": 3}, {"epoch": True}, {"epoch": 2**63}, {"reason": "\ud800"}],
+    ids=str,
+)
+def test_a_wrong_value_is_refused_when_it_is_written(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """Oracle: nothing is written. JSON takes most of these, and the part could never be read."""
+    written = Ledger(tmp_path)
+    written.append([event(0)])
+    with pytest.raises((pa.ArrowException, TypeError, OverflowError, UnicodeEncodeError)):
+        written.append([event(1, **wrong)])
+    written.append([event(2, epoch=np.int64(3), val_mse=np.float32(0.1))])
+    assert numbers(tmp_path) == [0, 2]
+    assert read_events(tmp_path)[1]["val_mse"] == float(np.float32(0.1))
 
 
 def assert_read(folder: Path, written: list[dict[str, Any]]) -> None:
