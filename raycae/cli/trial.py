@@ -86,7 +86,7 @@ def run_trial(
             raise typer.Exit(1) from None
         print(
             f"epoch {measured['epoch']:3}  train_mse {measured['train_mse']:.5f}  "
-            f"val_mse {measured['val_mse']:.5f}  {measured['val_psnr_db']:.2f} dB  "
+            f"val_mse {measured['val_mse']:.5f}  mean PSNR {measured['val_psnr_db']:.2f} dB  "
             f"{measured['epoch_time_s']:.1f} s  {measured['images_per_s']:,.0f} images/s",
             flush=True,
         )
@@ -96,7 +96,7 @@ def run_trial(
     test_mse, test_psnr_db = compute_errors(network.eval(), training.task, test)
     print(
         f"best epoch {training.best_epoch}: val_mse {training.best_val_mse:.5f}, "
-        f"test_mse {test_mse:.5f} ({test_psnr_db:.2f} dB, {len(test):,} images)"
+        f"test_mse {test_mse:.5f} (mean PSNR {test_psnr_db:.2f} dB, {len(test):,} images)"
     )
 
 

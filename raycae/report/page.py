@@ -117,6 +117,7 @@ def render_sections(data: ReportData, sections: Sequence[Section], notes: Sequen
         study=data.study,
         source=Path(data.study["plan"]["data"]).name,
         is_frontier=data.is_frontier,
+        image_size=data.image_size,
         counts=count_states(data.trials),
         n_trials=len(data.ranked),
         hosts=sorted(set(data.trials["host"].dropna())),

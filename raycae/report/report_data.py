@@ -80,6 +80,15 @@ class ReportData:
         return draw_architecture(architecture)
 
     @property
+    def image_size(self) -> int | None:
+        """Side of the images in pixels; None without a trial."""
+        for number, config in (
+            self.trials[["trial_number", "config"]].head(1).itertuples(index=False)
+        ):
+            return tables.check_config("trials.parquet", number, config)[0].image_size
+        return None
+
+    @property
     def task(self) -> str:
         """The task, `reconstruct` or `colourise`."""
         return str(self.study["task"])

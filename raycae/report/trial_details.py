@@ -70,7 +70,7 @@ def describe_trial(row: Row) -> list[str]:
             "" if row["test_mse"] is None else f", on test images {format_error(row['test_mse'])}"
         )
         lines.append(
-            f"error {format_error(row['val_mse'])}{test}; PSNR {row['val_psnr_db']:.2f} dB"
+            f"error {format_error(row['val_mse'])}{test}; mean PSNR {row['val_psnr_db']:.2f} dB"
         )
     lines.append(
         f"latent {format_latent_shape(row)} = {row['latent_size']:,}, {row['n_params']:,} "

@@ -19,8 +19,9 @@ def format_trial(row: Mapping[str, Any]) -> str:
         Number, errors, latent size and number of parameters.
     """
     text = (
-        f"trial {row['trial_number']}: val_mse {row['val_mse']:.5f} ({row['val_psnr_db']:.2f} dB), "
-        f"latent {row['latent_size']}, {row['n_params']:,} parameters"
+        f"trial {row['trial_number']}: val_mse {row['val_mse']:.5f} "
+        f"(mean PSNR {row['val_psnr_db']:.2f} dB), latent {row['latent_size']}, "
+        f"{row['n_params']:,} parameters"
     )
     return text + (f", test_mse {row['test_mse']:.5f}" if row["test_mse"] is not None else "")
 

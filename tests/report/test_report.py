@@ -306,7 +306,7 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
     assert (
         "The Pareto front has 2 trials, with latents of 64 to 256 numbers per image. Compared with "
         "the best PCA of the same size or smaller, its error is lower at 256 numbers (0.90 times), "
-        "but not at 64 (2.0). This also holds on the test images."
+        "and higher at 64 (2.0). On the test images, it is also lower at 256 numbers."
     ) in page
     assert "Trial 3 has a validation error of 0.00900" in page
     assert "Latent size 64: trial 0, validation error 0.02000, 2.0 times that of PCA." in page
@@ -364,8 +364,8 @@ def test_every_figure_has_a_place(tmp_path: Path) -> None:
 
 
 def test_the_strip_has_the_original_and_a_row_for_each_size(tmp_path: Path) -> None:
-    """Oracle: six images of 32 pixels with gaps of 2, in three rows. `test_browser` compares the
-    colours."""
+    """Oracle: six images of 32 pixels with gaps of 2, in three rows; by hand, the PSNR of the test
+    errors 0.022 and 0.008. `test_browser` compares the colours."""
     asked = {"objective": "frontier", "strata": [64, 256], "sampler": "strata"}
     folder = made_study(tmp_path / "f", FRONTIER, asked=asked)
     for number in (0, 3):
@@ -373,7 +373,7 @@ def test_the_strip_has_the_original_and_a_row_for_each_size(tmp_path: Path) -> N
     page = Page(render_report(folder))
     (strip,) = [attributes for tag, attributes in page.elements if tag == "canvas"]
     assert strip["aria-label"] == (
-        "6 test images in 3 rows: original; 64 numbers, 20.0 dB; 256 numbers, 23.0 dB"
+        "6 test images in 3 rows: original; 64 numbers, 16.6 dB; 256 numbers, 21.0 dB"
     )
     assert (strip["width"], strip["height"]) == (str(6 * 34 - 2), str(3 * 34 - 2))
     (folder / "pictures.parquet").unlink()
@@ -397,9 +397,11 @@ def test_the_strip_says_which_sizes_it_leaves_out(tmp_path: Path) -> None:
 
 def test_the_strip_has_pca_where_it_was_drawn(tmp_path: Path) -> None:
     """Oracle: one sheet has four rows; the sheet of the other trial is of a version without PCA.
-    The page says what PCA is. `test_browser` compares the colours."""
+    The page says what PCA is. `test_browser` compares the colours. The labels have the PSNR of the
+    test errors 0.022, 0.008 and 0.01."""
     asked = {"objective": "frontier", "strata": [64, 256], "sampler": "strata"}
-    folder = made_study(tmp_path / "f", FRONTIER, asked=asked)
+    lines = [("linear", 64, 0.01), ("linear", 256, 0.01)]
+    folder = made_study(tmp_path / "f", FRONTIER, baselines=lines, asked=asked)
     painted(folder, 0, 3)
     painted(folder, 3, 4)
     before = render_report(folder)
@@ -412,7 +414,7 @@ def test_the_strip_has_pca_where_it_was_drawn(tmp_path: Path) -> None:
     assert (before.count(explained), page.count(explained)) == (0, 2)
     (strip,) = [attributes for tag, attributes in Page(page).elements if tag == "canvas"]
     assert strip["aria-label"] == (
-        "6 test images in 4 rows: original; 64 numbers, 21.3 dB; 256 numbers, 21.3 dB; PCA, 19.5 dB"
+        "6 test images in 4 rows: original; 64 numbers, 16.6 dB; 256 numbers, 21.0 dB; PCA, 20.0 dB"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from raycae.formatting import format_count, format_error, format_factor, format_ratio, join_words
 from raycae.optimization import early_stopping
 from raycae.report.architecture_drawing import Drawing
-from raycae.report.latent_error import LatentError
+from raycae.report.latent_error import LatentError, LinearCode
 from raycae.report.plotting import EXACT
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
@@ -16,6 +16,10 @@ from raycae.study.records import COMPLETE, PRUNED
 
 TRIVIAL = ("mean_colour", "mean_chroma", "grey_copy")
 """The trivial baselines: the same answer for every image, or its grey copy."""
+LOWER, EQUAL, HIGHER = "lower", "about the same (within 2 %)", "higher"
+"""How an error compares with another one."""
+SAME = 0.02
+"""Share by which two errors may differ that are called about the same."""
 
 
 def describe_answer(best: Row) -> str:
@@ -31,7 +35,7 @@ def describe_answer(best: Row) -> str:
     )
     return (
         f"Trial {best['trial_number']} has a validation error of {format_error(best['val_mse'])}"
-        f"{test} and a PSNR of {best['val_psnr_db']:.2f} dB. Its latent has "
+        f"{test} and a mean PSNR of {best['val_psnr_db']:.2f} dB. Its latent has "
         f"{format_count(best['latent_size'], 'number')} per image, and its network has "
         f"{format_count(best['n_params'], 'parameter')}."
     )
@@ -166,40 +170,68 @@ def describe_frontier_answer(latent: LatentError, ranked: RankedRows) -> str:
     text = f"The Pareto front has {trials}, with latents of {sizes} per image."
     codes = [(row, latent.find_best_linear(row["latent_size"])) for row in front]
     compared = [(row, code) for row, code in codes if code is not None and code.val_mse > EXACT]
-    below = [(row, code) for row, code in compared if row["val_mse"] < code.val_mse]
     if not compared:
         return text
-    if not below:
-        return (
-            f"{text} At every size compared, PCA of the same size or smaller is at least as good."
-        )
-    tested = [(row, code) for row, code in below if row["test_mse"] is not None]
-    on_test = sum(row["test_mse"] < code.test_mse for row, code in tested)
-    first, *more = (
-        (row["latent_size"], format_ratio(row["val_mse"] / code.val_mse)) for row, code in below
-    )
-    factors = [
-        f"{format_count(first[0], 'number')} ({first[1]} times)",
-        *(f"{n:,} ({times})" for n, times in more),
-    ]
-    others = [
-        f"{row['latent_size']:,} ({format_ratio(row['val_mse'] / code.val_mse)})"
-        for row, code in compared
-        if row["val_mse"] >= code.val_mse
-    ]
+    ratios = [row["val_mse"] / code.val_mse for row, code in compared]
+    kinds = [compare_ratio(ratio) for ratio in ratios]
+    if set(kinds) == {HIGHER}:
+        return f"{text} At every size compared, PCA of the same size or smaller is better."
+    told = []
+    is_first = True
+    for kind in (LOWER, EQUAL, HIGHER):
+        factors = []
+        for (row, _), ratio, own in zip(compared, ratios, kinds, strict=True):
+            if own != kind:
+                continue
+            size = row["latent_size"]
+            name = format_count(size, "number") if is_first else f"{size:,}"
+            factors.append(f"{name} ({format_ratio(ratio)}{' times' if is_first else ''})")
+            is_first = False
+        if factors:
+            told.append(f"{kind} at {join_words(factors)}")
     text += (
-        " Compared with the best PCA of the same size or smaller, its error is lower at "
-        f"{join_words(factors)}{f', but not at {join_words(others)}' if others else ''}."
+        " Compared with the best PCA of the same size or smaller, its error is "
+        f"{', and '.join([', '.join(told[:-1]), told[-1]]) if told[:-1] else told[-1]}."
     )
+    below = [pair for pair, kind in zip(compared, kinds, strict=True) if kind == LOWER]
+    return text + describe_test(below, len(below) == len(compared))
+
+
+def compare_ratio(ratio: float) -> str:
+    """Say whether an error is lower or higher than another one, or about the same.
+
+    Args:
+        ratio: The error over the other one.
+    """
+    if abs(round(ratio, 2) - 1) <= SAME + 1e-9:
+        return EQUAL
+    return LOWER if ratio < 1 else HIGHER
+
+
+def describe_test(below: list[tuple[Row, LinearCode]], is_all: bool) -> str:
+    """Say at how many of the sizes with a lower validation error the test error is lower, too.
+
+    Args:
+        below: Trials with a lower validation error than PCA, and the PCA.
+        is_all: Whether these are all trials that were compared.
+
+    Returns:
+        A sentence after a space; empty without a test error.
+    """
+    tested = [(row, code) for row, code in below if row["test_mse"] is not None]
     if not tested:
-        return text
+        return ""
+    on_test = sum(row["test_mse"] < code.test_mse for row, code in tested)
     if len(below) == 1:
-        return f"{text} This {'also holds' if on_test else 'does not hold'} on the test images."
+        size = format_count(below[0][0]["latent_size"], "number")
+        return f" On the test images, it is {'also' if on_test else 'not'} lower at {size}."
     where = "all" if on_test == len(tested) else f"{on_test:,}" if on_test else "none"
-    n_tested = f"these {len(below):,} sizes"
+    sizes = (
+        f"these {len(below):,} sizes" if is_all else f"the {len(below):,} sizes where it is lower"
+    )
     if len(tested) < len(below):
-        n_tested = f"the {format_count(len(tested), 'size')} with a test error"
-    return f"{text} On the test images, it is lower at {where} of {n_tested}."
+        sizes = f"the {format_count(len(tested), 'size')} with a test error"
+    return f" On the test images, it is lower at {where} of {sizes}."
 
 
 @dataclass(frozen=True, kw_only=True)

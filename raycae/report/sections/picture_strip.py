@@ -7,6 +7,7 @@ only once.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from raycae.formatting import format_count, join_words
 from raycae.report.html import MOST_PIXELS
+from raycae.report.plotting import EXACT
 from raycae.report.report_data import ReportData
 from raycae.report.trials import list_rows
 from raycae.study.tables import ALL, PCA, SAME
@@ -180,7 +182,7 @@ def plan_cuts(rows: list[tuple[int, int]], sheet_width: int, n_images: int) -> d
 
 
 def label_rows(data: ReportData, numbers: list[int], painted: pd.DataFrame) -> list[str]:
-    """Label the rows of trials, and of PCA below them, with the mean PSNR of the test images.
+    """Label the rows of trials, and of PCA below them, with the PSNR on the test images.
 
     Args:
         data: The study.
@@ -188,17 +190,26 @@ def label_rows(data: ReportData, numbers: list[int], painted: pd.DataFrame) -> l
         painted: The content of `pictures.parquet`.
 
     Returns:
-        The labels: the latent size or "PCA", a comma, and the PSNR.
+        The labels: the latent size or "PCA", a comma, and the PSNR. In reconstruction it is the
+        PSNR of the test error, which the figure shows, too. In colourisation, whose error is that
+        of the chroma, it is the mean PSNR of the pictures.
     """
     rows = data.ranked.select(numbers)
-    psnrs_db = {
+    means_db = {
         (row["trial_number"], row["shows"]): row["psnr_db"]
         for row in list_rows(painted[painted["shows"].isin([ALL, PCA])])
     }
     labels = []
     for number in numbers:
-        size = format_count(rows[number]["latent_size"], "number")
-        labels.append(f"{size}, {psnrs_db[number, ALL]:.1f} dB")
-        if (number, PCA) in psnrs_db:
-            labels.append(f"PCA, {psnrs_db[number, PCA]:.1f} dB")
+        row = rows[number]
+        code = data.latent.find_best_linear(row["latent_size"])
+        for kind, name, error in (
+            (ALL, format_count(row["latent_size"], "number"), row["test_mse"]),
+            (PCA, "PCA", code and code.test_mse),
+        ):
+            if (number, kind) in means_db:
+                psnr_db = means_db[number, kind]
+                if data.task == "reconstruct" and error is not None:
+                    psnr_db = -10 * math.log10(max(error, EXACT))
+                labels.append(f"{name}, {psnr_db:.1f} dB")
     return labels

@@ -70,7 +70,7 @@ COLUMNS = (
     Column("point", "point", make_plain_cell("point"), "word"),
     Column("state", "state", make_plain_cell("state"), "word"),
     Column("val_mse", "val_mse", lambda row: format_error(row["val_mse"])),
-    Column("PSNR, dB", "val_psnr_db", lambda row: f"{row['val_psnr_db']:.2f}"),
+    Column("mean PSNR", "val_psnr_db", lambda row: f"{row['val_psnr_db']:.2f}"),
     Column("test_mse", "test_mse", lambda row: format_error(row["test_mse"])),
     Column("latent", "latent_size", format_latent_shape),
     Column("params", "n_params", lambda row: f"{row['n_params']:,}"),
