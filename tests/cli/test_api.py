@@ -229,7 +229,7 @@ def test_a_studys_name_is_text(study: Study, tmp_path: Path) -> None:
 
 def test_no_such_study(tmp_path: Path) -> None:
     """Oracle: the message, which names what there is."""
-    with pytest.raises(InputError, match=r"ex9: no study has .* Existing studies: frontier"):
+    with pytest.raises(InputError, match=r"ex9: no study has .* Existing studies: demo, frontier"):
         raycae.open_study("ex9", FRONTIER.parent)
 
 
