@@ -71,8 +71,8 @@ def predict_images(
     from raycae.inference.codec import read_codec
 
     ready = read_codec(folder)
-    for height, width in sizes if latents else ():
-        ready.require_latent(height, width)
+    if latents:
+        require_latents(ready, images, sizes)
     rows: list[list[Image.Image]] = []
     codes = []
     quality: list[tuple[float, float]] = []
@@ -127,6 +127,29 @@ def choose_targets(images: Iterable[Path], output: Path, latents: bool) -> dict[
         require_new_file(target)
     require_writable_folder(output, may_be_new=True)
     return targets
+
+
+def require_latents(ready: Codec, images: list[Path], sizes: list[tuple[int, ...]]) -> None:
+    """Raise `InputError` if the model cannot encode all images.
+
+    Args:
+        ready: The model.
+        images: The image files.
+        sizes: Height and width of each image.
+
+    Raises:
+        InputError: An image has another size than the only one that the model encodes.
+    """
+    for image, (height, width) in zip(images, sizes, strict=True):
+        try:
+            ready.require_latent(height, width)
+        except InputError:
+            side = f"{ready.config.image_size} x {ready.config.image_size}"
+            raise InputError(
+                f"--latents: {image} has {width} x {height} pixels, and this model encodes only "
+                f"images of {side} pixels. Leave out --latents, or cut the centre square of each "
+                f"image and resize it to {side}, as for training."
+            ) from None
 
 
 def make_columns(ready: Codec, pixels: np.ndarray, painted: np.ndarray) -> list[np.ndarray]:

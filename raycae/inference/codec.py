@@ -232,11 +232,13 @@ class Codec:
         Raises:
             InputError: The model encodes only images of its own size.
         """
-        size = self.config.image_size
-        if self.stride is None and (height, width) != (size, size):
+        side = self.config.image_size
+        if self.stride is None and (height, width) != (side, side):
             raise InputError(
-                f"encode: a picture of {height} x {width}: this model encodes only {size} x {size} "
-                "pixels. Cut or resize the picture."
+                f"encode: an image of {width} x {height} pixels (width x height); this model "
+                f"encodes only {side} x {side}. To cut the centre square and resize it as for "
+                f"training, use PIL.ImageOps.fit(image, ({side}, {side}), "
+                "PIL.Image.Resampling.LANCZOS)."
             )
 
     def count_latent_values(self, height: int, width: int) -> int:

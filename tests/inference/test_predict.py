@@ -272,7 +272,11 @@ def test_latents_that_cannot_be_had_leave_nothing(run: Run, tmp_path: Path, imag
     out = tmp_path / "out"
     code, said, err = run("predict", folder, tmp_path / "fits.png", image, "-o", out, "--latents")
     assert (code, said) == (2, "")
-    assert err.startswith("raycae: encode: a picture of 33 x 47: ")
+    assert err == (
+        f"raycae: --latents: {image} has 47 x 33 pixels, and this model encodes only images of "
+        "32 x 32 pixels. Leave out --latents, or cut the centre square of each image and resize it "
+        "to 32 x 32, as for training.\n"
+    )
     assert not out.exists()
 
 
@@ -296,7 +300,8 @@ def test_where_no_folder_can_be(run: Run, tmp_path: Path, image: Path) -> None:
     assert f"{image} is not a folder." in err
     code, _, err = run("predict", folder, image, "-o", tmp_path / "out", "--latents")
     assert (code, err.count("\n")) == (2, 1)
-    assert "encode: a picture of 33 x 47" in err
+    assert "--latents: " in err
+    assert "has 47 x 33 pixels, and this model encodes only images of 30 x 30 pixels" in err
     assert not (tmp_path / "out").exists()
 
 
