@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,37 @@ def test_latents(name: str) -> None:
     if ready.config.task == "reconstruct":
         painted = ready.reconstruct(picture / np.float32(255))
         np.testing.assert_allclose(ready.decode(z), painted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_values", "how"),
+    [
+        ("base", 16 * 28 * 32, "The latent grows with the image"),
+        ("large kernels", 6 * 6 * 7, "Each tile has a latent"),
+    ],
+)
+def test_a_large_image_warns_once_of_its_latent(name: str, n_values: int, how: str) -> None:
+    """Oracle: by hand, for 128 x 112 pixels: 16 numbers per block of 4 x 4, and 6 for each of 7 x 6
+    tiles that begin 16 pixels after each other. `run` and images of the training size do not warn.
+    """
+    ready, own = codec_of(NETWORKS[name]), {"base": "1,024", "large kernels": "6"}[name]
+    large, same = noise(112, 128, 3), noise(32, 32, 3)
+    assert ready.count_latent_values(112, 128) == n_values
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready.reconstruct([same, same[:8]])
+        ready.run(large)
+    with pytest.warns(UserWarning, match=how) as found:
+        ready.reconstruct(large)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready.reconstruct([large, large])
+    (warning,) = found
+    assert warning.filename == __file__
+    assert str(warning.message).startswith(
+        f"the latent of an image of 128 x 112 pixels has {n_values:,} numbers, not {own} as for "
+        "the 32 x 32 pixels that the model was trained on. "
+    )
 
 
 @pytest.mark.parametrize(
