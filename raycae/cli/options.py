@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from raycae.storage.paths import Place
 
 
-def make_typer_option(name: str) -> Any:
+def make_typer_option(name: str, default_text: str = "") -> Any:
     """Make Typer's declaration of an option of a search.
 
     Args:
         name: The name of the option in `SearchOptions`.
+        default_text: The default that the help shows, if it is another one than for a search.
     """
     option = OPTIONS[name]
     return typer.Option(
@@ -26,7 +27,7 @@ def make_typer_option(name: str) -> Any:
         min=option.minimum,
         max=option.maximum,
         envvar=option.variable,
-        show_default=option.default_text or True,
+        show_default=default_text or option.default_text or True,
     )
 
 

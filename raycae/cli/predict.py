@@ -8,6 +8,7 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from raycae import data
 from raycae.cli.options import LatentOption, ModelArgument, ResultsOption, find_model
 from raycae.errors import InputError
-from raycae.formatting import make_printable
+from raycae.formatting import format_count, join_words, make_printable
 from raycae.storage.files import require_new_file, require_writable_folder, write_atomic
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ SHEET, LATENTS = "sheet.png", "latents.parquet"
 """The names of the files that show and list all images."""
 MOST_ROWS = 24
 """The sheet shows at most this many images."""
+MOST_SIZES = 3
+"""At most this many image sizes are listed with the size of their latent."""
 CELL = 400
 """The largest side of a picture on the sheet, in pixels. Small pictures are enlarged towards it."""
 GAP, HEADING = 8, 28
@@ -51,10 +54,10 @@ def predict_images(
     """Reconstruct or colourise image files, depending on the model's task. The image size is kept.
 
     FOLDER gets one PNG per image, and sheet.png, which shows inputs and outputs side by side. At
-    the end, the command prints the mean PSNR and SSIM between inputs and outputs, and the
-    compression ratio: bytes of the pixels (8 bits per channel) divided by bytes of the latents
-    (float32). Colour profiles are converted to sRGB; the PNGs contain the sRGB profile. Files are
-    never overwritten: if one exists, nothing is written.
+    the end, the command prints the mean PSNR and SSIM between inputs and outputs, the size of the
+    latents, which grows with the image, and the compression ratio: bytes of the pixels (8 bits per
+    channel) divided by bytes of the latents (float32). Colour profiles are converted to sRGB; the
+    PNGs contain the sRGB profile. Files are never overwritten: if one exists, nothing is written.
 
     Example: raycae predict pictures *.jpg --latent 256 -o reconstructed
 
@@ -68,8 +71,8 @@ def predict_images(
     from raycae.inference.codec import read_codec
 
     ready = read_codec(folder)
-    for height, width in sizes if latents else ():
-        ready.require_latent(height, width)
+    if latents:
+        require_latents(ready, images, sizes)
     rows: list[list[Image.Image]] = []
     codes = []
     quality: list[tuple[float, float]] = []
@@ -94,7 +97,9 @@ def predict_images(
     first = f" (the first {MOST_ROWS} images)" if len(images) > MOST_ROWS else ""
     print(make_printable(str(output / SHEET)) + first)
     print(format_quality(quality, len(images)))
-    print(format_compression(ready, sizes))
+    print(format_latents(ready, sizes))
+    can_be_smaller = latent is None and has_smaller_model(model, results_folder, ready)
+    print(format_compression(ready, sizes, can_be_smaller))
 
 
 def choose_targets(images: Iterable[Path], output: Path, latents: bool) -> dict[Path, Path]:
@@ -122,6 +127,29 @@ def choose_targets(images: Iterable[Path], output: Path, latents: bool) -> dict[
         require_new_file(target)
     require_writable_folder(output, may_be_new=True)
     return targets
+
+
+def require_latents(ready: Codec, images: list[Path], sizes: list[tuple[int, ...]]) -> None:
+    """Raise `InputError` if the model cannot encode all images.
+
+    Args:
+        ready: The model.
+        images: The image files.
+        sizes: Height and width of each image.
+
+    Raises:
+        InputError: An image has another size than the only one that the model encodes.
+    """
+    for image, (height, width) in zip(images, sizes, strict=True):
+        try:
+            ready.require_latent(height, width)
+        except InputError:
+            side = f"{ready.config.image_size} x {ready.config.image_size}"
+            raise InputError(
+                f"--latents: {image} has {width} x {height} pixels, and this model encodes only "
+                f"images of {side} pixels. Leave out --latents, or cut the centre square of each "
+                f"image and resize it to {side}, as for training."
+            ) from None
 
 
 def make_columns(ready: Codec, pixels: np.ndarray, painted: np.ndarray) -> list[np.ndarray]:
@@ -175,12 +203,55 @@ def format_quality(quality: list[tuple[float, float]], n_images: int) -> str:
     return text + (f" (means of {n_images} images)" if n_images > 1 else "")
 
 
-def format_compression(ready: Codec, sizes: list[tuple[int, ...]]) -> str:
+def format_latents(ready: Codec, sizes: list[tuple[int, ...]]) -> str:
+    """Write how many numbers the latents of the images have.
+
+    Args:
+        ready: The model.
+        sizes: Height and width of each image.
+    """
+    counts = {size: ready.count_latent_values(*size) for size in sizes}
+    least, most = min(counts.values()), max(counts.values())
+    if len(counts) <= MOST_SIZES:
+        listed = [
+            f"{format_count(n, 'number')} for {width} x {height} pixels"
+            for (height, width), n in counts.items()
+        ]
+        text = f"latent: {join_words(listed)}"
+    else:
+        text = f"latent: {least:,} to {format_count(most, 'number')} per image"
+    own, side = ready.architecture.latent_size, ready.config.image_size
+    if least == most == own:
+        return text
+    if ready.stride:
+        return f"{text} ({own:,} for {side} x {side}, the training size)"
+    return f"{text} ({own:,} for each tile of {side} x {side}; the tiles overlap)"
+
+
+def has_smaller_model(model: str, results: str, ready: Codec) -> bool:
+    """Return whether `--latent` can choose a model with a smaller latent.
+
+    Args:
+        model: The argument MODEL.
+        results: The option `--results`.
+        ready: The model that MODEL stands for without `--latent`.
+    """
+    from raycae.study import find
+
+    with suppress(InputError):  # MODEL is the folder of a model, or there is no smaller one.
+        study = find.find_study(model, results)
+        find.find_kept_model(study, ready.architecture.latent_size - 1)
+        return True
+    return False
+
+
+def format_compression(ready: Codec, sizes: list[tuple[int, ...]], can_be_smaller: bool) -> str:
     """Write the bytes of pixels and latents, and their ratio.
 
     Args:
         ready: The model.
         sizes: Height and width of each image.
+        can_be_smaller: Whether `--latent` can choose a model with a smaller latent.
     """
     is_color = ready.config.task == "reconstruct"
     pixels = sum(height * width for height, width in sizes) * (3 if is_color else 1)
@@ -191,7 +262,10 @@ def format_compression(ready: Codec, sizes: list[tuple[int, ...]]) -> str:
         f"{latents:,} bytes of latents (float32)"
     )
     if latents > pixels:
-        text += ". The latents are larger than the pixels; --latent may choose a smaller model"
+        text += ". The latents are larger than the pixels"
+        if can_be_smaller:
+            own = ready.architecture.latent_size
+            text += f"; --latent N with N below {own:,} chooses a smaller model"
     return text
 
 

@@ -20,8 +20,8 @@ from raycae.cli.options import (
     ConcurrentOption,
     CpusOption,
     GpusOption,
-    LimitOption,
     ResultsOption,
+    make_typer_option,
 )
 from raycae.cli.terminal import exit_on_interrupt
 from raycae.errors import InputError, SearchAborted, Unfinished
@@ -85,7 +85,7 @@ def reproduce_report(
         int | None,
         typer.Option(min=1, metavar="E", help="Epochs per run.", show_default="10"),
     ] = None,
-    limit: LimitOption = None,
+    limit: Annotated[int | None, make_typer_option("limit", "all")] = None,
     results_folder: ResultsOption = "results",
     name: Annotated[
         str, typer.Option("--study", metavar="NAME", help="Name of the folder in the results.")

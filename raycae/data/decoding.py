@@ -24,6 +24,7 @@ except ImportError:  # Pillow before 11.3
 from raycae.data.colour_profiles import UnreadableProfileError, apply_profile
 from raycae.data.types import Origin, Pixels
 from raycae.errors import InputError
+from raycae.formatting import format_count, join_words
 
 SUFFIXES_OF = {
     "BMP": (".bmp", ".dib"),
@@ -47,11 +48,51 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CHUNK = 256
 """Number of images that a thread decodes per task."""
 
+MOST_NAMED = 5
+"""At most this many images that cannot be decoded are named in a message."""
+
 LARGE = 1 << 24
 """Pixels or bytes from which images are decoded one at a time: each may take a gigabyte."""
 
 _large_image_lock = threading.RLock()
 """Held while a large image is decoded."""
+
+
+class DamagedImageError(InputError):
+    """The content of an image cannot be decoded.
+
+    Args:
+        message: What is wrong.
+        problems: The name of each such image and the message about it, if there may be several.
+
+    Attributes:
+        problems: See above.
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+def require_undamaged(problems: Sequence[tuple[str, str]]) -> None:
+    """Raise an error that names all images that cannot be decoded.
+
+    Args:
+        problems: The name of each such image and the message about it.
+
+    Raises:
+        DamagedImageError: There are some.
+    """
+    if not problems:
+        return
+    (_, message), *others = problems
+    if others:
+        names = [name for name, _ in others[: MOST_NAMED - 1]]
+        if n_more := len(others) - len(names):
+            names.append(f"{n_more:,} more")
+        count = format_count(len(others), "other image")
+        message = f"{message.rstrip('.')}. {count} cannot be decoded either: {join_words(names)}."
+    raise DamagedImageError(message, problems)
 
 
 def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
@@ -67,7 +108,7 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
         be read, so that its colours were taken for sRGB.
 
     Raises:
-        InputError: The image is damaged, too large or of a format that is not decoded.
+        DamagedImageError: The image is damaged, too large or of a format that is not decoded.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -79,19 +120,19 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
                 rgb, has_bad_profile = _to_srgb(image)
                 return np.asarray(fit_square(rgb, size) if size else rgb), has_bad_profile
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(
+        raise DamagedImageError(
             f"image {name}: refused, more than {Image.MAX_IMAGE_PIXELS:,} pixels"
         ) from error
     except UnidentifiedImageError as error:  # whose text names a buffer in memory
         if data.startswith(LFS_POINTER):
-            raise InputError(
+            raise DamagedImageError(
                 f"image {name}: is a Git LFS pointer, not the image; run git lfs pull"
             ) from error
-        raise InputError(
+        raise DamagedImageError(
             f"image {name}: damaged, or of another format than {', '.join(FORMATS)}"
         ) from error
     except Exception as error:  # Decoders raise a dozen types on damaged data.
-        raise InputError(
+        raise DamagedImageError(
             f"image {name}: damaged or not supported: {error}. Repair it or remove it from the "
             "images."
         ) from error

@@ -12,9 +12,11 @@ from PIL import Image
 from raycae.data.decoding import (
     IMAGE_SUFFIXES,
     LARGE,
+    DamagedImageError,
     decode,
     identify_files,
     lock_large_image,
+    require_undamaged,
     run_in_threads,
     warnings_as_errors,
 )
@@ -230,14 +232,20 @@ class ImageFiles:
 
     def decode_into(self, out: PixelTarget, slots: Indices, indices: Indices) -> None:
         """Decode images, see `ImagePool`."""
+        problems: dict[int, tuple[str, str]] = {}  # Texts, as exceptions keep whole files alive.
 
         def fill(job: int) -> None:
             file = self._files[indices[job]]
-            out[slots[job]], has_bad_profile = read_image(self._folder / file, out.shape[1])
+            try:
+                out[slots[job]], has_bad_profile = read_image(self._folder / file, out.shape[1])
+            except DamagedImageError as error:
+                problems[indices[job]] = str(self._folder / file), str(error)
+                return
             if has_bad_profile:
                 self.bad_profiles.append(file.as_posix())
 
         run_in_threads(fill, len(indices))
+        require_undamaged([problems[index] for index in sorted(problems)])
 
     def identify(self, indices: Indices) -> Origin:
         """Describe what decides on the pixels of images, see `ImagePool`."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raycae.data.decoding import run_in_threads
+from raycae.data.decoding import DamagedImageError, require_undamaged, run_in_threads
 from raycae.data.types import ImagePool, Indices, Origin, Pixels, PixelTarget, Pools
 from raycae.errors import InputError
 
@@ -126,10 +126,15 @@ class SourceImages:
             places: The places of the images among all images, int64 (N,).
 
         Raises:
-            InputError: An image is damaged.
+            InputError: Images are damaged; the message names those of all pools.
         """
+        problems: list[tuple[str, str]] = []
         for pool, positions, indices in self._find_in_pools(places):
-            pool.decode_into(out, positions, indices)
+            try:
+                pool.decode_into(out, positions, indices)
+            except DamagedImageError as error:
+                problems += error.problems
+        require_undamaged(problems)
 
     def identify(self, places: Indices) -> Origin | None:
         """Describe what decides on the pixels of images; decode nothing.

@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from raycae.data.decoding import LFS_POINTER, decode, identify_files, run_in_threads
+from raycae.data.decoding import (
+    LFS_POINTER,
+    DamagedImageError,
+    decode,
+    identify_files,
+    require_undamaged,
+    run_in_threads,
+)
 from raycae.data.sources import Source
 from raycae.data.types import Indices, Origin, PixelTarget
 from raycae.errors import InputError
@@ -223,8 +230,10 @@ class ParquetRows:
 
     def decode_into(self, out: PixelTarget, slots: Indices, indices: Indices) -> None:
         """Decode images, see `ImagePool`."""
+        problems: list[tuple[str, str]] = []
         for file, jobs, rows in self._find_rows(indices):
-            self._decode_rows(file, rows, out, slots[jobs])
+            problems += self._decode_rows(file, rows, out, slots[jobs])
+        require_undamaged(problems)
 
     def identify(self, indices: Indices) -> Origin:
         """Describe what decides on the pixels of images, see `ImagePool`."""
@@ -252,9 +261,16 @@ class ParquetRows:
         known = [column for column in columns if column is not None]
         return np.concatenate(known) if len(known) == len(columns) else None
 
-    def _decode_rows(self, file: Path, rows: Indices, out: PixelTarget, slots: Indices) -> None:
-        """Decode ``rows`` of ``file`` into ``slots`` of ``out``, one row group at a time."""
+    def _decode_rows(
+        self, file: Path, rows: Indices, out: PixelTarget, slots: Indices
+    ) -> list[tuple[str, str]]:
+        """Decode ``rows`` of ``file`` into ``slots`` of ``out``, one row group at a time.
+
+        Returns:
+            The name of each image that cannot be decoded, and the message about it.
+        """
         path = self._folder / file
+        problems: dict[int, tuple[str, str]] = {}
         for group_rows, blobs, among in _read_rows(path, self._column, rows):
 
             def fill(
@@ -266,12 +282,17 @@ class ParquetRows:
                 name = f"{path}, row {rows[job]} (the first row is 0)"
                 if blobs[job] is None:
                     raise InputError(f"image {name}: the row holds no bytes")
-                pixels, has_bad_profile = decode(blobs[job], name, out.shape[1])
+                try:
+                    pixels, has_bad_profile = decode(blobs[job], name, out.shape[1])
+                except DamagedImageError as error:
+                    problems[rows[job]] = name, str(error)
+                    return
                 out[slots[among[job]]] = pixels
                 if has_bad_profile:
                     self.bad_profiles.append(f"{file.as_posix()}#{rows[job]}")
 
             run_in_threads(fill, len(blobs))
+        return [problems[row] for row in sorted(problems)]
 
 
 def _read_rows(

@@ -138,7 +138,8 @@ class ImagePool(Protocol):
             indices: The images, int64 (N,).
 
         Raises:
-            InputError: An image is damaged.
+            DamagedImageError: Images are damaged; the message names them.
+            InputError: An image cannot be read.
         """
 
     def identify(self, indices: Indices) -> Origin | None:

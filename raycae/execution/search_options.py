@@ -161,7 +161,7 @@ class KeywordOptions(TypedDict, total=False):
         Option(
             "Images for training and validation together.",
             "IMAGES",
-            default_text="all",
+            default_text="the space's",
             minimum=16,
             is_recorded=True,
         ),

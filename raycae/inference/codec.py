@@ -19,6 +19,7 @@ carry the sRGB profile, which Pillow writes into PNG and TIFF files.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ class Codec:
 
     Images may have any size. A network with a `stride` accepts any multiple of it and gets the
     whole image, mirrored at its right and lower edge up to the next multiple. Any other network
-    gets tiles of the size that it was trained on, which overlap by half and are blended.
+    gets tiles of the size that it was trained on, which overlap by half and are blended. So the
+    number of latent values grows with the image: `architecture.latent_size` is that of an image of
+    the training size, and `count_latent_values` computes it for any size.
 
     `labels` are required by models that receive the class of each image (`config.classes`), and
     refused by all others: one number for all images, or one for each, from 0 to classes - 1.
@@ -150,12 +153,16 @@ class Codec:
         self.rgb_network = RGBAutoencoder(network, self.task).eval().requires_grad_(False)
         self.architecture = build_architecture(config)
         self.stride = self.architecture.stride
+        self._has_warned = False
 
     def __repr__(self) -> str:
         return f"Codec({self.config.task}, {self.architecture})"
 
     def reconstruct(self, pictures: Any) -> Any:
         """Encode and decode images.
+
+        An image larger than the training images has more latent values than
+        `architecture.latent_size`, see `count_latent_values`. A `UserWarning` says so once.
 
         Args:
             pictures: Images in one of the forms that the module documents.
@@ -166,7 +173,7 @@ class Codec:
         Raises:
             InputError: The model colourises, or the images are not allowed.
         """
-        return self._run("reconstruct", pictures, None)
+        return self._run("reconstruct", pictures, None, should_warn=True)
 
     def colourise(self, pictures: Any, labels: Labels = None) -> Any:
         """Colourise images; the colours that they have are ignored.
@@ -184,7 +191,7 @@ class Codec:
         return self._run("colourise", pictures, labels)
 
     def run(self, pictures: Any, labels: Labels = None) -> Any:
-        """Reconstruct or colourise images, whichever the model does.
+        """Reconstruct or colourise images, whichever the model does, without a warning.
 
         Args:
             pictures: Images in one of the forms that the module documents.
@@ -232,11 +239,13 @@ class Codec:
         Raises:
             InputError: The model encodes only images of its own size.
         """
-        size = self.config.image_size
-        if self.stride is None and (height, width) != (size, size):
+        side = self.config.image_size
+        if self.stride is None and (height, width) != (side, side):
             raise InputError(
-                f"encode: a picture of {height} x {width}: this model encodes only {size} x {size} "
-                "pixels. Cut or resize the picture."
+                f"encode: an image of {width} x {height} pixels (width x height); this model "
+                f"encodes only {side} x {side}. To cut the centre square and resize it as for "
+                f"training, use PIL.ImageOps.fit(image, ({side}, {side}), "
+                "PIL.Image.Resampling.LANCZOS)."
             )
 
     def count_latent_values(self, height: int, width: int) -> int:
@@ -280,14 +289,16 @@ class Codec:
             return y.to(latents.device)
         return y.movedim(-3, -1).contiguous().numpy()
 
-    def _run(self, wanted: str, pictures: Any, labels: Labels) -> Any:
-        """Run the model if it does what the caller wants."""
+    def _run(self, wanted: str, pictures: Any, labels: Labels, should_warn: bool = False) -> Any:
+        """Run the model if it does what the caller wants; it may warn of a large latent."""
         if wanted != (does := self.config.task):
             raise InputError(f"{wanted}: this model was trained to {does}; use `{does}`")
         if isinstance(pictures, list | tuple):
             pairs = zip(pictures, expand_per_image(labels, len(pictures)), strict=True)
-            return [self._run(wanted, picture, label) for picture, label in pairs]
+            return [self._run(wanted, picture, label, should_warn) for picture, label in pairs]
         rgb, kind = read_pictures(pictures)
+        if should_warn:
+            self._warn_of_latent(*rgb.shape[2:])
         with torch.no_grad():
             x = self._make_input(rgb, labels)
             if self.stride:
@@ -295,6 +306,20 @@ class Codec:
             else:
                 y = apply_in_tiles(self.network, x, self.config.image_size)
             return kind.restore(self.task.render_output(rgb, y))
+
+    def _warn_of_latent(self, height: int, width: int) -> None:
+        """Warn once if an image has more latent values than one of the training size."""
+        own, n_values = self.architecture.latent_size, self.count_latent_values(height, width)
+        if n_values > own and not self._has_warned:
+            self._has_warned = True
+            side = self.config.image_size
+            how = "The latent grows with the image" if self.stride else "Each tile has a latent"
+            warnings.warn(
+                f"the latent of an image of {width} x {height} pixels has {n_values:,} numbers, "
+                f"not {own:,} as for the {side} x {side} pixels that the model was trained on. "
+                f"{how}; see count_latent_values",
+                stacklevel=4,  # the caller of `reconstruct`
+            )
 
     def _make_input(self, rgb: Tensor, labels: Labels) -> Tensor:
         """Make the input of the network from RGB and labels."""

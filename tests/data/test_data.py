@@ -759,6 +759,43 @@ def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
         data.load(str(tmp_path / "rows"))
 
 
+@pytest.mark.parametrize("kind", ["files", "rows"])
+@pytest.mark.parametrize(
+    ("n_damaged", "others"),
+    [
+        (1, ""),
+        (2, ". 1 other image cannot be decoded either: {1}."),
+        (5, ". 4 other images cannot be decoded either: {1}, {2}, {3} and {4}."),
+        (12, ". 11 other images cannot be decoded either: {1}, {2}, {3}, {4} and 7 more."),
+    ],
+)
+def test_all_damaged_images_are_named(
+    tmp_path: Path, kind: str, n_damaged: int, others: str
+) -> None:
+    """Oracle: by hand. Of 300 training and 12 test images, some of both splits and of several
+    threads are damaged. The reason is that of the first one, four others are named in order, and
+    the rest is counted."""
+    damaged = [*range(0, 250, 25), 310, 311][-n_damaged:]
+    names = {}
+    for split, numbers in (("train", range(300)), ("test", range(300, 312))):
+        folder, file = tmp_path / split, tmp_path / f"{split}-0.parquet"
+        blobs = [b"garbage" if n in damaged else encoded(tile(n)) for n in numbers]
+        if kind == "rows":
+            put_parquet(file, blobs, row_group_size=40)
+        else:
+            folder.mkdir()
+        for n, blob in zip(numbers, blobs, strict=True):
+            names[n] = f"{file}, row {n - numbers[0]} (the first row is 0)"
+            if kind == "files":
+                names[n] = f"{folder / f'{n:05}.png'}"
+                Path(names[n]).write_bytes(blob)
+    with pytest.raises(InputError) as error:
+        data.load(str(tmp_path))
+    named = [names[n] for n in damaged]
+    first = f"image {named[0]}: damaged, or of another format than {', '.join(decoding.FORMATS)}"
+    assert str(error.value) == first + others.format(*named)
+
+
 def test_a_row_without_bytes_is_named(tmp_path: Path) -> None:
     """The Parquet file and the row of the only missing image."""
     put_parquet(tmp_path / "train-0.parquet", [*tiles(range(30)), None])

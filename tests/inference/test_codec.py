@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.ImageOps
 import pytest
 import torch
 from conftest import run_trial
@@ -19,6 +22,7 @@ from PIL import Image
 import raycae
 from raycae import data
 from raycae.config import resolve
+from raycae.data.decoding import decode
 from raycae.errors import InputError
 from raycae.inference import codec, tiling
 from raycae.inference.codec import Codec
@@ -219,6 +223,37 @@ def test_latents(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "n_values", "how"),
+    [
+        ("base", 16 * 28 * 32, "The latent grows with the image"),
+        ("large kernels", 6 * 6 * 7, "Each tile has a latent"),
+    ],
+)
+def test_a_large_image_warns_once_of_its_latent(name: str, n_values: int, how: str) -> None:
+    """Oracle: by hand, for 128 x 112 pixels: 16 numbers per block of 4 x 4, and 6 for each of 7 x 6
+    tiles that begin 16 pixels after each other. `run` and images of the training size do not warn.
+    """
+    ready, own = codec_of(NETWORKS[name]), {"base": "1,024", "large kernels": "6"}[name]
+    large, same = noise(112, 128, 3), noise(32, 32, 3)
+    assert ready.count_latent_values(112, 128) == n_values
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready.reconstruct([same, same[:8]])
+        ready.run(large)
+    with pytest.warns(UserWarning, match=how) as found:
+        ready.reconstruct(large)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready.reconstruct([large, large])
+    (warning,) = found
+    assert warning.filename == __file__
+    assert str(warning.message).startswith(
+        f"the latent of an image of 128 x 112 pixels has {n_values:,} numbers, not {own} as for "
+        "the 32 x 32 pixels that the model was trained on. "
+    )
+
+
+@pytest.mark.parametrize(
     ("name", "call", "says"),
     [
         ("base", lambda c: c.colourise(noise(8, 8, 3)), "colourise: this model was trained to rec"),
@@ -242,7 +277,7 @@ def test_latents(name: str) -> None:
         ),
         ("classes", lambda c: c.colourise(noise(8, 8, 3), [0, 1]), "labels: 2 for 1 images"),
         ("grey", lambda c: c.colourise(noise(8, 8, 3), 0), "labels: 0: this model does not use"),
-        ("odd size", lambda c: c.encode(noise(33, 30, 3)), "33 x 30: this model encodes only"),
+        ("odd size", lambda c: c.encode(noise(33, 30, 3)), r"30 x 33 pixels \(width x height"),
         ("base", lambda c: c.decode(noise(3, 8, 8)), r"shape \(3, 8, 8\); .* \(16, h, w\)"),
         ("odd size", lambda c: c.decode(noise(16, 8, 8)), r"\(16, 8, 8\); .* \(16, 7, 7\)"),
         ("base", lambda c: c.decode("z"), r"latents of shape \(\)"),
@@ -252,6 +287,20 @@ def test_refused(name: str, call: Callable[[Codec], Any], says: str) -> None:
     """Oracle: one message that names what is wrong and what is allowed."""
     with pytest.raises(InputError, match=says):
         call(codec_of(NETWORKS[name]))
+
+
+def test_a_refused_size_says_how_training_cut_images() -> None:
+    """Oracle: `raycae.data`, which decodes the same image for training; evaluated as written, the
+    expression in the message makes an image of these pixels, which the model encodes."""
+    ready, image = codec_of(FIXED["odd size"]), Image.fromarray(noise(112, 128, 3))
+    with pytest.raises(InputError, match="an image of 128 x 112 pixels") as refused:
+        ready.encode(image)
+    expression = str(refused.value).partition(", use ")[2].removesuffix(".")
+    fitted = eval(expression, {"PIL": PIL, "image": image})
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    np.testing.assert_array_equal(fitted, decode(file.getvalue(), "a.png", 30)[0])
+    assert ready.encode(fitted).shape == ready.architecture.latent_shape
 
 
 @pytest.mark.parametrize(

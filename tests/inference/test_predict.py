@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Run, run_trial
@@ -42,10 +44,12 @@ def test_from_file_to_file(run: Run, tmp_path: Path, image: Path, name: str) -> 
     other = tmp_path / "dog.jpg"
     photograph(64, 96).save(other)
     out = tmp_path / "new" / "out"
-    code, said, err = run("predict", folder, image, other, "-o", out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # The one about large latents is for Python.
+        code, said, err = run("predict", folder, image, other, "-o", out)
     assert (code, err) == (0, "")
     files = [out / "cat.png", out / "dog.png", out / "sheet.png"]
-    assert said.splitlines()[:-2] == [str(file) for file in files]
+    assert said.splitlines()[:-3] == [str(file) for file in files]
     assert sorted(out.iterdir()) == files
     for given, file in zip((image, other), files, strict=False):
         expected = raycae.load(folder).run(Image.open(given))
@@ -60,14 +64,15 @@ def test_from_file_to_file(run: Run, tmp_path: Path, image: Path, name: str) -> 
 @pytest.mark.parametrize("name", ["base", "grey", "large kernels"])
 def test_quality_and_compression(run: Run, tmp_path: Path, image: Path, name: str) -> None:
     """Oracle: scikit-image on the files; bytes by hand: three or one per pixel of 33 x 47 and
-    64 x 96, and four per number of the latents, as many as `encode` returns."""
+    64 x 96, and four per number of the latents, as many as `encode` returns. Without a stride, by
+    hand: 2 x 2 and 5 x 3 tiles of 32 pixels that overlap by half or more."""
     folder = put_model(tmp_path / "m", NETWORKS[name])
     ready = raycae.load(folder)
     other = tmp_path / "dog.png"
     photograph(64, 96).save(other)
     code, said, _ = run("predict", folder, image, other, "-o", tmp_path / "out")
     assert code == 0
-    quality, compression = said.splitlines()[-2:]
+    quality, latent, compression = said.splitlines()[-3:]
     pairs = [
         [np.asarray(Image.open(path)) for path in (given, tmp_path / "out" / given.name)]
         for given in (image, other)
@@ -76,17 +81,63 @@ def test_quality_and_compression(run: Run, tmp_path: Path, image: Path, name: st
     ssim = np.mean([structural_similarity(*pair, channel_axis=-1) for pair in pairs])
     assert quality == f"PSNR {psnr:.2f} dB, SSIM {ssim:.3f} (means of 2 images)"
     n_bytes = (33 * 47 + 64 * 96) * (3 if ready.config.task == "reconstruct" else 1)
+    own = ready.encode(np.zeros((32, 32, 3), np.uint8)).size
     if ready.stride:
-        n_values = sum(ready.encode(Image.open(path)).size for path in (image, other))
-    else:  # 3 x 2 tiles of 32 pixels, and 5 x 3
-        n_values = (2 * 2 + 5 * 3) * ready.encode(np.zeros((32, 32, 3), np.uint8)).size
-    is_larger = 4 * n_values > n_bytes
-    note = ". The latents are larger than the pixels; --latent may choose a smaller model"
+        counts = [ready.encode(Image.open(path)).size for path in (image, other)]
+        how = f"{own:,} for 32 x 32, the training size"
+    else:
+        counts = [2 * 2 * own, 5 * 3 * own]
+        how = f"{own:,} for each tile of 32 x 32; the tiles overlap"
+    n_values = sum(counts)
+    first, second = (f"{n:,} numbers" for n in counts)
+    assert latent == f"latent: {first} for 47 x 33 pixels and {second} for 64 x 96 pixels ({how})"
+    note = ". The latents are larger than the pixels" if 4 * n_values > n_bytes else ""
     kind = "8-bit RGB" if ready.config.task == "reconstruct" else "8-bit grey"
     assert compression == (
         f"compression ratio {n_bytes / n_values / 4:.2f}: {n_bytes:,} bytes of pixels ({kind}) to "
-        f"{4 * n_values:,} bytes of latents (float32){note if is_larger else ''}"
+        f"{4 * n_values:,} bytes of latents (float32){note}"
     )
+
+
+def test_latent_sizes_of_many_images(run: Run, tmp_path: Path) -> None:
+    """Oracle: by hand. Four sizes are a range, of 16 numbers per block of 4 x 4 pixels; images of
+    the training size have the latent size of the model."""
+    folder, images = put_model(tmp_path / "m", {}), []
+    for width in (32, 64, 96, 128):
+        images.append(tmp_path / f"{width}.png")
+        photograph(width, 32).save(images[-1])
+    _, said, _ = run("predict", folder, *images, "-o", tmp_path / "out")
+    expected = "latent: 1,024 to 4,096 numbers per image (1,024 for 32 x 32, the training size)"
+    assert said.splitlines()[-2] == expected
+    _, said, _ = run("predict", folder, images[0], "-o", tmp_path / "one")
+    assert said.splitlines()[-2] == "latent: 1,024 numbers for 32 x 32 pixels"
+
+
+def test_a_smaller_model_is_advised_only_if_there_is_one(
+    run: Run, study: Study, tmp_path: Path, image: Path
+) -> None:
+    """Oracle: the study, which has models of 1,024 and 256 numbers. `--latent` finds the small one,
+    but the advice does not help if the option was given, or if MODEL is one model or the smallest.
+    """
+    best, small = run_trial(study, 0.3, 0.1, 0.1), run_trial(study, 0.3, 0.2, 0.2)
+    put_model(get_model_folder(study.folder, best), {})
+    study.close()
+    command = ("predict", study.folder, image, "-o")
+    note = ". The latents are larger than the pixels"
+    assert run(*command, tmp_path / "a")[1].endswith(f"{note}\n")
+    put_model(get_model_folder(study.folder, small), {"latent_channels": 4})
+    table = pq.read_table(study.folder / "trials.parquet")
+    place = table.column_names.index("latent_size")
+    sizes = pa.array([1024, 256], table.schema.field(place).type)
+    pq.write_table(
+        table.set_column(place, table.schema.field(place), sizes), study.folder / "trials.parquet"
+    )
+    advice = "; --latent N with N below 1,024 chooses a smaller model"
+    assert run(*command, tmp_path / "b")[1].endswith(f"{note}{advice}\n")
+    assert run(*command, tmp_path / "c", "--latent", 1023)[1].endswith("latents (float32)\n")
+    assert run(*command, tmp_path / "d", "--latent", 1024)[1].endswith(f"{note}\n")
+    model = study.folder / "models" / str(best)
+    assert run("predict", model, image, "-o", tmp_path / "e")[1].endswith(f"{note}\n")
 
 
 def test_a_model_by_its_latent_size(run: Run, study: Study, tmp_path: Path, image: Path) -> None:
@@ -224,7 +275,11 @@ def test_latents_that_cannot_be_had_leave_nothing(run: Run, tmp_path: Path, imag
     out = tmp_path / "out"
     code, said, err = run("predict", folder, tmp_path / "fits.png", image, "-o", out, "--latents")
     assert (code, said) == (2, "")
-    assert err.startswith("raycae: encode: a picture of 33 x 47: ")
+    assert err == (
+        f"raycae: --latents: {image} has 47 x 33 pixels, and this model encodes only images of "
+        "32 x 32 pixels. Leave out --latents, or cut the centre square of each image and resize it "
+        "to 32 x 32, as for training.\n"
+    )
     assert not out.exists()
 
 
@@ -248,7 +303,8 @@ def test_where_no_folder_can_be(run: Run, tmp_path: Path, image: Path) -> None:
     assert f"{image} is not a folder." in err
     code, _, err = run("predict", folder, image, "-o", tmp_path / "out", "--latents")
     assert (code, err.count("\n")) == (2, 1)
-    assert "encode: a picture of 33 x 47" in err
+    assert "--latents: " in err
+    assert "has 47 x 33 pixels, and this model encodes only images of 30 x 30 pixels" in err
     assert not (tmp_path / "out").exists()
 
 
