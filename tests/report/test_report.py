@@ -512,7 +512,7 @@ def test_report_of_another_cost(tmp_path: Path) -> None:
         "The lowest error falls from 0.02000 (parameters: 1,656) to 0.00900 (2,307): 1.4 times the "
         "cost reduces it by a factor of 2.2."
     ) in page
-    assert "PCA is a factor" not in page
+    assert "PCA of the same size or smaller is a factor" not in page
     assert "(parameters), the error of the Pareto front is" in page
 
 
