@@ -53,7 +53,7 @@ def test_a_page_answers_with_the_numbers_of_its_study(tmp_path: Path) -> None:
     path = write_report(folder)
     assert path == folder / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
-    assert "2 COMPLETE, 1 PRUNED, 1 FAIL, 1 RUNNING" in page.text
+    assert "2 COMPLETE, 1 PRUNED, 1 FAIL, 1 INTERRUPTED" in page.text
     assert "Trial 1 has a validation error of 0.00100 (0.00110 on the test images)" in page.text
     assert "PSNR of 30.00 dB. Its latent has 1,024 numbers per image" in page.text
     assert (
