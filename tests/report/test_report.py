@@ -339,6 +339,21 @@ def test_few_trials_have_no_figures_of_parameters(tmp_path: Path) -> None:
     assert "What the best have in common" in enough
 
 
+def test_shapes_are_drawn_where_they_can_be_compared(tmp_path: Path) -> None:
+    """Oracle: by hand. Latents of 2 x 8 x 8 and of 8 x 8 x 8 have different sizes, so the trials
+    cannot tell spatial size from channels; 8 x 4 x 4 is another shape of 128 numbers."""
+    trials = [Trial([0.03], settings={"latent_channels": n, "depth": 2}) for n in (2, 8)]
+    page = render_report(made_study(tmp_path / "one", trials))
+    assert "these trials cannot tell the two apart" in page
+    assert "latent-positions" not in page
+    assert "latent-channels" not in page
+    trials.append(Trial([0.04], settings={"latent_channels": 8, "depth": 3}))
+    page = render_report(made_study(tmp_path / "two", trials))
+    assert "cannot tell the two apart" not in page
+    assert 'id="latent-positions"' in page
+    assert 'id="latent-channels"' in page
+
+
 def test_every_figure_has_a_place(tmp_path: Path) -> None:
     """Oracle: what the script of the page needs. Each figure has one element, each element has a
     figure, and the basic bundle of plotly.js draws the type of every trace."""
