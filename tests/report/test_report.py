@@ -354,6 +354,19 @@ def test_shapes_are_drawn_where_they_can_be_compared(tmp_path: Path) -> None:
     assert 'id="latent-channels"' in page
 
 
+def test_checks_of_early_stopping_are_explained(tmp_path: Path) -> None:
+    """Oracle: the page says "check" and what it is where it draws one, and never "rung"."""
+    page = render_report(made_study(tmp_path / "s", TRIALS))
+    assert '"text":"check"' in page
+    assert "At each dotted line, early stopping checks the trials" in page
+    assert "rung" not in Page(page).text
+    assert '"rung"' not in page
+    asked = {"scheduler": "none"}
+    page = render_report(made_study(tmp_path / "n", TRIALS[:2], asked=asked))
+    assert "At each dotted line" not in page
+    assert '"text":"check"' not in page
+
+
 def test_every_figure_has_a_place(tmp_path: Path) -> None:
     """Oracle: what the script of the page needs. Each figure has one element, each element has a
     figure, and the basic bundle of plotly.js draws the type of every trace."""
