@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -365,6 +366,28 @@ def test_checks_of_early_stopping_are_explained(tmp_path: Path) -> None:
     page = render_report(made_study(tmp_path / "n", TRIALS[:2], asked=asked))
     assert "At each dotted line" not in page
     assert '"text":"check"' not in page
+
+
+def test_a_frontier_has_no_improvements(tmp_path: Path) -> None:
+    """Oracle: by hand. 256 numbers have less error than 64, which is no improvement; with equal
+    sizes it is one. Without a Pareto front, the lowest error is what the study is about."""
+
+    def render(name: str, trials: list[Trial], **how: Any) -> str:
+        return " ".join(
+            Page(render_report(made_study(tmp_path / name, trials, **how))).text.split()
+        )
+
+    asked = {"objective": "frontier"}
+    sizes = [Trial([0.04 / n], settings={"latent_channels": n}) for n in (1, 4)]
+    page = render("f", sizes, asked=asked)
+    assert "The best so far" not in page
+    assert "The lowest error fell" not in page
+    assert "What improvements cost" not in page
+    assert "Training time Epochs took 5 s, summed over workers." in page
+    same = [Trial([0.04], settings={"lr": 0.1}), Trial([0.01], settings={"lr": 0.01})]
+    for page in (render("same", same, asked=asked), render("best", sizes)):
+        assert "The best so far The lowest error fell from 0.04000 to 0.01000" in page
+        assert "What improvements cost Epochs took 5 s, summed over workers." in page
 
 
 def test_every_figure_has_a_place(tmp_path: Path) -> None:
