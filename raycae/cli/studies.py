@@ -121,8 +121,8 @@ def show_study(
             ]
         )
         return
-    states = (stored[name].to_pylist() for name in ("state", "reason"))
-    for row, shown in zip(trials, name_states(*states, is_held(folder)), strict=True):
+    states, reasons = (stored[name].to_pylist() for name in ("state", "reason"))
+    for row, shown in zip(trials, name_states(states, reasons, is_held(folder)), strict=True):
         row["state"] = shown
     distinct = len({row["arch_hash"] for row in trials} - {None})
     print(
