@@ -194,6 +194,17 @@ def test_preview_as_json(run: Run) -> None:
     assert all(resolve(row["config"]).latent_channels > 0 for row in rows)
 
 
+@pytest.mark.parametrize(("is_over", "shown"), [(False, "RUNNING"), (True, "INTERRUPTED")])
+def test_status_of_a_trial_that_has_not_ended(
+    is_over: bool, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: by hand. Nothing runs once the job has ended."""
+    state = {"name": "a-1", "status": "STOPPED", "results": "r", "failure": None}
+    state |= {"trials": {"RUNNING": 2}, "trials_planned": 3, "best": None, "seconds_left": None}
+    jobs.print_status(state, "now", is_over=is_over)
+    assert f"trials   2 {shown} of 3\n" in capsys.readouterr().out
+
+
 def test_status_as_json(run: Run, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the tables of the study, and the description of a job as Ray's client gives it. The
     lines without `--json` say the same."""
