@@ -159,7 +159,8 @@ def print_status(state: dict[str, Any], begun: str, *, is_over: bool) -> None:
     if state["trials_planned"] is None:
         print("no trial has begun")
     else:
-        print(f"trials   {format_counts(Counter(state['trials']))} of {state['trials_planned']}")
+        counts = format_counts(Counter(state["trials"]), is_searched=not is_over)
+        print(f"trials   {counts} of {state['trials_planned']}")
         if best := state["best"]:
             print(f"best     {format_trial(best)}")
         if not is_over:

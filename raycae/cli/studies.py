@@ -100,8 +100,9 @@ def show_study(
     from raycae.config import Config
     from raycae.model.architecture import build_architecture
     from raycae.storage.parquet import is_missing
+    from raycae.study.lease import is_held
     from raycae.study.plan import read_plan_facts, read_study
-    from raycae.study.summary import format_counts
+    from raycae.study.summary import format_counts, name_states
     from raycae.study.tables import read_trials_table
 
     folder = find_study(study, results_folder)
@@ -120,6 +121,9 @@ def show_study(
             ]
         )
         return
+    states, reasons = (stored[name].to_pylist() for name in ("state", "reason"))
+    for row, shown in zip(trials, name_states(states, reasons, is_held(folder)), strict=True):
+        row["state"] = shown
     distinct = len({row["arch_hash"] for row in trials} - {None})
     print(
         f"{make_printable(folder.name)}: {format_counts(Counter(row['state'] for row in trials))}, "

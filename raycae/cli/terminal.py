@@ -103,13 +103,17 @@ def print_table(table: Table) -> None:
 
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """End the command with exit code 128 + signal number if a signal ends the search inside."""
+    """End the command with exit code 128 + signal number if a signal ends the search inside.
+
+    From then on, a further Ctrl-C ends the process at once. While Python ends, an exception of the
+    ordinary handler may be raised in a destructor, which prints a traceback.
+    """
     try:
         yield
-    except KeyboardInterrupt:
-        raise typer.Exit(128 + signal.SIGINT) from None
-    except SearchInterrupted as interrupt:
-        raise typer.Exit(128 + interrupt.signal_number) from None
+    except (KeyboardInterrupt, SearchInterrupted) as interrupt:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+        number = getattr(interrupt, "signal_number", signal.SIGINT)
+        raise typer.Exit(128 + number) from None
 
 
 def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:

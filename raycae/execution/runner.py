@@ -224,7 +224,7 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
     plan, folder, records = request.plan, request.folder, study.records
     for note in [*study.notes, *finish.notes]:
         print(f"note     {note}")
-    print(f"{format_counts(records.counts())} of {plan.trials} trials")
+    print(f"{format_counts(records.counts(), is_searched=False)} of {plan.trials} trials")
     if best := records.best():
         print(f"best     {format_trial(best)}")
     if plan.objective == "frontier":

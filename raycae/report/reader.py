@@ -17,7 +17,7 @@ import pandas as pd
 
 from raycae.errors import InputError
 from raycae.optimization.frontier import ENDED, find_frontier
-from raycae.report.trials import rank_trials
+from raycae.report.trials import list_shown_states, rank_trials
 from raycae.storage.paths import Place
 from raycae.study.find import find_best_trial, find_kept_model, find_study
 from raycae.study.finish import Finish
@@ -174,11 +174,11 @@ class StudyReader:
         return (self.folder / "trials.parquet").exists()
 
     def __repr__(self) -> str:
-        return f"<study {self.folder}: {self._format_counts(self.trials)}>"
+        return f"<study {self.folder}: {self._format_counts(self._name_states())}>"
 
     def _repr_html_(self) -> str:
         """Show the counts, the best trials and the report's path in a notebook."""
-        trials = self.trials
+        trials = self._name_states()
         scored = trials[trials["val_mse"].notna() & (trials["state"] != FAIL)]
         best = rank_trials(scored).head(BEST)[SHOWN]
         report = self.folder / "report.html"
@@ -191,6 +191,11 @@ class StudyReader:
             f"{best.to_html(index=False, na_rep='–', float_format='{:.5g}'.format, border=0)}"
             f"<p>report: {where}</p>"
         )
+
+    def _name_states(self) -> pd.DataFrame:
+        """Read the trials, with their states as people read them."""
+        trials = self.trials
+        return trials.assign(state=list_shown_states(trials, self.folder))
 
     @staticmethod
     def _format_counts(trials: pd.DataFrame) -> str:

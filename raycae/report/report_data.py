@@ -17,6 +17,7 @@ from raycae.report.sampled_values import Parameters
 from raycae.report.trials import (
     RankedRows,
     Row,
+    list_shown_states,
     list_trials_with_pictures,
     select_trials_to_picture,
 )
@@ -37,7 +38,8 @@ class ReportData:
         study: The content of `study.json`.
         plan: The plan of the study, with a value for every field.
         trials: One row per trial: the columns of `trials.parquet`; `latent_positions`, height times
-            width of the latent; and `n_settings`, the number of trials with the same network.
+            width of the latent; `n_settings`, the number of trials with the same network; and
+            `shown_state`, the state as people read it, which may be INTERRUPTED.
         epochs: The content of `epochs.parquet`.
         parameters: The searched parameters by name.
         latent: Error against latent size.
@@ -127,6 +129,7 @@ def read_report_data(folder: Place) -> ReportData:
     trials = trials.assign(
         latent_positions=(trials["latent_height"] * trials["latent_width"]).astype(int),
         n_settings=same_network.transform("count"),
+        shown_state=list_shown_states(trials, folder),
     )
     baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
     return ReportData(

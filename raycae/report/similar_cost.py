@@ -19,8 +19,21 @@ SIMILAR = {
 """The costs in a sentence about trials that are compared with one another."""
 FEWEST_SIMILAR = 10
 """Trials of similar cost that are compared with one another; one of them is the best tenth."""
+SIMILAR_FACTOR = 1.1
+"""Costs are similar if the largest is at most this many times the smallest."""
 MOST_GROUPS = 20
 """Largest number of groups of similar cost."""
+
+
+def have_similar_cost(trials: pd.DataFrame, cost: str) -> bool:
+    """Check whether the errors of trials can be compared without regard to their cost.
+
+    Args:
+        trials: Trials with a measured error.
+        cost: The column of the cost.
+    """
+    costs = trials[cost].dropna().astype(float)
+    return costs.empty or bool(costs.max() <= SIMILAR_FACTOR * costs.min())
 
 
 def rank_by_error(trials: pd.DataFrame, cost: str | None = None) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def describe_trial(row: Row) -> list[str]:
     named = f", point {row['point']}" if row["point"] else ""
     n_epochs = row["epochs_run"]
     when = f"after {format_count(n_epochs, 'epoch')}" if n_epochs else "in its first epoch"
-    lines = [f"trial {row['trial_number']}{named}: {row['state']} {when}"]
+    lines = [f"trial {row['trial_number']}{named}: {row['shown_state']} {when}"]
     if row["val_mse"] is not None:
         test = (
             "" if row["test_mse"] is None else f", on test images {format_error(row['test_mse'])}"

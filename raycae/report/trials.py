@@ -12,7 +12,9 @@ import pandas as pd
 
 from raycae.storage.paths import Place
 from raycae.study.find import find_best_trial
-from raycae.study.records import COMPLETE, FAIL, PRUNED, STATES
+from raycae.study.lease import is_held
+from raycae.study.records import COMPLETE, FAIL, PRUNED
+from raycae.study.summary import SHOWN_STATES, name_states
 from raycae.study.tables import check_config, read_pictures
 
 COST_NAMES = {
@@ -154,13 +156,23 @@ Row = dict[str, Any]
 
 
 def count_states(trials: pd.DataFrame) -> dict[str, int]:
-    """Count the trials in each state; states that do not occur are left out.
+    """Count the trials in each state as people read it; states that do not occur are left out.
 
     Args:
         trials: Trials in any state.
     """
-    counts = trials["state"].value_counts()
-    return {state: int(counts[state]) for state in STATES if state in counts}
+    counts = trials["shown_state"].value_counts()
+    return {state: int(counts[state]) for state in SHOWN_STATES if state in counts}
+
+
+def list_shown_states(trials: pd.DataFrame, folder: Place) -> list[str]:
+    """List the states of trials as people read them; see `name_states`.
+
+    Args:
+        trials: Rows of `trials.parquet`.
+        folder: The folder of the study.
+    """
+    return name_states(trials["state"], trials["reason"].fillna(""), is_held(folder))
 
 
 def list_values(column: pd.Series[Any]) -> list[Any]:

@@ -295,6 +295,16 @@ def has_ended(holder: dict[str, Any]) -> bool | None:
     return get_start_time(holder["pid"]) != holder["started"]
 
 
+def is_held(folder: Place) -> bool:
+    """Return whether a process may write a study: it holds the lease, and is not known to be dead.
+
+    Args:
+        folder: Folder of the study.
+    """
+    holder = read_holder(folder)
+    return holder is not None and has_ended(holder) is not True
+
+
 def describe_self() -> dict[str, Any]:
     """Describe this process so that no other one has the same description."""
     pid = os.getpid()

@@ -11,7 +11,7 @@ from raycae.errors import InputError
 from raycae.storage import parquet
 from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import refusal_is_input_error
-from raycae.study.lease import has_ended, read_holder
+from raycae.study.lease import is_held
 from raycae.study.plan import read_study
 from raycae.study.records import COMPLETE, RUNNING, TRIAL_COLUMNS
 
@@ -86,13 +86,9 @@ def describe_study(folder: Place) -> dict[str, Any]:
         for state, error in zip(states, errors, strict=True)
         if state == COMPLETE and error is not None and not math.isnan(error)
     ]
-    holder = read_holder(folder)
-    if holder is not None and has_ended(holder) is not True:
-        state = "running"
-    else:
-        state = FINISHED if n_ended >= planned else UNFINISHED
+    over = FINISHED if n_ended >= planned else UNFINISHED
     return described | {
-        "state": state,
+        "state": "running" if is_held(folder) else over,
         "trials_ended": n_ended,
         "trials_planned": planned,
         "best_val_mse": min(complete, default=None),

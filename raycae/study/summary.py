@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raycae.formatting import format_count
-from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
+from raycae.study.records import INTERRUPTED, RUNNING, STATES
+
+INTERRUPTED_STATE = "INTERRUPTED"
+"""How people read of a trial that has not ended and does not run; the tables call it RUNNING."""
+SHOWN_STATES = (*STATES, INTERRUPTED_STATE)
+"""The states of a trial as people read them."""
 
 
 def format_trial(row: Mapping[str, Any]) -> str:
@@ -42,7 +47,34 @@ def format_frontier(rows: Sequence[Mapping[str, Any]], cost: str) -> str:
     return f"frontier {format_count(len(rows), 'trial')}; val_mse by {cost}: {' to '.join(ends)}"
 
 
-def format_counts(counts: Mapping[str, int]) -> str:
-    """Describe how many trials are in each state, as in `20 COMPLETE, 3 PRUNED, 1 FAIL`."""
-    order = (COMPLETE, PRUNED, FAIL, RUNNING)
-    return ", ".join(f"{counts[s]} {s}" for s in order if counts.get(s)) or "no trials"
+def name_states(
+    states: Iterable[str], reasons: Iterable[str | None], is_searched: bool
+) -> list[str]:
+    """Name the states of trials as people read them: INTERRUPTED if a RUNNING trial does not run.
+
+    Args:
+        states: The states in the records.
+        reasons: The reasons in the records. A trial that a resumed search has not started again
+            still has the reason `interrupted`.
+        is_searched: Whether a process may write the study; see `lease.is_held`.
+    """
+    return [
+        INTERRUPTED_STATE
+        if state == RUNNING and (reason == INTERRUPTED or not is_searched)
+        else state
+        for state, reason in zip(states, reasons, strict=True)
+    ]
+
+
+def format_counts(counts: Mapping[str, int], is_searched: bool = True) -> str:
+    """Describe how many trials are in each state, as in `20 COMPLETE, 3 PRUNED, 1 FAIL`.
+
+    Args:
+        counts: The number of trials in each state of `SHOWN_STATES`.
+        is_searched: Whether a process may write the study. Otherwise no trial runs, and those that
+            have not ended are called INTERRUPTED.
+    """
+    if not is_searched:
+        n_interrupted = counts.get(RUNNING, 0) + counts.get(INTERRUPTED_STATE, 0)
+        counts = {**counts, RUNNING: 0, INTERRUPTED_STATE: n_interrupted}
+    return ", ".join(f"{counts[s]} {s}" for s in SHOWN_STATES if counts.get(s)) or "no trials"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import webbrowser
@@ -12,7 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import Run, data_facts
+from conftest import Run, begin, data_facts, measured
+from made_studies import Page
 from ray.job_submission import JobStatus
 from synthetic_study import long_study
 
@@ -20,8 +22,11 @@ from raycae.cli import jobs
 from raycae.cli.main import COMMANDS, GROUPS, load_command
 from raycae.config import resolve
 from raycae.model.architecture import build_architecture
+from raycae.report.page import render_report
+from raycae.report.reader import open_study
 from raycae.space.space import Space
 from raycae.study import tables
+from raycae.study.attempt import EpochReport
 from raycae.study.opening import create_study
 from raycae.study.plan import Plan
 
@@ -70,6 +75,45 @@ def test_list_of_a_running_study(run: Run, tmp_path: Path, plan: Plan, tiny_spac
     _, out, _ = run("list", "--results", tmp_path, "--json")
     study.close()
     assert [entry["state"] for entry in json.loads(out)] == ["running"]
+
+
+def test_a_trial_that_does_not_run_is_called_interrupted(
+    run: Run, tmp_path: Path, plan: Plan, tiny_space: Space
+) -> None:
+    """Oracle: the contract. While the search runs, its trials do; after it has marked them, and
+    after it has ended without a word, they do not. The table and --json keep RUNNING."""
+
+    def look() -> tuple[str, ...]:
+        _, shown, _ = run("show", "mine", "--results", tmp_path)
+        page = render_report(folder)
+        details = re.findall(r"trial 0: [A-Z]+ after 1 epoch", page)
+        return (
+            shown.partition(": ")[2].partition(",")[0],
+            next(line.split()[0] for line in shown.splitlines() if " 0.20000 " in line),
+            " ".join(re.findall(r"\d+ (?:RUNNING|INTERRUPTED)", Page(page).text)),
+            *sorted({detail.split()[2] for detail in details}),
+            *re.findall(r'data-value="(RUNNING|INTERRUPTED)"', page),
+            repr(open_study(folder)).rpartition(": ")[2].rstrip(">"),
+        )
+
+    folder = tmp_path / "mine"
+    study = create_study(folder, plan, tiny_space, data_facts())
+    attempt = begin(study)
+    study.report_epoch(EpochReport(attempt.number, attempt.attempt, **measured(1, 0.2)))
+    study.records.write(folder)
+    running = look()
+    assert [word.split()[-1] for word in running] == ["RUNNING"] * 5
+    study.mark_interrupted()
+    study.records.write(folder)
+    interrupted = tuple(word.replace("RUNNING", "INTERRUPTED") for word in running)
+    assert look() == interrupted
+    study.records.trials[0]["reason"] = None  # as a driver leaves it that is killed
+    study.close()
+    assert look() == interrupted
+    _, out, _ = run("show", "mine", "--results", tmp_path, "--json")
+    assert [row["state"] for row in json.loads(out)] == ["RUNNING"]
+    assert "reason" not in json.loads(out)[0]
+    assert tables.read_trials(folder)["state"].tolist() == ["RUNNING"]
 
 
 def test_list_of_nothing(run: Run, tmp_path: Path) -> None:
@@ -148,6 +192,17 @@ def test_preview_as_json(run: Run) -> None:
     assert [row["latent_size"] for row in rows[:4]] == [64, 128, 256, 1024]
     assert [row["point"] for row in rows[:2]] == ["base", "latent-128"]
     assert all(resolve(row["config"]).latent_channels > 0 for row in rows)
+
+
+@pytest.mark.parametrize(("is_over", "shown"), [(False, "RUNNING"), (True, "INTERRUPTED")])
+def test_status_of_a_trial_that_has_not_ended(
+    is_over: bool, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: by hand. Nothing runs once the job has ended."""
+    state = {"name": "a-1", "status": "STOPPED", "results": "r", "failure": None}
+    state |= {"trials": {"RUNNING": 2}, "trials_planned": 3, "best": None, "seconds_left": None}
+    jobs.print_status(state, "now", is_over=is_over)
+    assert f"trials   2 {shown} of 3\n" in capsys.readouterr().out
 
 
 def test_status_as_json(run: Run, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

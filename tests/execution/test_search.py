@@ -192,7 +192,7 @@ def test_time_is_up_while_the_last_trials_run(
     where = ("--results", tmp_path / "r")
     code, out, _ = run("search", "--space", space_file, "--trials", 2, "--hours", 1, *where)
     assert code == 0
-    assert "2 RUNNING of 2 trials" in out
+    assert "2 INTERRUPTED of 2 trials" in out
     assert "Time is up; continue with: raycae search --resume --study tiny" in out
     assert "Nothing is left" not in out
 

@@ -175,7 +175,8 @@ def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, long: P
         opened.drawn(figure)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
     shades = """() => document.getElementById("latent-error").data
-        .filter(trace => trace.name === "complete").map(trace => trace.marker.color)"""
+        .filter(trace => trace.name === "complete" && trace.customdata)
+        .map(trace => trace.marker.color)"""
     opened.drawn("latent-error")
     (plain,) = opened.page.evaluate(shades)
     assert isinstance(plain, str)
@@ -195,6 +196,49 @@ def test_what_was_searched_is_drawn_and_colours_the_points(browser: Any, long: P
     )
     assert shown == expected
     assert opened.page.inner_text("#map-sentence") == sentence
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("width", [390, 1000, 1400])
+def test_the_colour_bar_has_a_title_and_overlaps_nothing(
+    browser: Any, long: Path, width: int
+) -> None:
+    """Oracle: geometry. The colour bar's parts lie in the figure, below the title of the axis and
+    beside one another. The legend's markers of trials are grey, and have a point's colour again
+    when the state colours the points."""
+    opened = Opened(browser, long, viewport={"width": width, "height": 900})
+    opened.drawn("latent-error")
+    legend = """() => [...document.querySelectorAll("#latent-error .legend .traces")].map(entry => [
+        entry.textContent, getComputedStyle(entry.querySelector(".legendpoints path") ?? entry).fill
+    ]).sort()"""
+    plain = opened.page.evaluate(legend)
+    opened.page.select_option("[name=colour]", label="channels_1")
+    boxes, title, plot, texts = opened.page.evaluate(
+        """() => {
+          const plot = document.getElementById("latent-error");
+          const box = element => {
+            const { left, top, right, bottom } = element.getBoundingClientRect();
+            return [left, top, right, bottom];
+          };
+          const parts = ".colorbar :is(.cbfill:first-child, .cbtitle text, .cbaxis text)";
+          const drawn = [...plot.querySelectorAll(parts)];
+          return [drawn.map(box), box(plot.querySelector(".xtitle")), box(plot),
+                  drawn.map(part => part.textContent)];
+        }"""
+    )
+    assert "channels_1" in texts
+    assert len(boxes) >= 4  # the title, the bar and its ends
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert plot[0] <= left <= right <= plot[2]
+        assert title[3] <= top <= bottom <= plot[3]
+        for other in boxes[:i]:
+            apart = left >= other[2] - 1 or right <= other[0] + 1
+            assert apart or top >= other[3] - 1 or bottom <= other[1] + 1
+    grey = opened.page.evaluate(legend)
+    assert ["complete", "rgb(59, 130, 196)"] in plain
+    assert grey == [[n, "rgb(138, 143, 150)" if n == "complete" else fill] for n, fill in plain]
+    opened.page.select_option("[name=colour]", "")
+    assert opened.page.evaluate(legend) == plain
     assert opened.complaints == []
 
 

@@ -227,12 +227,31 @@ def test_growth_of_the_frontier() -> None:
     assert grown.steps["height"].tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
     assert grown.line == pytest.approx(math.log10(2))
     figure = frontier_growth.draw_growth(grown)
-    assert [trace.name for trace in figure.data] == ["Pareto front", "PCA"]
+    assert [trace.name for trace in figure.data] == [
+        "Pareto front",
+        "PCA at the sizes of the final front",
+    ]
     trials["n_params"] = [10, 20, 30, 40]
     other = frontier_growth.compute_growth(trials, latent, "n_params")
     assert other is not None
     assert other.line is None
     assert frontier_growth.compute_growth(trials.iloc[3:], latent, "latent_size") is None
+
+
+def test_growth_compares_pca_at_the_sizes_of_the_front() -> None:
+    """Oracle: by hand. At 64 and at 256 numbers, the front has 0.8 times the error of PCA, so its
+    mean over the costs does too. PCA has other sizes as well, but the trials have not."""
+    trials = made_trials((COMPLETE, 64, 0.008), (COMPLETE, 256, 0.0008))
+    trials["ended_at"] = pd.to_datetime(["2026-01-01 00:01Z", "2026-01-01 00:02Z"])
+    sizes = [None, 16, 64, 128, 200, 256, 300]
+    errors = [0.1, 0.02, 0.01, 0.003, 0.002, 0.001, 0.0001]
+    names = ["mean_colour", *["linear"] * 6]
+    codes = pd.DataFrame({"baseline": names, "latent_size": sizes, "val_mse": errors})
+    latent = compute_latent_error(trials, codes.assign(test_mse=codes["val_mse"]))
+    grown = frontier_growth.compute_growth(trials, latent, "latent_size")
+    assert grown is not None
+    assert grown.line == pytest.approx((2 * 1 + 2) / 3)
+    assert grown.steps["height"].iloc[-1] - grown.line == pytest.approx(-math.log10(0.8))
 
 
 def test_error_against_another_cost() -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -53,7 +54,7 @@ def test_a_page_answers_with_the_numbers_of_its_study(tmp_path: Path) -> None:
     path = write_report(folder)
     assert path == folder / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
-    assert "2 COMPLETE, 1 PRUNED, 1 FAIL, 1 RUNNING" in page.text
+    assert "2 COMPLETE, 1 PRUNED, 1 FAIL, 1 INTERRUPTED" in page.text
     assert "Trial 1 has a validation error of 0.00100 (0.00110 on the test images)" in page.text
     assert "PSNR of 30.00 dB. Its latent has 1,024 numbers per image" in page.text
     assert (
@@ -339,6 +340,56 @@ def test_few_trials_have_no_figures_of_parameters(tmp_path: Path) -> None:
     assert "What the best have in common" in enough
 
 
+def test_shapes_are_drawn_where_they_can_be_compared(tmp_path: Path) -> None:
+    """Oracle: by hand. Latents of 2 x 8 x 8 and of 8 x 8 x 8 have different sizes, so the trials
+    cannot tell spatial size from channels; 8 x 4 x 4 is another shape of 128 numbers."""
+    trials = [Trial([0.03], settings={"latent_channels": n, "depth": 2}) for n in (2, 8)]
+    page = render_report(made_study(tmp_path / "one", trials))
+    assert "these trials cannot tell the two apart" in page
+    assert "latent-positions" not in page
+    assert "latent-channels" not in page
+    trials.append(Trial([0.04], settings={"latent_channels": 8, "depth": 3}))
+    page = render_report(made_study(tmp_path / "two", trials))
+    assert "cannot tell the two apart" not in page
+    assert 'id="latent-positions"' in page
+    assert 'id="latent-channels"' in page
+
+
+def test_checks_of_early_stopping_are_explained(tmp_path: Path) -> None:
+    """Oracle: the page says "check" and what it is where it draws one, and never "rung"."""
+    page = render_report(made_study(tmp_path / "s", TRIALS))
+    assert '"text":"check"' in page
+    assert "At each dotted line, early stopping checks the trials" in page
+    assert "rung" not in Page(page).text
+    assert '"rung"' not in page
+    asked = {"scheduler": "none"}
+    page = render_report(made_study(tmp_path / "n", TRIALS[:2], asked=asked))
+    assert "At each dotted line" not in page
+    assert '"text":"check"' not in page
+
+
+def test_a_frontier_has_no_improvements(tmp_path: Path) -> None:
+    """Oracle: by hand. 256 numbers have less error than 64, which is no improvement; with equal
+    sizes it is one. Without a Pareto front, the lowest error is what the study is about."""
+
+    def render(name: str, trials: list[Trial], **how: Any) -> str:
+        return " ".join(
+            Page(render_report(made_study(tmp_path / name, trials, **how))).text.split()
+        )
+
+    asked = {"objective": "frontier"}
+    sizes = [Trial([0.04 / n], settings={"latent_channels": n}) for n in (1, 4)]
+    page = render("f", sizes, asked=asked)
+    assert "The best so far" not in page
+    assert "The lowest error fell" not in page
+    assert "What improvements cost" not in page
+    assert "Training time Epochs took 5 s, summed over workers." in page
+    same = [Trial([0.04], settings={"lr": 0.1}), Trial([0.01], settings={"lr": 0.01})]
+    for page in (render("same", same, asked=asked), render("best", sizes)):
+        assert "The best so far The lowest error fell from 0.04000 to 0.01000" in page
+        assert "What improvements cost Epochs took 5 s, summed over workers." in page
+
+
 def test_every_figure_has_a_place(tmp_path: Path) -> None:
     """Oracle: what the script of the page needs. Each figure has one element, each element has a
     figure, and the basic bundle of plotly.js draws the type of every trace."""
@@ -514,7 +565,7 @@ def test_report_of_another_cost(tmp_path: Path) -> None:
         "The lowest error falls from 0.02000 (parameters: 1,656) to 0.00900 (2,307): 1.4 times the "
         "cost reduces it by a factor of 2.2."
     ) in page
-    assert "PCA is a factor" not in page
+    assert "PCA of the same size or smaller is a factor" not in page
     assert "(parameters), the error of the Pareto front is" in page
 
 

@@ -565,17 +565,27 @@ def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) ->
         for k, i in enumerate(front)
     )
     height = area / math.log(high / low)
+    by_pca = [(k, line) for k, (_, line) in enumerate(lines) if line is not None]
+    area = sum(
+        math.log(steps[k + 1] / max(steps[k], low)) * max(0.0, math.log10(worst / max(line, 1e-8)))
+        for k, line in by_pca
+    )
+    pca = area / math.log(high / low)
     is_baseline = max(levels, default=0.0) > 0
     reference = "error of the worst trivial baseline" if is_baseline else "worst trial's error"
-    error, at, to, factor, decades = require(
+    error, at, to, factor, decades, pca_factor = require(
         f"The reference is the {reference}, {NUMBER}\\. From {NUMBER} to {NUMBER} \\(latent "
         "size\\), the error of the Pareto front is on average \\(geometric mean\\) a factor of "
         f"{NUMBER} below the reference\\. On logarithmic axes, this is a hypervolume of {NUMBER} "
-        "decades\\.(?: PCA is a factor of [\\d,.]+ below the reference\\.)?",
+        "decades\\.(?: At the latent sizes of this front, the best PCA of the same size or smaller "
+        f"is a factor of {NUMBER} below the reference\\.)?",
         frontier_growth.describe_growth(grown, "latent_size"),
     )
     assert shows(factor, 10**height)
     assert shows(decades, height)
+    assert (pca_factor is None) == (not by_pca)
+    if pca_factor:
+        assert shows(pca_factor, 10**pca)
     assert shows(error, worst)
     assert shows(at, low)
     assert shows(to, high)

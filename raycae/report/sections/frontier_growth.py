@@ -28,7 +28,8 @@ def describe_growth(grown: Growth, cost: str) -> str:
     line = (
         ""
         if grown.line is None
-        else f" PCA is a factor of {format_ratio(10**grown.line)} below the reference."
+        else " At the latent sizes of this front, the best PCA of the same size or smaller is a "
+        f"factor of {format_ratio(10**grown.line)} below the reference."
     )
     reference = (
         "error of the worst trivial baseline" if grown.is_baseline else "worst trial's error"
@@ -54,8 +55,8 @@ class Growth:
         high: The largest cost.
         worst: The error from which heights are measured.
         is_baseline: Whether this is the error of a baseline; otherwise it is that of a trial.
-        line: The height of PCA; None unless the cost is the latent size and there is a PCA
-            baseline.
+        line: The height of PCA, evaluated only at the latent sizes of the final front; None unless
+            the cost is the latent size and there is a PCA baseline.
     """
 
     steps: pd.DataFrame
@@ -102,10 +103,12 @@ def compute_growth(trials: pd.DataFrame, latent: LatentError, cost: str) -> Grow
             front = [p for p in front if p[0] < point[0] or p[1] < point[1]] + [point]
         heights.append(compute_hypervolume(front, low, high, worst))
     line = None
-    codes = latent.linear[latent.linear["val_mse"] > EXACT]
-    if cost == "latent_size" and not codes.empty:
-        sizes = zip(codes["latent_size"].tolist(), codes["val_mse"].tolist(), strict=True)
-        line = compute_hypervolume(sizes, low, high, worst)
+    if cost == "latent_size":
+        # With PCA of every size, its steps would be finer, and it would win with equal errors.
+        found = [(size, latent.find_best_linear(int(size))) for size, _ in front]
+        codes = [(size, max(code.val_mse, EXACT)) for size, code in found if code is not None]
+        if codes:
+            line = compute_hypervolume(codes, low, high, worst)
     return Growth(steps.assign(height=heights), low, high, worst, is_baseline, line)
 
 
@@ -131,7 +134,7 @@ def draw_growth(data: Growth) -> go.Figure:
         figure.add_scatter(
             x=[1, len(places)],
             y=[data.line] * 2,
-            name="PCA",
+            name="PCA at the sizes of the final front",
             mode="lines",
             line={"color": VIOLET, "width": 1.5},
             hovertemplate="PCA: %{y:.3f}<extra></extra>",

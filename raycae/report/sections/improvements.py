@@ -15,6 +15,7 @@ from raycae.report import plotting
 from raycae.report.plotting import EXACT, ORANGE
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
+from raycae.report.similar_cost import have_similar_cost
 from raycae.report.trials import select_ended
 from raycae.report.wording import (
     choose_time_unit,
@@ -215,10 +216,13 @@ class ImprovementsSection(Section):
             data: The study.
 
         Returns:
-            The section, without figures if no trial is complete.
+            The section. It has only the time spent in epochs if no trial is complete, or if the
+            study is of a Pareto front: a larger latent has less error, which is no improvement.
         """
         trials = data.trials
         better = find_improvements(trials)
+        if data.is_frontier and not have_similar_cost(select_ended(trials), data.cost):
+            better = better.head(0)
         figures = {}
         if not better.empty:
             ended = trials["ended_at"].dropna()

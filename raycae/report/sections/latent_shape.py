@@ -142,7 +142,11 @@ class LatentShapeSection(Section):
             data: The study.
 
         Returns:
-            The section. It needs a trial with a measured error.
+            The section. It needs a trial with a measured error, and has no figures if no latent
+            size has several shapes: larger latents alone would explain what they show.
         """
+        sentence = describe_sides(data.trials)
+        if sentence is None:
+            return cls(sentence=None)
         figures = {side.replace("_", "-"): draw_side(data.trials, side) for side in SIDES}
-        return cls(figures=figures, sentence=describe_sides(data.trials))
+        return cls(figures=figures, sentence=sentence)

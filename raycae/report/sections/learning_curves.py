@@ -178,7 +178,7 @@ def draw_learning_curves(data: LearningCurves, rungs: Iterable[int] = ()) -> go.
     for rung in rungs:
         if rung <= last:
             line = {"color": GREY, "width": 1.2, "dash": "dot"}
-            label = {"text": "rung", "textangle": 0, "font": {"size": 11, "color": GREY}}
+            label = {"text": "check", "textangle": 0, "font": {"size": 11, "color": GREY}}
             figure.add_vline(x=rung, line=line, layer="below", label=label)
     figure.update_xaxes(dtick=1 if last <= 12 else None, range=[0.5, last + 0.5], tickformat="d")
     return figure
@@ -212,6 +212,8 @@ class LearningCurvesSection(Section):
 
     template = "sections/learning_curves.html.j2"
     sentence: str | None
+    has_checks: bool
+    """Whether the figure has a line for a check of early stopping."""
     improvements: ImprovementsSection
 
     @classmethod
@@ -231,12 +233,11 @@ class LearningCurvesSection(Section):
         rungs = early_stopping.list_rungs(
             plan["scheduler"], plan["epochs"], grace=plan["grace"], factor=plan["factor"]
         )
+        figure = draw_learning_curves(curves, rungs)
         improvements = ImprovementsSection.build(data)
         return cls(
-            figures={
-                "learning-curves": draw_learning_curves(curves, rungs),
-                **improvements.figures,
-            },
+            figures={"learning-curves": figure, **improvements.figures},
             sentence=describe_curves(curves, plan["epochs"]),
+            has_checks=bool(figure.layout.shapes),
             improvements=improvements,
         )

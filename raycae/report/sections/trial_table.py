@@ -68,7 +68,7 @@ def make_plain_cell(name: str) -> Callable[[Row], str]:
 COLUMNS = (
     Column("trial", "trial_number", make_plain_cell("trial_number")),
     Column("point", "point", make_plain_cell("point"), "word"),
-    Column("state", "state", make_plain_cell("state"), "word"),
+    Column("state", "shown_state", make_plain_cell("shown_state"), "word"),
     Column("val_mse", "val_mse", lambda row: format_error(row["val_mse"])),
     Column("mean PSNR", "val_psnr_db", lambda row: f"{row['val_psnr_db']:.2f}"),
     Column("test_mse", "test_mse", lambda row: format_error(row["test_mse"])),
