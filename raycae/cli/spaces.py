@@ -38,7 +38,10 @@ def preview_space(
         int, typer.Option("-n", min=1, help="Number of configurations to print.")
     ] = 20,
     sampler: Annotated[
-        str | None, typer.Option(help="tpe, random, grid, greedy.", show_default="the space's")
+        str | None,
+        typer.Option(
+            help="How configurations are proposed, as in search.", show_default="the space's"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Random seed.")] = 0,
     fuse: Annotated[

@@ -111,6 +111,7 @@ def print_setup(config: Config, device: torch.device, images: Images) -> None:
     from raycae.model.architecture import build_architecture
 
     architecture = build_architecture(config)
+    print(f"task      {config.task}")
     print(f"network   {architecture}, {config.activation}, {config.output}")
     print(
         f"latent    {architecture.latent_size}, {architecture.n_params:,} parameters, "

@@ -165,7 +165,7 @@ class Codec:
         `architecture.latent_size`, see `count_latent_values`. A `UserWarning` says so once.
 
         Args:
-            pictures: Images in one of the forms that the module documents.
+            pictures: Images in one of the forms that `help(raycae.inference.codec)` lists.
 
         Returns:
             The reconstructed images, in the form of the input.
@@ -179,7 +179,7 @@ class Codec:
         """Colourise images; the colours that they have are ignored.
 
         Args:
-            pictures: Images in one of the forms that the module documents.
+            pictures: Images in one of the forms that `help(raycae.inference.codec)` lists.
             labels: See the class.
 
         Returns:
@@ -194,7 +194,7 @@ class Codec:
         """Reconstruct or colourise images, whichever the model does, without a warning.
 
         Args:
-            pictures: Images in one of the forms that the module documents.
+            pictures: Images in one of the forms that `help(raycae.inference.codec)` lists.
             labels: See the class.
 
         Returns:
@@ -209,7 +209,7 @@ class Codec:
         """Encode images.
 
         Args:
-            pictures: Images in one of the forms that the module documents.
+            pictures: Images in one of the forms that `help(raycae.inference.codec)` lists.
             labels: See the class.
 
         Returns:

@@ -177,7 +177,7 @@ def describe_errors(row: Row) -> str:
     rows = {
         "validation MSE": format_value("val_mse", ".6f"),
         "test MSE": format_value("test_mse", ".6f"),
-        "validation PSNR, dB": format_value("val_psnr_db", ".2f"),
+        "mean validation PSNR, dB": format_value("val_psnr_db", ".2f"),
         "validation SSIM": format_value("val_ssim", ".4f"),
         "epochs": f"{row['epochs_run']}, the best one {row['best_epoch']}",
     }

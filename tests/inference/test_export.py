@@ -139,7 +139,7 @@ def test_the_card_of_a_study(run: Run, study: Study, tmp_path: Path) -> None:
         "| split by seed | 0 |",
         "| validation MSE | 0.125000 |",
         "| test MSE | not measured |",
-        "| validation PSNR, dB | 20.00 |",
+        "| mean validation PSNR, dB | 20.00 |",
         "| validation SSIM | not measured |",
         "| epochs | 3, the best one 2 |",
         f"| torch | {torch.__version__.partition('+')[0]}",

@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,21 @@ def test_every_figure_has_a_place(tmp_path: Path) -> None:
         assert {trace.type for figure in figures.values() for trace in figure.data} <= BASIC_TRACES
         shown |= set(figures)
     assert {"growth", "ladder", "latent-error", "pairs", "timeline"} <= shown
+
+
+@pytest.mark.parametrize(
+    ("objective", "base", "is_compared"),
+    [("frontier", 0, False), ("frontier", 2, True), ("val_mse", 0, True)],
+)
+def test_a_base_of_another_size_is_not_compared(
+    tmp_path: Path, objective: str, base: int, is_compared: bool
+) -> None:
+    """Oracle: by hand. The best trial has 256 numbers, as trial 2; trial 0 has 64. On a Pareto
+    front the larger latent explains the difference."""
+    trials = list(FRONTIER)
+    trials[base] = replace(trials[base], point="base")
+    page = render_report(made_study(tmp_path / "f", trials, asked={"objective": objective}))
+    assert ("that of the space&#39;s base configuration" in page) == is_compared
 
 
 def test_the_strip_has_the_original_and_a_row_for_each_size(tmp_path: Path) -> None:

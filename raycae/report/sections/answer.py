@@ -11,6 +11,7 @@ from raycae.report.latent_error import LatentError, LinearCode
 from raycae.report.plotting import EXACT
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
+from raycae.report.similar_cost import SIMILAR_FACTOR
 from raycae.report.trials import RankedRows, Row, get_baseline_name
 from raycae.study.records import COMPLETE, PRUNED
 
@@ -41,19 +42,27 @@ def describe_answer(best: Row) -> str:
     )
 
 
-def describe_comparison(best: Row, ranked: RankedRows, latent: LatentError) -> str | None:
+def describe_comparison(
+    best: Row, ranked: RankedRows, latent: LatentError, cost: str | None = None
+) -> str | None:
     """Compare the best trial with the base point, with PCA, and with trivial baselines.
 
     Args:
         best: The best complete trial.
         ranked: All trials as rows.
         latent: The baselines.
+        cost: The second objective. A base point of another cost is then not compared.
 
     Returns:
         A few sentences with factors; None if there is nothing to compare with. A factor of an error
         of zero does not exist, so such a baseline is named instead.
     """
-    parts = [compare_with_base(best, ranked), compare_with_linear(best, latent)]
+    base = find_base(ranked)
+    is_comparable = base and (cost is None or best[cost] <= SIMILAR_FACTOR * base[cost])
+    parts = [
+        compare_with_base(best, ranked) if is_comparable else None,
+        compare_with_linear(best, latent),
+    ]
     zero = []
     for level in filter(TRIVIAL.__contains__, latent.levels):
         if latent.levels[level] <= EXACT:
@@ -62,7 +71,6 @@ def describe_comparison(best: Row, ranked: RankedRows, latent: LatentError) -> s
         times = format_factor(best["val_mse"] / latent.levels[level])
         parts.append(f"{times} that of a trivial baseline ({get_baseline_name(level)})")
     factors = [part for part in parts if part]
-    base = find_base(ranked)
     sentences = [
         "The best trial is the space's base configuration."
         if best["point"] == early_stopping.BASE
@@ -268,7 +276,11 @@ class AnswerSection(Section):
             answer=describe_frontier_answer(latent, data.ranked)
             if best and is_front_of_sizes
             else winner,
-            comparison=describe_comparison(best, data.ranked, latent) if best else None,
+            comparison=describe_comparison(
+                best, data.ranked, latent, data.cost if data.is_frontier else None
+            )
+            if best
+            else None,
             has_baselines=bool(latent.levels) or not latent.linear.empty,
             drawing=data.draw_network(best["trial_number"]) if best else None,
             command=data.command,
