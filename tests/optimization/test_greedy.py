@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 from conftest import begin, data_facts, die, measured
@@ -22,6 +21,7 @@ from raycae.optimization.samplers import choose_sampler
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study.attempt import EpochReport
+from raycae.study.ledger import read_part
 from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import Plan
 
@@ -338,7 +338,7 @@ def test_a_lost_beginning_is_known_from_the_table(tmp_path: Path, plan: Plan) ->
     (part,) = [
         path
         for path in (study.folder / "ledger").iterdir()
-        if ("created", 1) in {(e["event"], e["trial_number"]) for e in parquet(path)}
+        if ("created", 1) in {(e["event"], e["trial_number"]) for e in read_part(path).to_pylist()}
     ]
     part.unlink()
     resumed = resume_study(study.folder, plan)
@@ -347,11 +347,6 @@ def test_a_lost_beginning_is_known_from_the_table(tmp_path: Path, plan: Plan) ->
     row = resumed.records.trials[begin(resumed).number]
     assert (row["change"], row["parent"]) == ("rmsprop", 1)
     resumed.close()
-
-
-def parquet(path: Path) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = pd.read_parquet(path).to_dict("records")
-    return rows
 
 
 def number_of(flying: list[int]) -> int:
