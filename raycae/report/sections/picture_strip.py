@@ -203,11 +203,13 @@ def label_rows(data: ReportData, numbers: list[int], painted: pd.DataFrame) -> l
     for number in numbers:
         row = rows[number]
         code = data.latent.find_best_linear(row["latent_size"])
-        for kind, name, error in (
-            (ALL, format_count(row["latent_size"], "number"), row["test_mse"]),
-            (PCA, "PCA", code and code.test_mse),
-        ):
+        errors: dict[str, float | None] = {
+            ALL: row["test_mse"],
+            PCA: code.test_mse if code else None,
+        }
+        for kind, name in ((ALL, format_count(row["latent_size"], "number")), (PCA, "PCA")):
             if (number, kind) in means_db:
+                error = errors[kind]
                 psnr_db = means_db[number, kind]
                 if data.task == "reconstruct" and error is not None:
                     psnr_db = -10 * math.log10(max(error, EXACT))
