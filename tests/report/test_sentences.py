@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from made_studies import TRIALS, Page, Trial, made_study
 
@@ -565,10 +565,15 @@ def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) ->
         for k, i in enumerate(front)
     )
     height = area / math.log(high / low)
-    by_pca = [(k, line) for k, (_, line) in enumerate(lines) if line is not None]
+    # Errors below 1e-8 count as equal there, so only the smallest such latent is on the front.
+    errors = [max(study.error[i] or 0.0, 1e-8) for i in front]
+    kept = [k for k in range(len(front)) if k == 0 or errors[k] < errors[k - 1]]
+    steps = [*(sizes[k] for k in kept), high]
+    by_pca = [(n, lines[k][1]) for n, k in enumerate(kept) if lines[k][1] is not None]
     area = sum(
-        math.log(steps[k + 1] / max(steps[k], low)) * max(0.0, math.log10(worst / max(line, 1e-8)))
-        for k, line in by_pca
+        math.log(steps[n + 1] / max(steps[n], low)) * max(0.0, math.log10(worst / max(line, 1e-8)))
+        for n, line in by_pca
+        if line is not None
     )
     pca = area / math.log(high / low)
     is_baseline = max(levels, default=0.0) > 0
@@ -593,6 +598,7 @@ def check_frontier(study: Study, latent: Any, ranked: list[Any], trials: Any) ->
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32))
+@example(39267)  # two errors of practically zero on the front
 def test_every_number_in_every_sentence(seed: int) -> None:
     """Oracle: the module's docstring."""
     study = Study(seed)
