@@ -234,7 +234,7 @@ def has_smaller_model(model: str, results: str, ready: Codec) -> bool:
     Args:
         model: The argument MODEL.
         results: The option `--results`.
-        ready: The model that MODEL stands for without `--latent`.
+        ready: The model that is chosen for MODEL without `--latent`.
     """
     from raycae.study import find
 

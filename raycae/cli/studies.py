@@ -90,8 +90,8 @@ def show_study(
 ) -> None:
     """Print the leaderboard of a study, even while it runs.
 
-    Lines above it show what was searched, the ends of the Pareto front, and the training time. With
-    --json, each trial has its layers and its configuration.
+    The lines above it list the searched parameters, the ends of the Pareto front, and the training
+    time. With --json, each trial has its layers and its configuration.
 
     Example: raycae show ex3 -n 10
     """
@@ -157,7 +157,7 @@ def show_study(
 def describe_search(
     task: str, plan: dict[str, Any], names: list[str], trials: list[dict[str, Any]]
 ) -> list[str]:
-    """Describe what a study searched, the ends of its Pareto front, and how long it trained.
+    """Describe the searched parameters, the ends of the Pareto front, and the training time.
 
     Args:
         task: The task.

@@ -62,7 +62,7 @@ class DamagedImageError(InputError):
     """The content of an image cannot be decoded.
 
     Args:
-        message: What is wrong.
+        message: The text for the user.
         problems: The name of each such image and the message about it, if there may be several.
 
     Attributes:
