@@ -6,9 +6,9 @@ In RESULTS it runs, or resumes, the studies `curves-ex2` and `curves-ex3`: TRIAL
 configurations each, drawn at random below 10 million FLOPs an image, nine epochs on 2,778 images of
 DATA (2,431 for training), none stopped early. Then `curves-ex2-seeds` and `curves-ex3-seeds`:
 twelve of those, evenly from the best to the worst, with three seeds each, to show how much a seed
-changes a curve. A SEED other than 0 gives other configurations, images and weights. Its studies
-have the number in their names, and none is repeated. At the end the script prints the cost.
-It recorded the shipped tables in `analysis/recorded/curves`.
+changes a curve. A SEED other than 0 gives other configurations, images and weights, in studies
+such as `curves-ex2-1`. At the end the script prints the cost. It recorded the shipped tables in
+`analysis/recorded/curves`; `ex2-second` there is `curves-ex2-1`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,15 @@ def main(data: str, folder: str, trials: int = 150, seed: int = 0) -> None:
             command += ["--limit", str(LIMIT), "--max", f"flops={MOST_FLOPS}"]
             command += ["--trials", str(trials), "--address", "local", "--seed", str(seed)]
         subprocess.run(command, check=True)
-        if not seed:
-            repeat(study, data)
-        for part in [study] if seed else [study, study.with_name(f"{study.name}-seeds")]:
+        repeat(study, data, seed)
+        for part in (study, study.with_name(f"{study.name}-seeds")):
             table = tables.read_trials(resolve_place(part))
             hours = table["wall_time_s"].sum() / 3600
             print(f"{part.name}: {len(table)} trials, {hours:.2f} hours of one core")
 
 
-def repeat(study: Path, data: str) -> None:
-    """Return a space whose named points are some of the study's configurations."""
+def repeat(study: Path, data: str, seed: int) -> None:
+    """Run, or resume, some of the study's configurations with several seeds."""
     folder = resolve_place(study.with_name(f"{study.name}-seeds"))
     table = tables.read_trials(resolve_place(study))
     ranked = table[table["state"] == "COMPLETE"].sort_values("val_mse")
@@ -73,7 +72,7 @@ def repeat(study: Path, data: str) -> None:
         trials=REPEATED * SEEDS,
         epochs=EPOCHS,
         limit=LIMIT,
-        seed=0,
+        seed=seed,
         sampler="points",
         scheduler="none",
         n_seeds=SEEDS,

@@ -97,8 +97,6 @@ def show_study(
     """
     from rich.table import Table
 
-    from raycae.config import Config
-    from raycae.model.architecture import build_architecture
     from raycae.storage.parquet import is_missing
     from raycae.study.lease import is_held
     from raycae.study.plan import read_plan_facts, read_study
@@ -112,14 +110,8 @@ def show_study(
     plan = read_plan_facts(content)
     cost = plan["cost"] if plan["objective"] == "frontier" else None
     ranked = rank_trials(trials, cost)[:number]
-    configs = [Config.model_validate_json(row["config"]) for row in ranked]
     if as_json:
-        print_json(
-            [
-                {**row, "config": json.loads(row["config"]), "network": str(build_architecture(c))}
-                for row, c in zip(ranked, configs, strict=True)
-            ]
-        )
+        print_json([{**row, **describe_network(row["config"])} for row in ranked])
         return
     states, reasons = (stored[name].to_pylist() for name in ("state", "reason"))
     for row, shown in zip(trials, name_states(states, reasons, is_held(folder)), strict=True):
@@ -152,6 +144,22 @@ def show_study(
         ]
         table.add_row(*cells[: len(table.columns)])
     print_table(table)
+
+
+def describe_network(config: str) -> dict[str, Any]:
+    """Return the settings of a stored configuration and its layers.
+
+    Args:
+        config: The configuration as JSON.
+
+    Returns:
+        "config" with the settings, and "network" with the layers as text.
+    """
+    from raycae.config import Config
+    from raycae.model.architecture import build_architecture
+
+    network = build_architecture(Config.model_validate_json(config))
+    return {"config": json.loads(config), "network": str(network)}
 
 
 def describe_search(

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from raycae.data.decoding import fit_square, run_in_threads
+from raycae.data.summary import Remark
 from raycae.data.types import Indices, PixelTarget
 from raycae.errors import InputError
 
@@ -49,7 +50,7 @@ class Cifar10:
 
     def __init__(self, train: bool) -> None:
         self._train = train
-        self.bad_profiles: list[str] = []
+        self.remarks: list[Remark] = []
 
     @cached_property
     def _half(self) -> Any:

@@ -85,7 +85,7 @@ def decode_splits(
             reason = make_printable(str(error))
             notes = [f"{NOT_CACHED}: {reason}"]
             for pool in images.pools:
-                pool.bad_profiles.clear()  # They are found again.
+                pool.remarks.clear()  # They are found again.
     pixels = blank_images(len(places), size)
     images.decode_into(pixels, places)
     checksums = _cut(checksum_images(pixels), splits)
@@ -110,7 +110,7 @@ def _read_cached(
     kept = _find_kept(checksums, drop_copies)
     if sum(int(mask.sum()) for mask in kept) != len(pixels):  # An older study keeps copies.
         return None
-    images.pools[0].bad_profiles.extend(record.bad_profiles)
+    images.pools[0].remarks.extend(record.remarks)
     return Decoded(_cut(pixels, kept), checksums, kept, record.fingerprint, (), file)
 
 
@@ -143,13 +143,13 @@ def _finish_in_cache(
         return replace(result, notes=(note,))
     if target is None:
         return result
-    profiles = images.list_bad_profiles()
-    records = {key.name: Record(np.concatenate(checksums), result.fingerprint, profiles)}
+    remarks = images.list_remarks()
+    records = {key.name: Record(np.concatenate(checksums), result.fingerprint, remarks)}
     if n_kept < len(decoded):
         rest = np.concatenate([found[mask] for found, mask in zip(checksums, kept, strict=True)])
         names = {images.names[place] for place in np.concatenate(left)}
-        profiles = [name for name in profiles if make_storable(name) in names]
-        records[target.name] = Record(rest, result.fingerprint, profiles)
+        remarks = [remark for remark in remarks if make_storable(remark[1]) in names]
+        records[target.name] = Record(rest, result.fingerprint, remarks)
     file = image_cache.commit(writer, decoded[:n_kept], target.name, records)
     note = f"decoded images are kept in {file.path.parent} for the next start; see raycae cache"
     return replace(result, pixels=_cut(file.pixels, kept), notes=(make_printable(note),), file=file)

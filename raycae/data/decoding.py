@@ -22,6 +22,7 @@ except ImportError:  # Pillow before 11.3
     HAS_AVIF = False
 
 from raycae.data.colour_profiles import UnreadableProfileError, apply_profile
+from raycae.data.summary import Reason
 from raycae.data.types import Origin, Pixels
 from raycae.errors import InputError
 from raycae.formatting import format_count, join_words
@@ -53,6 +54,9 @@ MOST_NAMED = 5
 
 LARGE = 1 << 24
 """Pixels or bytes from which images are decoded one at a time: each may take a gigabyte."""
+
+MOST_OF_12_BITS = 4095
+"""Brightest value of cameras and scanners with 12 bits, which often write 16-bit files."""
 
 _large_image_lock = threading.RLock()
 """Held while a large image is decoded."""
@@ -95,7 +99,7 @@ def require_undamaged(problems: Sequence[tuple[str, str]]) -> None:
     raise DamagedImageError(message, problems)
 
 
-def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
+def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, list[Reason]]:
     """Decode one image to sRGB.
 
     Args:
@@ -104,8 +108,7 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
         size: The side of the square that it is cut and resized to, in pixels; None: its own size.
 
     Returns:
-        sRGB, uint8 (size, size, 3) or (H, W, 3); and whether it has a colour profile that cannot
-        be read, so that its colours were taken for sRGB.
+        sRGB, uint8 (size, size, 3) or (H, W, 3); and what of it is not read as it is.
 
     Raises:
         DamagedImageError: The image is damaged, too large or of a format that is not decoded.
@@ -117,8 +120,8 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, bool]:
             if size:
                 image.draft(None, (2 * size, 2 * size))
             with lock_large_image(image.width * image.height > LARGE):
-                rgb, has_bad_profile = _to_srgb(image)
-                return np.asarray(fit_square(rgb, size) if size else rgb), has_bad_profile
+                rgb, remarks = _to_srgb(image)
+                return np.asarray(fit_square(rgb, size) if size else rgb), remarks
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DamagedImageError(
             f"image {name}: refused, more than {Image.MAX_IMAGE_PIXELS:,} pixels"
@@ -168,8 +171,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _to_srgb(image)[0]
 
 
-def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Convert an image like `to_rgb`; also return whether its profile is unreadable."""
+def _to_srgb(image: Image.Image) -> tuple[Image.Image, list[Reason]]:
+    """Convert an image like `to_rgb`; also return what of it is not read as it is."""
+    # The further images of MPO, which cameras write as JPEG, are previews and other views.
+    has_frames = getattr(image, "is_animated", False) and image.format != "MPO"
+    remarks = [Reason.MORE_FRAMES] if has_frames else []
     image = ImageOps.exif_transpose(image)
     has_profile, profile = "icc_profile" in image.info, image.info.get("icc_profile")
     if image.mode == "F":
@@ -179,6 +185,8 @@ def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("32-bit pixels have no agreed range; save it with 8 or 16 bits")
+        if grey.max() <= MOST_OF_12_BITS:
+            remarks.append(Reason.FEW_BITS)
         image = Image.fromarray((grey // 257).astype(np.uint8))  # 65535 / 257 = 255
         is_grey = True
     elif image.has_transparency_data:
@@ -194,7 +202,7 @@ def _to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
             image, has_profile = converted, False
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB"), has_profile
+    return image.convert("RGB"), remarks + [Reason.BAD_PROFILE] * has_profile
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:

@@ -39,7 +39,7 @@ from raycae.data.parquet_images import (
 )
 from raycae.data.scanning import Scan, scan_folder
 from raycae.data.sources import Source
-from raycae.data.summary import Reason
+from raycae.data.summary import Reason, Remark
 from raycae.data.types import ImagePool, Indices, Origin, Pixels, PixelTarget, Pools
 from raycae.errors import InputError
 
@@ -221,7 +221,7 @@ class ImageFiles:
             files: Paths relative to it.
         """
         self._folder, self._files = folder, files
-        self.bad_profiles: list[str] = []
+        self.remarks: list[Remark] = []
 
     def __len__(self) -> int:
         return len(self._files)
@@ -237,12 +237,11 @@ class ImageFiles:
         def fill(job: int) -> None:
             file = self._files[indices[job]]
             try:
-                out[slots[job]], has_bad_profile = read_image(self._folder / file, out.shape[1])
+                out[slots[job]], reasons = read_image(self._folder / file, out.shape[1])
             except DamagedImageError as error:
                 problems[indices[job]] = str(self._folder / file), str(error)
                 return
-            if has_bad_profile:
-                self.bad_profiles.append(file.as_posix())
+            self.remarks += [(reason, file.as_posix()) for reason in reasons]
 
         run_in_threads(fill, len(indices))
         require_undamaged([problems[index] for index in sorted(problems)])
@@ -272,7 +271,7 @@ def picture(file: Path) -> Pixels:
         return read_image(file, None)[0]
 
 
-def read_image(file: Path, size: int | None) -> tuple[Pixels, bool]:
+def read_image(file: Path, size: int | None) -> tuple[Pixels, list[Reason]]:
     """Read and decode an image file.
 
     Args:
@@ -280,7 +279,7 @@ def read_image(file: Path, size: int | None) -> tuple[Pixels, bool]:
         size: Side of the square that it is cut and resized to, in pixels; None for its own size.
 
     Returns:
-        sRGB, uint8 (size, size, 3) or (H, W, 3); and whether its colour profile is unreadable.
+        sRGB, uint8 (size, size, 3) or (H, W, 3); and what of it is not read as it is.
 
     Raises:
         InputError: The file is unreadable, damaged or too large.

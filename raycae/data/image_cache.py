@@ -38,10 +38,11 @@ from raycae.data.pixel_files import (
     explain_error,
     lock_file,
 )
+from raycae.data.summary import Reason, Remark
 from raycae.data.types import Indices, Origin, Pixels
 
-VERSION = 1
-"""Increased when decoding gives other pixels for the same file."""
+VERSION = 2
+"""Increased when decoding gives other pixels or remarks for the same file."""
 LEAST_BYTES = 64 * 2**20
 """Size of image files and decoded images together from which they are cached: 5,000 JPEG files
 of 64 x 64, which take 2 s of CPU to decode (analysis/FINDINGS.md)."""
@@ -75,12 +76,12 @@ class Record(NamedTuple):
         checksums: Checksums of all images that were decoded, also of copies that were left out,
             uint64 (N,).
         fingerprint: Checksum of the training and validation images; see `Images`.
-        bad_profiles: Names of the images whose colour profile is unreadable.
+        remarks: Those on the images.
     """
 
     checksums: NDArray[np.uint64]
     fingerprint: str
-    bad_profiles: list[str]
+    remarks: list[Remark]
 
 
 class CachedFile(NamedTuple):
@@ -341,9 +342,8 @@ def _write_record(path: Path, target: str, record: Record, crcs: NDArray[np.uint
         record: The record.
         crcs: A CRC-32 of each image in that file, uint32 (N,).
     """
-    facts = json.dumps(
-        [target, record.fingerprint, record.bad_profiles, len(record.checksums)]
-    ).encode()
+    remarks = [(reason.name, name) for reason, name in record.remarks]
+    facts = json.dumps([target, record.fingerprint, remarks, len(record.checksums)]).encode()
     content = (
         facts + b"\n" + record.checksums.astype("<u8").tobytes() + crcs.astype("<u4").tobytes()
     )
@@ -369,10 +369,11 @@ def _read_record(path: Path) -> tuple[str, Record, NDArray[np.uint32]]:
     if stored != _compute_checksum(content):
         raise ValueError(f"{path}: damaged")
     facts, _, arrays = content.partition(b"\n")
-    target, fingerprint, bad_profiles, n_checksums = json.loads(facts)
+    target, fingerprint, remarks, n_checksums = json.loads(facts)
+    remarks = [(Reason[reason], name) for reason, name in remarks]
     checksums = np.frombuffer(arrays, "<u8", n_checksums).astype(np.uint64)
     crcs = np.frombuffer(arrays, "<u4", offset=8 * n_checksums).astype(np.uint32)
-    return target, Record(checksums, fingerprint, bad_profiles), crcs
+    return target, Record(checksums, fingerprint, remarks), crcs
 
 
 def _compute_checksum(content: bytes) -> bytes:

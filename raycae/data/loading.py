@@ -354,7 +354,8 @@ def _summarize(
         tally: What is left out in addition to what the pools leave out.
     """
     tally = tally or Tally()
-    tally.extend(Reason.BAD_PROFILE, images.list_bad_profiles())
+    for reason, name in images.list_remarks():
+        tally.add(reason, name)
     return DataSummary(
         source,
         *counts,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycae.data.decoding import DamagedImageError, require_undamaged, run_in_threads
+from raycae.data.summary import Remark
 from raycae.data.types import ImagePool, Indices, Origin, Pixels, PixelTarget, Pools
 from raycae.errors import InputError
 
@@ -159,9 +160,9 @@ class SourceImages:
             changed_ns = max(changed_ns, origin.changed_ns)
         return Origin(digest.digest(), n_bytes, changed_ns)
 
-    def list_bad_profiles(self) -> list[str]:
-        """Return the names of the decoded images whose colour profile is unreadable, sorted."""
-        return sorted(name for pool in self.pools for name in pool.bad_profiles)
+    def list_remarks(self) -> list[Remark]:
+        """Return the remarks on the images that were decoded, sorted by their names."""
+        return sorted((r for pool in self.pools for r in pool.remarks), key=lambda r: r[1])
 
     def _find_in_pools(self, places: Indices) -> Iterator[tuple[ImagePool, Indices, Indices]]:
         """Yield each pool that holds some of the images, where these are in ``places``, and their

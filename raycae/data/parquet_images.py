@@ -23,6 +23,7 @@ from raycae.data.decoding import (
     run_in_threads,
 )
 from raycae.data.sources import Source
+from raycae.data.summary import Remark
 from raycae.data.types import Indices, Origin, PixelTarget
 from raycae.errors import InputError
 
@@ -209,7 +210,7 @@ class ParquetRows:
             column: The column with the encoded images.
         """
         self._folder, self._files, self._column = folder, files, column
-        self.bad_profiles: list[str] = []
+        self.remarks: list[Remark] = []
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -283,13 +284,12 @@ class ParquetRows:
                 if blobs[job] is None:
                     raise InputError(f"image {name}: the row holds no bytes")
                 try:
-                    pixels, has_bad_profile = decode(blobs[job], name, out.shape[1])
+                    pixels, reasons = decode(blobs[job], name, out.shape[1])
                 except DamagedImageError as error:
                     problems[rows[job]] = name, str(error)
                     return
                 out[slots[among[job]]] = pixels
-                if has_bad_profile:
-                    self.bad_profiles.append(f"{file.as_posix()}#{rows[job]}")
+                self.remarks += [(reason, f"{file.as_posix()}#{rows[job]}") for reason in reasons]
 
             run_in_threads(fill, len(blobs))
         return [problems[row] for row in sorted(problems)]

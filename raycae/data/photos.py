@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from raycae.data.decoding import fit_square, to_rgb
+from raycae.data.summary import Remark
 from raycae.data.types import Indices, PixelTarget
 
 
@@ -21,7 +22,7 @@ class PhotoCrops:
 
     def __init__(self, split: str) -> None:
         self._split = split
-        self.bad_profiles: list[str] = []
+        self.remarks: list[Remark] = []
 
     def __len__(self) -> int:
         return len(photo_crops(self._split))

@@ -14,7 +14,7 @@ N_EXAMPLES = 3
 
 
 class Reason(Enum):
-    """Why something in a source is not part of the data set, in the singular and plural."""
+    """What is not part of the data set, or not read as it is, in the singular and plural."""
 
     CANNOT_DECODE = ("file that cannot be decoded", "files that cannot be decoded")
     HIDDEN = ("hidden, system or thumbnail file", "hidden, system or thumbnail files")
@@ -32,6 +32,14 @@ class Reason(Enum):
     BAD_PROFILE = (
         "unreadable colour profile, read as sRGB",
         "unreadable colour profiles, read as sRGB",
+    )
+    MORE_FRAMES = (
+        "image whose further frames are not read",
+        "images whose further frames are not read",
+    )
+    FEW_BITS = (
+        "16-bit image of at most 12 bits, nearly black",
+        "16-bit images of at most 12 bits, nearly black",
     )
 
     def count(self, n: int) -> str:
@@ -102,6 +110,10 @@ class LeftOut:
     def __str__(self) -> str:
         more = ", …" if self.count > len(self.examples) else ""
         return f"{self.reason.count(self.count)}: {', '.join(self.examples)}{more}"
+
+
+Remark = tuple[Reason, str]
+"""What is said of one image that is read, and its name."""
 
 
 @dataclass(frozen=True)

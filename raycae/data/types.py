@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from raycae.data.summary import DataSummary, LeftOut
+from raycae.data.summary import DataSummary, LeftOut, Remark
 
 if TYPE_CHECKING:
     from raycae.data.membership import Membership
@@ -113,10 +113,10 @@ class ImagePool(Protocol):
     """Images in a fixed order, counted without decoding and decoded when taken.
 
     Attributes:
-        bad_profiles: Names of the images decoded so far whose colour profile is unreadable.
+        remarks: Those on the images that were decoded so far.
     """
 
-    bad_profiles: list[str]
+    remarks: list[Remark]
 
     def __len__(self) -> int: ...
 

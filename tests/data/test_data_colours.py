@@ -185,8 +185,8 @@ def test_a_printers_profile_is_converted(format: str) -> None:
     content = encoded(image, format, icc_profile=cmyk_profile(), **options)
     c, m, y, k = (value / 255 for value in ink)
     expected = np.array([255 * (1 - value) * (1 - k) for value in (c, m, y)])
-    pixels, has_bad_profile = decoding.decode(content, "the image", 32)
-    assert not has_bad_profile
+    pixels, remarks = decoding.decode(content, "the image", 32)
+    assert not remarks
     assert np.abs(pixels[16, 16] - expected).max() <= 6
 
 
@@ -229,6 +229,26 @@ def test_an_unreadable_profile_is_srgb_and_counted(tmp_path: Path, kind: str) ->
     (tmp_path / "train" / "bad.png").write_bytes(bad)
     (left_out,) = data.load(str(tmp_path)).summary.left_out
     assert str(left_out) == "1 unreadable colour profile, read as sRGB: train/bad.png"
+
+
+def test_frames_and_dark_16_bits_are_counted(tmp_path: Path) -> None:
+    """Oracle: the names of the files, in the summary. Further pictures of MPO, which cameras add,
+    are no frames; 12 bits scaled to 16 are not dark."""
+    put_images(tmp_path / "train", range(20))
+    put_images(tmp_path / "test", range(20, 22))
+    frames = [Image.fromarray(np.roll(PATCHES, roll, axis=0)) for roll in range(3)]
+    for name in ("stack.tif", "loop.gif", "loop.webp", "loop.png"):
+        frames[0].save(tmp_path / "train" / name, save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "train" / "phone.jpg", "MPO", save_all=True, append_images=frames[1:])
+    levels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(levels).save(tmp_path / "train" / "dark.tif")
+    Image.fromarray(levels << 4).save(tmp_path / "train" / "scaled.png")
+    left_out = data.load(str(tmp_path)).summary.left_out
+    assert [str(entry) for entry in left_out] == [
+        "4 images whose further frames are not read: train/loop.gif, train/loop.png, "
+        "train/loop.webp, …",
+        "1 16-bit image of at most 12 bits, nearly black: train/dark.tif",
+    ]
 
 
 def test_the_photos_are_srgb() -> None:
