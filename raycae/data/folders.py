@@ -26,7 +26,7 @@ from raycae.data.layout import (
     Parts,
     describe_deeper,
     find_layout,
-    parse_file_split,
+    find_split_word,
     parse_split,
 )
 from raycae.data.parquet_images import (
@@ -100,8 +100,8 @@ def _open_parquet(source: Source, scan: Scan, footers: dict[Path, Footer]) -> Po
     require_whole_shards(scan.folder, list(footers))
     entries = []
     for path in footers:
-        name = parse_file_split(path.stem)
-        entries.append((path.parent.parts + ((path.stem[: len(name)],) if name else ()), path))
+        word = find_split_word(path.stem)
+        entries.append((path.parent.parts + ((word,) if word else ()), path))
     sizes = [footer.n_rows for footer in footers.values()]
     groups, layout, places = _divide(source, scan, entries, sizes)
     chosen = {path: footers[path] for files in groups.values() for path in files}

@@ -85,17 +85,17 @@ def parse_split(name: str) -> str | None:
     return SPLIT_NAMES.get(name.lower())
 
 
-def parse_file_split(stem: str) -> str | None:
-    """Return the split that a Parquet file's name stands for.
+def find_split_word(stem: str) -> str | None:
+    """Return the word at the beginning of a Parquet file's name if it stands for a split.
 
     Args:
         stem: The name without its suffix, such as ``train-00000-of-00002``.
 
     Returns:
-        The split, or None.
+        The word as it is written, or None.
     """
     letters = re.match(r"[^\W\d_]*", stem)
-    return parse_split(letters[0]) if letters else None
+    return letters[0] if letters and parse_split(letters[0]) else None
 
 
 def find_layout(

@@ -26,7 +26,7 @@ from raycae.training.pca_network import PcaNetwork
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 1
+VERSION = 2
 """Increased when `compute_rows` computes other errors for the same images."""
 MOST_FILES = 200
 """Maximum number of files with errors, each of at most 30 KB; those used last are kept."""

@@ -21,6 +21,8 @@ BLUE, ORANGE, VIOLET, GREY = "#3b82c4", "#e4692b", "#9270b8", "#8a8f96"
 FAINT = "rgba(138, 143, 150, 0.22)"
 EXACT = 1e-8
 """Errors up to this are zero but for rounding: half a step of 8 bits, everywhere, is 4e-6."""
+LINE_STEP = math.log(1.05)
+"""Natural logarithm of the ratio of neighbouring points of a line."""
 
 
 def escape_html(text: str) -> str:
@@ -140,6 +142,18 @@ def make_log_axis(
         "tickvals": ticks,
         "ticktext": [form.format(tick) for tick in ticks],
     }
+
+
+def thin_line(sizes: pd.Series) -> pd.Series:
+    """Choose the points of a line on a logarithmic axis that are worth drawing.
+
+    Args:
+        sizes: Their places, ascending and positive.
+
+    Returns:
+        Which to draw: neighbours are about 5 % apart.
+    """
+    return ~sizes.map(math.log).floordiv(LINE_STEP).duplicated()
 
 
 def make_figure(x_title: str, y_title: str) -> go.Figure:

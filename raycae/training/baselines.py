@@ -33,8 +33,6 @@ BLOCK_SIDES = (4, 8)
 """Sides of the blocks that PCA is fitted on, in pixels."""
 WHOLE_IMAGE = "linear"
 """Name of PCA of whole images; PCA of blocks adds their size, as in `linear_8x8`."""
-USUAL_LATENT_SIZES = (64, 128, 256, 384, 512, 1024, 2048)
-"""Latent sizes that always get a row."""
 LUMA_LEVELS = 256
 """Number of luma levels that `luma_function` distinguishes."""
 LEVELS = 255
@@ -159,7 +157,7 @@ def compute_reconstruct_rows(
 def compute_linear_rows(
     name: str, train: Images, sets: list[Images], block: tuple[int, int], fit: Fit | None = None
 ) -> Iterator[Row]:
-    """Yield the errors of PCA for chosen numbers of components.
+    """Yield the errors of PCA for every number of components.
 
     Args:
         name: Name of the baseline.
@@ -172,7 +170,7 @@ def compute_linear_rows(
     errors = [compute_error_by_components(images, block, mean, basis) for images in sets]
     n_blocks = train[0].size // len(mean)
     rank = min(len(mean), len(train) * n_blocks - 1)
-    for n in choose_component_counts(rank, n_blocks):
+    for n in range(1, rank + 1):
         yield name, n_blocks * n, [float(error[n]) for error in errors]
 
 
@@ -270,23 +268,6 @@ def compute_error_by_components(
         energy += ((x.double() - mean) @ basis).square().sum(0)
     left_out = torch.cat((energy, energy.new_zeros(1))).flip(0).cumsum(0).flip(0)
     return left_out / (images.size * LEVELS**2)
-
-
-def choose_component_counts(rank: int, n_blocks: int) -> list[int]:
-    """Choose the numbers of components that get a row.
-
-    These are all up to 48, then some 40 at equal ratios, and those of `USUAL_LATENT_SIZES`.
-
-    Args:
-        rank: Maximum number of components.
-        n_blocks: Number of blocks per image.
-
-    Returns:
-        The numbers in ascending order.
-    """
-    ratios = np.geomspace(48, max(rank, 48), 40).round().astype(int).tolist()
-    usual = [size // n_blocks for size in USUAL_LATENT_SIZES if size % n_blocks == 0]
-    return sorted(n for n in {*range(1, 49), *ratios, *usual} if 1 <= n <= rank)
 
 
 def iterate_blocks(images: Images, block: tuple[int, int]) -> Iterator[Tensor]:

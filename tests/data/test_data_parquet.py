@@ -13,6 +13,7 @@ from test_data import encoded, numbers_in, put_images, put_parquet, tile, tiles
 from test_data_selection import sizes
 
 from raycae import data
+from raycae.data import layout
 from raycae.data.loading import open_source
 from raycae.errors import InputError
 
@@ -62,6 +63,17 @@ def test_one_set_of_parquet_files(tmp_path: Path, files: list[tuple[str, int]]) 
     """Oracle: 50 rows divided 80 / 10 / 10 percent."""
     put(tmp_path, *files)
     assert sizes(tmp_path) == (40, 5, 5)
+
+
+@pytest.mark.parametrize("word", sorted(layout.SPLIT_NAMES))
+@pytest.mark.parametrize("suffix", ["", "-00000-of-00001", "_images"])
+def test_every_split_name_begins_the_name_of_a_file(tmp_path: Path, word: str, suffix: str) -> None:
+    """Oracle: the rows of the three files, each with a synonym of a split at its beginning."""
+    rows = {"train": 40, "validation": 20, "test": 10}
+    split = layout.SPLIT_NAMES[word]
+    names = {name: word if name == split else name for name in rows}
+    put(tmp_path, *((f"{names[name]}{suffix}.parquet", n) for name, n in rows.items()))
+    assert sizes(tmp_path) == (40, 20, 10)
 
 
 @pytest.mark.parametrize("parent", ["", "data/"])

@@ -16,7 +16,6 @@ from PIL import Image
 from raycae.errors import InputError
 from raycae.training import baselines as training_baselines
 from raycae.training.baselines import (
-    choose_component_counts,
     compute_baselines,
     compute_linear_rows,
     fit_pca,
@@ -213,14 +212,15 @@ def test_large_images_keep_their_block_codes_only(monkeypatch: pytest.MonkeyPatc
     assert "linear" not in set(compute_baselines("reconstruct", images, images)["baseline"])
 
 
-def test_sizes_people_ask_for_are_listed() -> None:
-    """Oracle: the list in the contract, for the three codes of 32 x 32 images."""
-    asked = {64, 128, 256, 384, 512, 1024, 2048, 3072}
-    for rank, n_blocks in ((3072, 1), (48, 64), (192, 16)):
-        counts = choose_component_counts(rank, n_blocks)
-        assert asked <= {n * n_blocks for n in counts}
-        assert set(range(1, 17)) <= set(counts)
-        assert len(counts) <= 100
+def test_every_size_is_listed() -> None:
+    """Oracle: as many components as fitted vectors less one, or as there are values. A network is
+    compared with PCA of its own size, not of a smaller one that is worse."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    table = compute_baselines("reconstruct", images, images).dropna(subset="latent_size")
+    sizes = table.groupby("baseline")["latent_size"].agg(list)
+    assert sizes["linear"] == [*range(1, 60)]
+    assert sizes["linear_4x4"] == [*range(4, 193, 4)]
+    assert sizes["linear_8x8"] == [*range(1, 60)]
 
 
 # --- colourise -----------------------------------------------------------------------------------

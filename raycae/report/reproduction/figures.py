@@ -165,6 +165,7 @@ def draw_latent_spread(data: Spread) -> go.Figure:
     zero = plotting.choose_zero_position(errors)
     near = data.linear[data.linear["latent_size"].between(sizes.min() / 2, sizes.max() * 2)]
     if not near.empty:
+        near = near[plotting.thin_line(near["latent_size"])]
         figure.add_scatter(
             x=near["latent_size"].tolist(),
             y=near["error"].tolist(),

@@ -134,6 +134,7 @@ def draw_latent_error(data: LatentError, most: int = MOST_POINTS) -> go.Figure:
     dashes = ("solid", "dash", "dashdot")
     codes = data.linear[data.linear["val_mse"] > EXACT].groupby("baseline", sort=True)
     for i, (baseline, code) in enumerate(codes):
+        code = code[plotting.thin_line(code["latent_size"])]
         name = plotting.escape_html(get_baseline_name(str(baseline)))
         figure.add_scatter(
             x=code["latent_size"].tolist(),
