@@ -88,7 +88,7 @@ def export_model(
     from raycae.inference.codec import read_codec
 
     ready = read_codec(folder)
-    exported = choose_part(ready, part)
+    exported = choose_part(ready, part, form)
     content, run_file = {
         "onnx": write_onnx,
         "pt2": write_pt2,
@@ -181,10 +181,10 @@ def describe_shapes(ready: Codec, part: Part) -> str:
     Returns:
         Markdown.
     """
-    size, stride = ready.config.image_size, ready.stride
+    size, stride = ready.config.image_size, ready.stride if part.stride else None
     channels, height, width = ready.architecture.latent_shape
     if stride:
-        sides = f"H and W are multiples of {stride}, from {2 * stride} on"
+        sides = f"H and W are multiples of {stride}, from {min(size, 2 * stride)} on"
         latents = f"float32 (N, {channels}, H / {stride}, W / {stride})"
     else:
         sides = f"H and W are {size}: larger pictures must be cut into tiles"

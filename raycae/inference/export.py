@@ -51,12 +51,13 @@ class Part(NamedTuple):
     stride: int | None
 
 
-def choose_part(codec: Codec, part: str) -> Part:
+def choose_part(codec: Codec, part: str, form: str) -> Part:
     """Make a part of a model.
 
     Args:
         codec: The model.
         part: One of `PARTS`.
+        form: The format that it is encoded in, one of `FORMATS`.
 
     Returns:
         The part. The decoder returns RGB where the model reconstructs, and Cb and Cr where it
@@ -66,20 +67,22 @@ def choose_part(codec: Codec, part: str) -> Part:
 
     from raycae.inference.codec import LatentDecoder, RGBEncoder
 
-    batches = [
-        (rgb,) if labels is None else (rgb, labels) for rgb, labels in iterate_photographs(codec)
-    ]
+    stride = codec.stride
+    if form == "pt2" and stride == codec.config.image_size:
+        stride = None  # torch.export keeps sides of 1 constant, such as those of this latent.
+    found = iterate_photographs(codec, stride)
+    batches = [(rgb,) if labels is None else (rgb, labels) for rgb, labels in found]
     pictures = ("rgb", "labels")[: len(batches[0])]
     if part == "whole":
-        return Part(codec.rgb_network, pictures, "pictures", batches, codec.stride)
+        return Part(codec.rgb_network, pictures, "pictures", batches, stride)
     encoder = RGBEncoder(codec.network, codec.task).eval().requires_grad_(False)
     if part == "encoder":
-        return Part(encoder, pictures, "latents", batches, codec.stride)
+        return Part(encoder, pictures, "latents", batches, stride)
     with torch.no_grad():
         latents = [(encoder(*batch),) for batch in batches]
     decoder = LatentDecoder(codec.network).eval().requires_grad_(False)
     output = "pictures" if codec.config.task == "reconstruct" else "colours"
-    return Part(decoder, ("latents",), output, latents, 1 if codec.stride else None)
+    return Part(decoder, ("latents",), output, latents, 1 if stride else None)
 
 
 def write_onnx(codec: Codec, part: Part) -> tuple[bytes, PartFunction]:
@@ -181,19 +184,20 @@ def export_program(codec: Codec, part: Part) -> Any:
         return torch.export.export(part.module, (first, *others), dynamic_shapes=shapes)
 
 
-def iterate_photographs(codec: Codec) -> list[tuple[Tensor, Tensor | None]]:
+def iterate_photographs(codec: Codec, stride: int | None) -> list[tuple[Tensor, Tensor | None]]:
     """Cut photographs into batches for the check.
 
     Args:
         codec: The model.
+        stride: The encoded model accepts sides that are a multiple of this; None for one size.
 
     Returns:
         Batches of RGB, float (N, 3, H, W) in [0, 1], and labels: one of the trained size, and one
-        of another size that is not square if the network accepts it.
+        of another size that is not square if the encoded model accepts it.
     """
     import torch
 
-    size, stride = codec.config.image_size, codec.stride
+    size = codec.config.image_size
     batches = [crop_photographs(size)]
     if stride:
         batches.append(crop_photographs(4 * stride)[:, :, :, : 3 * stride])

@@ -68,6 +68,25 @@ def test_programs(
         np.testing.assert_allclose(given["pictures"], expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("part", ["whole", "encoder", "decoder"])
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_latents_of_one_place(
+    run: Run, tmp_path: Path, form: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the check of the command itself, on photographs of the trained size; the sizes in the
+    card, which a PyTorch program accepts."""
+    settings = {"depth": 3, "channels": [4, 4, 8], "factor": [2, 4, 4], "latent_channels": 0}
+    folder = put_model(tmp_path / "m", settings)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("export", folder, "--format", form, "--part", part, "-o", f"m.{form}")
+    assert (code, err) == (0, "")
+    sides = {
+        "onnx": "H and W are multiples of 32, from 32 on",
+        "pt2": "H and W are 32: larger pictures must be cut into tiles",
+    }
+    assert sides[form] in Path(f"m.{form}.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("form", "name"),
     [("onnx", "linear"), ("pt2", "classes"), pytest.param("pt2", "base", marks=pytest.mark.long)],
