@@ -35,6 +35,8 @@ CELL = 400
 """The largest side of a picture on the sheet, in pixels. Small pictures are enlarged towards it."""
 GAP, HEADING = 8, 28
 """The space between pictures and the height of the heading on the sheet, in pixels."""
+STRIP = 256
+"""Height of the strips in which pictures are compared, in pixels."""
 
 
 def predict_images(
@@ -170,7 +172,9 @@ def make_columns(ready: Codec, pixels: np.ndarray, painted: np.ndarray) -> list[
 
 
 def compare_pictures(original: np.ndarray, output: np.ndarray) -> tuple[float, float]:
-    """Measure how similar two pictures are.
+    """Measure how similar two pictures are, strip by strip.
+
+    SSIM of a whole photograph would take 190 bytes of memory per pixel.
 
     Args:
         original: The input, uint8 (H, W, 3).
@@ -181,11 +185,22 @@ def compare_pictures(original: np.ndarray, output: np.ndarray) -> tuple[float, f
     """
     import torch
 
-    from raycae.training.metrics import WINDOW, compute_psnr_db, compute_ssim
+    from raycae.training.metrics import WINDOW, compute_mse, compute_ssim, convert_mse_to_psnr_db
 
-    a, b = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None] / 255 for p in (original, output))
-    psnr_db = float(compute_psnr_db(a, b))
-    return psnr_db, float(compute_ssim(a, b)) if min(original.shape[:2]) >= WINDOW else math.nan
+    height, width = original.shape[:2]
+    mse = ssim = 0.0
+    for top in range(0, height, STRIP):
+        rows = slice(top, top + STRIP + WINDOW - 1)  # of all windows that begin in the strip
+        a, b = (
+            torch.from_numpy(picture[rows].copy()).permute(2, 0, 1)[None] / 255
+            for picture in (original, output)
+        )
+        n_rows, n_windows = min(STRIP, height - top), a.shape[2] - WINDOW + 1
+        mse += float(compute_mse(a[:, :, :n_rows], b[:, :, :n_rows])) * n_rows / height
+        if n_windows > 0 and width >= WINDOW:
+            ssim += float(compute_ssim(a, b)) * n_windows / (height - WINDOW + 1)
+    psnr_db = float(convert_mse_to_psnr_db(torch.tensor(mse)))
+    return psnr_db, ssim if min(height, width) >= WINDOW else math.nan
 
 
 def format_quality(quality: list[tuple[float, float]], n_images: int) -> str:

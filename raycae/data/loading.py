@@ -249,8 +249,9 @@ def _cut_splits(
         test = images.get_start(pools.test) + np.arange(len(pools.test))
     if not len(test):
         raise InputError(
-            f"source {source!r}: its test split is empty. Put images there, or remove it: a tenth "
-            "of the training images is then reserved for testing"
+            f"source {source!r}: too few training images: {len(pools.train)}. It has no test "
+            "split, and a tenth of the training images is reserved for testing; at least 10 are "
+            "needed."
         )
     return [train, validation, test]
 

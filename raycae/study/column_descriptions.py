@@ -29,8 +29,8 @@ TRIALS = {
     "epochs_run": "Number of epochs that are recorded.",
     "on_frontier": "Whether the trial is on the Pareto front of error and cost.",
     "test_mse": "Error on the test images, of saved models only. Nothing is selected on it.",
-    "wall_time_s": "Sum of the times of all epochs in seconds.",
-    "epoch_time_s": "Mean time of an epoch in seconds, training and validation.",
+    "wall_time_s": "Sum of `epoch_time_s` of all epochs.",
+    "epoch_time_s": "Mean of `epoch_time_s` of all epochs.",
     "images_per_s": "Training images per second in the last epoch.",
     "n_images": "Number of training images of the study.",
     "seed": "Random seed of the trial's weights and minibatches.",
@@ -51,7 +51,10 @@ EPOCHS = {
     "train_mse": "Mean training error during the epoch.",
     "val_mse": "Validation error after the epoch.",
     "val_psnr_db": "Mean PSNR of the validation images after the epoch, in dB.",
-    "epoch_time_s": "Time of the epoch in seconds, training and validation.",
+    "epoch_time_s": (
+        "Time of the epoch in seconds, training and validation; an equal share of it where several "
+        "trials were trained together."
+    ),
     "test_mse": "Test error after the epoch; measured by `raycae reproduce` only.",
     "n_images": "Number of images that the epoch trained on.",
 }

@@ -65,7 +65,19 @@ def compute_psnr_db(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         PSNR in dB, float (N,), 0 to 100; higher is better.
     """
-    return -10 * compute_mse(a, b).clamp_min(10 ** (-PSNR_CAP_DB / 10)).log10()
+    return convert_mse_to_psnr_db(compute_mse(a, b))
+
+
+def convert_mse_to_psnr_db(mse: Tensor) -> Tensor:
+    """Convert mean squared errors of images to PSNR, see `compute_psnr_db`.
+
+    Args:
+        mse: Mean squared errors, float.
+
+    Returns:
+        PSNR in dB, float of the same shape.
+    """
+    return -10 * mse.clamp_min(10 ** (-PSNR_CAP_DB / 10)).log10()
 
 
 def compute_ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -293,5 +293,5 @@ def test_a_source_without_test_images(tmp_path: Path) -> None:
     """Oracle: by hand. No tenth of nine training images can be set aside for the test."""
     source = tmp_path / "all"
     put_rows(source, train=range(9), validation=range(10, 40))
-    with pytest.raises(InputError, match="test split is empty"):
+    with pytest.raises(InputError, match=r"too few training images: 9\. It has no test split"):
         load(source)

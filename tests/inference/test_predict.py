@@ -17,7 +17,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import raycae
-from raycae.cli.predict import GAP, HEADING
+from raycae.cli.predict import GAP, HEADING, compare_pictures
 from raycae.study.artifacts import get_model_folder
 from raycae.study.study import Study
 
@@ -97,6 +97,18 @@ def test_quality_and_compression(run: Run, tmp_path: Path, image: Path, name: st
         f"compression ratio {n_bytes / n_values / 4:.2f}: {n_bytes:,} bytes of pixels ({kind}) to "
         f"{4 * n_values:,} bytes of latents (float32){note}"
     )
+
+
+@pytest.mark.parametrize("height", [7, 256, 257, 261, 262, 263, 518, 700])
+def test_pictures_are_compared_in_strips(height: int) -> None:
+    """Oracle: scikit-image, on the whole pictures; strips are 256 pixels high, windows 7."""
+    draw = np.random.default_rng(height)
+    original = draw.integers(0, 256, (height, 9, 3), dtype=np.uint8)
+    noise = draw.integers(-40, 41, original.shape) * np.linspace(0, 1, height)[:, None, None]
+    output = np.clip(original + noise, 0, 255).astype(np.uint8)
+    psnr_db, ssim = compare_pictures(original, output)
+    assert psnr_db == pytest.approx(peak_signal_noise_ratio(original, output), abs=1e-4)
+    assert ssim == pytest.approx(structural_similarity(original, output, channel_axis=-1), abs=1e-5)
 
 
 def test_latent_sizes_of_many_images(run: Run, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_pca_is_drawn_below_the_output(
     study.records.write(study.folder)
     page = render_report(study.folder)
     assert "Rows of pictures: original, output, difference × 4, pca." in page
-    assert f"PCA has a PSNR of {told.loc[PCA, 'psnr_db']:.1f} dB" in page
+    assert f"PCA has a mean PSNR of {told.loc[PCA, 'psnr_db']:.1f} dB" in page
 
 
 def test_of_many_test_images_some_are_measured(

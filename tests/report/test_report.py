@@ -46,7 +46,7 @@ from raycae.report.sections.trial_table import COLUMNS
 from raycae.report.trial_details import describe_trial
 from raycae.report.trials import select_best_per_latent_size, select_trials_to_picture
 from raycae.study import tables
-from raycae.study.records import FAIL, PRUNED, RUNNING
+from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
 
 def test_a_page_answers_with_the_numbers_of_its_study(tmp_path: Path) -> None:
@@ -503,7 +503,8 @@ def test_what_is_said_of_the_pictures(tmp_path: Path) -> None:
     folder = painted(made_study(tmp_path / "r", TRIALS), 1, n_rows=3)
     text = section(render_report(folder))
     assert (
-        "have a PSNR of 21.3 dB and an SSIM of 0.91; their colours are off by Delta E 12.3" in text
+        "have a mean PSNR of 21.3 dB and an SSIM of 0.91; their colours are off by Delta E 12.3"
+        in text
     )
     assert (
         "lowest errors (left, from 0.01000) and the highest errors (right, up to 0.12000)" in text
@@ -517,6 +518,35 @@ def test_what_is_said_of_the_pictures(tmp_path: Path) -> None:
     assert "off by Delta E 12.3, their chroma by 5.7 and their hue by 4.4" in text
     assert "pictures of trial 1 are paler than their originals" in text
     assert "is 9.8, 0.49 times that of the originals, 20.0" in text
+
+
+@pytest.mark.parametrize(
+    ("n", "n_shown", "stopped", "all_complete"),
+    [
+        (5, 3, "those whose best trial was not stopped early", None),
+        (9, 6, "spread evenly over those whose best trial was not stopped early", "evenly from"),
+    ],
+)
+def test_what_is_said_of_the_selection(
+    tmp_path: Path, n: int, n_shown: int, stopped: str, all_complete: str | None
+) -> None:
+    """Oracle: by hand, of n latent sizes; the best trials of the first two were stopped early, or
+    all are complete. Six are shown at most."""
+    states = [PRUNED, PRUNED, *[COMPLETE] * (n - 2)]
+    sizes = [{"latent_channels": at + 1} for at in range(n)]
+    trials = [Trial([0.1 - at / 100], states[at], sizes[at]) for at in range(n)]
+    text = section(render_report(painted(made_study(tmp_path / "s", trials), n - 1, n_rows=3)))
+    assert (
+        f"{n_shown} of {n} latent sizes are shown, {stopped}. The best trial is included." in text
+    )
+    trials = [Trial(trial.curve, settings=trial.settings) for trial in trials]
+    text = section(render_report(painted(made_study(tmp_path / "a", trials), n - 1, n_rows=3)))
+    if all_complete is None:
+        assert "latent sizes are shown" not in text
+    else:
+        assert (
+            f"6 of {n} latent sizes are shown, {all_complete} the smallest to the largest" in text
+        )
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,8 @@ def test_workers_are_counted_from_beginnings_and_ends() -> None:
     assert found.busy_hours == pytest.approx(0.2)
     assert search_health.describe_workers(found) == (
         "Not counting pauses, the number of trials that ran at the same time was 1.3 on average "
-        "and 2 at most. Trials spent 100 % of their time in epochs."
+        "and 2 at most. Trials spent at least 100 % of that time in epochs; trials that are "
+        "trained together share the time of an epoch."
     )
     assert search_health.count_workers(trials.assign(ended_at=pd.NaT)) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,7 +14,13 @@ from raycae.report.html import make_image_uri
 from raycae.report.latent_error import LatentError, divide_by_linear
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
-from raycae.report.trials import RankedRows, Row, list_rows, select_ended
+from raycae.report.trials import (
+    RankedRows,
+    Row,
+    list_rows,
+    select_best_per_latent_size,
+    select_ended,
+)
 from raycae.storage.paths import Place
 from raycae.study import find, tables
 from raycae.study.tables import ALL, BEST, N_MEASURED, PCA, SAME, WORST
@@ -94,8 +101,8 @@ def describe_measured(mean: Row, task: str) -> str:
     """
     if task == "reconstruct":
         return (
-            f"On average its test pictures have a PSNR of {mean['psnr_db']:.1f} dB and an SSIM of "
-            f"{mean['ssim']:.2f}; their colours are off by Delta E {mean['delta_e']:.1f}."
+            f"On average its test pictures have a mean PSNR of {mean['psnr_db']:.1f} dB and an "
+            f"SSIM of {mean['ssim']:.2f}; their colours are off by Delta E {mean['delta_e']:.1f}."
         )
     return (
         f"On average the colours of test images are off by Delta E {mean['delta_e']:.1f}, their "
@@ -110,9 +117,38 @@ def describe_pca(mean: Row) -> str:
         mean: A row of `pictures.parquet`.
     """
     return (
-        f"PCA has a PSNR of {mean['psnr_db']:.1f} dB and an SSIM of "
+        f"PCA has a mean PSNR of {mean['psnr_db']:.1f} dB and an SSIM of "
         f"{mean['ssim']:.2f}; its colours are off by Delta E {mean['delta_e']:.1f}."
     )
+
+
+def describe_selection(shown: list[int], trials: pd.DataFrame, strata: Sequence[int] | None) -> str:
+    """Say which latent sizes have pictures.
+
+    Args:
+        shown: The numbers of the pictured trials.
+        trials: Trials in any state.
+        strata: The upper bounds of the latent-size bins; None without bins.
+
+    Returns:
+        Two sentences; empty if each latent size has pictures.
+    """
+    n_sizes = select_ended(trials)["latent_size"].nunique()
+    if n_sizes <= len(shown):
+        return ""
+    n_selected = len(select_best_per_latent_size(trials, strata))
+    if strata is None and n_selected == n_sizes:
+        which = "evenly from the smallest to the largest"
+    else:
+        which = (
+            "those whose best trial was not stopped early"
+            if strata is None
+            else "the one with the lowest error in each bin"
+        )
+        if n_selected > len(shown):
+            which = f"spread evenly over {which}"
+    sizes = f"{len(shown)} of {n_sizes} latent sizes are shown"
+    return f"{sizes}, {which}. The best trial is included."
 
 
 @dataclass(frozen=True)
@@ -138,6 +174,7 @@ def make_gallery(
     painted: pd.DataFrame | None,
     trials: pd.DataFrame,
     task: str,
+    strata: Sequence[int] | None,
 ) -> Gallery | None:
     """Make the text around the sheets.
 
@@ -147,6 +184,7 @@ def make_gallery(
         painted: The content of `pictures.parquet`; None without it.
         trials: Trials in any state.
         task: The task.
+        strata: The upper bounds of the latent-size bins; None without bins.
 
     Returns:
         The gallery; None if no test images of the best trial are painted yet.
@@ -155,18 +193,13 @@ def make_gallery(
     best = find.find_best_trial(trials)
     if best not in means:
         return None
-    n_sizes = select_ended(trials)["latent_size"].nunique()
-    selection = (
-        f"{len(shown)} of {n_sizes} latent sizes are shown, evenly from the smallest to the "
-        "largest. The best trial is included."
-    )
     of_chroma, units = (
         (" (of chroma)", " Chroma and hue are in units of CIE Lab.")
         if task == "colourise"
         else ("", "")
     )
     sentences = (
-        selection if n_sizes > len(shown) else "",
+        describe_selection(shown, trials, strata),
         f"The test images are the same in every sheet, with the error{of_chroma} below each. They "
         "were used neither for training nor for selection. Means and best and worst images are "
         f"taken from all test images, or from {N_MEASURED:,} evenly spaced ones if there are more.",
@@ -297,7 +330,9 @@ class PicturesSection(Section):
         sheets = make_sheets(
             data.folder, data.pictured, data.pictures, data.ranked, data.latent, data.task
         )
-        gallery = make_gallery(data.folder, data.pictured, data.pictures, data.trials, data.task)
+        gallery = make_gallery(
+            data.folder, data.pictured, data.pictures, data.trials, data.task, data.plan["strata"]
+        )
         return cls(
             sheets=[(n, *sheet) for n, sheet in zip(data.pictured, sheets, strict=True)],
             drawings={number: data.draw_network(number) for number in data.pictured},

@@ -263,7 +263,10 @@ def describe_workers(data: WorkerTimeline) -> str:
     )
     if ran <= 0:
         return text
-    return f"{text} Trials spent {format_percent(data.busy_hours / ran)} of their time in epochs."
+    return (
+        f"{text} Trials spent at least {format_percent(data.busy_hours / ran)} of that time in "
+        "epochs; trials that are trained together share the time of an epoch."
+    )
 
 
 def describe_failures(trials: pd.DataFrame) -> str:
