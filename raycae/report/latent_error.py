@@ -164,21 +164,26 @@ def split_codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame
     }
 
 
-def divide_by_linear(row: Row, latent: LatentError) -> dict[str, str]:
-    """Divide the errors of a trial by those of the best PCA of the same size or smaller.
+def measure_against_linear(row: Row, latent: LatentError) -> dict[str, str]:
+    """Compare the errors of a trial with those of PCA.
 
     Args:
         row: A trial.
         latent: The PCA baselines.
 
     Returns:
-        `linear` and `linear_test` as text, for validation and test images; `–` without a ratio.
+        `linear` and `linear_test`: the errors divided by those of the best PCA of the same size or
+        smaller, for validation and test images; `linear_size`: the smallest latent size with which
+        a PCA has no higher validation error. All are text; `–` where there is none.
     """
+    sizes = latent.linear.loc[latent.linear["val_mse"] <= row["val_mse"], "latent_size"]
+    size = "–" if sizes.empty else f"{sizes.min():,}"
     code = latent.find_best_linear(row["latent_size"])
     if code is None or code.val_mse <= EXACT:
-        return {"linear": "–", "linear_test": "–"}
+        return {"linear": "–", "linear_test": "–", "linear_size": size}
     has_test = row["test_mse"] is not None and code.test_mse > EXACT
     return {
+        "linear_size": size,
         "linear": format_ratio(row["val_mse"] / code.val_mse),
         "linear_test": format_ratio(row["test_mse"] / code.test_mse) if has_test else "–",
     }

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from raycae.formatting import format_count, format_error
 from raycae.report import plotting, sampled_values
-from raycae.report.latent_error import LatentError, divide_by_linear
+from raycae.report.latent_error import LatentError, measure_against_linear
 from raycae.report.plotting import BLUE, EXACT, GREY, VIOLET, draw_trials
 from raycae.report.report_data import ReportData
 from raycae.report.sampled_values import Parameters
@@ -105,11 +105,11 @@ def make_frontier_rows(latent: LatentError, ranked: RankedRows) -> list[Row]:
         ranked: All trials as rows.
 
     Returns:
-        The trials by latent size, each with `linear` and `linear_test` of `divide_by_linear`.
+        The trials by latent size, each with the entries of `measure_against_linear`.
     """
     rows = ranked.select(latent.frontier["trial_number"])
     return [
-        {**rows[number], **divide_by_linear(rows[number], latent)}
+        {**rows[number], **measure_against_linear(rows[number], latent)}
         for number in latent.frontier["trial_number"]
     ]
 

@@ -11,7 +11,7 @@ from raycae.errors import InputError
 from raycae.formatting import format_error, format_ratio
 from raycae.report.architecture_drawing import Drawing
 from raycae.report.html import make_image_uri
-from raycae.report.latent_error import LatentError, divide_by_linear
+from raycae.report.latent_error import LatentError, measure_against_linear
 from raycae.report.report_data import ReportData
 from raycae.report.section import Section
 from raycae.report.trials import (
@@ -76,7 +76,7 @@ def make_sheets(
     sheets = []
     for number in shown:
         row = rows[number]
-        over = divide_by_linear(row, latent)["linear"]
+        over = measure_against_linear(row, latent)["linear"]
         against = "" if over == "–" else f", {over} times that of PCA"
         text = (
             f"Latent size {row['latent_size']:,}: trial {number}, "
