@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 VERSION = 2
 """Increased when `compute_rows` computes other errors for the same images."""
 MOST_FILES = 200
-"""Maximum number of files with errors, each of at most 200 KB for 32 x 32 pixels; those used last are kept."""
+"""Maximum number of files with errors; those used last are kept. For 32 x 32 pixels each has 200 KB
+at most, for larger images 350 KB."""
 MOST_COMPONENTS = 1024
 """Number of components kept of a PCA: 6 MB for 32 x 32 pixels."""
 MOST_COMPONENT_FILES = 12
