@@ -3,7 +3,8 @@
 Each line runs in fresh processes and counts their user and system time, which other processes on
 the machine change less than the clock. With a second checkout, its processes alternate with those
 of this one, and the last column is the ratio of the medians. The second checkout runs in the same
-environment. Studies that `show` prints have 60 synthetic trials.
+environment. Studies that `show` prints have 60 synthetic trials. What an older checkout cannot run,
+such as a command on a study of newer columns, is measured in this checkout alone.
 
     python analysis/benchmarks/start_up.py [--other CHECKOUT] [-n 9]
 """
@@ -70,18 +71,33 @@ def main() -> None:
         for name, arguments in COMMANDS.items():
             if options.only not in name:
                 continue
-            seconds: list[list[float]] = [[] for _ in checkouts]
-            for _ in range(options.n + 1):
-                for checkout, of in zip(checkouts, seconds, strict=True):
+            able = [checkout for checkout in checkouts if can_run(checkout, arguments, folder)]
+            seconds: list[list[float]] = [[] for _ in able]
+            for _ in range(options.n):
+                for checkout, of in zip(able, seconds, strict=True):
                     of.append(measure(checkout, arguments, folder))
-            seconds = [of[1:] for of in seconds]  # The first runs may have compiled modules.
             medians = [statistics.median(of) for of in seconds]
             columns = [
                 f"{median:6.3f} ({min(of):.3f} to {max(of):.3f})"
                 for median, of in zip(medians, seconds, strict=True)
             ]
-            ratio = f"{medians[-1] / medians[0]:6.1f}x" if options.other else ""
+            ratio = f"{medians[-1] / medians[0]:6.1f}x" if len(able) > 1 else ""
             print(f"{name:22}{'  '.join(columns)}  {ratio}", flush=True)
+
+
+def can_run(checkout: Path, arguments: list[str], folder: str) -> bool:
+    """Run Python on a checkout, which may compile modules; return whether it ends with 0.
+
+    Raises:
+        subprocess.CalledProcessError: This checkout fails.
+    """
+    try:
+        measure(checkout, arguments, folder)
+    except subprocess.CalledProcessError:
+        if checkout == HERE:
+            raise
+        return False
+    return True
 
 
 def measure(checkout: Path, arguments: list[str], folder: str) -> float:
