@@ -12,8 +12,8 @@ defaults were chosen with the tasks `lcbench.DEVELOPMENT` and seeds 1 to 3; the 
 
 DATA is the folder of the surrogate (see `lcbench`). `--seeds ""` only prints the tables. With 64
 workers the runs are in `runs-64.csv`, with other budgets in `runs-WORKERS-EPOCHS.csv`. syne-tune,
-SMAC and NePS need environments of their own (see `race`; `pip install
-neural-pipeline-search==0.17.0` for NePS).
+SMAC, NePS and BOHB need environments of their own (see `race`; `pip install
+neural-pipeline-search==0.17.0` for NePS, `hpbandster==0.7.4` for BOHB).
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ METHODS: dict[str, race.Contender] = {
     "syne-tune: ASHACQR": race.make_rival(rivals.SyneTune),
     "SMAC3: random forest + Hyperband": race.make_rival(rivals.SMAC),
     "NePS: PriorBand": race.make_rival(rivals.NePS),
+    "BOHB: kernel densities + Hyperband": race.make_rival(rivals.BOHB),
 }
 SAME_RULE = {
     "raycae: TPE + ASHA (default)": "raycae: random + ASHA",

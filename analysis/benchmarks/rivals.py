@@ -12,12 +12,13 @@ a trial. No rival can be given such a constraint (they are computed from the net
 proposes the configuration, receives a failed trial, and proposes again. This costs no epochs.
 A failed trial counts neither as a start-up trial nor as an observation of a model
 (tests/optimization/test_rivals.py): Optuna, Ray Tune and syne-tune report it as failed, SMAC
-skips it.
+and BOHB skip it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import tempfile
 import warnings
@@ -309,6 +310,46 @@ class SyneTune:
             self.scheduler.on_trial_error(trial)
 
 
+def make_configspace(space: Space, seed: int) -> Any:
+    """Make the space of SMAC and BOHB; its default is the first named point."""
+    import ConfigSpace
+
+    made = ConfigSpace.ConfigurationSpace(seed=seed)
+    start = next(iter(list_starts(space)), find_middle(space))
+    for name, parameter in space.parameters.items():
+        match parameter.distribution:
+            case CategoricalDistribution() as d:
+                made.add(
+                    ConfigSpace.CategoricalHyperparameter(
+                        name, list(d.choices), default_value=start[name]
+                    )
+                )
+            case IntDistribution() as d:
+                made.add(
+                    ConfigSpace.UniformIntegerHyperparameter(
+                        name, d.low, d.high, default_value=start[name], log=d.log
+                    )
+                )
+            case FloatDistribution() as d:
+                made.add(
+                    ConfigSpace.UniformFloatHyperparameter(
+                        name, d.low, d.high, default_value=start[name], log=d.log
+                    )
+                )
+    for name, parameter in space.parameters.items():
+        waits = []
+        stage = int(name.rpartition("_")[2]) if parameter.per else 1
+        if stage > 1 and "depth" in made:
+            waits.append(ConfigSpace.GreaterThanCondition(made[name], made["depth"], stage - 1))
+        for key, wanted in parameter.when.items():
+            if key in made:
+                choices = wanted if isinstance(wanted, list) else [wanted]
+                waits.append(ConfigSpace.InCondition(made[name], made[key], choices))
+        if waits:
+            made.add(ConfigSpace.AndConjunction(*waits) if len(waits) > 1 else waits[0])
+    return made
+
+
 class SMAC:
     """SMAC3's `MultiFidelityFacade`: a random forest and synchronous Hyperband.
 
@@ -333,7 +374,7 @@ class SMAC:
                 return (c for c in super().__iter__() if build_allowed(space, dict(c)))
 
         self.folder = tempfile.TemporaryDirectory()
-        configspace = self._configspace(space, seed)
+        configspace = make_configspace(space, seed)
         scenario = Scenario(
             configspace,
             deterministic=True,
@@ -362,45 +403,6 @@ class SMAC:
         self.space = space
         self.open: dict[int, Any] = {}
 
-    @staticmethod
-    def _configspace(space: Space, seed: int) -> Any:
-        import ConfigSpace
-
-        made = ConfigSpace.ConfigurationSpace(seed=seed)
-        start = next(iter(list_starts(space)), find_middle(space))
-        for name, parameter in space.parameters.items():
-            match parameter.distribution:
-                case CategoricalDistribution() as d:
-                    made.add(
-                        ConfigSpace.CategoricalHyperparameter(
-                            name, list(d.choices), default_value=start[name]
-                        )
-                    )
-                case IntDistribution() as d:
-                    made.add(
-                        ConfigSpace.UniformIntegerHyperparameter(
-                            name, d.low, d.high, default_value=start[name], log=d.log
-                        )
-                    )
-                case FloatDistribution() as d:
-                    made.add(
-                        ConfigSpace.UniformFloatHyperparameter(
-                            name, d.low, d.high, default_value=start[name], log=d.log
-                        )
-                    )
-        for name, parameter in space.parameters.items():
-            waits = []
-            stage = int(name.rpartition("_")[2]) if parameter.per else 1
-            if stage > 1 and "depth" in made:
-                waits.append(ConfigSpace.GreaterThanCondition(made[name], made["depth"], stage - 1))
-            for key, wanted in parameter.when.items():
-                if key in made:
-                    choices = wanted if isinstance(wanted, list) else [wanted]
-                    waits.append(ConfigSpace.InCondition(made[name], made[key], choices))
-            if waits:
-                made.add(ConfigSpace.AndConjunction(*waits) if len(waits) > 1 else waits[0])
-        return made
-
     def propose(self, number: int) -> Proposal:
         info = self.smac.ask()
         config = build_allowed(self.space, dict(info.config))
@@ -420,6 +422,73 @@ class SMAC:
         status = StatusType.CRASHED if state == "FAIL" else StatusType.SUCCESS
         cost = 1.0 if state == "FAIL" or value is None else value
         self.smac.tell(self.open.pop(number), TrialValue(cost, status=status), save=False)
+
+
+class BOHB:
+    """BOHB (Falkner, Klein and Hutter, ICML 2018) of its authors' package, hpbandster.
+
+    Kernel densities and synchronous Hyperband with eta 3, all by the package. Refused
+    configurations are skipped where it draws configurations. It runs a configuration again on each
+    larger budget; no epoch counts twice in the race. It draws from NumPy's global generator, which
+    the seed sets. A free worker begins the next bracket.
+    """
+
+    ETA = 3
+
+    def __init__(self, space: Space, seed: int, epochs: int) -> None:
+        from hpbandster import optimizers
+        from hpbandster.optimizers.config_generators import bohb
+
+        class AllowedGenerator(bohb.BOHB):  # type: ignore[misc, unused-ignore]
+            def get_config(self, budget: float) -> tuple[dict[str, Any], dict[str, Any]]:
+                while True:
+                    config, info = super().get_config(budget)
+                    if build_allowed(space, config):
+                        return config, info
+
+        np.random.seed(seed)
+        configspace = make_configspace(space, seed)
+        n_rungs = int(math.log(epochs) / math.log(self.ETA)) + 1
+        facts = SimpleNamespace(
+            eta=self.ETA,
+            max_SH_iter=n_rungs,
+            budgets=epochs * float(self.ETA) ** np.arange(1 - n_rungs, 1),
+            config_generator=AllowedGenerator(configspace),
+        )
+        self.generator = facts.config_generator
+        self.begin = lambda number: optimizers.BOHB.get_next_iteration(facts, number)
+        self.brackets = [self.begin(0)]
+        if space.points:
+            start = dict(configspace.get_default_configuration())
+            self.brackets[0].add_configuration(config=start)
+        self.space = space
+        self.open: dict[int, Any] = {}
+
+    def propose(self, number: int) -> Proposal:
+        from hpbandster.core.dispatcher import Job
+
+        found = next((run for b in self.brackets if (run := b.get_next_run())), None)
+        if found is None:
+            self.brackets.append(self.begin(len(self.brackets)))
+            found = self.brackets[-1].get_next_run()
+        place, values, budget = found
+        config = build_allowed(self.space, values)
+        assert config is not None
+        self.open[number] = Job(place, config=values, budget=budget)
+        return Proposal(config, {}, 0)
+
+    def judge(self, number: int, epoch: int, error: float) -> bool:
+        return epoch < round(self.open[number].kwargs["budget"])
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        pass
+
+    def tell(self, number: int, state: str, value: float | None) -> None:
+        job = self.open.pop(number)
+        failed = state == "FAIL" or value is None
+        job.result = None if failed else {"loss": value}
+        self.brackets[job.id[0]].register_result(job)
+        self.generator.new_result(job)
 
 
 class NePS:

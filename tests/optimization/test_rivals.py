@@ -21,7 +21,7 @@ SCRIPT = ROOT / "analysis" / "benchmarks" / "rivals.py"
 EPOCHS = 9
 N_STARTUP = 10
 """Optuna's documented default of `n_startup_trials`."""
-PACKAGES = {"SMAC": "smac", "SyneTune": "syne_tune"}
+PACKAGES = {"SMAC": "smac", "SyneTune": "syne_tune", "BOHB": "hpbandster"}
 
 
 def make_rival(name: str, seed: int = 3) -> Any:
@@ -99,8 +99,25 @@ def test_refused_configurations_are_unknown_to_smac() -> None:
     assert len(rival.smac.runhistory) == len(budgets)
 
 
+def test_bohb_runs_the_brackets_of_hyperband() -> None:
+    """Oracle: Hyperband's first two brackets for 9 epochs and a factor of 3, as for SMAC: 9, 3 and
+    1 configurations for 1, 3 and 9 epochs, then 3 and 1 for 3 and 9. The promoted ones are those
+    with the lowest errors; a diverged one has none."""
+    rival = make_rival("BOHB")
+    ex2 = loading.load_space("ex2")
+    budgets, configs = [], []
+    for number in range(9 + 3 + 1 + 3 + 1):
+        configs.append(rival.propose(number).config)
+        assert ex2.check(configs[-1]) is None
+        budgets.append(round(rival.open[number].kwargs["budget"]))
+        state = "FAIL" if number == 0 else "COMPLETE"
+        rival.tell(number, state, None if number == 0 else number / 100)
+    assert budgets == [1] * 9 + [3] * 3 + [9] + [3] * 3 + [9]
+    assert configs[9:13] == [*configs[1:4], configs[1]]
+
+
 @pytest.mark.parametrize(
-    "name", ["RandomRayASHA", "RayOptunaSearch", "OptunaHyperband", "SyneTune", "SMAC"]
+    "name", ["RandomRayASHA", "RayOptunaSearch", "OptunaHyperband", "SyneTune", "SMAC", "BOHB"]
 )
 def test_every_rival_starts_with_the_named_point(name: str) -> None:
     """Oracle: the first named point of `ex2`."""
