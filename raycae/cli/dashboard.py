@@ -75,8 +75,8 @@ def serve_dashboard(
         raise InputError(f"--host {host} --port {port}: cannot listen there: {error}") from None
     threading.Thread(target=keep_following, args=[copy], daemon=True).start()
     where = f"http://{host}:{server.server_port}/dashboard/studies/{copy.study._study_id}"
-    print(f"{make_printable(folder.name)}: {where}  (Ctrl-C ends it)", flush=True)
     with server, suppress(KeyboardInterrupt):
+        print(f"{make_printable(folder.name)}: {where}  (Ctrl-C ends it)", flush=True)
         server.serve_forever()
     # Python ends a daemon thread that is inside a call to Arrow's C++ by aborting the process.
     sys.stdout.flush()
