@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from raycae.formatting import format_ratio
@@ -90,12 +91,12 @@ def find_best_linear(linear: pd.DataFrame, latent_size: int) -> LinearCode | Non
     Returns:
         The baseline; None if all are larger.
     """
-    short = linear[linear["latent_size"] <= latent_size]
-    if short.empty:
+    errors = np.where(linear["latent_size"] <= latent_size, linear["val_mse"], np.inf)
+    if not np.isfinite(errors).any():
         return None
-    best = short.sort_values("val_mse", kind="stable").iloc[0]
-    errors = (float(best["val_mse"]), float(best["test_mse"]))
-    return LinearCode(str(best["baseline"]), int(best["latent_size"]), *errors)
+    best = linear.iloc[errors.argmin()]
+    name, size = str(best["baseline"]), int(best["latent_size"])
+    return LinearCode(name, size, float(best["val_mse"]), float(best["test_mse"]))
 
 
 def compute_latent_error(trials: pd.DataFrame, baselines: pd.DataFrame | None) -> LatentError:
