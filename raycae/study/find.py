@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from raycae.errors import InputError
 from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import refusal_is_input_error
+from raycae.study.artifacts import get_model_folder, has_model, list_trial_folders
 from raycae.study.records import COMPLETE
 from raycae.study.tables import read_trials
 
@@ -155,10 +156,9 @@ def find_kept_model(study: Place, latent: int | None = None, name: str | None = 
 
 
 def list_trials_with_model(study: Place) -> list[int]:
-    """List the trials that have a model in the folder of a study."""
-    with suppress(FileNotFoundError):
-        return sorted(int(p.name) for p in (study / "models").iterdir() if p.name.isdigit())
-    return []
+    """List the trials that have a complete model in the folder of a study."""
+    numbers = list_trial_folders(study / "models")
+    return sorted(number for number in numbers if has_model(get_model_folder(study, number)))
 
 
 def list_candidates(path: str, under: Place) -> list[Place]:
