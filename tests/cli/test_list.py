@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,6 +236,33 @@ def test_status_as_json(run: Run, results: Path, monkeypatch: pytest.MonkeyPatch
     (results / "new" / "trials.parquet").unlink(missing_ok=True)
     assert json.loads(run("status", "new-7f3a", "--json")[1])["trials"] is None
     assert "no trial has begun" in run("status", "new-7f3a")[1]
+
+
+def test_fetch_copies_the_study_of_the_job(
+    run: Run,
+    results: Path,
+    plan: Plan,
+    tiny_space: Space,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: the results that the job recorded. The current folder contains another study of the
+    same name. If the job's study is missing, there is a message, and nothing is copied."""
+    here = tmp_path_factory.mktemp("here")
+    create_study(here / "new", replace(plan, trials=9), tiny_space, data_facts()).close()
+    monkeypatch.chdir(here)
+    metadata = {"results": str(results), "study": "new"}
+    job = SimpleNamespace(status=JobStatus.SUCCEEDED, metadata=metadata)
+    monkeypatch.setattr(jobs, "connect_to_head", lambda address: None)
+    monkeypatch.setattr(jobs, "find_job", lambda client, name: job)
+    assert run("fetch", "new-7f3a", "-o", "home")[::2] == (0, "")
+    fetched = (here / "home" / "new" / "study.json").read_bytes()
+    assert fetched == (results / "new" / "study.json").read_bytes()
+    (results / "new" / "study.json").unlink()
+    code, _, err = run("fetch", "new-7f3a", "-o", "again")
+    assert code == 2
+    assert f"new-7f3a: there is no study at {results / 'new'}" in err
+    assert not (here / "again").exists()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
