@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -124,6 +125,45 @@ def test_list_of_nothing(run: Run, tmp_path: Path) -> None:
     )
     code, _, err = run("show", "--results", tmp_path)
     assert (code, "there are no studies" in err) == (2, True)
+
+
+def test_a_folder_that_may_not_be_read(
+    run: Run, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the same commands without the folder, which adds a line to the list. Such a folder is
+    `lost+found`, or the study of another person."""
+    before = [run(*words, "--results", results) for words in (("show",), ("show", "nope"))]
+    _, listed, _ = run("list", "--results", results, "--json")
+    (results / "private").mkdir()
+    (results / "locked").mkdir()
+    (results / "locked" / "study.json").write_text((results / "old" / "study.json").read_text())
+    is_file, read_bytes = Path.is_file, Path.read_bytes
+
+    def look(path: Path, **how: bool) -> bool:
+        if path.parent.name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path, **how)
+
+    def read(path: Path) -> bytes:
+        if path.parent.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "is_file", look)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    code, out, err = run("list", "--results", results, "--json")
+    assert (code, err) == (0, "")
+    entries = {entry["study"]: entry for entry in json.loads(out)}
+    assert (entries.pop("private")["state"], entries.pop("locked")["state"]) == (
+        *("unreadable", "unreadable"),
+    )
+    assert list(entries.values()) == json.loads(listed)
+    after = [run(*words, "--results", results) for words in (("show",), ("show", "nope"))]
+    assert after[0] == before[0]
+    assert after[1][2] == before[1][2].replace("broken, new", "broken, locked, new")
+    code, _, err = run("show", "private", "--results", results)
+    assert code == 2
+    assert "private/study.json: Permission denied" in err
 
 
 def test_the_newest_study_is_shown(run: Run, results: Path) -> None:
