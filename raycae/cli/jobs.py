@@ -42,6 +42,7 @@ from raycae.execution.time_left import estimate_time_left
 from raycae.formatting import format_duration, make_printable
 from raycae.storage.files import fetch_tree
 from raycae.storage.paths import Place, resolve_place
+from raycae.storage.retry import refusal_is_input_error
 from raycae.study import find, plan, tables
 from raycae.study.summary import format_counts, format_trial
 
@@ -238,7 +239,10 @@ def fetch_results(
             f"{name} is still {job.status}. Read its results at {get_job_folder(job)}, or end it "
             f"with raycae stop {name}."
         )
-    folder = find.find_study(job.metadata["study"], job.metadata["results"])
+    with refusal_is_input_error():
+        folder = get_job_folder(job)
+        if not (folder / "study.json").is_file():
+            raise InputError(f"{name}: there is no study at {folder}; see raycae logs {name}")
     home = resolve_place(to / folder.name)
     assert isinstance(home, Path)
     if home.exists():

@@ -26,17 +26,21 @@ class GridSampler(Sampler):
     def __init__(self, setup: SamplerSetup) -> None:
         super().__init__(setup)
         self._grid = list_grid(setup.space)
-        self._last: dict[str, Value] | None = None
+        self._begun: set[frozenset[tuple[str, Value]]] = set()
+        """The combinations of all trials that are not named points."""
 
     def sample(self, number: int, history: History) -> Iterator[Candidate]:
-        for params, config in self._grid:
-            self._last = params
-            yield Candidate(config, params)
+        self.max_refusals = MAX_GRID_REFUSALS
+        for n_seen, (params, config) in enumerate(self._grid, 1):
+            if frozenset(params.items()) in self._begun:
+                # The ledger has it. The count of refusals in a row begins again.
+                self.max_refusals = MAX_GRID_REFUSALS + n_seen
+            else:
+                yield Candidate(config, params)
 
     def begin(self, number: int, proposal: Proposal) -> None:
-        # A trial of the ledger: continue after its combination.
-        if proposal.point is None and proposal.params != self._last:
-            self._last = next((p for p, _ in self._grid if p == proposal.params), None)
+        if proposal.point is None:
+            self._begun.add(frozenset(proposal.params.items()))
 
 
 def list_grid(space: Space) -> Iterator[tuple[dict[str, Value], Config]]:

@@ -97,7 +97,7 @@ class Sampler(ABC):
     """It may suggest nothing now and something once a running trial has ended."""
     avoids_other_drivers: ClassVar[bool] = True
     """In a shared study, skip what another driver tries already."""
-    max_refusals: ClassVar[int] = TRIES
+    max_refusals: int = TRIES
     """Number of candidates for one trial that may break the constraints; then the search stops
     with an error."""
 

@@ -16,6 +16,10 @@ from raycae.errors import InputError
 from raycae.storage.paths import Place, StorePath
 from raycae.storage.retry import with_retries
 
+MAX_NAME_BYTES = 100
+"""How much of a file's name is part of the name of its temporary file, in bytes. File systems allow
+names of 255 bytes, some fewer."""
+
 
 def write_atomic(path: Place, content: bytes) -> None:
     """Write a file atomically and durably.
@@ -30,6 +34,7 @@ def write_atomic(path: Place, content: bytes) -> None:
 
     Raises:
         StorageError: The storage does not take the file; the temporary file is removed.
+        InputError: The name is longer than the file system allows.
     """
     if isinstance(path, StorePath):
         path.write_bytes(content)
@@ -42,7 +47,10 @@ def write_atomic(path: Place, content: bytes) -> None:
             # The folder existed when the study was opened, so its mount is gone.
             raise OSError(f"the folder {path.parent} is gone") from error
 
-    with_retries(f"writing {path}", write)
+    try:
+        with_retries(f"writing {path}", write)
+    except OSError as error:  # All other errors of the storage are a `StorageError`.
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def make_folder(folder: Place, within: Place) -> None:
@@ -119,7 +127,7 @@ def fetch_tree(folder: Place, target: Path) -> None:
     Raises:
         StorageError: The folder cannot be copied.
     """
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    temporary = make_temporary_path(target)
     if isinstance(folder, StorePath):
         filesystem, path = folder._filesystem, str(folder._path)
     else:
@@ -224,7 +232,7 @@ def write_beside(path: Path, content: bytes) -> None:
     Raises:
         OSError: The file cannot be written; the temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = make_temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -236,6 +244,19 @@ def write_beside(path: Path, content: bytes) -> None:
             os.unlink(temporary)  # noqa: PTH108 - not LocalPath's, which waits
         raise
     sync_folder(path.parent)
+
+
+def make_temporary_path(path: Path) -> Path:
+    """Return a new path next to a file or folder, under which it is written before its rename.
+
+    Args:
+        path: The file or folder to write.
+
+    Returns:
+        The path. Its name matches `.*.????????` and is not too long.
+    """
+    name = os.fsencode(path.name)[:MAX_NAME_BYTES].decode(errors="ignore")
+    return path.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -41,7 +41,7 @@ def get_checkpoint_folder(study: Place, number: int) -> Place:
 
 
 def write_model(folder: Place, weights: bytes, config: Mapping[str, Any], **facts: Any) -> None:
-    """Write `model.safetensors` and `config.json`, which `weights.load_model` reads.
+    """Write `model.safetensors` and then `config.json`, which `weights.load_model` reads.
 
     Args:
         folder: Folder of the model.
@@ -53,6 +53,15 @@ def write_model(folder: Place, weights: bytes, config: Mapping[str, Any], **fact
     write_atomic(folder / "model.safetensors", weights)
     content = {"config": config, **facts, "weights": checksum(weights)}
     write_atomic(folder / "config.json", json.dumps(content, indent=1).encode())
+
+
+def has_model(folder: Place) -> bool:
+    """Return whether a folder has a complete model: `config.json` is written last.
+
+    Args:
+        folder: Folder of the model.
+    """
+    return (folder / "config.json").is_file()
 
 
 class ArtifactStore:
@@ -122,8 +131,9 @@ class ArtifactStore:
         self._stored = list_trial_folders(self.folder / "models")
         checkpoints = list_trial_folders(self.folder / "checkpoints")
         found = set(self._stored)
-        for number in (kept & checkpoints) - found:
-            self._store_model(number)
+        for number in kept & checkpoints:
+            if not has_model(get_model_folder(self.folder, number)):
+                self._store_model(number)
         for number in found - kept - running:
             remove_tree(get_model_folder(self.folder, number))
         self._stored &= kept

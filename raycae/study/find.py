@@ -8,9 +8,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycae.errors import InputError
+from raycae.errors import InputError, StorageError
 from raycae.storage.paths import Place, resolve_place
-from raycae.storage.retry import refusal_is_input_error
+from raycae.storage.retry import Refused, refusal_is_input_error
+from raycae.study.artifacts import get_model_folder, has_model, list_trial_folders
 from raycae.study.records import COMPLETE
 from raycae.study.tables import read_trials
 
@@ -58,14 +59,18 @@ def find_study(path: str | Path, results: str | Path = "results") -> Place:
 
 
 def list_study_names(results: Place) -> list[str]:
-    """List the names of the studies in a folder, ascending; none if it cannot be read.
+    """List the names of the studies in a folder, ascending, without those that cannot be read.
 
     Args:
         results: The folder.
     """
-    with suppress(OSError, RuntimeError):
-        return sorted(p.name for p in results.iterdir() if (p / "study.json").is_file())
-    return []
+    names = []
+    with suppress(OSError, RuntimeError, StorageError):
+        for folder in results.iterdir():
+            with suppress(Refused):
+                if (folder / "study.json").is_file():
+                    names.append(folder.name)
+    return sorted(names)
 
 
 def format_study_argument(folder: Place) -> str:
@@ -155,10 +160,9 @@ def find_kept_model(study: Place, latent: int | None = None, name: str | None = 
 
 
 def list_trials_with_model(study: Place) -> list[int]:
-    """List the trials that have a model in the folder of a study."""
-    with suppress(FileNotFoundError):
-        return sorted(int(p.name) for p in (study / "models").iterdir() if p.name.isdigit())
-    return []
+    """List the trials that have a complete model in the folder of a study."""
+    numbers = list_trial_folders(study / "models")
+    return sorted(number for number in numbers if has_model(get_model_folder(study, number)))
 
 
 def list_candidates(path: str, under: Place) -> list[Place]:

@@ -10,14 +10,14 @@ from typing import Any
 from raycae.errors import InputError
 from raycae.storage import parquet
 from raycae.storage.paths import Place, resolve_place
-from raycae.storage.retry import refusal_is_input_error
+from raycae.storage.retry import Refused, refusal_is_input_error
 from raycae.study.lease import is_held
 from raycae.study.plan import read_study
 from raycae.study.records import COMPLETE, RUNNING, TRIAL_COLUMNS
 
 FINISHED, UNFINISHED, UNREADABLE = "finished", "unfinished", "unreadable"
 """States of a study that no process writes: its planned trials have ended, or they have not, or its
-files are damaged."""
+files are damaged or may not be read."""
 _READ = ("state", "val_mse")
 
 
@@ -30,12 +30,14 @@ def list_studies(results: str | Path) -> list[dict[str, Any]]:
 
     Returns:
         For each study `study`, `state`, `trials_ended`, `trials_planned`, `best_val_mse`, `space`
-        and `created_at`, the newest study first. Values that are not known are None.
+        and `created_at`, the newest study first. Values that are not known are None. A folder that
+        may not be read is taken to be a study.
     """
-    studies = []
+    found: list[dict[str, Any] | None] = []
     folder = resolve_place(results)
     with suppress(FileNotFoundError, NotADirectoryError):
-        studies = [describe_study(f) for f in folder.iterdir() if (f / "study.json").is_file()]
+        found = [describe_study(study) for study in folder.iterdir()]
+    studies = [study for study in found if study]
     return sorted(studies, key=lambda s: (s["created_at"] or "", s["study"]), reverse=True)
 
 
@@ -61,23 +63,26 @@ def find_newest_study(results: str | Path) -> str:
     return name
 
 
-def describe_study(folder: Place) -> dict[str, Any]:
+def describe_study(folder: Place) -> dict[str, Any] | None:
     """Describe a study in a few values.
 
     Args:
-        folder: Folder of the study.
+        folder: A folder, which may be a study.
 
     Returns:
-        An entry of `list_studies`.
+        An entry of `list_studies`; None if the folder is no study.
     """
     described: dict[str, Any] = dict.fromkeys(
         ("study", "state", "trials_ended", "trials_planned", "best_val_mse", "space", "created_at")
     )
     described |= {"study": folder.name, "state": UNREADABLE}
     try:
+        if not (folder / "study.json").is_file():
+            return None
         content = read_study(folder)
         states, errors = read_states(folder)
-    except InputError:
+        is_running = is_held(folder)
+    except (InputError, Refused):
         return described
     planned = content["plan"]["trials"]
     n_ended = len(states) - states.count(RUNNING)
@@ -88,7 +93,7 @@ def describe_study(folder: Place) -> dict[str, Any]:
     ]
     over = FINISHED if n_ended >= planned else UNFINISHED
     return described | {
-        "state": "running" if is_held(folder) else over,
+        "state": "running" if is_running else over,
         "trials_ended": n_ended,
         "trials_planned": planned,
         "best_val_mse": min(complete, default=None),

@@ -86,6 +86,7 @@ class Study:
         self.proposer = make_proposer(plan, space, strata, shared)
         self.rule = make_stopping_rule(plan, strata)
         replay_ledger(self.ledger.folder, space, self.records, self.proposer, self.rule, shared)
+        self._watchdog.load_epochs(self.records)
         if self.records.orphans and self.notes:  # not again where the damage was reported before
             self.notes.append(
                 f"{self.folder}: the ledger has lost the start of some trials. Their other "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from raycae.study.records import FAIL
+from raycae.study.records import FAIL, Records
 
 ALIKE = {"diverged": 20}
 """Failures in a row for one reason that end a search, by kind of failure. Diverging trials are
@@ -19,8 +19,12 @@ QUIET_LEAST_S = 60.0
 """Every epoch may take this many seconds more."""
 QUIET_FIRST_S = 300.0
 """A first epoch may take this many seconds more, to start a process and to send images."""
-QUIET_UNKNOWN_S = 3600.0
-"""Seconds that the first epochs of a study may take, when no epoch has been measured yet."""
+QUIET_RESUMED_S = 3600.0
+"""Seconds that a first epoch may take at least while this process has measured no epoch. The times
+in the ledger may be those of a faster machine."""
+QUIET_UNKNOWN_S = 86_400.0
+"""Seconds that the first epochs of a study may take, when no epoch has been measured yet. One epoch
+of many large images may take hours."""
 DEAF_S = 10.0
 """If the driver was blocked for more seconds than this, all deadlines are extended by the pause."""
 
@@ -63,7 +67,17 @@ class Watchdog:
         """
         self._last_seen[number] = time.monotonic()
         self._slowest_s[number] = max(seconds, self._slowest_s.get(number, 0.0))
-        self._slowest_s_per_flop = max(self._slowest_s_per_flop, seconds / (flops or 1))
+        self._record_pace(seconds, flops)
+
+    def load_epochs(self, records: Records) -> None:
+        """Learn from the epochs of the ledger how long a first epoch may take.
+
+        Args:
+            records: The records of the study.
+        """
+        for number, curve in records.epochs.items():
+            for epoch in curve.values():
+                self._record_pace(epoch["epoch_time_s"], records.trials[number]["flops"])
 
     def unwatch(self, number: int) -> None:
         """Stop watching a trial whose attempt is over.
@@ -114,6 +128,9 @@ class Watchdog:
         limit = min(ALIKE.get(cause.split(":")[0], ALIKE_ELSE), n_trials)
         return count if count >= limit else 0
 
+    def _record_pace(self, seconds: float, flops: int | None) -> None:
+        self._slowest_s_per_flop = max(self._slowest_s_per_flop, seconds / (flops or 1))
+
     def _compute_limit_s(self, number: int) -> float:
         """Compute how long a trial may be silent, in seconds."""
         if slowest_s := self._slowest_s.get(number):
@@ -121,7 +138,8 @@ class Watchdog:
         if not self._slowest_s_per_flop:
             return QUIET_UNKNOWN_S
         expected_s = self._slowest_s_per_flop * self._workloads[number]
-        return QUIET_LEAST_S + QUIET_FIRST_S + QUIET_FACTOR * expected_s
+        limit_s = QUIET_LEAST_S + QUIET_FIRST_S + QUIET_FACTOR * expected_s
+        return limit_s if self._slowest_s else max(limit_s, QUIET_RESUMED_S)
 
     def _extend_deadlines(self, now: float, storage_wait_s: float) -> None:
         """Extend all deadlines by the time in which no report could arrive.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,6 +127,45 @@ def test_list_of_nothing(run: Run, tmp_path: Path) -> None:
     assert (code, "there are no studies" in err) == (2, True)
 
 
+def test_a_folder_that_may_not_be_read(
+    run: Run, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the same commands without the folder, which adds a line to the list. Such a folder is
+    `lost+found`, or the study of another person."""
+    before = [run(*words, "--results", results) for words in (("show",), ("show", "nope"))]
+    _, listed, _ = run("list", "--results", results, "--json")
+    (results / "private").mkdir()
+    (results / "locked").mkdir()
+    (results / "locked" / "study.json").write_text((results / "old" / "study.json").read_text())
+    is_file, read_bytes = Path.is_file, Path.read_bytes
+
+    def look(path: Path, **how: bool) -> bool:
+        if path.parent.name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path, **how)
+
+    def read(path: Path) -> bytes:
+        if path.parent.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "is_file", look)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    code, out, err = run("list", "--results", results, "--json")
+    assert (code, err) == (0, "")
+    entries = {entry["study"]: entry for entry in json.loads(out)}
+    assert (entries.pop("private")["state"], entries.pop("locked")["state"]) == (
+        *("unreadable", "unreadable"),
+    )
+    assert list(entries.values()) == json.loads(listed)
+    after = [run(*words, "--results", results) for words in (("show",), ("show", "nope"))]
+    assert after[0] == before[0]
+    assert after[1][2] == before[1][2].replace("broken, new", "broken, locked, new")
+    code, _, err = run("show", "private", "--results", results)
+    assert code == 2
+    assert "private/study.json: Permission denied" in err
+
+
 def test_the_newest_study_is_shown(run: Run, results: Path) -> None:
     """Oracle: the same output as with its name; there are no trials in the newest one."""
     long_study(results / "middle", 8)
@@ -235,6 +276,33 @@ def test_status_as_json(run: Run, results: Path, monkeypatch: pytest.MonkeyPatch
     (results / "new" / "trials.parquet").unlink(missing_ok=True)
     assert json.loads(run("status", "new-7f3a", "--json")[1])["trials"] is None
     assert "no trial has begun" in run("status", "new-7f3a")[1]
+
+
+def test_fetch_copies_the_study_of_the_job(
+    run: Run,
+    results: Path,
+    plan: Plan,
+    tiny_space: Space,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Oracle: the results that the job recorded. The current folder contains another study of the
+    same name. If the job's study is missing, there is a message, and nothing is copied."""
+    here = tmp_path_factory.mktemp("here")
+    create_study(here / "new", replace(plan, trials=9), tiny_space, data_facts()).close()
+    monkeypatch.chdir(here)
+    metadata = {"results": str(results), "study": "new"}
+    job = SimpleNamespace(status=JobStatus.SUCCEEDED, metadata=metadata)
+    monkeypatch.setattr(jobs, "connect_to_head", lambda address: None)
+    monkeypatch.setattr(jobs, "find_job", lambda client, name: job)
+    assert run("fetch", "new-7f3a", "-o", "home")[::2] == (0, "")
+    fetched = (here / "home" / "new" / "study.json").read_bytes()
+    assert fetched == (results / "new" / "study.json").read_bytes()
+    (results / "new" / "study.json").unlink()
+    code, _, err = run("fetch", "new-7f3a", "-o", "again")
+    assert code == 2
+    assert f"new-7f3a: there is no study at {results / 'new'}" in err
+    assert not (here / "again").exists()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from optuna.trial import TrialState
 from raycae.config import TRAINING_KEYS, UNSEEN_KEYS, resolve
 from raycae.errors import InputError
 from raycae.model.architecture import build_architecture
-from raycae.optimization import history
+from raycae.optimization import grid, history
 from raycae.optimization.feasibility import find_reachable_strata, require_possible
 from raycae.optimization.frontier import Strata
 from raycae.optimization.grid import list_grid
@@ -486,6 +487,84 @@ def test_grid_is_every_combination_once() -> None:
     numbers = itertools.count()
     proposals = list(iter(lambda: proposer.propose(next(numbers)), None))
     assert len(proposals) == 36
+
+
+RATES = "task: reconstruct\nparams: {lr: {type: categorical, choices: [%s]}}\n"
+
+
+@pytest.mark.parametrize("repeats", ["refuse", "seed"])
+@pytest.mark.parametrize(
+    ("before", "after", "rest"),
+    [
+        ("0.001, 0.002", "0.003, 0.004", [0.003, 0.004]),
+        ("0.001, 0.002", "0.0005, 0.002, 0.004", [0.0005, 0.004]),
+        ("0.001, 0.002", "0.002, 0.003, 0.001", [0.003]),
+        ("0.001, 0.002, 0.003", "0.001, 0.002, 0.003", [0.003]),
+    ],
+)
+def test_a_grid_after_its_space_was_edited(
+    before: str, after: str, rest: list[float], repeats: str
+) -> None:
+    """Oracle: by hand. The combinations of the new space that no trial of the ledger had."""
+    old, new = (loading.parse_space(RATES % text, name="rates") for text in (before, after))
+    first, resumed = Proposer(old, "grid"), Proposer(new, "grid", repeats=repeats)
+    for number in range(2):
+        proposal = first.propose(number)
+        assert proposal is not None
+        params = new.params_of(proposal.config)
+        resumed.reopen(number, replace(proposal, params=params))
+    numbers = itertools.count(2)
+    found = iter(lambda: resumed.propose(next(numbers)), None)
+    assert [proposal.config.lr for proposal in itertools.islice(found, 9)] == rest
+
+
+@pytest.mark.timeout(120)
+def test_a_large_grid_is_not_walked_to_its_end() -> None:
+    """Oracle: 99 to the power of five combinations, none of which the trial of the ledger had. The
+    first of them is proposed."""
+    large = loading.parse_space(
+        """
+        task: reconstruct
+        params:
+          channels: {type: int, low: 1, high: 99, per: stage}
+          latent_channels: {type: int, low: 1, high: 99}
+        fixed: {depth: 4}
+        """,
+        name="large",
+    )
+    proposer = Proposer(large, "grid")
+    proposer.reopen(0, Proposal(resolve({}), {}, 0))
+    proposal = proposer.propose(1)
+    assert proposal is not None
+    assert set(proposal.params.values()) == {1}
+    assert len(proposal.params) == 5
+
+
+def test_a_grid_with_long_stretches_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the search that was not interrupted. Two combinations in a row break the constraint,
+    which is fewer than the limit of three; before the place where the search ended, six do."""
+    monkeypatch.setattr(grid, "MAX_GRID_REFUSALS", 3)
+    monkeypatch.setattr(grid.GridSampler, "max_refusals", 3)
+    space = loading.parse_space(
+        """
+        task: reconstruct
+        params:
+          lr: {type: categorical, choices: [0.001, 0.002, 0.003, 0.004, 0.005]}
+          latent_channels: {type: categorical, choices: [4, 32, 64]}
+        constraints: {latent_size: {max: 1024}}
+        """,
+        name="stretches",
+    )
+    whole, resumed = Proposer(space, "grid"), Proposer(space, "grid")
+    proposals = [whole.propose(number) for number in range(5)]
+    assert [proposal.config.lr for proposal in proposals if proposal] == [
+        *(0.001, 0.002, 0.003, 0.004, 0.005)
+    ]
+    for number, proposal in enumerate(proposals[:4]):
+        assert proposal is not None
+        resumed.reopen(number, proposal)
+    assert resumed.propose(4) == proposals[4]
+    assert resumed.propose(5) is None
 
 
 def test_parallel_proposals_differ(tiny_space: Space) -> None:

@@ -20,7 +20,7 @@ from object_store import ObjectStore
 
 from raycae.errors import InputError, StorageError
 from raycae.storage import retry
-from raycae.storage.files import make_folder, quarantine, remove_tree, write_atomic
+from raycae.storage.files import fetch_tree, make_folder, quarantine, remove_tree, write_atomic
 from raycae.storage.paths import LocalPath, Place, StorePath, resolve_place
 from raycae.storage.retry import RetryPolicy
 
@@ -93,6 +93,43 @@ def test_files_of_a_place(anywhere: Place) -> None:
     assert not file.exists()
     assert aside.parent == anywhere / "damaged"
     assert aside.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 251 + ".png", "a" * 242, "ä" * 125 + ".png", "a" + "ä" * 126, "\udcff" * 250]
+)
+def test_the_longest_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Oracle: file systems allow 255 bytes. What a process leaves that dies before the rename is
+    found by the pattern of `remove_stale_files`, and readers of Parquet folders ignore it."""
+    replace, seen = Path.replace, []
+
+    def look(path: Path, target: Path) -> Path:
+        seen.extend(tmp_path.glob(".*.????????"))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    for content in (b"old", b"new"):
+        write_atomic(tmp_path / name, content)
+        assert (tmp_path / name).read_bytes() == content
+    assert len(seen) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    """Oracle: file systems allow 255 bytes. The message is that of a wrong input."""
+    with pytest.raises(InputError, match=r"a{256}: cannot be written: File name too long"):
+        write_atomic(tmp_path / ("a" * 256), b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_the_longest_name(tmp_path: Path) -> None:
+    """Oracle: file systems allow 255 bytes."""
+    (tmp_path / "from" / "sub").mkdir(parents=True)
+    (tmp_path / "from" / "sub" / "file").write_bytes(b"content")
+    target = tmp_path / "to" / ("ä" * 127)
+    fetch_tree(tmp_path / "from", target)
+    assert (target / "sub" / "file").read_bytes() == b"content"
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["ä" * 127]
 
 
 def test_a_place_and_its_name(store: ObjectStore) -> None:

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from raycae.errors import InputError
 from raycae.optimization.shared_study import require_database
 from raycae.space.space import Space
+from raycae.study import find
 from raycae.study import ledger as study_ledger
 from raycae.study.artifacts import get_checkpoint_folder, get_model_folder
 from raycae.study.attempt import Attempt, EpochReport, FailureReport
@@ -334,6 +335,33 @@ def test_a_model_laid_down_late(killed: Path) -> None:
     content = (get_model_folder(killed, 4) / "model.safetensors").read_bytes()
     assert content == b"safetensors of 4 after 2"
     assert not keep.exists()
+    die(again)
+
+
+@pytest.mark.parametrize("left", [(), ("model.safetensors",)], ids=["empty", "no config.json"])
+def test_a_model_stored_in_part(killed: Path, left: tuple[str, ...]) -> None:
+    """Oracle: the disk was full, or the process was killed, before `config.json`, which is written
+    last. The checkpoints have the only good copy: the next process stores the model. Until then
+    nobody is led to the part of it."""
+    study = resume(killed)
+    issue = study.ask()
+    assert issue is not None
+    study.start_attempt(issue.number, issue.attempt)
+    keep, model = get_checkpoint_folder(killed, 4), get_model_folder(killed, 4)
+    shutil.copytree(keep, killed / "as-it-was")
+    study.report_epoch(EpochReport(4, issue.attempt, **measured(3, 0.2)))
+    die(study)
+    shutil.move(killed / "as-it-was", keep)
+    for path in list(model.iterdir()):
+        if path.name not in left:
+            path.unlink()
+    assert find.list_trials_with_model(killed) == []
+    again = resume(killed)
+    assert (model / "model.safetensors").read_bytes() == b"safetensors of 4 after 2"
+    assert json.loads((model / "config.json").read_bytes())["trial_number"] == 4
+    assert find.list_trials_with_model(killed) == [4]
+    assert not keep.exists()
+    assert again.notes == []
     die(again)
 
 

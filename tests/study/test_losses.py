@@ -144,7 +144,7 @@ def test_out_of_memory_with_batch_norm(tmp_path: Path, tiny_space: Space, plan: 
 
 def test_a_hung_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: by hand. An epoch took 2 s: after 60 + 10 x 2 s the trial is overdue. A first epoch
-    has the start on top, and is predicted from FLOPs. Nothing is known: an hour."""
+    has the start on top, and is predicted from FLOPs."""
     clock = Clock(monkeypatch)
     first = begin(study)
     assert clock.passes(study, 3595) == []
@@ -158,6 +158,35 @@ def test_a_hung_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.passes(study, 10)[1] == (1, second.attempt, f"hung: no epoch in {limit:.0f} s")
     study.lose_attempt(0, 1, HUNG, "hung: no epoch in 80 s")
     assert [number for number, *_ in study.find_hung_attempts()] == [1]
+
+
+def test_a_first_epoch_of_hours(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: by hand. Nothing is known: a day. A resumed study predicts a first epoch from the
+    ledger, and gives it an hour at least, because this machine may be a slower one."""
+    clock = Clock(monkeypatch)
+    first = begin(study)
+    assert clock.passes(study, 86_395) == []
+    assert clock.passes(study, 10) == [(0, first.attempt, "hung: no epoch in 86400 s")]
+    study.report_epoch(EpochReport(0, first.attempt, **measured(1, 0.2)))
+    die(study)
+    study = resume_study(study.folder, study.plan)
+    second = begin(study)
+    assert clock.passes(study, 3595) == []
+    assert clock.passes(study, 10) == [(0, second.attempt, "hung: no epoch in 3600 s")]
+    slow = {**measured(2, 0.1), "epoch_time_s": 4200.0}
+    study.report_epoch(EpochReport(0, second.attempt, **slow))
+    die(study)
+    study = resume_study(study.folder, study.plan)
+    third = begin(study)
+    assert clock.passes(study, 42_355) == []
+    assert clock.passes(study, 10) == [(0, third.attempt, "hung: no epoch in 42360 s")]
+    other = begin(study)
+    flops = [study.records.trials[n]["flops"] for n in (0, other.number)]
+    limit = 360 + 42_000 * flops[1] / flops[0]
+    assert [number for number, *_ in clock.passes(study, limit - 10)] == [0]
+    hung = (other.number, other.attempt, f"hung: no epoch in {limit:.0f} s")
+    assert clock.passes(study, 20)[1] == hung
+    die(study)
 
 
 def test_waiting_for_the_storage_is_nobodys_silence(
