@@ -127,7 +127,7 @@ def reproduce_report(
     from raycae.report.reproduction.page import write_reproduction
 
     for request in requests if code in (0, 1) else []:
-        add_illustrations(request.folder)
+        add_illustrations(request.folder, request.resume_command)
     print(f"page     {runner.shorten_path(write_reproduction(folder))}")
     raise typer.Exit(code)
 
@@ -201,20 +201,20 @@ def run_experiments(requests: list[SearchRequest]) -> int:
     return code
 
 
-def add_illustrations(folder: Place) -> None:
+def add_illustrations(folder: Place, remedy: str) -> None:
     """Make the baselines that a study lacks, and pictures of the best run of each experiment.
 
     What cannot be made is printed as a note.
 
     Args:
         folder: The study.
+        remedy: The command that makes it later.
     """
     from raycae.report import picture_sheets
     from raycae.report.reproduction.page import read_part, select_best_runs
     from raycae.study.images import load_test_images
 
     finish = Finish()
-    remedy = f"raycae reproduce --study {folder.parent.name}"
     failure = "Pictures and baselines could not be made"
     finish.attempt(
         failure, remedy, picture_sheets.add_pictures_and_baselines, folder, finish=finish

@@ -55,24 +55,23 @@ def search(path: str | None = None, **options: Any) -> None:
     with exit_on_interrupt():
         study = run_search(**options)
     if path is not None:
-        offer_more_networks(study, options["storage"])
+        offer_more_networks(study, options)
 
 
-def offer_more_networks(study: StudyReader, storage: str | None) -> None:
+def offer_more_networks(study: StudyReader, options: Mapping[str, Any]) -> None:
     """Print the command that adds trials to a study if all that were planned have ended.
 
     Args:
         study: The study.
-        storage: The option `--storage`.
+        options: All options of the search.
     """
-    from raycae.execution.locations import make_database_absolute
-    from raycae.execution.runner import format_search_command
+    from raycae.execution.resuming import format_search_command
     from raycae.study.plan import read_plan_facts, read_study
     from raycae.study.records import RUNNING
 
     n_ended = (study.trials["state"] != RUNNING).sum()
     if n_ended >= read_plan_facts(read_study(study.folder))["trials"]:
-        command = format_search_command(study.folder, make_database_absolute(storage))
+        command = format_search_command(study.folder, options)
         print(f"next     {command} --trials +8   # more networks")
 
 

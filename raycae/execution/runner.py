@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -29,9 +28,9 @@ from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.execution.time_estimate import format_time_estimate, make_forecast
 from raycae.execution.tuner import train_trials
 from raycae.formatting import make_printable
-from raycae.optimization.shared_study import hide_password, require_database
+from raycae.optimization.shared_study import require_database
 from raycae.report.reader import StudyReader
-from raycae.storage.paths import Place, resolve_place
+from raycae.storage.paths import Place
 from raycae.storage.retry import retry_policy
 from raycae.study.find import format_study_argument
 from raycae.study.finish import Finish
@@ -189,8 +188,9 @@ def run_study(request: SearchRequest) -> int | None:
     if stop.is_interrupted():
         return stop.signal_number
     if study.hopeless:
-        command = format_resume_command(request)
-        raise SearchAborted(f"{study.hopeless}. Fix the cause, then continue with: {command}")
+        raise SearchAborted(
+            f"{study.hopeless}. Fix the cause, then continue with: {request.resume_command}"
+        )
     if finish.errors:
         raise Unfinished(
             "All trials are recorded, but a step after them failed. The notes above name the "
@@ -233,37 +233,11 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
     if (folder / "report.html").exists():
         print(f"report   {shorten_path(folder / 'report.html')}")
     if stop.is_interrupted():
-        print(f"Interrupted; continue with: {format_resume_command(request)}")
+        print(f"Interrupted; continue with: {request.resume_command}")
     elif stop.is_time_up() and records.n_ended() < plan.trials:
-        print(f"Time is up; continue with: {format_resume_command(request)}")
+        print(f"Time is up; continue with: {request.resume_command}")
     elif not study.hopeless and len(records.trials) < plan.trials:
         print("Nothing is left to try in this space.")
-
-
-def format_resume_command(request: SearchRequest) -> str:
-    """Write the command that continues a search, without passwords.
-
-    Args:
-        request: What is searched.
-    """
-    if request.resume_command is not None:
-        return request.resume_command
-    return format_search_command(request.folder, request.database)
-
-
-def format_search_command(folder: Place, database: str | None) -> str:
-    """Write the command `raycae search` that continues a study, without passwords.
-
-    Args:
-        folder: The folder of the study.
-        database: URL of the database that the search shares; paths in it are absolute.
-    """
-    command = f"raycae search --resume --study {folder.name}"
-    if folder.parent != resolve_place("results"):
-        command += f" --results {shlex.quote(str(folder.parent))}"
-    if database:
-        command += f" --storage {shlex.quote(hide_password(database))}"
-    return command
 
 
 def finish_study(

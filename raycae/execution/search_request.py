@@ -24,7 +24,7 @@ from raycae.execution.option_values import (
     parse_strata,
     parse_trials,
 )
-from raycae.execution.resuming import plan_resumed_study
+from raycae.execution.resuming import format_search_command, plan_resumed_study
 from raycae.execution.search_options import OPTIONS, complete_options
 from raycae.optimization.early_stopping import FACTOR, choose_grace
 from raycae.optimization.feasibility import find_reachable_strata, require_possible
@@ -62,7 +62,7 @@ class SearchRequest:
         known: Trials of earlier studies that the sampler learns from.
         fuse: The largest number of trials to train together; None: as many as make it faster.
         notes: What to print before the search starts: points left out, earlier studies used.
-        resume_command: The command that continues the search, if it is not `raycae search`.
+        resume_command: The command that continues the search, without passwords.
         on_progress: Is called whenever a trial starts, ends an epoch, loses its worker or ends.
     """
 
@@ -77,7 +77,7 @@ class SearchRequest:
     known: list[Known] = field(default_factory=list)
     fuse: int | None = None
     notes: list[str] = field(default_factory=list)
-    resume_command: str | None = None
+    resume_command: str = ""
     on_progress: ProgressCallback | None = None
 
 
@@ -143,6 +143,7 @@ def parse_options(given: Mapping[str, Any]) -> SearchRequest:
         known=known,
         fuse=parse_fuse(options["fuse"]),
         notes=notes,
+        resume_command=format_search_command(folder, options),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycae.errors import InputError
+from raycae.errors import InputError, StorageError
 from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import refusal_is_input_error
 from raycae.study.records import COMPLETE
@@ -75,9 +76,23 @@ def format_study_argument(folder: Place) -> str:
         folder: The study.
 
     Returns:
-        Its name if it lies under `results` in the current folder, else its path or URI.
+        Its name if commands look for it there without --results, else its path or URI.
     """
-    return shlex.quote(folder.name if folder.parent == resolve_place("results") else str(folder))
+    return shlex.quote(folder.name if is_default_results(folder.parent) else str(folder))
+
+
+def is_default_results(results: Place) -> bool:
+    """Return whether commands without --results use a folder: RAYCAE_RESULTS, or `results`.
+
+    Args:
+        results: The folder of all studies.
+    """
+    default = os.environ.get("RAYCAE_RESULTS") or "results"
+    if "://" in default:  # Making the client of a store may ask the network.
+        return str(results) == default
+    with suppress(InputError, StorageError, OSError):  # E.g. the current folder was deleted.
+        return results == resolve_place(default)
+    return False
 
 
 @refusal_is_input_error()
