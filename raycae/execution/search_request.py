@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,8 @@ from raycae.execution.option_values import (
 from raycae.execution.resuming import format_search_command, plan_resumed_study
 from raycae.execution.search_options import OPTIONS, complete_options
 from raycae.optimization.early_stopping import FACTOR, choose_grace
-from raycae.optimization.feasibility import find_reachable_strata, require_possible
-from raycae.optimization.frontier import USUAL_STRATA
-from raycae.optimization.samplers import choose_sampler
+from raycae.optimization.feasibility import choose_strata, require_possible
+from raycae.optimization.samplers import choose_sampler, get_cost
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.storage.paths import Place
@@ -315,17 +313,6 @@ def require_early_stopping(recorded: Mapping[str, Any]) -> None:
         )
 
 
-def get_cost(space: Space, recorded: Mapping[str, Any]) -> str | None:
-    """Return the cost column of a search for a Pareto front; None if only the error counts.
-
-    Args:
-        space: The space of the search.
-        recorded: The options that are given, of those that a study records.
-    """
-    is_frontier = recorded.get("objective", space.file.objective) == "frontier"
-    return recorded.get("cost", "latent_size") if is_frontier else None
-
-
 def check_option_combinations(space: Space, settings: Mapping[str, Any], cost: str | None) -> None:
     """Raise `InputError` if an option has no effect with the others.
 
@@ -368,29 +355,3 @@ def check_option_combinations(space: Space, settings: Mapping[str, Any], cost: s
         if not space.file.params.keys() & set(TRAINING_KEYS):
             keys = ", ".join(TRAINING_KEYS)
             raise InputError(f"--settings {n} has no effect: {space.name} searches none of {keys}.")
-
-
-def choose_strata(space: Space, wanted: list[int] | None) -> list[int]:
-    """Choose the latent-size bins of the sampler `strata`.
-
-    Args:
-        space: The space of the search.
-        wanted: The option `--strata`.
-
-    Returns:
-        The upper bounds that are asked for, or those of the usual ones that the space reaches.
-
-    Raises:
-        InputError: A bin has no network of the space.
-    """
-    bounds = wanted or list(USUAL_STRATA)
-    reachable = find_reachable_strata(space, bounds)
-    if reachable and wanted is None:
-        return reachable
-    for below, bound in itertools.pairwise([0, *bounds]):
-        if bound not in reachable:
-            raise InputError(
-                f"--strata {bound}: no network of {space.name} was found with a latent size from "
-                f"{below + 1:,} to {bound:,}."
-            )
-    return reachable
