@@ -37,6 +37,7 @@ from raycae.study.finish import Finish
 from raycae.study.images import load_images
 from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import read_content
+from raycae.study.records import FAIL, Records
 from raycae.study.study import Study
 
 if TYPE_CHECKING:
@@ -188,9 +189,8 @@ def run_study(request: SearchRequest) -> int | None:
     if stop.is_interrupted():
         return stop.signal_number
     if study.hopeless:
-        raise SearchAborted(
-            f"{study.hopeless}. Fix the cause, then continue with: {request.resume_command}"
-        )
+        remedy = format_remedy(request, study.records)
+        raise SearchAborted(f"{study.hopeless}. Fix the cause, then {remedy}")
     if finish.errors:
         raise Unfinished(
             "All trials are recorded, but a step after them failed. The notes above name the "
@@ -238,6 +238,21 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
         print(f"Time is up; continue with: {request.resume_command}")
     elif not study.hopeless and len(records.trials) < plan.trials:
         print("Nothing is left to try in this space.")
+
+
+def format_remedy(request: SearchRequest, records: Records) -> str:
+    """Write how to continue a search that has stopped because its trials failed.
+
+    Args:
+        request: What was searched.
+        records: The trials of the study. Those that failed are not repeated.
+    """
+    command = request.resume_command
+    if records.n_ended() >= request.plan.trials:
+        if request.plan.sampler == "points":  # It tries each point once.
+            return "start another study with --study NAME."
+        command += f" --trials +{records.counts()[FAIL]}"
+    return f"continue with: {command}"
 
 
 def finish_study(
