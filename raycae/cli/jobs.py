@@ -42,6 +42,7 @@ from raycae.execution.time_left import estimate_time_left
 from raycae.formatting import format_duration, make_printable
 from raycae.storage.files import fetch_tree
 from raycae.storage.paths import Place, resolve_place
+from raycae.storage.retry import refusal_is_input_error
 from raycae.study import find, plan, tables
 from raycae.study.summary import format_counts, format_trial
 
@@ -261,6 +262,7 @@ def expand_path_argument(context: Any) -> dict[str, Any]:
     return options if path is None else expand_path(require_images_argument(path), options)
 
 
+@refusal_is_input_error()
 def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
     """Check the options of a search that the cluster will run.
 

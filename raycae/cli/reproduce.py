@@ -28,7 +28,7 @@ from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution import runner
 from raycae.execution.locations import get_study_folder, make_absolute
 from raycae.execution.resuming import require_comparable
-from raycae.execution.search_options import MAX_SEED
+from raycae.execution.search_options import MAX_EPOCHS, MAX_SEED
 from raycae.execution.search_request import SearchRequest
 from raycae.formatting import join_words
 from raycae.report import trials
@@ -83,7 +83,7 @@ def reproduce_report(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="E", help="Epochs per run.", show_default="10"),
+        typer.Option(min=1, max=MAX_EPOCHS, metavar="E", help="Epochs per run.", show_default="10"),
     ] = None,
     limit: Annotated[int | None, make_typer_option("limit", "all")] = None,
     results_folder: ResultsOption = "results",

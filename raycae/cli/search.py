@@ -84,15 +84,14 @@ def require_images_argument(path: str) -> str:
     Returns:
         The same.
     """
-    from pathlib import Path
-
     from raycae.data.sources import is_built_in
     from raycae.space.loading import is_space_file, list_space_names
+    from raycae.storage.paths import resolve_path
 
     is_space = path in list_space_names() or (
-        path.endswith((".yaml", ".yml")) and is_space_file(Path(path).expanduser())
+        path.endswith((".yaml", ".yml")) and is_space_file(resolve_path(path))
     )
-    if is_space and not is_built_in(path) and not Path(path).expanduser().is_dir():
+    if is_space and not is_built_in(path) and not resolve_path(path).is_dir():
         raise InputError(
             f"{path} is a search space, not a folder of images. Use: raycae search --space {path}"
         )

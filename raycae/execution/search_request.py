@@ -270,8 +270,8 @@ def plan_new_study(
     defaults = {
         "objective": space.file.objective,
         "data": recorded.get("data") or space.source,
-        "epochs": budget.epochs,
-        "limit": budget.limit,
+        "epochs": OPTIONS["epochs"].check(budget.epochs),
+        "limit": OPTIONS["limit"].check(budget.limit),
         "seed": 0,
         "sampler": sampler,
         # These samplers compare errors after equally many epochs.
