@@ -124,3 +124,16 @@ def get_job_folder(job: Any) -> Place:
         job: Ray's description of the job.
     """
     return resolve_place(job.metadata["results"]) / job.metadata["study"]
+
+
+def format_job_folder(job: Any) -> str:
+    """Write the folder of the study of a search, without asking its store, which may be gone.
+
+    Args:
+        job: Ray's description of the job.
+    """
+    results, study = job.metadata["results"], job.metadata["study"]
+    if "://" not in results:
+        return f"{results}/{study}"
+    uri, mark, query = results.partition("?")
+    return f"{uri}/{study}{mark}{query}"
