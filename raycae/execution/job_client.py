@@ -20,7 +20,7 @@ HEAD = "http://127.0.0.1:8265"
 ANSWER_S = 4.0
 """A head that has not answered after this many seconds is taken to be absent."""
 STOP_S = 90
-"""Ray kills a stopped job after this many seconds. A search needs ten and the time of its report.
+"""Ray kills a stopped job after this many seconds. A search needs six and the time of its report.
 """
 NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",

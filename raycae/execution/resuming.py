@@ -17,7 +17,7 @@ from raycae.optimization.shared_study import hide_password
 from raycae.provenance import get_versions
 from raycae.space.space import Space
 from raycae.storage.paths import Place
-from raycae.study.find import is_default_results, list_study_names
+from raycae.study.find import format_study_options, list_study_names
 from raycae.study.plan import (
     Plan,
     count_begun,
@@ -41,12 +41,10 @@ def format_search_command(folder: Place, options: Mapping[str, Any]) -> str:
         folder: The folder of the study.
         options: All options of the search that it continues, as they were given.
     """
-    command = f"raycae search --resume --study {folder.name}"
-    address = options["address"]
     # A cluster requires --results or RAYCAE_RESULTS.
-    is_found = bool(os.environ.get("RAYCAE_RESULTS")) or starts_own_ray(address)
-    if not (is_found and is_default_results(folder.parent)):
-        command += f" --results {shlex.quote(str(folder.parent))}"
+    is_required = not (os.environ.get("RAYCAE_RESULTS") or starts_own_ray(options["address"]))
+    study = format_study_options(folder, is_complete=is_required)
+    command = f"raycae search --resume {study}"
     if options["storage"]:
         database = hide_password(make_database_absolute(options["storage"]) or "")
         command += f" --storage {shlex.quote(database)}"

@@ -224,7 +224,7 @@ class KeywordOptions(TypedDict, total=False):
         Option(
             f"Early stopping: {', '.join(SCHEDULERS)}.",
             "NAME",
-            default_text="asha",
+            default_text="asha; none with points and greedy",
             choices=tuple(SCHEDULERS),
             is_recorded=True,
         ),

@@ -81,6 +81,19 @@ def format_study_argument(folder: Place) -> str:
     return shlex.quote(folder.name if is_default_results(folder.parent) else str(folder))
 
 
+def format_study_options(folder: Place, *, is_complete: bool = False) -> str:
+    """Return the options of `raycae search` that name a study, quoted for a shell.
+
+    Args:
+        folder: The study.
+        is_complete: Whether --results is written even if commands look there without it.
+    """
+    options = f"--study {shlex.quote(folder.name)}"
+    if is_complete or not is_default_results(folder.parent):
+        options += f" --results {shlex.quote(str(folder.parent))}"
+    return options
+
+
 def is_default_results(results: Place) -> bool:
     """Return whether commands without --results use a folder: RAYCAE_RESULTS, or `results`.
 

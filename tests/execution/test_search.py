@@ -86,7 +86,7 @@ def test_a_search_from_command_to_report_is_repeatable(
     # And again: the name is taken, nothing is touched.
     code, _, err = run("search", "--space", space_file, "--results", tmp_path / "r")
     assert code == 2
-    assert "Continue it with --resume" in err
+    assert "Continue it with raycae search --resume" in err
     assert trials_of(folder).equals(trials)
 
     more += ["--study", "b"]
