@@ -30,7 +30,7 @@ from raycae.execution.locations import get_study_folder, make_absolute
 from raycae.execution.resuming import require_comparable
 from raycae.execution.search_options import MAX_EPOCHS, MAX_SEED
 from raycae.execution.search_request import SearchRequest
-from raycae.formatting import join_words
+from raycae.formatting import join_words, make_printable
 from raycae.report import trials
 from raycae.space import loading
 from raycae.space.loading import REPORT
@@ -234,7 +234,7 @@ def add_illustrations(folder: Place, remedy: str) -> None:
     if unpainted := sorted(numbers - trials.list_trials_with_pictures(folder)):
         finish.attempt("The test images could not be read", remedy, paint)
     for note in dict.fromkeys(finish.notes):
-        print(f"note     {note}")
+        print(f"note     {make_printable(note)}")
 
 
 def choose_experiments(spaces: list[Space], only: str | None, leave_out: str | None) -> list[str]:

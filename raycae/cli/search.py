@@ -17,6 +17,7 @@ from raycae.cli.terminal import (
 )
 from raycae.errors import InputError, exit_with_message
 from raycae.execution.search_options import OPTIONS
+from raycae.formatting import make_printable
 
 if TYPE_CHECKING:
     from raycae.report.reader import StudyReader
@@ -71,7 +72,7 @@ def offer_more_networks(study: StudyReader, options: Mapping[str, Any]) -> None:
 
     n_ended = (study.trials["state"] != RUNNING).sum()
     if n_ended >= read_plan_facts(read_study(study.folder))["trials"]:
-        command = format_search_command(study.folder, options)
+        command = make_printable(format_search_command(study.folder, options))
         print(f"next     {command} --trials +8   # more networks")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -87,7 +87,7 @@ def run_search(
     if not starts_own_ray(request.address):
         require_ray_head(find_ray(request.address))  # A message about it comes before other lines.
     for note in request.notes:
-        print(note, flush=True)
+        print(make_printable(note), flush=True)
     if request.plan.data == "cifar10" and (download := sources.describe_download()):
         print(f"download {download}", flush=True)
     print(format_time_estimate(request, counts), flush=True)
@@ -144,7 +144,7 @@ def run_study(request: SearchRequest) -> int | None:
         request.plan.trials,
         request.plan.epochs,
         until=stop.deadline,
-        results=make_printable(shorten_path(request.folder)),
+        results=shorten_path(request.folder),
         is_frontier=request.plan.objective == "frontier",
     )
     with (
@@ -222,8 +222,9 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
     from raycae.study.summary import format_counts, format_frontier, format_trial
 
     plan, folder, records = request.plan, request.folder, study.records
+    command = make_printable(request.resume_command)
     for note in [*study.notes, *finish.notes]:
-        print(f"note     {note}")
+        print(f"note     {make_printable(note)}")
     print(f"{format_counts(records.counts(), is_searched=False)} of {plan.trials} trials")
     if best := records.best():
         print(f"best     {format_trial(best)}")
@@ -233,9 +234,9 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
     if (folder / "report.html").exists():
         print(f"report   {shorten_path(folder / 'report.html')}")
     if stop.is_interrupted():
-        print(f"Interrupted; continue with: {request.resume_command}")
+        print(f"Interrupted; continue with: {command}")
     elif stop.is_time_up() and records.n_ended() < plan.trials:
-        print(f"Time is up; continue with: {request.resume_command}")
+        print(f"Time is up; continue with: {command}")
     elif not study.hopeless and len(records.trials) < plan.trials:
         print("Nothing is left to try in this space.")
 
@@ -325,7 +326,7 @@ def _load_images(request: SearchRequest, progress: Progress) -> sources.Images:
         f"data     {images.summary}",
         *(f"note     {note}" for note in [*notes, *images.notes]),
     ):
-        print(line, flush=True)
+        print(make_printable(line), flush=True)
     return images
 
 
@@ -434,15 +435,13 @@ def print_notes(study: Study, progress: Progress) -> None:
 
 
 def shorten_path(path: Place) -> str:
-    """Write a path relative to the current folder if that is shorter.
+    """Write a path relative to the current folder if that is shorter, in printable characters.
 
     Args:
-        path: A path, or a URI, which is written as it is.
+        path: A path, or a URI, which stays absolute.
     """
-    if not isinstance(path, Path):
-        return str(path)
-    try:
-        relative = os.path.relpath(path)
-    except OSError:  # The current folder was deleted meanwhile.
-        return str(path)
-    return relative if len(relative) < len(str(path)) else str(path)
+    shortest = str(path)
+    if isinstance(path, Path):
+        with suppress(OSError):  # The current folder may have been deleted meanwhile.
+            shortest = min(shortest, os.path.relpath(path), key=len)
+    return make_printable(shortest)
