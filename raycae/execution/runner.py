@@ -89,7 +89,7 @@ def run_search(
     for note in request.notes:
         print(make_printable(note), flush=True)
     if request.plan.data == "cifar10" and (download := sources.describe_download()):
-        print(f"download {download}", flush=True)
+        print(f"download {make_printable(download)}", flush=True)
     print(format_time_estimate(request, counts), flush=True)
     signal_number = run_study(replace(request, on_progress=on_progress))
     if signal_number is not None:

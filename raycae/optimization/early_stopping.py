@@ -143,7 +143,7 @@ class ParetoASHA(AtRungs):
         errors, costs, ranks = self._trials[rung]
         differ = (errors != value) | (costs != cost)
         ranks += differ & (value <= errors) & (cost <= costs)
-        rank = np.count_nonzero(differ & (errors <= value) & (costs <= cost))
+        rank = int(np.count_nonzero(differ & (errors <= value) & (costs <= cost)))
         n_better = int(np.count_nonzero(ranks < rank))
         self._trials[rung] = np.column_stack([self._trials[rung], (value, cost, rank)])
         n = len(errors) + 1
