@@ -33,6 +33,7 @@ from raycae.execution.job_client import (
     STOP_S,
     connect_to_head,
     find_job,
+    format_job_folder,
     get_job_folder,
     list_searches,
     make_job_metadata,
@@ -115,7 +116,7 @@ def list_jobs(address: HeadOption = HEAD) -> None:
 
     table = Table("name", "state", "begun", "results", box=None, pad_edge=False)
     for name, job in list_searches(connect_to_head(address)).items():
-        folder = make_printable(str(get_job_folder(job)))
+        folder = make_printable(format_job_folder(job))
         table.add_row(name, str(job.status), format_start(job.start_time), folder)
     print_table(table)
 
@@ -217,8 +218,8 @@ def stop_job(name: JobArgument, address: HeadOption = HEAD) -> None:
         time.sleep(0.3)
     print(f"{name}  {state}")
     if str(state) == "STOPPED":
-        folder = get_job_folder(job)
-        where = shlex.join(["--study", folder.name, "--results", str(folder.parent)])
+        study, results = job.metadata["study"], job.metadata["results"]
+        where = shlex.join(["--study", study, "--results", results])
         print(f"Continue with: raycae submit --address {address} --resume {where}")
 
 
@@ -236,8 +237,8 @@ def fetch_results(
     job = find_job(connect_to_head(address), name)
     if not job.status.is_terminal():
         raise InputError(
-            f"{name} is still {job.status}. Read its results at {get_job_folder(job)}, or end it "
-            f"with raycae stop {name}."
+            f"{name} is still {job.status}. Read its results at {format_job_folder(job)}, or end "
+            f"it with raycae stop {name}."
         )
     with refusal_is_input_error():
         folder = get_job_folder(job)
@@ -265,6 +266,7 @@ def expand_path_argument(context: Any) -> dict[str, Any]:
     return options if path is None else expand_path(require_images_argument(path), options)
 
 
+@refusal_is_input_error()
 def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
     """Check the options of a search that the cluster will run.
 

@@ -28,9 +28,9 @@ from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution import runner
 from raycae.execution.locations import get_study_folder, make_absolute
 from raycae.execution.resuming import require_comparable
-from raycae.execution.search_options import MAX_SEED
+from raycae.execution.search_options import MAX_EPOCHS, MAX_SEED
 from raycae.execution.search_request import SearchRequest
-from raycae.formatting import join_words
+from raycae.formatting import join_words, make_printable
 from raycae.report import trials
 from raycae.space import loading
 from raycae.space.loading import REPORT
@@ -83,7 +83,7 @@ def reproduce_report(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="E", help="Epochs per run.", show_default="10"),
+        typer.Option(min=1, max=MAX_EPOCHS, metavar="E", help="Epochs per run.", show_default="10"),
     ] = None,
     limit: Annotated[int | None, make_typer_option("limit", "all")] = None,
     results_folder: ResultsOption = "results",
@@ -127,7 +127,7 @@ def reproduce_report(
     from raycae.report.reproduction.page import write_reproduction
 
     for request in requests if code in (0, 1) else []:
-        add_illustrations(request.folder)
+        add_illustrations(request.folder, request.resume_command)
     print(f"page     {runner.shorten_path(write_reproduction(folder))}")
     raise typer.Exit(code)
 
@@ -201,20 +201,20 @@ def run_experiments(requests: list[SearchRequest]) -> int:
     return code
 
 
-def add_illustrations(folder: Place) -> None:
+def add_illustrations(folder: Place, remedy: str) -> None:
     """Make the baselines that a study lacks, and pictures of the best run of each experiment.
 
     What cannot be made is printed as a note.
 
     Args:
         folder: The study.
+        remedy: The command that makes it later.
     """
     from raycae.report import picture_sheets
     from raycae.report.reproduction.page import read_part, select_best_runs
     from raycae.study.images import load_test_images
 
     finish = Finish()
-    remedy = f"raycae reproduce --study {folder.parent.name}"
     failure = "Pictures and baselines could not be made"
     finish.attempt(
         failure, remedy, picture_sheets.add_pictures_and_baselines, folder, finish=finish
@@ -234,7 +234,7 @@ def add_illustrations(folder: Place) -> None:
     if unpainted := sorted(numbers - trials.list_trials_with_pictures(folder)):
         finish.attempt("The test images could not be read", remedy, paint)
     for note in dict.fromkeys(finish.notes):
-        print(f"note     {note}")
+        print(f"note     {make_printable(note)}")
 
 
 def choose_experiments(spaces: list[Space], only: str | None, leave_out: str | None) -> list[str]:

@@ -17,6 +17,7 @@ from raycae.cli.terminal import (
 )
 from raycae.errors import InputError, exit_with_message
 from raycae.execution.search_options import OPTIONS
+from raycae.formatting import make_printable
 
 if TYPE_CHECKING:
     from raycae.report.reader import StudyReader
@@ -55,24 +56,23 @@ def search(path: str | None = None, **options: Any) -> None:
     with exit_on_interrupt():
         study = run_search(**options)
     if path is not None:
-        offer_more_networks(study, options["storage"])
+        offer_more_networks(study, options)
 
 
-def offer_more_networks(study: StudyReader, storage: str | None) -> None:
+def offer_more_networks(study: StudyReader, options: Mapping[str, Any]) -> None:
     """Print the command that adds trials to a study if all that were planned have ended.
 
     Args:
         study: The study.
-        storage: The option `--storage`.
+        options: All options of the search.
     """
-    from raycae.execution.locations import make_database_absolute
-    from raycae.execution.runner import format_search_command
+    from raycae.execution.resuming import format_search_command
     from raycae.study.plan import read_plan_facts, read_study
     from raycae.study.records import RUNNING
 
     n_ended = (study.trials["state"] != RUNNING).sum()
     if n_ended >= read_plan_facts(read_study(study.folder))["trials"]:
-        command = format_search_command(study.folder, make_database_absolute(storage))
+        command = make_printable(format_search_command(study.folder, options))
         print(f"next     {command} --trials +8   # more networks")
 
 
@@ -85,15 +85,14 @@ def require_images_argument(path: str) -> str:
     Returns:
         The same.
     """
-    from pathlib import Path
-
     from raycae.data.sources import is_built_in
     from raycae.space.loading import is_space_file, list_space_names
+    from raycae.storage.paths import resolve_path
 
     is_space = path in list_space_names() or (
-        path.endswith((".yaml", ".yml")) and is_space_file(Path(path).expanduser())
+        path.endswith((".yaml", ".yml")) and is_space_file(resolve_path(path))
     )
-    if is_space and not is_built_in(path) and not Path(path).expanduser().is_dir():
+    if is_space and not is_built_in(path) and not resolve_path(path).is_dir():
         raise InputError(
             f"{path} is a search space, not a folder of images. Use: raycae search --space {path}"
         )

@@ -64,13 +64,20 @@ def preview_space(
 
     from raycae.cli.studies import print_json
     from raycae.model.architecture import build_architecture
+    from raycae.optimization.feasibility import choose_strata
+    from raycae.optimization.frontier import Strata
     from raycae.optimization.proposer import Proposer
-    from raycae.optimization.samplers import choose_sampler
+    from raycae.optimization.samplers import choose_sampler, get_cost
     from raycae.space import loading
 
     space = loading.load_space(space_name)
-    sampler = sampler or choose_sampler(space)
-    proposer = Proposer(space, sampler, seed)
+    sampler = sampler or choose_sampler(space, get_cost(space, {}))
+    strata = None
+    if sampler == "strata":
+        bounds = choose_strata(space, None)
+        # The errors of PCA do not count before a trial has ended.
+        strata = Strata(bounds, [1.0] * len(bounds))
+    proposer = Proposer(space, sampler, seed, strata=strata)
     columns = ["", "latent", "params", "MFLOPs", "network", "training", *(["fused"] * bool(fuse))]
     table = Table(*columns, box=None, pad_edge=False)
     rows: list[dict[str, Any]] = []

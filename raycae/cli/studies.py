@@ -268,7 +268,7 @@ def evaluate_study(study: StudyArgument = None, results_folder: ResultsOption = 
         for kept in opened.kept():
             print(f"  {format_trial(opened.records.trials[kept])}")
         for note in opened.notes:
-            print(f"note: {note}")
+            print(f"note: {make_printable(note)}")
         notes = list(opened.notes)
     write_report(folder, notes=notes)
 

@@ -20,7 +20,7 @@ HEAD = "http://127.0.0.1:8265"
 ANSWER_S = 4.0
 """A head that has not answered after this many seconds is taken to be absent."""
 STOP_S = 90
-"""Ray kills a stopped job after this many seconds. A search needs ten and the time of its report.
+"""Ray kills a stopped job after this many seconds. A search needs six and the time of its report.
 """
 NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -124,3 +124,16 @@ def get_job_folder(job: Any) -> Place:
         job: Ray's description of the job.
     """
     return resolve_place(job.metadata["results"]) / job.metadata["study"]
+
+
+def format_job_folder(job: Any) -> str:
+    """Write the folder of the study of a search, without asking its store, which may be gone.
+
+    Args:
+        job: Ray's description of the job.
+    """
+    results, study = job.metadata["results"], job.metadata["study"]
+    if "://" not in results:
+        return f"{results}/{study}"
+    uri, mark, query = results.partition("?")
+    return f"{uri}/{study}{mark}{query}"

@@ -112,9 +112,16 @@ def make_database_absolute(url: str | None) -> str | None:
 
     Args:
         url: The option `--storage`.
+
+    Raises:
+        InputError: The path begins with `~` and the name of an unknown user.
     """
     for scheme in (SQLITE, JOURNAL):
         if url is not None and url.startswith(scheme):
             path, mark, options = url.removeprefix(scheme).partition("?")
-            return f"{scheme}{Path(path).expanduser().absolute()}{mark}{options}" if path else url
+            try:
+                absolute = Path(path).expanduser().absolute()
+            except RuntimeError as error:
+                raise InputError(f"--storage {url}: {error}") from None
+            return f"{scheme}{absolute}{mark}{options}" if path else url
     return url

@@ -15,7 +15,7 @@ from rich.live import Live
 from raycae.execution.progress_state import ProgressState
 from raycae.execution.progress_view import SearchView
 from raycae.execution.time_left import Forecast, TimeLeft
-from raycae.formatting import format_count, format_duration
+from raycae.formatting import format_count, format_duration, make_printable
 from raycae.study.ledger import Event
 from raycae.study.records import Records
 
@@ -167,9 +167,9 @@ class Progress:
             text: The line. It appears above the live view, or on standard error.
         """
         if isinstance(self._live, Live):
-            self._live.console.print(text, markup=False, highlight=False)
+            self._live.console.print(make_printable(text), markup=False, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(make_printable(text), file=sys.stderr, flush=True)
 
     def wait(self, text: str) -> None:
         """Show what the search waits for: in the live view, or once a minute on standard error.
@@ -178,6 +178,7 @@ class Progress:
             text: The kind of waiting, a colon and details, which may change from call to call.
         """
         kind, now = text.partition(":")[0], time.monotonic()
+        text = make_printable(text)
         if self._live:
             self.state.note = text
             self._refresh()

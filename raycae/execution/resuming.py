@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from raycae.errors import InputError
+from raycae.execution.locations import make_database_absolute
 from raycae.execution.option_values import format_option, parse_trials
+from raycae.execution.ray_session import starts_own_ray
 from raycae.execution.search_options import OPTIONS
+from raycae.optimization.shared_study import hide_password
 from raycae.provenance import get_versions
 from raycae.space.space import Space
 from raycae.storage.paths import Place
-from raycae.study.find import list_study_names
+from raycae.study.find import format_study_options, list_study_names
 from raycae.study.plan import (
     Plan,
     count_begun,
@@ -24,6 +29,30 @@ from raycae.study.plan import (
 
 DECISIVE_PACKAGES = ("raycae", "torch")
 """Packages of which another minor version may train or measure differently."""
+
+OPTIONS_OF_A_RUN = ("hours", "cpus_per_trial", "gpus_per_trial", "concurrent", "fuse", "address")
+"""Options that no study records, and that a search which continues one needs again."""
+
+
+def format_search_command(folder: Place, options: Mapping[str, Any]) -> str:
+    """Write the command `raycae search` that continues a study, without passwords.
+
+    Args:
+        folder: The folder of the study.
+        options: All options of the search that it continues, as they were given.
+    """
+    # A cluster requires --results or RAYCAE_RESULTS.
+    is_required = not (os.environ.get("RAYCAE_RESULTS") or starts_own_ray(options["address"]))
+    study = format_study_options(folder, is_complete=is_required)
+    command = f"raycae search --resume {study}"
+    if options["storage"]:
+        database = hide_password(make_database_absolute(options["storage"]) or "")
+        command += f" --storage {shlex.quote(database)}"
+    for name in OPTIONS_OF_A_RUN:
+        if (value := options[name]) != OPTIONS[name].default:
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            command += f" {OPTIONS[name].flag} {shlex.quote(text)}"
+    return command
 
 
 def plan_resumed_study(

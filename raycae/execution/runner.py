@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -29,15 +28,16 @@ from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.execution.time_estimate import format_time_estimate, make_forecast
 from raycae.execution.tuner import train_trials
 from raycae.formatting import make_printable
-from raycae.optimization.shared_study import hide_password, require_database
+from raycae.optimization.shared_study import require_database
 from raycae.report.reader import StudyReader
-from raycae.storage.paths import Place, resolve_place
+from raycae.storage.paths import Place
 from raycae.storage.retry import retry_policy
 from raycae.study.find import format_study_argument
 from raycae.study.finish import Finish
 from raycae.study.images import load_images
 from raycae.study.opening import create_study, resume_study
 from raycae.study.plan import read_content
+from raycae.study.records import FAIL, Records
 from raycae.study.study import Study
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def run_search(
     if not starts_own_ray(request.address):
         require_ray_head(find_ray(request.address))  # A message about it comes before other lines.
     for note in request.notes:
-        print(note, flush=True)
+        print(make_printable(note), flush=True)
     if request.plan.data == "cifar10" and (download := sources.describe_download()):
-        print(f"download {download}", flush=True)
+        print(f"download {make_printable(download)}", flush=True)
     print(format_time_estimate(request, counts), flush=True)
     signal_number = run_study(replace(request, on_progress=on_progress))
     if signal_number is not None:
@@ -144,7 +144,7 @@ def run_study(request: SearchRequest) -> int | None:
         request.plan.trials,
         request.plan.epochs,
         until=stop.deadline,
-        results=make_printable(shorten_path(request.folder)),
+        results=shorten_path(request.folder),
         is_frontier=request.plan.objective == "frontier",
     )
     with (
@@ -189,8 +189,8 @@ def run_study(request: SearchRequest) -> int | None:
     if stop.is_interrupted():
         return stop.signal_number
     if study.hopeless:
-        command = format_resume_command(request)
-        raise SearchAborted(f"{study.hopeless}. Fix the cause, then continue with: {command}")
+        remedy = format_remedy(request, study.records)
+        raise SearchAborted(f"{study.hopeless}. Fix the cause, then {remedy}")
     if finish.errors:
         raise Unfinished(
             "All trials are recorded, but a step after them failed. The notes above name the "
@@ -222,8 +222,9 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
     from raycae.study.summary import format_counts, format_frontier, format_trial
 
     plan, folder, records = request.plan, request.folder, study.records
+    command = make_printable(request.resume_command)
     for note in [*study.notes, *finish.notes]:
-        print(f"note     {note}")
+        print(f"note     {make_printable(note)}")
     print(f"{format_counts(records.counts(), is_searched=False)} of {plan.trials} trials")
     if best := records.best():
         print(f"best     {format_trial(best)}")
@@ -233,37 +234,26 @@ def print_summary(request: SearchRequest, study: Study, finish: Finish, stop: St
     if (folder / "report.html").exists():
         print(f"report   {shorten_path(folder / 'report.html')}")
     if stop.is_interrupted():
-        print(f"Interrupted; continue with: {format_resume_command(request)}")
+        print(f"Interrupted; continue with: {command}")
     elif stop.is_time_up() and records.n_ended() < plan.trials:
-        print(f"Time is up; continue with: {format_resume_command(request)}")
+        print(f"Time is up; continue with: {command}")
     elif not study.hopeless and len(records.trials) < plan.trials:
         print("Nothing is left to try in this space.")
 
 
-def format_resume_command(request: SearchRequest) -> str:
-    """Write the command that continues a search, without passwords.
+def format_remedy(request: SearchRequest, records: Records) -> str:
+    """Write how to continue a search that has stopped because its trials failed.
 
     Args:
-        request: What is searched.
+        request: What was searched.
+        records: The trials of the study. Those that failed are not repeated.
     """
-    if request.resume_command is not None:
-        return request.resume_command
-    return format_search_command(request.folder, request.database)
-
-
-def format_search_command(folder: Place, database: str | None) -> str:
-    """Write the command `raycae search` that continues a study, without passwords.
-
-    Args:
-        folder: The folder of the study.
-        database: URL of the database that the search shares; paths in it are absolute.
-    """
-    command = f"raycae search --resume --study {folder.name}"
-    if folder.parent != resolve_place("results"):
-        command += f" --results {shlex.quote(str(folder.parent))}"
-    if database:
-        command += f" --storage {shlex.quote(hide_password(database))}"
-    return command
+    command = request.resume_command
+    if records.n_ended() >= request.plan.trials:
+        if request.plan.sampler == "points":  # It tries each point once.
+            return "start another study with --study NAME."
+        command += f" --trials +{records.counts()[FAIL]}"
+    return f"continue with: {command}"
 
 
 def finish_study(
@@ -336,7 +326,7 @@ def _load_images(request: SearchRequest, progress: Progress) -> sources.Images:
         f"data     {images.summary}",
         *(f"note     {note}" for note in [*notes, *images.notes]),
     ):
-        print(line, flush=True)
+        print(make_printable(line), flush=True)
     return images
 
 
@@ -445,15 +435,13 @@ def print_notes(study: Study, progress: Progress) -> None:
 
 
 def shorten_path(path: Place) -> str:
-    """Write a path relative to the current folder if that is shorter.
+    """Write a path relative to the current folder if that is shorter, in printable characters.
 
     Args:
-        path: A path, or a URI, which is written as it is.
+        path: A path, or a URI, which stays absolute.
     """
-    if not isinstance(path, Path):
-        return str(path)
-    try:
-        relative = os.path.relpath(path)
-    except OSError:  # The current folder was deleted meanwhile.
-        return str(path)
-    return relative if len(relative) < len(str(path)) else str(path)
+    shortest = str(path)
+    if isinstance(path, Path):
+        with suppress(OSError):  # The current folder may have been deleted meanwhile.
+            shortest = min(shortest, os.path.relpath(path), key=len)
+    return make_printable(shortest)

@@ -22,6 +22,12 @@ from raycae.optimization.frontier import COSTS, USUAL_STRATA
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy and PyTorch both take."""
+MAX_EPOCHS = 100_000
+"""The most epochs of a trial."""
+MAX_IMAGES = 1_000_000_000
+"""The largest number of images that an option takes."""
+MAX_GPUS = 1000
+"""The most GPUs of a trial. It excludes infinity."""
 SAMPLERS = ("tpe", "strata", "random", "grid", "points", "greedy")
 """The names in `optimization.samplers.SAMPLERS`, which takes 0.4 s of CPU to import."""
 REPEATS = ("refuse", "seed")
@@ -150,7 +156,14 @@ class KeywordOptions(TypedDict, total=False):
     ]
     epochs: Annotated[
         int | None,
-        Option("Epochs per trial.", "E", default_text="the space's", minimum=1, is_recorded=True),
+        Option(
+            "Epochs per trial.",
+            "E",
+            default_text="the space's",
+            minimum=1,
+            maximum=MAX_EPOCHS,
+            is_recorded=True,
+        ),
     ]
     hours: Annotated[
         float | None,
@@ -163,6 +176,7 @@ class KeywordOptions(TypedDict, total=False):
             "IMAGES",
             default_text="the space's",
             minimum=16,
+            maximum=MAX_IMAGES,
             is_recorded=True,
         ),
     ]
@@ -210,7 +224,7 @@ class KeywordOptions(TypedDict, total=False):
         Option(
             f"Early stopping: {', '.join(SCHEDULERS)}.",
             "NAME",
-            default_text="asha",
+            default_text="asha; none with points and greedy",
             choices=tuple(SCHEDULERS),
             is_recorded=True,
         ),
@@ -233,6 +247,7 @@ class KeywordOptions(TypedDict, total=False):
             "E",
             default_text="a twelfth of the epochs, at least 1",
             minimum=1,
+            maximum=MAX_EPOCHS,
             is_recorded=True,
         ),
     ]
@@ -244,6 +259,7 @@ class KeywordOptions(TypedDict, total=False):
             "IMAGES",
             default_text="all",
             minimum=16,
+            maximum=MAX_IMAGES,
             is_recorded=True,
         ),
     ]
@@ -254,6 +270,7 @@ class KeywordOptions(TypedDict, total=False):
             "F",
             default_text=str(FACTOR),
             minimum=2,
+            maximum=MAX_EPOCHS,
             is_recorded=True,
         ),
     ]
@@ -324,6 +341,7 @@ class KeywordOptions(TypedDict, total=False):
             "G",
             default_text="1 if there is a GPU",
             minimum=0.0,
+            maximum=MAX_GPUS,
         ),
     ]
     concurrent: Annotated[

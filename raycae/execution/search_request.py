@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,11 @@ from raycae.execution.option_values import (
     parse_strata,
     parse_trials,
 )
-from raycae.execution.resuming import plan_resumed_study
+from raycae.execution.resuming import format_search_command, plan_resumed_study
 from raycae.execution.search_options import OPTIONS, complete_options
 from raycae.optimization.early_stopping import FACTOR, choose_grace
-from raycae.optimization.feasibility import find_reachable_strata, require_possible
-from raycae.optimization.frontier import USUAL_STRATA
-from raycae.optimization.samplers import choose_sampler
+from raycae.optimization.feasibility import choose_strata, require_possible
+from raycae.optimization.samplers import choose_sampler, get_cost
 from raycae.space import loading
 from raycae.space.space import Space
 from raycae.storage.paths import Place
@@ -62,7 +60,7 @@ class SearchRequest:
         known: Trials of earlier studies that the sampler learns from.
         fuse: The largest number of trials to train together; None: as many as make it faster.
         notes: What to print before the search starts: points left out, earlier studies used.
-        resume_command: The command that continues the search, if it is not `raycae search`.
+        resume_command: The command that continues the search, without passwords.
         on_progress: Is called whenever a trial starts, ends an epoch, loses its worker or ends.
     """
 
@@ -77,7 +75,7 @@ class SearchRequest:
     known: list[Known] = field(default_factory=list)
     fuse: int | None = None
     notes: list[str] = field(default_factory=list)
-    resume_command: str | None = None
+    resume_command: str = ""
     on_progress: ProgressCallback | None = None
 
 
@@ -143,6 +141,7 @@ def parse_options(given: Mapping[str, Any]) -> SearchRequest:
         known=known,
         fuse=parse_fuse(options["fuse"]),
         notes=notes,
+        resume_command=format_search_command(folder, options),
     )
 
 
@@ -271,8 +270,8 @@ def plan_new_study(
     defaults = {
         "objective": space.file.objective,
         "data": recorded.get("data") or space.source,
-        "epochs": budget.epochs,
-        "limit": budget.limit,
+        "epochs": OPTIONS["epochs"].check(budget.epochs),
+        "limit": OPTIONS["limit"].check(budget.limit),
         "seed": 0,
         "sampler": sampler,
         # These samplers compare errors after equally many epochs.
@@ -312,17 +311,6 @@ def require_early_stopping(recorded: Mapping[str, Any]) -> None:
             f"--first-images {recorded['first_images']} is only useful with early stopping. "
             "Remove --first-images or use --scheduler asha."
         )
-
-
-def get_cost(space: Space, recorded: Mapping[str, Any]) -> str | None:
-    """Return the cost column of a search for a Pareto front; None if only the error counts.
-
-    Args:
-        space: The space of the search.
-        recorded: The options that are given, of those that a study records.
-    """
-    is_frontier = recorded.get("objective", space.file.objective) == "frontier"
-    return recorded.get("cost", "latent_size") if is_frontier else None
 
 
 def check_option_combinations(space: Space, settings: Mapping[str, Any], cost: str | None) -> None:
@@ -367,29 +355,3 @@ def check_option_combinations(space: Space, settings: Mapping[str, Any], cost: s
         if not space.file.params.keys() & set(TRAINING_KEYS):
             keys = ", ".join(TRAINING_KEYS)
             raise InputError(f"--settings {n} has no effect: {space.name} searches none of {keys}.")
-
-
-def choose_strata(space: Space, wanted: list[int] | None) -> list[int]:
-    """Choose the latent-size bins of the sampler `strata`.
-
-    Args:
-        space: The space of the search.
-        wanted: The option `--strata`.
-
-    Returns:
-        The upper bounds that are asked for, or those of the usual ones that the space reaches.
-
-    Raises:
-        InputError: A bin has no network of the space.
-    """
-    bounds = wanted or list(USUAL_STRATA)
-    reachable = find_reachable_strata(space, bounds)
-    if reachable and wanted is None:
-        return reachable
-    for below, bound in itertools.pairwise([0, *bounds]):
-        if bound not in reachable:
-            raise InputError(
-                f"--strata {bound}: no network of {space.name} was found with a latent size from "
-                f"{below + 1:,} to {bound:,}."
-            )
-    return reachable

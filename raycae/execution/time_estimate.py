@@ -283,7 +283,7 @@ def simulate_duration(
     plan, n_train = request.plan, counts[0]
     sizes = [n_train] * plan.epochs
     if plan.first_images:
-        sizes = [min(plan.first_images * 2**e, n_train) for e in range(plan.epochs)]
+        sizes = [min(plan.first_images << min(e, 30), n_train) for e in range(plan.epochs)]
     workers = count_workers(request)
     is_full = workers * request.resources["cpus"] >= count_cpus() > 1
     curves = EstimatedCurves(
@@ -381,7 +381,7 @@ def measure_unit(configs: Sequence[Config], threads: int) -> tuple[float, float]
 
     chosen = {0: None, len(configs) // 2: None, len(configs) - 1: None}
     threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, count_cpus()))
     units, steps_s = [], []
     try:
         with torch.random.fork_rng(devices=[]):

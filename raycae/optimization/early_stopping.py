@@ -15,10 +15,14 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from raycae.errors import InputError
 from raycae.formatting import join_words
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Known = Mapping[str, Any]
 """Columns of a trial by name."""
@@ -126,22 +130,24 @@ class ParetoASHA(AtRungs):
 
     def __init__(self, epochs: int, *, cost: str, grace: int = 1, factor: int = FACTOR) -> None:
         super().__init__(epochs, grace=grace, factor=factor)
+        import numpy as np  # It takes 0.1 s, and the help of a search imports this module.
+
         self.cost = cost
-        self._points: dict[int, list[tuple[float, float]]] = defaultdict(list)
-        """Per rung the (error, cost) of every trial seen there."""
-        self._ranks: dict[int, list[int]] = defaultdict(list)
-        """Per rung their ranks, in the same order."""
+        self._trials: dict[int, NDArray[np.float64]] = defaultdict(lambda: np.empty((3, 0)))
+        """Per rung the errors, costs and ranks of the N trials seen there, (3, N)."""
 
     def _judge(self, rung: int, value: float, known: Known) -> bool:
-        points, ranks = self._points[rung], self._ranks[rung]
-        new = (value, float(known[self.cost]))
-        for i, other in enumerate(points):
-            ranks[i] += _dominates(new, other)
-        rank = sum(_dominates(other, new) for other in points)
-        points.append(new)
-        ranks.append(rank)
-        n_better = sum(other < rank for other in ranks)
-        return len(points) < self.factor or n_better < len(points) // self.factor
+        import numpy as np
+
+        cost = float(known[self.cost])
+        errors, costs, ranks = self._trials[rung]
+        differ = (errors != value) | (costs != cost)
+        ranks += differ & (value <= errors) & (cost <= costs)
+        rank = int(np.count_nonzero(differ & (errors <= value) & (costs <= cost)))
+        n_better = int(np.count_nonzero(ranks < rank))
+        self._trials[rung] = np.column_stack([self._trials[rung], (value, cost, rank)])
+        n = len(errors) + 1
+        return n < self.factor or n_better < n // self.factor
 
 
 class KeepOnlyBest(AtRungs):
@@ -401,7 +407,3 @@ def _compute_expected_epochs(epochs: int, rungs: Sequence[int], factor: int) -> 
     """Compute the mean epochs of a trial if one in `factor` continues from each of `rungs`."""
     spans = itertools.pairwise([0, *rungs, epochs])
     return sum((end - start) / factor**n for n, (start, end) in enumerate(spans))
-
-
-def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
-    return first != second and first[0] <= second[0] and first[1] <= second[1]

@@ -11,7 +11,7 @@ import numpy as np
 from raycae.config import Config
 from raycae.errors import InputError
 from raycae.model.architecture import build_architecture
-from raycae.optimization.frontier import Strata
+from raycae.optimization.frontier import USUAL_STRATA, Strata
 from raycae.optimization.grid import MAX_GRID_REFUSALS, list_grid
 from raycae.optimization.random_trial import RandomTrial
 from raycae.optimization.sampler import TRIES
@@ -69,6 +69,32 @@ def find_reachable_strata(space: Space, bounds: Sequence[int], seed: int = 0) ->
         if space.check(config) is None:
             found.add(strata.of(build_architecture(config).latent_size))
     return [bound for index, bound in enumerate(bounds) if index in found]
+
+
+def choose_strata(space: Space, wanted: list[int] | None) -> list[int]:
+    """Choose the latent-size bins of the sampler `strata`.
+
+    Args:
+        space: The space of the search.
+        wanted: The option `--strata`.
+
+    Returns:
+        The upper bounds that are asked for, or those of the usual ones that the space reaches.
+
+    Raises:
+        InputError: A bin has no network of the space.
+    """
+    bounds = wanted or list(USUAL_STRATA)
+    reachable = find_reachable_strata(space, bounds)
+    if reachable and wanted is None:
+        return reachable
+    for below, bound in itertools.pairwise([0, *bounds]):
+        if bound not in reachable:
+            raise InputError(
+                f"--strata {bound}: no network of {space.name} was found with a latent size from "
+                f"{below + 1:,} to {bound:,}."
+            )
+    return reachable
 
 
 def draw_possible(space: Space, seed: int) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from optuna.samplers import BaseSampler
@@ -240,6 +241,17 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "greedy": GreedySampler,
 }
 """The samplers by the names that `--sampler` takes."""
+
+
+def get_cost(space: Space, recorded: Mapping[str, Any]) -> str | None:
+    """Return the cost column of a search for a Pareto front; None if only the error counts.
+
+    Args:
+        space: The space of the search.
+        recorded: The options that are given, of those that a study records.
+    """
+    is_frontier = recorded.get("objective", space.file.objective) == "frontier"
+    return recorded.get("cost", "latent_size") if is_frontier else None
 
 
 def choose_sampler(space: Space, cost: str | None = None) -> str:

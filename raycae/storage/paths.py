@@ -220,7 +220,11 @@ def resolve_place(where: str | Path | StorePath) -> Place:
     text = str(where)
     if isinstance(where, Path) or not re.match("[A-Za-z][A-Za-z0-9+]+:/", text):
         return LocalPath(resolve_path(text))
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:  # For example a bracket that is not closed.
+        safe_uri = re.sub("//.*@", "//", text.partition("?")[0])
+        raise InputError(f"{safe_uri}: not a valid URI: {error}") from None
     if parts.scheme == "file":
         return LocalPath(resolve_path(parts.path))
     safe_uri = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"

@@ -179,12 +179,16 @@ def refusal_is_input_error() -> Iterator[None]:
     It is used where something is looked for that a person has named.
 
     Raises:
-        InputError: The storage refuses a call inside the `with` block.
+        InputError: The storage refuses a call inside the `with` block, or a name is too long.
     """
     try:
         yield
     except Refused as error:
         raise InputError(str(error)) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InputError(f"{error.filename}: {error.strerror}") from None
 
 
 class NoAnswer(StorageError):

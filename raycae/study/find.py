@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import suppress
 from numbers import Integral
@@ -80,9 +81,36 @@ def format_study_argument(folder: Place) -> str:
         folder: The study.
 
     Returns:
-        Its name if it lies under `results` in the current folder, else its path or URI.
+        Its name if commands look for it there without --results, else its path or URI.
     """
-    return shlex.quote(folder.name if folder.parent == resolve_place("results") else str(folder))
+    return shlex.quote(folder.name if is_default_results(folder.parent) else str(folder))
+
+
+def format_study_options(folder: Place, *, is_complete: bool = False) -> str:
+    """Return the options of `raycae search` that name a study, quoted for a shell.
+
+    Args:
+        folder: The study.
+        is_complete: Whether --results is written even if commands look there without it.
+    """
+    options = f"--study {shlex.quote(folder.name)}"
+    if is_complete or not is_default_results(folder.parent):
+        options += f" --results {shlex.quote(str(folder.parent))}"
+    return options
+
+
+def is_default_results(results: Place) -> bool:
+    """Return whether commands without --results use a folder: RAYCAE_RESULTS, or `results`.
+
+    Args:
+        results: The folder of all studies.
+    """
+    default = os.environ.get("RAYCAE_RESULTS") or "results"
+    if "://" in default:  # Making the client of a store may ask the network.
+        return str(results) == default
+    with suppress(InputError, StorageError, OSError):  # E.g. the current folder was deleted.
+        return results == resolve_place(default)
+    return False
 
 
 @refusal_is_input_error()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from raycae.errors import InputError, StorageError
+from raycae.formatting import make_printable
 from raycae.storage import retry
 from raycae.storage.files import write_atomic
 from raycae.storage.paths import Place
@@ -143,8 +144,9 @@ class Lease:
         if found is None or (gone := has_ended(found)):
             return looked_at
         if gone is None:
+            name = make_printable(str(self._folder))
             print(
-                f"{self._folder}: {format_holder(found)} wrote here last; "
+                f"{name}: {format_holder(found)} wrote here last; "
                 f"waiting {WATCH_S:.0f} s to see whether it still writes",
                 flush=True,
             )
@@ -156,7 +158,7 @@ class Lease:
                     return looked_at
                 if now != found:
                     raise make_held_error(self._folder, now)
-            print(f"{self._folder}: it no longer writes; taking over", flush=True)
+            print(f"{name}: it no longer writes; taking over", flush=True)
             return looked_at
         raise make_held_error(self._folder, found)
 

@@ -19,6 +19,7 @@ from raycae.storage.files import quarantine, write_atomic
 from raycae.storage.paths import Place
 from raycae.storage.retry import refusal_is_input_error
 from raycae.study import ledger
+from raycae.study.find import format_study_options
 
 if TYPE_CHECKING:
     from raycae.space.space import Space
@@ -257,8 +258,8 @@ def require_free_place(folder: Place) -> None:
     """
     if holds_study(folder):
         raise InputError(
-            f"{folder}: this study already exists. Continue it with --resume, or choose another "
-            "name with --study NAME."
+            f"{folder}: this study already exists. Continue it with raycae search --resume "
+            f"{format_study_options(folder)}, or choose another name with --study NAME."
         )
     if isinstance(folder, Path):
         nearest = next(path for path in (folder, *folder.parents) if path.exists())

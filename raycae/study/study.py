@@ -260,7 +260,9 @@ class Study:
         reason = next(
             row["reason"] for row in reversed(self.records.trials.values()) if row["state"] == FAIL
         )
-        return f"{count} trial{'s' * (count > 1)} in a row failed for the same reason: {reason}"
+        if count == 1:
+            return f"The only trial failed: {reason}"
+        return f"{count} trials in a row failed for the same reason: {reason}"
 
     def record_test_error(self, number: int, test_mse: float) -> None:
         """Record the error of a saved model on the test images.

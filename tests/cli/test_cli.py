@@ -241,7 +241,8 @@ def test_existing_study(run: Run, trained: Path) -> None:
     start = ["search", "--space", space_file, "--results", trained, "--study", "tiny"]
     code, _, err = run(*start)
     assert code == 2
-    assert "Continue it with --resume, or choose another name with --study NAME" in err
+    assert "Continue it with raycae search --resume --study tiny --results " in err
+    assert ", or choose another name with --study NAME" in err
     resume = ["search", "--results", trained, "--study", "tiny", "--resume"]
     for option, value, message in (
         ("--epochs", "9", "--epochs 9: this study was started with 1"),

@@ -79,6 +79,18 @@ raycae search --space tiny.yaml --storage oracle://db/studies
 raycae search --space tiny.yaml --results /dev/null/results
 raycae search --space tiny.yaml --concurrent 0
 raycae search --space tiny.yaml --gpus-per-trial -1
+raycae search --space tiny.yaml --gpus-per-trial inf
+raycae search --space tiny.yaml --epochs 2000000000
+raycae search --space tiny.yaml --limit 100000000000000000000
+raycae search --space tiny.yaml --grace 100000000000000000000
+raycae search --space tiny.yaml --factor 100000000000000000000
+raycae search --space tiny.yaml --first-images 100000000000000000000
+raycae search --space long.yaml
+raycae search --space tiny.yaml --storage sqlite:///~no-such-user/x.db
+raycae search --space tiny.yaml --results s3://[b/x
+raycae search --space tiny.yaml --from s3://[b/x
+raycae search --space tiny.yaml --results LONG
+raycae search ~no-such-user.yaml
 raycae search --space tiny.yaml --study mine
 raycae search --resume --study other
 raycae search --resume --study mine --epochs 9
@@ -92,6 +104,9 @@ raycae trial --space tiny.yaml --point other
 raycae trial --space tiny.yaml --set lr
 raycae trial --space tiny.yaml --set lr=fast
 raycae trial --space tiny.yaml --set speed=3
+raycae list --results s3://[b/x
+raycae list --results LONG
+raycae show s3://[b/x
 raycae show other
 raycae open other
 raycae show mine -n 0
@@ -101,6 +116,9 @@ raycae report mine other
 raycae report mine mine --png figures
 raycae reproduce --only ex9
 raycae reproduce --leave-out ex9
+raycae reproduce --only ex2-base --data photos --gpus-per-trial inf
+raycae reproduce --only ex2-base --data photos --epochs 2000000000
+raycae reproduce --only ex2-base --data photos --results LONG
 raycae predict other picture.png -o out
 raycae predict mine picture.png -o out
 raycae export mine -o model.onnx --format onnx
@@ -111,11 +129,13 @@ raycae predict mine picture.png -o out --latent 64
 raycae dashboard other
 raycae submit --space ex4
 raycae submit --space ex4 --results results
+raycae submit --space tiny.yaml --results LONG
 raycae submit --space tiny.yaml --results results --address 127.0.0.1:9
 raycae status other --address http://127.0.0.1:9
 raycae search --space tiny.yaml --address 127.0.0.1:9
 """
-"""Wrong command lines: one option, file or study that does not fit."""
+"""Wrong command lines: one option, file or study that does not fit. LONG is a name of 300
+letters."""
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +158,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("unknown-key", "budget:", "bugdet:"),
         ("low-above-high", "low: 1.0e-3", "low: 1.0"),
         ("not-allowed", "[adam, sgd]", "[adam, newton]"),
+        ("long", "epochs: 3", "epochs: 2000000000"),
     ):
         assert old in TINY_SPACE
         (folder / f"{name}.yaml").write_text(TINY_SPACE.replace(old, new))
@@ -177,7 +198,8 @@ def test_help(run: Run, snapshot: SnapshotAssertion, command: str) -> None:
 def test_message(run: Run, snapshot: SnapshotAssertion, folder: Path, line: str) -> None:
     """Oracle: the recorded message, read by a person when it was recorded; exit code 2. It is one
     line, below a usage line where Typer refuses a value."""
-    code, out, err = run(*shlex.split(line)[1:])
+    code, out, err = run(*shlex.split(line.replace("LONG", 300 * "a"))[1:])
+    err = err.replace(300 * "a", "LONG")
     assert (code, out) == (2, "")
     assert err.startswith("raycae: ") == (err.count("\n") == 1)
     assert err.startswith(("raycae: ", "Usage: raycae "))

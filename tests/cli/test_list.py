@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import Run, begin, data_facts, measured
+from conftest import Run, begin, data_facts, die, measured
 from made_studies import Page
 from ray.job_submission import JobStatus
 from synthetic_study import long_study
@@ -23,9 +23,11 @@ from synthetic_study import long_study
 from raycae.cli import jobs
 from raycae.cli.main import COMMANDS, GROUPS, load_command
 from raycae.config import resolve
+from raycae.execution.search_request import plan_new_study
 from raycae.model.architecture import build_architecture
 from raycae.report.page import render_report
 from raycae.report.reader import open_study
+from raycae.space import loading
 from raycae.space.space import Space
 from raycae.study import tables
 from raycae.study.attempt import EpochReport
@@ -233,6 +235,28 @@ def test_preview_as_json(run: Run) -> None:
     assert [row["latent_size"] for row in rows[:4]] == [64, 128, 256, 1024]
     assert [row["point"] for row in rows[:2]] == ["base", "latent-128"]
     assert all(resolve(row["config"]).latent_channels > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("space_name", "sampler"),
+    [("demo", None), ("folder", None), ("frontier", None), ("demo", "strata"), ("demo", "tpe")],
+)
+def test_preview_shows_what_a_search_proposes(
+    run: Run, tmp_path: Path, space_name: str, sampler: str | None
+) -> None:
+    """Oracle: a new study of the same space, which hands out trials that do not end."""
+    space = loading.load_space(space_name)
+    recorded = {} if sampler is None else {"sampler": sampler}
+    plan = plan_new_study(tmp_path / "s", space, "12", recorded)
+    line = [0.01] * len(plan.strata or ())
+    study = create_study(tmp_path / "s", plan, space, {**data_facts(), "line": line})
+    attempts = [study.ask() for _ in range(12)]
+    die(study)
+    options = [] if sampler is None else ["--sampler", sampler]
+    code, out, _ = run("preview", "--space", space_name, "-n", 12, "--json", *options)
+    configs = [attempt.config.model_dump(mode="json") for attempt in attempts if attempt]
+    assert code == 0
+    assert [row["config"] for row in json.loads(out)] == configs
 
 
 @pytest.mark.parametrize(("is_over", "shown"), [(False, "RUNNING"), (True, "INTERRUPTED")])

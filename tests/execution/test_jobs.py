@@ -14,17 +14,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 from conftest import SMALL_SPACE, Run
 from object_store import ObjectStore
+from ray.job_submission import JobStatus
 from searches import a_trainable, epochs_so_far, trials_of, wait_for
 
 import raycae
+from raycae.cli import jobs
 from raycae.execution.time_left import estimate_time_left
+from raycae.storage import paths
 from raycae.storage.paths import resolve_place
+from raycae.storage.retry import Refused
 
 TOKEN = "a-token-that-is-nowhere-else-0123456789"
 SECRET = "a-secret-key-that-is-nowhere-else"
@@ -340,6 +345,49 @@ def test_what_is_refused_before_it_is_sent(
     assert (code, out) == (2, "")
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_jobs_are_listed_and_stopped_without_their_stores(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the results are the text that the head recorded; no store is asked for it. The folder
+    of a study comes before the query of a URI, as in `StorePath`."""
+
+    def ask_store(*_: object) -> None:
+        raise Refused("asking for s3://deleted: Bucket 'deleted' not found")
+
+    places = ["s3://deleted/r?scheme=http", "/shared/what?", "gs://b"]
+    searches = [
+        SimpleNamespace(
+            submission_id=f"ex3-{number}",
+            status=JobStatus.STOPPED,
+            start_time=number,
+            metadata={"study": "ex3", "results": place},
+        )
+        for number, place in enumerate(places)
+    ]
+    client = SimpleNamespace(
+        list_jobs=lambda: searches,
+        stop_job=lambda name: True,
+        get_job_status=lambda name: JobStatus.STOPPED,
+    )
+    monkeypatch.setattr(paths, "make_client", ask_store)
+    monkeypatch.setattr(jobs, "connect_to_head", lambda address: client)
+    code, out, err = run("jobs")
+    assert (code, err) == (0, "")
+    assert [line.split()[-1] for line in out.splitlines()[1:]] == [
+        "s3://deleted/r/ex3?scheme=http",
+        "/shared/what?/ex3",
+        "gs://b/ex3",
+    ]
+    code, out, err = run("stop", "ex3-0")
+    assert (code, err) == (0, "")
+    assert out.endswith("--resume --study ex3 --results 's3://deleted/r?scheme=http'\n")
+
+    searches[0].status = JobStatus.RUNNING
+    code, _, err = run("fetch", "ex3-0")
+    assert code == 2
+    assert "Read its results at s3://deleted/r/ex3?scheme=http" in err
 
 
 def test_the_time_left() -> None:

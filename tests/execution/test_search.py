@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,14 +11,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import Run, study_json
+from PIL import Image
 from searches import Running, command, epochs_so_far, events_of, trials_of, wait_for
 from searches import run as run_process
 
+from raycae.errors import InputError
 from raycae.execution import runner
 from raycae.execution.interrupts import StopRequest
+from raycae.report import page
 from raycae.study import tables
 from raycae.study.ledger import read_events
 
@@ -86,7 +91,7 @@ def test_a_search_from_command_to_report_is_repeatable(
     # And again: the name is taken, nothing is touched.
     code, _, err = run("search", "--space", space_file, "--results", tmp_path / "r")
     assert code == 2
-    assert "Continue it with --resume" in err
+    assert "Continue it with raycae search --resume" in err
     assert trials_of(folder).equals(trials)
 
     more += ["--study", "b"]
@@ -195,6 +200,34 @@ def test_time_is_up_while_the_last_trials_run(
     assert "2 INTERRUPTED of 2 trials" in out
     assert "Time is up; continue with: raycae search --resume --study tiny" in out
     assert "Nothing is left" not in out
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_names_that_are_not_utf_8(
+    space_file: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the bytes of the folders, as Python's escapes; a strict stream of UTF-8 cannot print
+    them. The streams of `run` are strict, as those of a terminal are."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise InputError("no report today")
+
+    images, results = (tmp_path / os.fsdecode(name) for name in (b"i\xff", b"r\xff"))
+    images.mkdir()
+    for number in range(40):
+        pixels = np.full((16, 16, 3), number, np.uint8)
+        Image.fromarray(pixels).save(images / f"{number}.png")
+    monkeypatch.setattr(StopRequest, "is_time_up", lambda self: True)
+    monkeypatch.setattr(runner, "train_trials", lambda study, *_: study.ask())
+    monkeypatch.setattr(page, "write_report", fail)
+    where = ("--results", results, "--data", images)
+    code, out, err = run("search", "--space", space_file, "--trials", 2, *where)
+    assert (code, err.count("\n")) == (1, 1)
+    escaped = rf"{tmp_path}/r\udcff"
+    assert f"results  {escaped}/tiny" in out
+    assert f"run `raycae report '{escaped}/tiny'`." in out
+    command = f"raycae search --resume --study tiny --results '{escaped}'"
+    assert f"Time is up; continue with: {command}\n" in out
 
 
 def test_a_failing_trial_in_a_script_from_any_folder(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import typing
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 import pytest
 
 import raycae
 from raycae.cli import main
 from raycae.execution import search_request
+from raycae.execution.locations import choose_results_folder, get_study_folder
 from raycae.execution.search_options import OPTIONS, SAMPLERS, SourceOptions
 from raycae.optimization import samplers
 from raycae.space import loading
+from raycae.study.find import find_study, format_study_argument
 from raycae.study.plan import Plan, load_plan, read_plan_facts
 
 PARAMETERS = dict(inspect.signature(raycae.run_search).parameters)
@@ -99,3 +103,50 @@ def test_the_default_grace_is_recorded(tmp_path: Path) -> None:
     assert load_plan({"plan": older}).grace == 1
     del older["grace"]
     assert load_plan({"plan": older}).grace == 1
+
+
+@pytest.mark.parametrize("variable", [None, "", "results", "elsewhere", "s3://[b", "~no-such-user"])
+@pytest.mark.parametrize("results", ["results", "elsewhere", "a third"])
+def test_the_printed_command_names_the_same_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: str, variable: str | None
+) -> None:
+    """Oracle: the commands themselves, parsed as if they were typed in the same shell: they open
+    the study that was searched, and take the same resources."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAYCAE_RESULTS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("RAYCAE_RESULTS", variable)
+    given = {"hours": 1.5, "cpus_per_trial": 2, "gpus_per_trial": 0.25, "concurrent": 3}
+    given |= {"fuse": 4, "address": "local"}
+    request = search_request.parse_options({"results": results, "study": "x", **given})
+    words = shlex.split(request.resume_command)
+    assert words[:2] == ["raycae", "search"]
+    typed: dict[str, Any] = main.load_command("search").make_context("search", words[2:]).params
+    found = choose_results_folder(typed["results"], typed["address"])
+    assert typed["resume"]
+    assert get_study_folder(found, typed["study"]) == request.folder
+    assert {name: typed[name] for name in given} == {**given, "fuse": "4"}
+
+    (request.folder / "study.json").parent.mkdir(parents=True)
+    (request.folder / "study.json").write_text("{}")
+    (named,) = shlex.split(format_study_argument(request.folder))
+    if variable not in ("s3://[b", "~no-such-user"):
+        assert find_study(named, variable or "results") == request.folder
+
+
+def test_the_printed_command_on_a_cluster_names_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand. A cluster requires --results, also if it is the usual folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAYCAE_RESULTS", raising=False)
+    usual = "raycae search --resume --study x"
+
+    def get_command(address: str | None) -> str:
+        given = {"results": "results", "study": "x", "address": address}
+        return search_request.parse_options(given).resume_command
+
+    assert get_command("local") == f"{usual} --address local"
+    assert get_command("auto") == f"{usual} --results {tmp_path}/results --address auto"
+    monkeypatch.setenv("RAYCAE_RESULTS", "results")
+    assert get_command("auto") == f"{usual} --address auto"

@@ -81,6 +81,13 @@ def test_a_long_search_is_scaled(request_: SearchRequest) -> None:
     assert second == pytest.approx(3 * first)
 
 
+def test_more_cores_than_any_machine_has(tmp_path: Path, space_file: Path) -> None:
+    """Oracle: the contract: there is an estimate, and whether a node is large enough is found out
+    later. torch cannot be asked for as many threads."""
+    given = {"space": space_file, "results": tmp_path, "cpus_per_trial": 10**20}
+    assert format_time_estimate(parse_options(given), (80, 20, 20)).startswith("time     about ")
+
+
 def test_a_space_that_runs_out_is_not_scaled(tmp_path: Path, space_file: Path) -> None:
     """Oracle: a grid of four configurations takes as long with a thousand trials as with four."""
     space_file.write_text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import TINY_SPACE, Run
+from conftest import TINY_SPACE, Run, train_all
 from databases import PostgreSQL
 from databases import available as no_postgresql
 from forked import Forked
@@ -30,6 +31,7 @@ from searches import (
 )
 from searches import run as run_process
 
+from raycae.data import Images
 from raycae.execution import runner
 from raycae.study import plan, tables
 from raycae.study.artifacts import get_checkpoint_folder
@@ -345,6 +347,57 @@ def test_failures_alike_end_a_search(
     )
     assert "raycae search --resume --study tiny" in err
     assert 5 <= (trials_of(tmp_path / "tiny")["state"] == "FAIL").sum() <= 7
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize(
+    ("trials", "more", "problem", "n_added"),
+    [
+        (1, [], "The only trial failed: RuntimeError: no", 1),
+        (3, [], "3 trials in a row failed for the same reason: RuntimeError: no", 3),
+        (3, ["--sampler", "points"], "The only trial failed: RuntimeError: no", 0),
+    ],
+)
+def test_a_study_in_which_all_trials_failed_can_be_continued(
+    space_file: Path,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    trials: int,
+    more: list[str],
+    problem: str,
+    n_added: int,
+) -> None:
+    """Oracle: the printed command. Run after the cause is gone, it trains as many trials as failed.
+    If all named points were tried, no command can, and none is printed."""
+    has_cause = True
+
+    def train(study: Study, images: Images, *_: object) -> None:
+        if not has_cause:
+            return train_all(study, images)
+        while not study.hopeless and (attempt := study.ask()):
+            study.start_attempt(attempt.number, attempt.attempt)
+            study.fail_attempt(
+                FailureReport(attempt.number, attempt.attempt, "RuntimeError: no convolution")
+            )
+
+    monkeypatch.setattr(runner, "train_trials", train)
+    more = [*more, "--scheduler", "none"]
+    options = ["--space", space_file, "--results", tmp_path, "--trials", trials, *more]
+    code, _, err = run("search", *options)
+    assert code == 1
+    assert f"raycae: {problem}" in err
+    n_failed = len(trials_of(tmp_path / "tiny"))
+    _, _, command = err.partition("continue with: raycae ")
+    if not n_added:
+        assert command == ""
+        assert err.endswith("Fix the cause, then start another study with --study NAME.\n")
+        return
+    assert n_failed == trials
+    has_cause = False
+    assert run(*shlex.split(command))[0] == 0
+    states = trials_of(tmp_path / "tiny")["state"].tolist()
+    assert states == ["FAIL"] * n_failed + ["COMPLETE"] * n_added
 
 
 @pytest.mark.long  # With a worker that ends by itself; by default without one, see above.

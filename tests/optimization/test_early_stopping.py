@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -315,6 +316,32 @@ def test_pareto_rank_by_its_definition(points: list[tuple[int, int]]) -> None:
         assert asha.report(n, 1, float(error), {"n_params": size}) == expected
         if ranks[n] == 0 and len(seen) >= 3:
             assert expected
+
+
+MEASURED = st.sampled_from([0.0, 0.1, 0.1 + 1e-17, 0.3, 0.1 + 0.2, math.inf, math.nan]) | st.floats(
+    0, 1
+)
+
+
+@given(st.lists(st.tuples(MEASURED, MEASURED), max_size=60), st.integers(2, 5))
+def test_pareto_rank_as_in_plain_python(points: list[tuple[float, float]], factor: int) -> None:
+    """Oracle: the loops over all earlier trials that the arrays have replaced, for any numbers."""
+
+    def dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
+        return first != second and first[0] <= second[0] and first[1] <= second[1]
+
+    seen: list[tuple[float, float]] = []
+    ranks: list[int] = []
+    asha = ParetoASHA(9, cost="epoch_time_s", factor=factor)
+    for n, new in enumerate(points):
+        for i, other in enumerate(seen):
+            ranks[i] += dominates(new, other)
+        ranks.append(sum(dominates(other, new) for other in seen))
+        seen.append(new)
+        n_better = sum(rank < ranks[n] for rank in ranks)
+        expected = len(seen) < factor or n_better < len(seen) // factor
+        verdict = asha.report(n, 1, new[0], {"epoch_time_s": new[1]})
+        assert verdict is expected
 
 
 def test_two_costs_in_brackets() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,10 @@ from scipy import stats
 from searches import epochs_so_far, wait_for
 from searches import run as run_process
 
+from raycae.cli import reproduce as reproduce_command
 from raycae.cli.reproduce import complete_budget, has_work, plan_runs
+from raycae.errors import InputError
+from raycae.report import picture_sheets
 from raycae.report.reproduction.claims import CLAIMS
 from raycae.report.reproduction.page import (
     correlate_latent_size,
@@ -257,6 +261,23 @@ def require_runs(results: Path, seeds: int) -> None:
         best = select_best_runs(read_part(folder).runs)
         assert all((folder / "pictures" / f"{number}.png").exists() for number in best.values())
     assert sorted(seen) == sorted((name, seed) for name in ONLY for seed in range(seeds))
+
+
+def test_a_failed_step_names_the_command_that_was_typed(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the arguments: they name the results, so the command finds the same studies."""
+
+    def fail(folder: Path, finish: object = None) -> None:
+        raise InputError("no images today")
+
+    made(tmp_path / "r" / "reproduction", "ex2-report", {("ex2-base", 0): 0.01})
+    monkeypatch.setattr(picture_sheets, "add_pictures_and_baselines", fail)
+    monkeypatch.setattr(reproduce_command, "run_experiments", lambda requests: 0)
+    words = ["reproduce", "--only", "ex2-base", "--results", str(tmp_path / "r")]
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    assert f"no images today. Fix this, then run `raycae {shlex.join(words)}`." in out
 
 
 @pytest.mark.ray

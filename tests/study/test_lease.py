@@ -190,6 +190,18 @@ def test_a_dead_one_of_another_host(
     mine.release()
 
 
+def test_a_name_that_is_not_utf_8_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the byte as Python's escape; a strict stream of UTF-8 cannot print it."""
+    study = tmp_path / os.fsdecode(b"s\xff")
+    study.mkdir()
+    written_by(study, host="elsewhere", boot="another")
+    Lease.take(study).release()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [rf"{tmp_path}/s\udcff"] * 2
+
+
 def test_a_living_one_of_another_host(folder: Place) -> None:
     """Oracle: somebody renews it: refused, named, untouched."""
     stop = threading.Event()
