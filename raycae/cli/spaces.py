@@ -13,6 +13,8 @@ from raycae.formatting import make_printable
 
 if TYPE_CHECKING:
     from raycae.config import Config
+    from raycae.optimization.proposer import Proposer
+    from raycae.space.space import Space
 
 
 def list_spaces() -> None:
@@ -64,20 +66,12 @@ def preview_space(
 
     from raycae.cli.studies import print_json
     from raycae.model.architecture import build_architecture
-    from raycae.optimization.feasibility import choose_strata
-    from raycae.optimization.frontier import Strata
-    from raycae.optimization.proposer import Proposer
     from raycae.optimization.samplers import choose_sampler, get_cost
     from raycae.space import loading
 
     space = loading.load_space(space_name)
     sampler = sampler or choose_sampler(space, get_cost(space, {}))
-    strata = None
-    if sampler == "strata":
-        bounds = choose_strata(space, None)
-        # The errors of PCA do not count before a trial has ended.
-        strata = Strata(bounds, [1.0] * len(bounds))
-    proposer = Proposer(space, sampler, seed, strata=strata)
+    proposer = make_proposer(space, sampler, seed)
     columns = ["", "latent", "params", "MFLOPs", "network", "training", *(["fused"] * bool(fuse))]
     table = Table(*columns, box=None, pad_edge=False)
     rows: list[dict[str, Any]] = []
@@ -118,6 +112,26 @@ def preview_space(
         print_json(rows)
     else:
         print_table(table)
+
+
+def make_proposer(space: Space, sampler: str, seed: int) -> Proposer:
+    """Make the proposer of a search in which no trial has ended.
+
+    Args:
+        space: The search space.
+        sampler: Name of the sampler.
+        seed: Random seed.
+    """
+    from raycae.optimization.feasibility import choose_strata
+    from raycae.optimization.frontier import Strata
+    from raycae.optimization.proposer import Proposer
+
+    strata = None
+    if sampler == "strata":
+        bounds = choose_strata(space, None)
+        # The errors of PCA do not count before a trial has ended.
+        strata = Strata(bounds, [1.0] * len(bounds))
+    return Proposer(space, sampler, seed, strata=strata)
 
 
 def estimate_fusion(config: Config, most: int) -> str:
