@@ -13,6 +13,7 @@ at the median of random configurations, on a logarithmic scale.
 raycae's defaults were once chosen on the table of `ex2` (with seeds 1 to 24; seeds 31 to 60 were
 looked at later), so seeds 61 to 90 are new seeds there, not new data. On the second tables, such as
 `ex2-second`, nothing was ever chosen. They have other configurations, other images and other seeds.
+No configuration of `ex2-second` was repeated, so its curves have no noise.
 
 Runs are saved in `analysis/recorded/race/runs.parquet`, how they were made in `made.json`, and the
 page in `race.html` in the same folder. With Playwright and Chromium the page is also photographed
@@ -196,8 +197,9 @@ def is_installed(package: str) -> bool:
 
 
 def read(task: str) -> Recorded:
-    """Read the recorded curves of a task, those with several seeds included."""
-    return recorded_curves.read_curves([RECORDED / "curves" / n for n in (task, f"{task}-seeds")])
+    """Read the recorded curves of a task, with those of several seeds where they were recorded."""
+    folders = (RECORDED / "curves" / name for name in (task, f"{task}-seeds"))
+    return recorded_curves.read_curves([folder for folder in folders if folder.exists()])
 
 
 def compute_marks(world: Recorded) -> dict[str, float]:
