@@ -217,12 +217,13 @@ def check_latent(study: Study, text: str) -> None:
             require(f"The only trial on the Pareto front{comparable} has {less}{best}", compared)
             return
         below, n = require(
-            f"(None|[\\d,]+) of the {NUMBER} trials on the Pareto front{comparable} (?:has|have) "
-            f"less{best}",
+            f"(All|None of the|[\\d,]+ of the) {NUMBER} trials on the Pareto front{comparable} "
+            f"(?:has|have) less{best}",
             compared,
         )
         assert int(n) == len(lines)
-        assert below == (str(n_below) if n_below else "None")
+        share = f"{n_below or 'None'} of the"
+        assert below == ("All" if n_below == len(lines) else share)
 
 
 def check_comparison(study: Study, text: str | None) -> None:

@@ -90,9 +90,9 @@ def describe_latent_error(latent: LatentError) -> str | None:
         subject = f"The only trial on the Pareto front{comparable} has "
         subject += "less" if below else "no less"
     else:
-        subject = (
-            f"{below or 'None'} of the {len(compared):,} trials on the Pareto front{comparable} "
-        )
+        n = f"{len(compared):,}"
+        share = f"All {n}" if below == len(compared) else f"{below or 'None'} of the {n}"
+        subject = f"{share} trials on the Pareto front{comparable} "
         subject += f"{'has' if below == 1 else 'have'} less"
     return f"{text} {subject} error than the best PCA of the same size or smaller."
 
