@@ -139,9 +139,13 @@ def describe_values(field: Mapping[str, Any], definitions: Mapping[str, Any]) ->
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if "anyOf" in field:
         first, *others = field["anyOf"]
-        text = describe_values(first, definitions)
         n_most = next((other["maxItems"] for other in others if "maxItems" in other), None)
-        return f"{text}; or a list of at most {n_most}" if n_most else text
+        entries = ""
+        if "anyOf" in first:  # The entries of the list may be lists.
+            first, inner = first["anyOf"]
+            entries = f" such numbers or lists of at most {inner['maxItems']}"
+        text = describe_values(first, definitions)
+        return f"{text}; or a list of at most {n_most}{entries}" if n_most else text
     if field.get("type") == "array":
         return "a list"
     kinds = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
@@ -232,7 +236,12 @@ def write_exit_codes() -> str:
     ):
         rows.append((str(get_exit_code(error)), f"`{error.__name__}`", get_first_line(error)))
     rows += [
-        ("130", "`KeyboardInterrupt`", "Ctrl-C (SIGINT) ended the command; a search ends cleanly."),
+        (
+            "130",
+            "`KeyboardInterrupt`",
+            "Ctrl-C (SIGINT) ended the command; a search ends cleanly. `raycae dashboard` ends "
+            "with 0.",
+        ),
         ("143", "`SearchInterrupted`", get_first_line(errors.SearchInterrupted)),
     ]
     return "\n".join(write_table(("code", "exception in Python", "meaning"), rows))

@@ -103,11 +103,12 @@ class Config(BaseModel):
     )
     """Colourise: one input channel, luma ** gamma, for each entry. `[1]` is the grey image."""
     classes: Annotated[int, Field(ge=0, le=1000), IsInt] = 0
-    """Colourise: number of further input channels that encode the class of the image, one-hot and
-    from 0 on; 0 for none."""
+    """Colourise: number of further input channels that encode the class of the image, one-hot, with
+    classes counted from 0. 0 means no class input."""
 
     depth: Annotated[int, Field(ge=1, le=4), IsInt] = 2
-    """Number of stages of the encoder, and of the decoder."""
+    """Number of stages of the encoder, and of the decoder; by default the length of the longest
+    list with one entry per stage, or 2 without such lists."""
     channels: Annotated[tuple[Channels, ...], *PerStage] = (8, 12)
     """Output channels of the convolutions of an encoder stage."""
     kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
@@ -134,8 +135,9 @@ class Config(BaseModel):
     decoder_channels: Annotated[
         tuple[Annotated[tuple[Channels, ...], *PerStage], ...], *PerStage
     ] = ((12,), ())
-    """Per stage, one number of channels for all its convolutions, or one for each. The last
-    convolution of the last stage makes the image and is not listed."""
+    """Per stage, one number of channels for all its convolutions, or one for each; by default the
+    `channels` of the encoder stages in reverse order. The last convolution of the last stage makes
+    the image and is not listed."""
     decoder_kernel: Annotated[tuple[Kernel, ...], *PerStage] = (3,)
     """Side of the kernels of a decoder stage; by default that of its encoder stage."""
     decoder_convs: Annotated[tuple[Convs, ...], *PerStage] = (1,)
@@ -179,8 +181,8 @@ class Config(BaseModel):
     """How the learning rate changes. `cosine`: it falls to 0 over the planned epochs of the
     trial."""
     averaging: Annotated[float, Field(ge=0, lt=1), IsFloat] = 0.0
-    """Share that a moving average of the weights keeps at each step. The averaged weights are
-    evaluated and stored. 0 for no average."""
+    """Decay of the moving average of the weights at each step, such as 0.99. The averaged weights
+    are evaluated and stored. 0 for no average."""
     flips: Literal["none", "horizontal", "both"] = "none"
     """Random flips of the training images, drawn for each image in each epoch: left and right, or
     also upside down. `linear_path: pca` then starts from the images and all their flipped

@@ -31,8 +31,8 @@ def run_simulation(
         list[str],
         typer.Argument(
             metavar="STUDY...",
-            help="Studies with complete trials. Curves of all studies are combined, including "
-            "repeats with other seeds.",
+            help="Studies with complete trials of at least 20 configurations, all studies "
+            "together. Their curves are combined, including repeats with other seeds.",
         ),
     ],
     results_folder: ResultsOption = "results",

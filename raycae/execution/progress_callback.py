@@ -24,8 +24,9 @@ class SearchProgress:
 
     Attributes:
         study: Name of the study.
-        event: `started`: a worker began an attempt at a trial. `epoch`: the trial ended an epoch.
-            `lost`: its worker was lost; the trial will be tried again. `ended`: its state is final.
+        event: `started`: a worker began an attempt at a trial. `epoch`: the trial finished an
+            epoch. `lost`: its worker was lost; the trial will be tried again. `ended`: its state is
+            final.
         trial_number: Number of the trial.
         state: State of the trial: RUNNING, or COMPLETE, PRUNED (stopped early) or FAIL.
         reason: Why the trial was stopped, failed or lost its worker; None otherwise.

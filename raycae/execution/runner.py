@@ -62,7 +62,7 @@ def run_search(
         space: A shipped space (see `raycae spaces`), a file, or a mapping with the keys of a space
             file; such a space is called `custom`. Default: ex3.
         data: cifar10, photos, or a folder of Parquet files or images. Default: the space's.
-        on_progress: Is called in this process whenever a trial starts, ends an epoch, loses its
+        on_progress: Is called in this process whenever a trial starts, finishes an epoch, loses its
             worker or ends. The search waits until it returns. If it raises an exception, the search
             ends cleanly, as after Ctrl-C, and the exception is raised.
         options: The options of the command.

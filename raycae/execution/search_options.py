@@ -362,7 +362,7 @@ class KeywordOptions(TypedDict, total=False):
             "Ray instance to use: auto or HOST:PORT connects to a running one; local starts one on "
             "this machine.",
             "A",
-            default_text="the cluster of this machine, or local",
+            default_text="RAY_ADDRESS, the cluster of this machine, or local",
         ),
     ]
     storage: Annotated[

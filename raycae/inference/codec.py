@@ -383,13 +383,13 @@ class Codec:
         return torch.as_tensor(latents).detach().cpu().float()
 
 
-def load_codec(path: str | Path, results_folder: str | Path = "results") -> Codec:
+def load_codec(path: str | Path, results_folder: str | Path | None = None) -> Codec:
     """Load a model; nothing is unpickled.
 
     Args:
         path: A model folder (`results/ex3/models/12`), or a study (`results/ex3`, or `ex3` under
             `results_folder`), whose best saved model is loaded; URIs of object stores are allowed.
-        results_folder: The folder with the studies.
+        results_folder: The folder or URI of the studies. Default: RAYCAE_RESULTS, or `results`.
 
     Returns:
         The model.

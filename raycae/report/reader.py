@@ -35,12 +35,12 @@ SHOWN = ["trial_number", "state", "val_mse", "test_mse", "val_psnr_db", "latent_
 BEST = 5
 
 
-def open_study(study: str | Path, results: str | Path = "results") -> StudyReader:
+def open_study(study: str | Path, results: str | Path | None = None) -> StudyReader:
     """Open a study for reading.
 
     Args:
         study: Its folder, its URI (`s3://BUCKET/PATH/NAME`, `gs://…`), or its name under `results`.
-        results: The folder or URI of the results.
+        results: The folder or URI of the results. Default: RAYCAE_RESULTS, or `results`.
 
     Raises:
         InputError: There is no such study.
@@ -49,7 +49,7 @@ def open_study(study: str | Path, results: str | Path = "results") -> StudyReade
 
 
 class StudyReader:
-    """A study that is read; `open_study` and `run_search` return one.
+    """A study opened for reading, as `open_study` and `run_search` return it.
 
     Its tables are empty in the seconds before the first trial. Everything raises `InputError` if
     the files are not those of a study.
@@ -139,12 +139,14 @@ class StudyReader:
     def report(self) -> Place:
         """Write `report.html`, as `raycae report` does.
 
+        A step that lacks its images is left out, with a note on standard error and in the page.
+
         Returns:
             The path of the page.
 
         Raises:
-            InputError: A step failed, for example because the images are gone. The page is written
-                anyway.
+            StorageError: The storage failed in a step, or the page cannot be written.
+            InputError: The folder holds no readable study.
         """
         from raycae.report.page import write_report
 

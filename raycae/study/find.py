@@ -36,12 +36,12 @@ def find_best_trial(trials: pd.DataFrame) -> int | None:
 
 
 @refusal_is_input_error()
-def find_study(path: str | Path, results: str | Path = "results") -> Place:
+def find_study(path: str | Path, results: str | Path | None = None) -> Place:
     """Find the folder of a study.
 
     Args:
         path: Path or URI of the study, or its name under `results`.
-        results: Folder or URI of all studies.
+        results: Folder or URI of all studies; None for that of `get_default_results`.
 
     Returns:
         The folder.
@@ -49,6 +49,7 @@ def find_study(path: str | Path, results: str | Path = "results") -> Place:
     Raises:
         InputError: There is no such study. The message lists those that there are.
     """
+    results = get_default_results() if results is None else results
     under = resolve_place(results)
     with suppress(OSError):  # The name may be too long for a file system.
         for folder in list_candidates(str(path), under):
@@ -99,13 +100,18 @@ def format_study_options(folder: Place, *, is_complete: bool = False) -> str:
     return options
 
 
+def get_default_results() -> str:
+    """Return where commands without --results look for studies: RAYCAE_RESULTS, or `results`."""
+    return os.environ.get("RAYCAE_RESULTS") or "results"
+
+
 def is_default_results(results: Place) -> bool:
-    """Return whether commands without --results use a folder: RAYCAE_RESULTS, or `results`.
+    """Return whether commands without --results use a folder.
 
     Args:
         results: The folder of all studies.
     """
-    default = os.environ.get("RAYCAE_RESULTS") or "results"
+    default = get_default_results()
     if "://" in default:  # Making the client of a store may ask the network.
         return str(results) == default
     with suppress(InputError, StorageError, OSError):  # E.g. the current folder was deleted.
@@ -114,13 +120,13 @@ def is_default_results(results: Place) -> bool:
 
 
 @refusal_is_input_error()
-def find_model(path: str | Path, results: str | Path = "results") -> Place:
+def find_model(path: str | Path, results: str | Path | None = None) -> Place:
     """Find the folder of a model.
 
     Args:
         path: Path or URI of the model (`STUDY/models/TRIAL`), or a study as in `find_study`, for
             the best model that it has kept.
-        results: Folder or URI of all studies.
+        results: Folder or URI of all studies; None for that of `get_default_results`.
 
     Returns:
         The folder.
@@ -128,6 +134,7 @@ def find_model(path: str | Path, results: str | Path = "results") -> Place:
     Raises:
         InputError: There is no such study or model.
     """
+    results = get_default_results() if results is None else results
     with suppress(OSError):
         for folder in list_candidates(str(path), resolve_place(results)):
             if (folder / "config.json").is_file() or (folder / "model.safetensors").is_file():

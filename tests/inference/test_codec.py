@@ -361,6 +361,20 @@ def test_the_best_kept_model_of_a_study(study: Study, tmp_path: Path) -> None:
         raycae.load("tiny/models/99", tmp_path)
 
 
+def test_names_are_looked_up_where_commands_do(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the help of `--results`: RAYCAE_RESULTS if it is set, and an argument comes first."""
+    put_model(get_model_folder(study.folder, run_trial(study, 0.1)), {"channels": 6})
+    study.close()
+    monkeypatch.setenv("RAYCAE_RESULTS", str(study.folder.parent))
+    assert raycae.open_study("tiny").folder == study.folder
+    assert raycae.load("tiny").config.channels == (6, 6)
+    for lookup in (raycae.open_study, raycae.load):
+        with pytest.raises(InputError, match="There are no studies in "):
+            lookup("tiny", tmp_path / "elsewhere")
+
+
 def drop(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
