@@ -260,9 +260,8 @@ class Study:
         reason = next(
             row["reason"] for row in reversed(self.records.trials.values()) if row["state"] == FAIL
         )
-        if count == 1:
-            return f"The only trial failed: {reason}"
-        return f"{count} trials in a row failed for the same reason: {reason}"
+        alike = f"{count} trials in a row failed for the same reason"
+        return f"{alike if count > 1 else 'The only trial failed'}: {reason}"
 
     def record_test_error(self, number: int, test_mse: float) -> None:
         """Record the error of a saved model on the test images.

@@ -85,12 +85,12 @@ def test_both_doors_lead_to_the_same_search(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"epochs": 0}, "--epochs 0: expected a whole number of at least 1"),
-        ({"epochs": 2.5}, "--epochs 2.5: expected a whole number of at least 1"),
-        ({"epochs": True}, "--epochs True: expected a whole number of at least 1"),
+        ({"epochs": 0}, "--epochs 0: expected a whole number from 1 to 100000"),
+        ({"epochs": 2.5}, "--epochs 2.5: expected a whole number from 1 to 100000"),
+        ({"epochs": True}, "--epochs True: expected a whole number from 1 to 100000"),
         ({"seed": -1}, "--seed -1: expected a whole number from 0 to 4294967295"),
         ({"settings": 5000}, "--settings 5000: expected a whole number from 1 to 1000"),
-        ({"gpus_per_trial": -0.5}, "--gpus-per-trial -0.5: expected a number of at least 0"),
+        ({"gpus_per_trial": -0.5}, "--gpus-per-trial -0.5: expected a number from 0 to 1000"),
         ({"hours": "2"}, "--hours '2': expected a number"),
         ({"trials": 0}, "--trials 0: expected a whole number of at least 1, or +N to add N trials"),
         ({"sampler": ["tpe"]}, "--sampler ['tpe']: unknown. Use tpe, "),
