@@ -352,7 +352,7 @@ def test_a_study_is_not_overwritten(study: Study, tiny_space: Space, plan: Plan)
     """Oracle: the second `create` is refused, says what to do, and changes no file."""
     run_trial(study, 0.1, 0.1, 0.1)
     before = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()}
-    with pytest.raises(InputError, match=r"--resume --study .*, or choose another name with --study"):
+    with pytest.raises(InputError, match=r"--resume --study .* with --study NAME"):
         create_study(study.folder, plan, tiny_space, data_facts())
     assert {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()} == before
 
