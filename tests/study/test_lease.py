@@ -51,6 +51,8 @@ held.release()
 """
 ELSEWHERE = "import platform\nplatform.node = lambda: 'elsewhere'\n"
 """Before `HOLD`: the process is on another host, as far as it can be seen from here."""
+SUSPENDABLE = "import time\ntime.monotonic = time.process_time\n"
+"""Before `HOLD`: the monotonic clock stands still while the process is stopped."""
 
 
 @pytest.fixture(autouse=True)
@@ -314,6 +316,22 @@ def test_one_that_was_away(in_store: Place) -> None:
         assert content(in_store)["pid"] == os.getpid()
         assert not mine.lost
         mine.release()
+
+
+def test_one_whose_machine_was_suspended(in_store: Place) -> None:
+    """Oracle: as for one that was away, on a machine whose monotonic clock stands still meanwhile,
+    as that of a suspended one does (here: the CPU time of a stopped process); and the other one has
+    let go before the holder goes on, so that only the time tells him."""
+    with holder(in_store, before=ELSEWHERE + SUSPENDABLE) as process:
+        assert said(process) == "held\n"
+        process.send_signal(signal.SIGSTOP)
+        mine = Lease.take(in_store)
+        write_atomic(in_store / "study.json", b"{}")
+        mine.release()
+        process.send_signal(signal.SIGCONT)
+        assert has_lost(process)
+        process.communicate()
+        assert not (in_store / NAME).exists()
 
 
 def test_the_storage_is_away(
