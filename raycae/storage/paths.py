@@ -95,6 +95,11 @@ class StorePath:
         return StorePath(self._filesystem, uri, path, self._query)
 
     @property
+    def key(self) -> str:
+        """Return bucket and key, without what the URI says about the way to the store."""
+        return str(self._path)
+
+    @property
     def stem(self) -> str:
         """Return the name without its suffix."""
         return self._path.stem

@@ -25,7 +25,7 @@ from raycae.errors import InputError, StorageError
 from raycae.formatting import make_printable
 from raycae.storage import retry
 from raycae.storage.files import write_atomic
-from raycae.storage.paths import Place
+from raycae.storage.paths import Place, StorePath
 from raycae.storage.retry import with_retries
 
 if sys.platform != "win32":
@@ -59,7 +59,8 @@ class Lease:
     def __init__(self, folder: Place) -> None:
         self._folder = folder
         self._path = folder / NAME
-        self._content = {"token": uuid.uuid4().hex, "folder": str(folder), **describe_self()}
+        token, location = uuid.uuid4().hex, get_location(folder)
+        self._content = {"token": token, "folder": location, **describe_self()}
         self._n_renewals = 0
         self._renewed_at, self._attempted_at = read_clock_s(), time.monotonic()
         self._renewing = threading.Lock()
@@ -239,7 +240,19 @@ def read_holder(folder: Place) -> dict[str, Any] | None:
         found["pid"] = int(found["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if found["folder"] == str(folder) else None
+    return found if found["folder"] == get_location(folder) else None
+
+
+def get_location(folder: Place) -> str:
+    """Return what a lease records about its folder.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        The path; in a store, bucket and key, because one store may have several URIs.
+    """
+    return folder.key if isinstance(folder, StorePath) else str(folder)
 
 
 def wait_for_lease_file(folder: Path) -> dict[str, Any] | None:

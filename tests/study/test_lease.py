@@ -25,7 +25,7 @@ from raycae.storage.files import write_atomic
 from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import RetryPolicy
 from raycae.study import lease as study_lease
-from raycae.study.lease import NAME, Lease, describe_self
+from raycae.study.lease import NAME, Lease, describe_self, get_location
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -123,7 +123,8 @@ def content(folder: Place) -> dict[str, object]:
 
 def written_by(where: Place, **other: object) -> dict[str, object]:
     """A lease as a process left it that ended without a word."""
-    made = {"token": "f" * 32, "folder": str(where), **describe_self(), "beat": 7, **other}
+    folder = get_location(where)
+    made = {"token": "f" * 32, "folder": folder, **describe_self(), "beat": 7, **other}
     write_atomic(where / NAME, json.dumps(made).encode())
     return made
 
@@ -238,6 +239,20 @@ def test_a_copied_one(folder: Place, capsys: pytest.CaptureFixture[str]) -> None
     written_by(folder, folder="/somewhere/else", host="elsewhere")
     Lease.take(folder).release()
     assert capsys.readouterr().out == ""
+
+
+def test_two_spellings_of_a_store(in_store: Place, store: ObjectStore) -> None:
+    """Oracle: a store with two host names, and with an option less in the URI: its bucket and key
+    say that it is the same study."""
+    other = resolve_place(str(in_store).replace("127.0.0.1", "localhost").partition("&region")[0])
+    assert str(other) != str(in_store)
+    with holder(in_store) as process:
+        assert said(process) == "held\n"
+        assert study_lease.is_held(other)
+        with pytest.raises(InputError, match=f"process {process.pid} on "):
+            Lease.take(other)
+        process.communicate()
+    assert not study_lease.is_held(other)
 
 
 @pytest.mark.parametrize("times", range(3))
