@@ -10,6 +10,7 @@ import functools
 import re
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
 
@@ -187,10 +188,11 @@ class StorePath:
         probe.unlink(missing_ok=True)
 
     def remove_tree(self) -> None:
-        """Delete all objects below this name."""
+        """Delete all objects below this name, and the one that Arrow keeps for an empty folder."""
 
         def remove() -> None:
-            self._filesystem.delete_dir_contents(str(self._path), missing_dir_ok=True)
+            with suppress(FileNotFoundError):
+                self._filesystem.delete_dir(str(self._path))
 
         with_retries(f"deleting {self}", remove)
 
