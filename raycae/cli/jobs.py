@@ -38,6 +38,7 @@ from raycae.execution.job_client import (
     list_searches,
     make_job_metadata,
 )
+from raycae.execution.locations import make_studies_absolute
 from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.execution.time_left import estimate_time_left
 from raycae.formatting import format_duration, make_printable
@@ -88,6 +89,10 @@ def submit_search(
         options_of_search = expand_path_argument(context)
         request = check_search(context, options_of_search)
         replaced: dict[str, Any] = {"results": str(request.folder.parent)}
+        if request.database is not None:
+            replaced["storage"] = request.database
+        if options_of_search["from_"] is not None:
+            replaced["from_"] = make_studies_absolute(options_of_search["from_"])
         if context.params["path"] is not None:
             replaced |= {name: options_of_search[name] for name in ("data", "space", "study")}
         space = Path(options_of_search["space"] or "ex3").expanduser()
@@ -219,7 +224,10 @@ def stop_job(name: JobArgument, address: HeadOption = HEAD) -> None:
     print(f"{name}  {state}")
     if str(state) == "STOPPED":
         study, results = job.metadata["study"], job.metadata["results"]
-        where = shlex.join(["--study", study, "--results", results])
+        options = ["--study", study, "--results", results]
+        if database := job.metadata.get("storage"):
+            options += ["--storage", database]
+        where = shlex.join(options)
         print(f"Continue with: raycae submit --address {address} --resume {where}")
 
 
