@@ -11,10 +11,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import raycae
 from raycae.cli import main
+from raycae.errors import InputError
 from raycae.execution import search_request
 from raycae.execution.locations import choose_results_folder, get_study_folder
 from raycae.execution.search_options import OPTIONS, SAMPLERS, SourceOptions
@@ -73,6 +75,41 @@ def test_unknown_option() -> None:
     """Oracle: Python's own exception for an argument that a function does not have."""
     with pytest.raises(TypeError, match="no option 'epoch'; there are: space, data"):
         raycae.run_search(epoch=3)  # type: ignore[call-arg]
+
+
+def test_none_stands_for_the_default(tmp_path: Path) -> None:
+    """Oracle: the same search without any of the options."""
+    given = {"results": tmp_path, "address": "local"}
+    nothing = dict.fromkeys(OPTIONS.keys() - given.keys())
+    ours, theirs = (search_request.parse_options(given | more) for more in (nothing, {}))
+    assert (ours.plan, ours.resources) == (theirs.plan, theirs.resources)
+    assert (ours.folder, ours.resume_command) == (theirs.folder, theirs.resume_command)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(64, 128, 192, 256), range(64, 257, 64), np.arange(64, 257, 64), "64,128,192,256"]
+)
+def test_sequences_of_any_type(tmp_path: Path, sizes: object) -> None:
+    """Oracle: the list of the same numbers."""
+    given = {"results": tmp_path, "address": "local", "objective": "frontier", "strata": sizes}
+    assert search_request.parse_options(given).plan.strata == [64, 128, 192, 256]
+
+
+def test_paths_are_taken_as_text(tmp_path: Path) -> None:
+    """Oracle: the same options as text."""
+    paths = {"results": tmp_path, "study": Path("x"), "storage": Path("a.db")}
+    ours, theirs = (
+        search_request.parse_options({"address": "local", **given})
+        for given in (paths, {name: str(path) for name, path in paths.items()})
+    )
+    assert (ours.folder, ours.database) == (theirs.folder, theirs.database)
+
+
+@pytest.mark.parametrize("name", ["sampler", "scheduler", "repeats", "objective", "cost", "max"])
+def test_an_array_is_no_word(tmp_path: Path, name: str) -> None:
+    """Oracle: no such word or limit: one message that names the option."""
+    with pytest.raises(InputError, match=f"--{name} "):
+        search_request.parse_options({"results": tmp_path, "address": "local", name: np.arange(2)})
 
 
 def test_a_plan_records_them() -> None:
