@@ -13,7 +13,7 @@ from raycae.execution.locations import make_database_absolute
 from raycae.execution.option_values import format_option, parse_trials
 from raycae.execution.ray_session import starts_own_ray
 from raycae.execution.search_options import OPTIONS
-from raycae.optimization.shared_study import hide_password
+from raycae.formatting import hide_password
 from raycae.provenance import get_versions
 from raycae.space.space import Space
 from raycae.storage.paths import Place

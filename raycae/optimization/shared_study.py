@@ -27,6 +27,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from raycae.errors import InputError
+from raycae.formatting import hide_password
 from raycae.storage.files import quarantine
 from raycae.storage.retry import retry_policy
 
@@ -335,15 +336,6 @@ def require_database(url: str) -> None:
     """
     if not url.startswith(SQLITE):
         run_or_explain(url, lambda: open_storage(url))
-
-
-def hide_password(url: str) -> str:
-    """Return a URL without user and password.
-
-    Args:
-        url: URL of a database.
-    """
-    return re.sub("//[^/@]*@", "//", url)
 
 
 def get_driver(trial: FrozenTrial) -> str:

@@ -334,6 +334,10 @@ def test_a_head_that_does_not_answer(run: Run) -> None:
             ["--results", ".", "--storage", "postgresql://me:pw@there/optuna"],
             "--storage: leave the password out of the URL",
         ),
+        (
+            ["--results", ".", "--storage", "mysql+pymysql://there/optuna?passwd=pw"],
+            "--storage: leave the password out of the URL",
+        ),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )

@@ -171,6 +171,15 @@ def test_the_printed_command_names_the_same_study(
         assert find_study(named, variable or "results") == request.folder
 
 
+@pytest.mark.parametrize("url", ["u:secret@db/x", "db/x?user=u&password=secret"])
+def test_the_printed_command_has_no_password(tmp_path: Path, url: str) -> None:
+    """Oracle: by hand; the rest of the URL is there."""
+    given = {"results": tmp_path, "address": "local", "storage": f"postgresql://{url}"}
+    command = search_request.parse_options(given).resume_command
+    assert "secret" not in command
+    assert "postgresql://db/x" in command
+
+
 def test_the_printed_command_on_a_cluster_names_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
