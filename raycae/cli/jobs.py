@@ -304,7 +304,7 @@ def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
             f"--results {options['results']}: there is no such folder here. Give a folder that "
             "this machine and all nodes share, or a URI such as s3://BUCKET/PATH."
         )
-    request = parse_options(options)
+    request = parse_options(options, runs_here=False)
     source = options["data"] or request.space.file.data
     if not is_built_in(source) and not Path(source).is_absolute():
         raise InputError(

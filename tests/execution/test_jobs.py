@@ -27,6 +27,7 @@ from searches import a_trainable, epochs_so_far, trials_of, wait_for
 
 import raycae
 from raycae.cli import jobs
+from raycae.execution import resuming
 from raycae.execution.time_left import estimate_time_left
 from raycae.storage import paths
 from raycae.storage.paths import resolve_place
@@ -452,6 +453,23 @@ def test_paths_mean_the_same_in_a_job(
     assert out.endswith(
         f" --resume --study tiny --results {tmp_path}/shared --storage {database}\n"
     )
+
+
+def test_versions_are_compared_by_the_job(
+    run: Run, fake_head: FakeHead, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the job trains, not this machine: a study of other versions is sent without a word,
+    and `raycae search` refuses it here."""
+    study.close()
+    monkeypatch.setattr(resuming, "get_versions", lambda: {"torch": "1.0", "raycae": "7.0"})
+    words = ["--resume", "--study", study.folder.name, "--results", str(study.folder.parent)]
+    code, out, err = run("submit", *words)
+    assert (code, err) == (0, "")
+    assert NAME.fullmatch(out)
+    assert "--force" not in fake_head.words
+    code, _, err = run("search", *words)
+    assert code == 2
+    assert "another version of raycae and torch" in err
 
 
 def test_the_time_left() -> None:
