@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -16,6 +17,17 @@ def make_printable(text: str) -> str:
         The text with every unprintable character as an escape sequence of Python.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def hide_password(text: str, user: str = "") -> str:
+    """Return a URL, or a text with one, without its password.
+
+    Args:
+        text: The text.
+        user: What to write in place of the user and password before the host.
+    """
+    text = re.sub("//[^/@]*(:[^@]*)?@", f"//{user}", text)
+    return re.sub(r"([?&]\w*passw(?:or)?d=)[^&]*", r"\1…", text, flags=re.I)
 
 
 def format_duration(seconds: float) -> str:

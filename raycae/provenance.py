@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from raycae.formatting import hide_password
+
 PACKAGES = ("raycae", "ray", "torch", "torchvision", "optuna", "numpy", "pandas", "pyarrow")
 """Packages whose versions are recorded."""
 
@@ -35,10 +37,9 @@ def get_command() -> str:
     """Return the command of this process, ready to be typed again.
 
     Returns:
-        The command as a shell line. The user part of URLs is removed, because it may hold a
-        password.
+        The command as a shell line, without users and passwords of URLs.
     """
-    words = [re.sub("//[^/@]*@", "//…@", word) for word in sys.argv[1:]]
+    words = [hide_password(word, user="…@") for word in sys.argv[1:]]
     program = Path(sys.argv[0]).name
     if program == "ipykernel_launcher.py":  # Its arguments do not describe the search.
         return "raycae.run_search, in a notebook"

@@ -38,6 +38,7 @@ from raycae.execution.job_client import (
     list_searches,
     make_job_metadata,
 )
+from raycae.execution.locations import make_studies_absolute
 from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.execution.time_left import estimate_time_left
 from raycae.formatting import format_duration, make_printable
@@ -88,6 +89,10 @@ def submit_search(
         options_of_search = expand_path_argument(context)
         request = check_search(context, options_of_search)
         replaced: dict[str, Any] = {"results": str(request.folder.parent)}
+        if request.database is not None:
+            replaced["storage"] = request.database
+        if options_of_search["from_"] is not None:
+            replaced["from_"] = make_studies_absolute(options_of_search["from_"])
         if context.params["path"] is not None:
             replaced |= {name: options_of_search[name] for name in ("data", "space", "study")}
         space = Path(options_of_search["space"] or "ex3").expanduser()
@@ -219,7 +224,10 @@ def stop_job(name: JobArgument, address: HeadOption = HEAD) -> None:
     print(f"{name}  {state}")
     if str(state) == "STOPPED":
         study, results = job.metadata["study"], job.metadata["results"]
-        where = shlex.join(["--study", study, "--results", results])
+        options = ["--study", study, "--results", results]
+        if database := job.metadata.get("storage"):
+            options += ["--storage", database]
+        where = shlex.join(options)
         print(f"Continue with: raycae submit --address {address} --resume {where}")
 
 
@@ -285,7 +293,7 @@ def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
             "--results is required. Set it, or RAYCAE_RESULTS, to an object store "
             "(s3://BUCKET/PATH) or to a folder that this machine and all nodes share."
         )
-    if re.search("//[^/@]*:[^/@]*@|password=", options["storage"] or ""):
+    if re.search("//[^/@]*:[^@]*@|passw(or)?d=", options["storage"] or "", re.I):
         raise InputError(
             "--storage: leave the password out of the URL, because everyone can read a job's "
             "command. Put it into the environment of the nodes or their ~/.pgpass."
@@ -296,7 +304,7 @@ def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
             f"--results {options['results']}: there is no such folder here. Give a folder that "
             "this machine and all nodes share, or a URI such as s3://BUCKET/PATH."
         )
-    request = parse_options(options)
+    request = parse_options(options, runs_here=False)
     source = options["data"] or request.space.file.data
     if not is_built_in(source) and not Path(source).is_absolute():
         raise InputError(

@@ -37,11 +37,14 @@ def make_job_metadata(request: SearchRequest) -> dict[str, str]:
         request: What the search will do.
 
     Returns:
-        The name of its study, where studies are stored, and its time limit in hours, if any.
+        The name of its study, where studies are stored, and, if any, its time limit in hours and
+        the URL of its database, which has no password.
     """
     metadata = {"study": request.folder.name, "results": str(request.folder.parent)}
     if request.hours is not None:
         metadata["hours"] = str(request.hours)
+    if request.database is not None:
+        metadata["storage"] = request.database
     return metadata
 
 

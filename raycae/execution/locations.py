@@ -105,6 +105,20 @@ def make_absolute(source: str | None) -> str | None:
     return None if source is None else sources.resolve_source(source)
 
 
+def make_studies_absolute(studies: str) -> str:
+    """Make the paths of earlier studies absolute, because a job has a folder of its own.
+
+    Args:
+        studies: The option `--from`: names and paths, separated by commas.
+    """
+    names = [name.strip() for name in studies.split(",")]
+    folders = [Path(name).expanduser() for name in names]
+    return ",".join(
+        str(folder.absolute()) if (folder / "study.json").is_file() else name
+        for name, folder in zip(names, folders, strict=True)
+    )
+
+
 def make_database_absolute(url: str | None) -> str | None:
     """Make the path in the URL of a database file absolute.
 

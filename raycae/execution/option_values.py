@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raycae.errors import InputError
@@ -17,9 +17,10 @@ def format_option(value: Any) -> str:
     """Write a value as it would be typed.
 
     Args:
-        value: The value; a list or tuple is written with commas.
+        value: The value; a list or any other sequence is written with commas.
     """
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    is_one = isinstance(value, str) or not isinstance(value, Iterable)
+    return str(value) if is_one else ",".join(map(str, value))
 
 
 def parse_trials(trials: str | None, *, so_far: int) -> int | None:
@@ -112,4 +113,6 @@ def parse_limits(limits: Mapping[str, float] | Sequence[str] | None) -> list[str
     """
     if isinstance(limits, Mapping):
         return [f"{name}={value}" for name, value in limits.items()]
-    return [limits] if isinstance(limits, str) else list(limits or ())
+    if isinstance(limits, str):
+        return [limits]
+    return [] if limits is None else list(map(str, limits))

@@ -177,7 +177,7 @@ def read_curves(folders: Sequence[Place]) -> Recorded:
             raise InputError(f"{folder}: {' cannot be combined with '.join(words)}")
         for config, seed, curve in read_runs(folder, epochs):
             curves[config].setdefault(seed, curve)
-    if not curves:
+    if not any(run.errors for runs in curves.values() for run in runs.values()):
         raise InputError(f"{folders[0]}: no trial ran to its end, so there are no curves to replay")
     return Recorded(space, epochs, dict(curves))
 
@@ -190,25 +190,32 @@ def read_runs(folder: Place, epochs: int) -> list[tuple[Config, int, Curve]]:
         epochs: Number of epochs of a complete curve.
 
     Returns:
-        Configuration, seed and curve of each trial that ran to its end or diverged.
+        Configuration, seed and curve of each trial that ran to its end or diverged. A trial that
+        diverged in its first epoch has an empty curve; its epoch takes as long as the median one.
 
     Raises:
         InputError: An error or a duration is missing or not above 0.
     """
     epochs_table = tables.read_epochs(folder).sort_values("epoch")
+    if epochs_table.empty:
+        return []
     measured: dict[Any, pd.DataFrame] = dict(list(epochs_table.groupby("trial_number")))
+    durations = epochs_table["epoch_time_s"].to_numpy(float, na_value=math.nan)
+    usual_epoch_s = float(np.nanmedian(durations))
     runs = []
     for trial in tables.read_trials(folder).to_dict("records"):
         number = trial["trial_number"]
         failed = trial["state"] == FAIL and str(trial["reason"]).startswith("diverged")
-        if number not in measured or not (trial["state"] == COMPLETE or failed):
+        if not (trial["state"] == COMPLETE or failed):
             continue
-        values = measured[number][["val_mse", "epoch_time_s"]].to_numpy(float, na_value=math.nan)
+        rows = measured.get(number, epochs_table[:0])
+        values = rows[["val_mse", "epoch_time_s"]].to_numpy(float, na_value=math.nan)
         if not (values > 0).all():
             raise InputError(f"{folder}: trial {number}: val_mse and epoch_time_s must be above 0")
         errors, seconds = values.T
         if failed or len(errors) == epochs:
-            curve = Curve(tuple(errors.tolist()), float(np.median(seconds)), failed)
+            epoch_s = float(np.median(seconds)) if len(seconds) else usual_epoch_s
+            curve = Curve(tuple(errors.tolist()), epoch_s, failed)
             runs.append((Config.model_validate_json(trial["config"]), int(trial["seed"]), curve))
     return runs
 

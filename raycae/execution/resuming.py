@@ -13,7 +13,7 @@ from raycae.execution.locations import make_database_absolute
 from raycae.execution.option_values import format_option, parse_trials
 from raycae.execution.ray_session import starts_own_ray
 from raycae.execution.search_options import OPTIONS
-from raycae.optimization.shared_study import hide_password
+from raycae.formatting import hide_password
 from raycae.provenance import get_versions
 from raycae.space.space import Space
 from raycae.storage.paths import Place
@@ -61,6 +61,8 @@ def plan_resumed_study(
     recorded: Mapping[str, Any],
     wanted: Space | None,
     force: bool,
+    *,
+    runs_here: bool = True,
 ) -> tuple[Plan, Space]:
     """Plan how to continue a study. Only its number of trials may change.
 
@@ -70,6 +72,7 @@ def plan_resumed_study(
         recorded: The options that are given, of those that a study records.
         wanted: The space of `--space`; None if it is not given.
         force: The option `--force`: take `wanted` even if its content has changed.
+        runs_here: Whether to compare the versions of this machine with those of the study.
 
     Returns:
         The plan and the space.
@@ -93,7 +96,8 @@ def plan_resumed_study(
                 "with --study NAME."
             )
     space = load_study_space(content)
-    require_comparable(content.get("versions") or {}, force)
+    if runs_here:
+        require_comparable(content.get("versions") or {}, force)
     if wanted and wanted.hash != space.hash:
         require_replaceable_space(space, wanted, force)
         space = wanted

@@ -92,6 +92,22 @@ class Option:
             return self.value_type
         return list[str] | None if self.is_repeatable else str | None
 
+    @property
+    def takes_only_text(self) -> bool:
+        """Whether the option takes nothing but text."""
+        return {*get_args(self.value_type)} == {str, type(None)}
+
+    def complete(self, value: Any) -> Any:
+        """Return a value, or the default if it is None.
+
+        Args:
+            value: What was given. A path becomes text, and so does everything if the option takes
+                only text.
+        """
+        if value is None:
+            return self.default
+        return str(value) if self.takes_only_text or isinstance(value, Path) else value
+
     def check(self, value: Any) -> Any:
         """Check a value by the option's range or choices.
 
@@ -404,14 +420,14 @@ def complete_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Add the default of every option that is not given.
 
     Args:
-        options: Values by the names in `SearchOptions`.
+        options: Values by the names in `SearchOptions`; None stands for the default.
 
     Raises:
         TypeError: There is no such option.
     """
     if unknown := sorted(options.keys() - OPTIONS.keys()):
         raise TypeError(f"a search has no option {unknown[0]!r}; there are: {', '.join(OPTIONS)}")
-    return {name: option.default for name, option in OPTIONS.items()} | dict(options)
+    return {name: option.complete(options.get(name)) for name, option in OPTIONS.items()}
 
 
 def show_options(function: F) -> F:

@@ -79,13 +79,14 @@ class SearchRequest:
     on_progress: ProgressCallback | None = None
 
 
-def parse_options(given: Mapping[str, Any]) -> SearchRequest:
+def parse_options(given: Mapping[str, Any], *, runs_here: bool = True) -> SearchRequest:
     """Check the options of a search as far as any machine that reaches the results can.
 
     Neither the images nor the database are looked at.
 
     Args:
         given: Values by the names in `SearchOptions`; those that are left out have their default.
+        runs_here: Whether the versions of this machine have to fit those of a resumed study.
 
     Returns:
         What the search will do.
@@ -121,7 +122,9 @@ def parse_options(given: Mapping[str, Any]) -> SearchRequest:
         notes += known_notes
     if resume:
         wanted = space if options["space"] else None
-        plan, space = plan_resumed_study(folder, trials, recorded, wanted, options["force"])
+        plan, space = plan_resumed_study(
+            folder, trials, recorded, wanted, options["force"], runs_here=runs_here
+        )
     else:
         plan = plan_new_study(folder, space, trials, recorded)
     hours = parse_hours(options["hours"])

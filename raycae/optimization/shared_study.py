@@ -27,6 +27,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from raycae.errors import InputError
+from raycae.formatting import hide_password
 from raycae.storage.files import quarantine
 from raycae.storage.retry import retry_policy
 
@@ -99,7 +100,9 @@ class SharedStudy:
         self._has_curves = len(directions) == 1
         """Optuna stores no intermediate values with two objectives."""
         self._own: dict[int, OwnTrial] = {}
-        self._seen: set[int] = set()
+        self._seen: set[str] = set()
+        """Sources of the trials that were returned, or that the ledger has. A driver that writes a
+        trial again, because the database was lost, gives it another number in Optuna."""
         self._first_drivers: dict[Claim, str] = {}
         """The driver that was first with each claim."""
         self._n_tries: Counter[str] = Counter()
@@ -186,11 +189,12 @@ class SharedStudy:
         return list(finished.values())
 
     def mark_seen(self, source: str) -> None:
-        """Leave a trial of another driver out of the next `pop_finished`.
+        """Leave a trial of another driver out of what `pop_finished` returns.
 
         Args:
             source: `FinishedTrial.source`.
         """
+        self._seen.add(source)
         self._finished.pop(source, None)
 
     def _open_or_create(
@@ -287,11 +291,10 @@ class SharedStudy:
         self._n_tries = Counter(trial.user_attrs["identity"] for trial in theirs)
         self.others = Counter(get_driver(trial) for trial in theirs)
         for trial in theirs:
-            if trial.state.is_finished() and trial.number not in self._seen:
-                self._seen.add(trial.number)
-                if trial.state != TrialState.FAIL:
-                    ended = make_finished_trial(trial)
-                    self._finished[ended.source] = ended
+            has_result = trial.state.is_finished() and trial.state != TrialState.FAIL
+            if has_result and (source := get_source(trial)) not in self._seen:
+                self._seen.add(source)
+                self._finished[source] = make_finished_trial(trial)
 
     def _withdraw(self, number: int) -> None:
         own = self._own.pop(number)
@@ -337,15 +340,6 @@ def require_database(url: str) -> None:
         run_or_explain(url, lambda: open_storage(url))
 
 
-def hide_password(url: str) -> str:
-    """Return a URL without user and password.
-
-    Args:
-        url: URL of a database.
-    """
-    return re.sub("//[^/@]*@", "//", url)
-
-
 def get_driver(trial: FrozenTrial) -> str:
     """Return the driver of a trial; empty if the trial was not written by raycae.
 
@@ -353,6 +347,15 @@ def get_driver(trial: FrozenTrial) -> str:
         trial: A trial of the study in the database.
     """
     return str(trial.user_attrs.get("driver", ""))
+
+
+def get_source(trial: FrozenTrial) -> str:
+    """Return the driver of a trial and the number that the driver gave it.
+
+    Args:
+        trial: A trial of the study in the database.
+    """
+    return f"{trial.user_attrs['driver']} {trial.user_attrs['number']}"
 
 
 def get_claim(trial: FrozenTrial) -> Claim:
@@ -373,8 +376,7 @@ def make_finished_trial(trial: FrozenTrial) -> FinishedTrial:
     attributes = trial.user_attrs
     curve = dict(sorted(trial.intermediate_values.items()))
     error = trial.values[0] if trial.values else None
-    source = f"{attributes['driver']} {attributes['number']}"
-    return FinishedTrial(source, attributes["config"], error, curve)
+    return FinishedTrial(get_source(trial), attributes["config"], error, curve)
 
 
 def open_storage(url: str) -> BaseStorage:

@@ -10,6 +10,7 @@ import functools
 import re
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
 
@@ -93,6 +94,11 @@ class StorePath:
         """Return the path without its last part."""
         uri, path = self._uri.rpartition("/")[0], str(self._path.parent)
         return StorePath(self._filesystem, uri, path, self._query)
+
+    @property
+    def key(self) -> str:
+        """Return bucket and key, without what the URI says about the way to the store."""
+        return str(self._path)
 
     @property
     def stem(self) -> str:
@@ -182,10 +188,11 @@ class StorePath:
         probe.unlink(missing_ok=True)
 
     def remove_tree(self) -> None:
-        """Delete all objects below this name."""
+        """Delete all objects below this name, and the one that Arrow keeps for an empty folder."""
 
         def remove() -> None:
-            self._filesystem.delete_dir_contents(str(self._path), missing_dir_ok=True)
+            with suppress(FileNotFoundError):
+                self._filesystem.delete_dir(str(self._path))
 
         with_retries(f"deleting {self}", remove)
 

@@ -208,14 +208,18 @@ def list_candidates(path: str, under: Place) -> list[Place]:
         under: Folder of all studies.
 
     Returns:
-        The folder at that path, and the one of that name under `under`.
+        The folder at that path, and the one of that name under `under`. An absolute path or a URI
+        is no name in an object store.
 
     Raises:
         InputError: A URI is not valid.
     """
     try:
-        return [resolve_place(path), under / path]
+        folders = [resolve_place(path)]
     except InputError:
         if "://" in path:
             raise
         return []  # For example "~nobody", which no file system accepts.
+    if isinstance(under, Path) or not ("://" in path or Path(path).is_absolute()):
+        folders.append(under / path)
+    return folders

@@ -25,7 +25,7 @@ from raycae.errors import InputError, StorageError
 from raycae.formatting import make_printable
 from raycae.storage import retry
 from raycae.storage.files import write_atomic
-from raycae.storage.paths import Place
+from raycae.storage.paths import Place, StorePath
 from raycae.storage.retry import with_retries
 
 if sys.platform != "win32":
@@ -59,9 +59,10 @@ class Lease:
     def __init__(self, folder: Place) -> None:
         self._folder = folder
         self._path = folder / NAME
-        self._content = {"token": uuid.uuid4().hex, "folder": str(folder), **describe_self()}
+        token, location = uuid.uuid4().hex, get_location(folder)
+        self._content = {"token": token, "folder": location, **describe_self()}
         self._n_renewals = 0
-        self._renewed_at = self._attempted_at = time.monotonic()
+        self._renewed_at, self._attempted_at = read_clock_s(), time.monotonic()
         self._renewing = threading.Lock()
         self._released = threading.Event()
         self._lost = False
@@ -88,7 +89,7 @@ class Lease:
             if lease._lock is None:
                 # If the write came late after the last check, another process may have checked its
                 # own lease before this write. It then needs one renewal to notice.
-                is_late = time.monotonic() - looked_at > SETTLE_S / 2
+                is_late = read_clock_s() - looked_at > SETTLE_S / 2
                 time.sleep(SETTLE_S + (BEAT_S if is_late else 0.0))
                 if (holder := lease._read_holder()) and holder["token"] != lease._content["token"]:
                     raise make_held_error(folder, holder)
@@ -101,7 +102,7 @@ class Lease:
     @property
     def lost(self) -> bool:
         """Whether another process has taken the study over; then nothing more may be written."""
-        if time.monotonic() - self._renewed_at > WATCH_S / 2:
+        if read_clock_s() - self._renewed_at > WATCH_S / 2:
             self._renew_if_held()
         return self._lost
 
@@ -134,12 +135,12 @@ class Lease:
         """Wait until no process holds the lease.
 
         Returns:
-            When that was seen or a little before, in seconds on the monotonic clock.
+            When that was seen or a little before, in seconds of `read_clock_s`.
 
         Raises:
             InputError: Another process holds the lease.
         """
-        looked_at = time.monotonic()
+        looked_at = read_clock_s()
         found = self._read_holder()
         if found is None or (gone := has_ended(found)):
             return looked_at
@@ -150,10 +151,10 @@ class Lease:
                 f"waiting {WATCH_S:.0f} s to see whether it still writes",
                 flush=True,
             )
-            until = time.monotonic() + WATCH_S
+            until = time.monotonic() + WATCH_S  # A suspended process does not watch.
             while time.monotonic() < until:
                 time.sleep(min(1.0, WATCH_S / 10))
-                looked_at = time.monotonic()
+                looked_at = read_clock_s()
                 if (now := self._read_holder()) is None:
                     return looked_at
                 if now != found:
@@ -172,7 +173,7 @@ class Lease:
         """
         if holder := self._read_holder():
             return bool(holder["token"] != self._content["token"])
-        if time.monotonic() - self._renewed_at < WATCH_S:
+        if read_clock_s() - self._renewed_at < WATCH_S:
             return False
         try:
             return any(path.name != NAME for path in self._folder.iterdir())
@@ -183,18 +184,18 @@ class Lease:
         self._n_renewals += 1
         content = {**self._content, "beat": self._n_renewals}
         write_atomic(self._path, json.dumps(content, indent=1).encode())
-        self._renewed_at = time.monotonic()
+        self._renewed_at = read_clock_s()
 
     def _renew_regularly(self) -> None:
         while not self._released.wait(BEAT_S) and not self._lost:
             self._renew_if_held()
 
     def _renew_if_held(self) -> None:
-        since = time.monotonic()
+        since = read_clock_s()
         with self._renewing:
             if self._lost or self._renewed_at > since:
                 return  # Another thread has just done it.
-            self._attempted_at = since
+            self._attempted_at = time.monotonic()
             try:
                 if self._is_taken_over():
                     self._lost = True
@@ -209,6 +210,17 @@ class Lease:
         if lock is not None:
             with suppress(OSError, StorageError):
                 with_retries(f"unlocking {self._folder}", lambda: os.close(lock))
+
+
+def read_clock_s() -> float:
+    """Return the seconds of a clock that also counts while the machine is suspended.
+
+    `time.monotonic` stops meanwhile on Linux and macOS, so a laptop that wakes up would not notice
+    that another machine has taken its study over.
+    """
+    if sys.platform == "win32":
+        return time.monotonic()
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def read_holder(folder: Place) -> dict[str, Any] | None:
@@ -228,7 +240,19 @@ def read_holder(folder: Place) -> dict[str, Any] | None:
         found["pid"] = int(found["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if found["folder"] == str(folder) else None
+    return found if found["folder"] == get_location(folder) else None
+
+
+def get_location(folder: Place) -> str:
+    """Return what a lease records about its folder.
+
+    Args:
+        folder: Folder of the study.
+
+    Returns:
+        The path; in a store, bucket and key, because one store may have several URIs.
+    """
+    return folder.key if isinstance(folder, StorePath) else str(folder)
 
 
 def wait_for_lease_file(folder: Path) -> dict[str, Any] | None:

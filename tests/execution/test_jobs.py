@@ -15,21 +15,24 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from conftest import SMALL_SPACE, Run
+from conftest import SMALL_SPACE, TINY_SPACE, Run, run_trial
 from object_store import ObjectStore
 from ray.job_submission import JobStatus
 from searches import a_trainable, epochs_so_far, trials_of, wait_for
 
 import raycae
 from raycae.cli import jobs
+from raycae.execution import resuming
 from raycae.execution.time_left import estimate_time_left
 from raycae.storage import paths
 from raycae.storage.paths import resolve_place
 from raycae.storage.retry import Refused
+from raycae.study.study import Study
 
 TOKEN = "a-token-that-is-nowhere-else-0123456789"
 SECRET = "a-secret-key-that-is-nowhere-else"
@@ -332,6 +335,10 @@ def test_a_head_that_does_not_answer(run: Run) -> None:
             ["--results", ".", "--storage", "postgresql://me:pw@there/optuna"],
             "--storage: leave the password out of the URL",
         ),
+        (
+            ["--results", ".", "--storage", "mysql+pymysql://there/optuna?passwd=pw"],
+            "--storage: leave the password out of the URL",
+        ),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -388,6 +395,81 @@ def test_jobs_are_listed_and_stopped_without_their_stores(
     code, _, err = run("fetch", "ex3-0")
     assert code == 2
     assert "Read its results at s3://deleted/r/ex3?scheme=http" in err
+
+
+class FakeHead:
+    """Stands for Ray's job client: it keeps what was submitted, as the one job that it has."""
+
+    def submit_job(self, **job: Any) -> None:
+        self.words = shlex.split(job["entrypoint"])
+        self.job = SimpleNamespace(**job, status=JobStatus.STOPPED, start_time=0)
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return [self.job]
+
+    def stop_job(self, _: str) -> bool:
+        return True
+
+    def get_job_status(self, _: str) -> JobStatus:
+        return JobStatus.STOPPED
+
+
+@pytest.fixture
+def fake_head(monkeypatch: pytest.MonkeyPatch) -> FakeHead:
+    made = FakeHead()
+    monkeypatch.setattr(jobs, "connect_to_head", lambda address: made)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_paths_mean_the_same_in_a_job(
+    run: Run,
+    fake_head: FakeHead,
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """Oracle: what the words mean in the folder where they are typed, as absolute paths: a job has
+    a folder of its own. The name of a study in the results stays. The command that continues the
+    search names the same database."""
+    for _ in range(2):  # The first one is a named point, which the space does not draw.
+        run_trial(study, 0.3, 0.2, 0.1)
+    study.close()
+    (tmp_path / "shared").mkdir()
+    shutil.copytree(study.folder, tmp_path / "shared" / "named")
+    shutil.copytree(study.folder, tmp_path / "old" / "before")
+    (tmp_path / "tiny.yaml").write_text(TINY_SPACE)
+    monkeypatch.chdir(tmp_path)
+    words = ["--space", "tiny.yaml", "--results", "shared", "--sampler", "tpe"]
+    words += ["--storage", f"{kind}:///study.db", "--from", "named, old/before"]
+    code, name, err = run("submit", *words)
+    assert (code, err) == (0, "")
+    database = f"{kind}:///{tmp_path}/study.db"
+    sent = dict(zip(fake_head.words[2::2], fake_head.words[3::2], strict=True))
+    assert sent["--storage"] == database
+    assert sent["--from"] == f"named,{tmp_path}/old/before"
+    _, out, _ = run("stop", name.strip())
+    assert out.endswith(
+        f" --resume --study tiny --results {tmp_path}/shared --storage {database}\n"
+    )
+
+
+def test_versions_are_compared_by_the_job(
+    run: Run, fake_head: FakeHead, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the job trains, not this machine: a study of other versions is sent without a word,
+    and `raycae search` refuses it here."""
+    study.close()
+    monkeypatch.setattr(resuming, "get_versions", lambda: {"torch": "1.0", "raycae": "7.0"})
+    words = ["--resume", "--study", study.folder.name, "--results", str(study.folder.parent)]
+    code, out, err = run("submit", *words)
+    assert (code, err) == (0, "")
+    assert NAME.fullmatch(out)
+    assert "--force" not in fake_head.words
+    code, _, err = run("search", *words)
+    assert code == 2
+    assert "another version of raycae and torch" in err
 
 
 def test_the_time_left() -> None:

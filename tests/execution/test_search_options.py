@@ -11,10 +11,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import raycae
 from raycae.cli import main
+from raycae.errors import InputError
 from raycae.execution import search_request
 from raycae.execution.locations import choose_results_folder, get_study_folder
 from raycae.execution.search_options import OPTIONS, SAMPLERS, SourceOptions
@@ -75,6 +77,41 @@ def test_unknown_option() -> None:
         raycae.run_search(epoch=3)  # type: ignore[call-arg]
 
 
+def test_none_stands_for_the_default(tmp_path: Path) -> None:
+    """Oracle: the same search without any of the options."""
+    given = {"results": tmp_path, "address": "local"}
+    nothing = dict.fromkeys(OPTIONS.keys() - given.keys())
+    ours, theirs = (search_request.parse_options(given | more) for more in (nothing, {}))
+    assert (ours.plan, ours.resources) == (theirs.plan, theirs.resources)
+    assert (ours.folder, ours.resume_command) == (theirs.folder, theirs.resume_command)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(64, 128, 192, 256), range(64, 257, 64), np.arange(64, 257, 64), "64,128,192,256"]
+)
+def test_sequences_of_any_type(tmp_path: Path, sizes: object) -> None:
+    """Oracle: the list of the same numbers."""
+    given = {"results": tmp_path, "address": "local", "objective": "frontier", "strata": sizes}
+    assert search_request.parse_options(given).plan.strata == [64, 128, 192, 256]
+
+
+def test_paths_are_taken_as_text(tmp_path: Path) -> None:
+    """Oracle: the same options as text."""
+    paths = {"results": tmp_path, "study": Path("x"), "storage": Path("a.db")}
+    ours, theirs = (
+        search_request.parse_options({"address": "local", **given})
+        for given in (paths, {name: str(path) for name, path in paths.items()})
+    )
+    assert (ours.folder, ours.database) == (theirs.folder, theirs.database)
+
+
+@pytest.mark.parametrize("name", ["sampler", "scheduler", "repeats", "objective", "cost", "max"])
+def test_an_array_is_no_word(tmp_path: Path, name: str) -> None:
+    """Oracle: no such word or limit: one message that names the option."""
+    with pytest.raises(InputError, match=f"--{name} "):
+        search_request.parse_options({"results": tmp_path, "address": "local", name: np.arange(2)})
+
+
 def test_a_plan_records_them() -> None:
     """Oracle: the fields of `Plan` and their types; a plan with any choice can be read again."""
     fields = typing.get_type_hints(Plan)
@@ -132,6 +169,15 @@ def test_the_printed_command_names_the_same_study(
     (named,) = shlex.split(format_study_argument(request.folder))
     if variable not in ("s3://[b", "~no-such-user"):
         assert find_study(named, variable or "results") == request.folder
+
+
+@pytest.mark.parametrize("url", ["u:secret@db/x", "db/x?user=u&password=secret"])
+def test_the_printed_command_has_no_password(tmp_path: Path, url: str) -> None:
+    """Oracle: by hand; the rest of the URL is there."""
+    given = {"results": tmp_path, "address": "local", "storage": f"postgresql://{url}"}
+    command = search_request.parse_options(given).resume_command
+    assert "secret" not in command
+    assert "postgresql://db/x" in command
 
 
 def test_the_printed_command_on_a_cluster_names_the_results(

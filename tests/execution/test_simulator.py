@@ -323,6 +323,33 @@ def test_what_holds_no_curves(tmp_path: Path, tiny_space: Space, run: Run) -> No
         assert message in err
 
 
+def test_a_trial_that_diverged_at_once(folder: Path, tmp_path: Path) -> None:
+    """Oracle: it has no epoch in the tables. Its curve is empty, its epoch takes as long as the
+    median one of the study (1 s in all of them), and a replay of it fails in the first epoch. Other
+    curves and the lowest error stay; alone it is no curve to replay."""
+    import pandas as pd
+
+    before = recorded_curves.read_curves([folder])
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    epochs = pd.read_parquet(changed / "epochs.parquet")
+    epochs[epochs["trial_number"] != 1].to_parquet(changed / "epochs.parquet")
+    after = recorded_curves.read_curves([changed])
+    trials = pd.read_parquet(folder / "trials.parquet").set_index("trial_number")
+    config = Config.model_validate_json(trials.loc[1, "config"])
+    assert [len(run.errors) for run in before.curves[config].values()] == [1]
+    empty = Curve((), 1.0, failed=True)
+    assert after.curves == {**before.curves, config: dict.fromkeys(before.curves[config], empty)}
+    assert after.least == before.least
+    (seen,) = simulate_search(Listed(config), NoStopping(), after, trials=1, epochs=3, workers=1)
+    assert (seen.at_s, seen.epoch, seen.error, seen.state) == (1.0, 1, None, FAIL)
+
+    table = pd.read_parquet(changed / "trials.parquet")
+    table.loc[table["trial_number"] != 1, "state"] = "PRUNED"
+    table.to_parquet(changed / "trials.parquet")
+    with pytest.raises(InputError, match="no trial ran to its end"):
+        recorded_curves.read_curves([changed])
+
+
 def test_a_curve_of_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
     """Oracle: an error of 0 has no logarithm; one message names the folder, trial and column."""
     import pandas as pd

@@ -138,6 +138,29 @@ def test_each_learns_from_the_others(kind: str, tmp_path: Path, small: Space) ->
         study.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_heard_twice_after_the_database_was_lost(
+    kind: str, tmp_path: Path, small: Space
+) -> None:
+    """Oracle: the driver that has heard of a trial comes back first; then its own driver writes it
+    again. The first one's ledger has it once, and a trial that ended since then once, too."""
+    url = url_of(kind, tmp_path)
+    one, two = (begin(tmp_path / name, small, url, "tpe") for name in ("one", "two"))
+    run_trial(one, 0.3, 0.2)
+    two.ask()
+    for study in (one, two):
+        die(study)
+    (tmp_path / "optuna.db").unlink()
+    two, one = (resume_study(study.folder, study.plan, database=url) for study in (two, one))
+    two.ask()
+    run_trial(one, 0.3, 0.1)
+    two.ask()
+    events = read_events(two.folder / "ledger")
+    assert [event["val_mse"] for event in events if event["event"] == "known"] == [0.2, 0.1]
+    for study in (one, two):
+        study.close()
+
+
 def test_what_a_stopped_trial_says(tmp_path: Path, small: Space) -> None:
     """Oracle: a trial that another driver's rule stopped counts with the epochs that it ran."""
     url = url_of("sqlite", tmp_path)

@@ -88,6 +88,7 @@ def test_files_of_a_place(anywhere: Place) -> None:
     assert names(anywhere / "sub" / "deep") == ["c"]
     remove_tree(anywhere / "sub" / "deep")
     assert not (anywhere / "sub" / "deep" / "c").exists()
+    assert names(anywhere / "sub") == []
     remove_tree(anywhere / "sub" / "deep")
     aside = quarantine(file)
     assert not file.exists()

@@ -483,10 +483,11 @@ def test_foreign_tables_teach_nothing(killed: Path, tmp_path: Path, tiny_space: 
     die(study)
 
 
-def test_a_database_without_a_server() -> None:
+@pytest.mark.parametrize("url", ["u:secret@127.0.0.1:1/x", "127.0.0.1:1/x?user=u&password=secret"])
+def test_a_database_without_a_server(url: str) -> None:
     """Oracle: one message that names the option and the address, and not the password."""
     with pytest.raises(InputError, match="--storage postgresql") as caught:
-        require_database("postgresql+psycopg://u:secret@127.0.0.1:1/x")
+        require_database(f"postgresql+psycopg://{url}")
     assert "secret" not in str(caught.value)
     with pytest.raises(InputError, match="--storage nonsense"):
         require_database("nonsense")

@@ -25,7 +25,7 @@ from raycae.storage.files import write_atomic
 from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import RetryPolicy
 from raycae.study import lease as study_lease
-from raycae.study.lease import NAME, Lease, describe_self
+from raycae.study.lease import NAME, Lease, describe_self, get_location
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -51,6 +51,8 @@ held.release()
 """
 ELSEWHERE = "import platform\nplatform.node = lambda: 'elsewhere'\n"
 """Before `HOLD`: the process is on another host, as far as it can be seen from here."""
+SUSPENDABLE = "import time\ntime.monotonic = time.process_time\n"
+"""Before `HOLD`: the monotonic clock stands still while the process is stopped."""
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +123,8 @@ def content(folder: Place) -> dict[str, object]:
 
 def written_by(where: Place, **other: object) -> dict[str, object]:
     """A lease as a process left it that ended without a word."""
-    made = {"token": "f" * 32, "folder": str(where), **describe_self(), "beat": 7, **other}
+    folder = get_location(where)
+    made = {"token": "f" * 32, "folder": folder, **describe_self(), "beat": 7, **other}
     write_atomic(where / NAME, json.dumps(made).encode())
     return made
 
@@ -238,6 +241,20 @@ def test_a_copied_one(folder: Place, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == ""
 
 
+def test_two_spellings_of_a_store(in_store: Place, store: ObjectStore) -> None:
+    """Oracle: a store with two host names, and with an option less in the URI: its bucket and key
+    say that it is the same study."""
+    other = resolve_place(str(in_store).replace("127.0.0.1", "localhost").partition("&region")[0])
+    assert str(other) != str(in_store)
+    with holder(in_store) as process:
+        assert said(process) == "held\n"
+        assert study_lease.is_held(other)
+        with pytest.raises(InputError, match=f"process {process.pid} on "):
+            Lease.take(other)
+        process.communicate()
+    assert not study_lease.is_held(other)
+
+
 @pytest.mark.parametrize("times", range(3))
 def test_two_at_the_same_moment(folder: Place, times: int) -> None:
     """Oracle: of four that start at the same moment exactly one goes on; the others name it or
@@ -314,6 +331,22 @@ def test_one_that_was_away(in_store: Place) -> None:
         assert content(in_store)["pid"] == os.getpid()
         assert not mine.lost
         mine.release()
+
+
+def test_one_whose_machine_was_suspended(in_store: Place) -> None:
+    """Oracle: as for one that was away, on a machine whose monotonic clock stands still meanwhile,
+    as that of a suspended one does (here: the CPU time of a stopped process); and the other one has
+    let go before the holder goes on, so that only the time tells him."""
+    with holder(in_store, before=ELSEWHERE + SUSPENDABLE) as process:
+        assert said(process) == "held\n"
+        process.send_signal(signal.SIGSTOP)
+        mine = Lease.take(in_store)
+        write_atomic(in_store / "study.json", b"{}")
+        mine.release()
+        process.send_signal(signal.SIGCONT)
+        assert has_lost(process)
+        process.communicate()
+        assert not (in_store / NAME).exists()
 
 
 def test_the_storage_is_away(

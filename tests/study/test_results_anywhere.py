@@ -141,6 +141,24 @@ def test_notebooks_take_a_uri(
     assert answers[0].equals(answers[1])
 
 
+@pytest.mark.parametrize(
+    "name", ["/data/typo", "/", "s3://raycae/typo", "~/typo", "../typo", "typo"]
+)
+@pytest.mark.parametrize("command", ["show", "predict picture.png -o here"])
+def test_a_study_that_is_not_in_the_store(
+    run: Run, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    """Oracle: whatever is typed, one message that repeats it and names the results; code 2."""
+    results = store.uri("results")
+    monkeypatch.setenv("RAYCAE_RESULTS", results)
+    typed = f"{name}?{results.partition('?')[2]}" if "://" in name else name
+    word, *rest = command.split()
+    code, out, err = run(word, typed, *rest)
+    assert (code, out) == (2, "")
+    there = f"There are no studies in {results}."
+    assert err == f"raycae: {typed}: no study has this name or path. {there}\n"
+
+
 def test_a_store_that_gives_no_leave(
     run: Run, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from raycae.config import Config, resolve
 from raycae.errors import InputError
+from raycae.formatting import hide_password
 from raycae.provenance import get_command
 from raycae.space import loading
 from raycae.space.space import Space
@@ -440,8 +441,32 @@ def test_no_password_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql+psycopg://me:secret@db:5432/studies"
     monkeypatch.setattr("sys.argv", ["/usr/bin/raycae", "search", "--storage", url])
     assert get_command() == "raycae search --storage 'postgresql+psycopg://…@db:5432/studies'"
+    url = "postgresql+psycopg://db/studies?user=u&password=secret&sslmode=require"
+    monkeypatch.setattr("sys.argv", ["/usr/bin/raycae", "search", f"--storage={url}"])
+    assert get_command() == f"raycae search '--storage={url.replace('secret', '…')}'"
     monkeypatch.setattr("sys.argv", ["/x/raycae/__main__.py", "show", "ex2"])  # python -m raycae
     assert get_command() == "raycae show ex2"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://me@db/studies", "postgresql+psycopg://db/studies"),
+        ("postgresql://me:sec/ret@db/studies", "postgresql://db/studies"),
+        ("postgresql://db/s?password=secret", "postgresql://db/s?password=…"),
+        (
+            "postgresql://db/s?port=1&PASSWORD=sec@ret&a=b",
+            "postgresql://db/s?port=1&PASSWORD=…&a=b",
+        ),
+        ("postgresql://db/s?sslpassword=secret", "postgresql://db/s?sslpassword=…"),
+        ("mysql+pymysql://db/s?passwd=secret", "mysql+pymysql://db/s?passwd=…"),
+        ("sqlite:////data/a@b/study.db?timeout=5", "sqlite:////data/a@b/study.db?timeout=5"),
+        ("s3://bucket/a@b?scheme=http", "s3://bucket/a@b?scheme=http"),
+    ],
+)
+def test_passwords_in_urls(url: str, shown: str) -> None:
+    """Oracle: by hand, from SQLAlchemy's syntax of URLs and the parameters of libpq and MySQL."""
+    assert hide_password(url) == shown
 
 
 def test_a_process_that_died_before_the_first_part(
