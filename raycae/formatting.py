@@ -26,7 +26,8 @@ def hide_password(text: str, user: str = "") -> str:
         text: The text.
         user: What to write in place of the user and password before the host.
     """
-    text = re.sub("//[^/@]*(:[^@]*)?@", f"//{user}", text)
+    # A user name may have an @, as SQLAlchemy reads it, and a password a slash.
+    text = re.sub("//[^/:]*(:[^@]*)?@", f"//{user}", text)
     return re.sub(r"([?&]\w*passw(?:or)?d=)[^&]*", r"\1…", text, flags=re.I)
 
 

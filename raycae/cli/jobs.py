@@ -293,7 +293,7 @@ def check_search(context: Any, options: dict[str, Any]) -> SearchRequest:
             "--results is required. Set it, or RAYCAE_RESULTS, to an object store "
             "(s3://BUCKET/PATH) or to a folder that this machine and all nodes share."
         )
-    if re.search("//[^/@]*:[^@]*@|passw(or)?d=", options["storage"] or "", re.I):
+    if re.search("//[^/:]*:[^@]*@|passw(or)?d=", options["storage"] or "", re.I):
         raise InputError(
             "--storage: leave the password out of the URL, because everyone can read a job's "
             "command. Put it into the environment of the nodes or their ~/.pgpass."

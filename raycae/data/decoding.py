@@ -121,6 +121,8 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, list[Reaso
                 image.draft(None, (2 * size, 2 * size))
             with lock_large_image(image.width * image.height > LARGE):
                 rgb, remarks = _to_srgb(image)
+                if _has_more_frames(image):
+                    remarks.append(Reason.MORE_FRAMES)
                 return np.asarray(fit_square(rgb, size) if size else rgb), remarks
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DamagedImageError(
@@ -173,9 +175,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_srgb(image: Image.Image) -> tuple[Image.Image, list[Reason]]:
     """Convert an image like `to_rgb`; also return what of it is not read as it is."""
-    # The further images of MPO, which cameras write as JPEG, are previews and other views.
-    has_frames = getattr(image, "is_animated", False) and image.format != "MPO"
-    remarks = [Reason.MORE_FRAMES] if has_frames else []
+    remarks = []
     image = ImageOps.exif_transpose(image)
     has_profile, profile = "icc_profile" in image.info, image.info.get("icc_profile")
     if image.mode == "F":
@@ -203,6 +203,14 @@ def _to_srgb(image: Image.Image) -> tuple[Image.Image, list[Reason]]:
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB"), remarks + [Reason.BAD_PROFILE] * has_profile
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Return whether an opened file has frames after the first, which may be damaged."""
+    with suppress(Exception):  # GIF is searched for them.
+        # The further images of MPO, which cameras write as JPEG, are previews and other views.
+        return getattr(image, "is_animated", False) and image.format != "MPO"
+    return True
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:

@@ -248,12 +248,13 @@ def format_remedy(request: SearchRequest, records: Records) -> str:
         request: What was searched.
         records: The trials of the study. Those that failed are not repeated.
     """
-    command = request.resume_command
-    if records.n_ended() >= request.plan.trials:
-        if request.plan.sampler == "points":  # It tries each point once.
-            return "start another study with --study NAME."
-        command += f" --trials +{records.counts()[FAIL]}"
-    return f"continue with: {command}"
+    if records.n_ended() < request.plan.trials:
+        return f"continue with: {request.resume_command}"
+    afresh = "start another study with --study NAME"
+    if request.plan.sampler == "points":  # It tries each point once.
+        return f"{afresh}."
+    command = f"{request.resume_command} --trials +{records.counts()[FAIL]}"
+    return f"{afresh}, or, if the space has other configurations, continue with: {command}"
 
 
 def finish_study(

@@ -19,7 +19,7 @@ from raycae.config import Config
 from raycae.model import weights
 from raycae.model.architecture import build_architecture
 from raycae.model.tasks import Colourise, Task, make_task
-from raycae.report.baseline_cache import has_components, load_baselines, load_pca
+from raycae.report.baseline_cache import MOST_COMPONENTS, has_components, load_baselines, load_pca
 from raycae.report.latent_error import find_best_linear, split_codes_and_levels
 from raycae.report.trials import list_trials_with_pictures, select_trials_to_picture
 from raycae.storage.files import make_folder, write_atomic
@@ -32,6 +32,7 @@ from raycae.study.images import load_images, load_test_images
 from raycae.study.plan import load_plan, load_study_space
 from raycae.study.tables import ALL, BEST, N_MEASURED, PCA, SAME, WORST
 from raycae.training import metrics
+from raycae.training.baselines import WHOLE_IMAGE
 from raycae.training.device import choose_device, put_on_device
 from raycae.training.pca_network import PcaNetwork, find_block
 from raycae.training.validation import Reference
@@ -233,6 +234,8 @@ def load_best_pca(
     """
     fingerprint = plan.read_study(folder)["data"]["fingerprint"]
     linear, _ = split_codes_and_levels(tables.read_baselines(folder, fingerprint))
+    is_kept = (linear["baseline"] != WHOLE_IMAGE) | (linear["latent_size"] <= MOST_COMPONENTS)
+    linear = linear[is_kept]
     code = find_best_linear(linear, latent_size)
     if code is None:
         return None

@@ -67,7 +67,7 @@ def list_study_names(results: Place) -> list[str]:
         results: The folder.
     """
     names = []
-    with suppress(OSError, RuntimeError, StorageError):
+    with suppress(OSError, RuntimeError):
         for folder in results.iterdir():
             with suppress(Refused):
                 if (folder / "study.json").is_file():

@@ -51,12 +51,13 @@ def find_newest_study(results: str | Path) -> str:
         Its name.
 
     Raises:
-        InputError: There are no studies.
+        InputError: There are no studies that can be read.
     """
-    studies = list_studies(results)
+    # A folder that may not be read may be no study.
+    studies = [study for study in list_studies(results) if study["state"] != UNREADABLE]
     if not studies:
         raise InputError(
-            f"{results}: there are no studies. Start one with raycae search, or name a folder of "
+            f"{results}: there are no studies that can be read. Start one with raycae search, or name a folder of "
             "studies with --results."
         )
     name: str = studies[0]["study"]

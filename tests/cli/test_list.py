@@ -166,6 +166,9 @@ def test_a_folder_that_may_not_be_read(
     code, _, err = run("show", "private", "--results", results)
     assert code == 2
     assert "private/study.json: Permission denied" in err
+    (results / "mount" / "private").mkdir(parents=True)
+    code, _, err = run("show", "--results", results / "mount")
+    assert (code, "there are no studies that can be read" in err) == (2, True)
 
 
 def test_the_newest_study_is_shown(run: Run, results: Path) -> None:

@@ -251,6 +251,32 @@ def test_frames_and_dark_16_bits_are_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_a_gif_that_ends_in_a_later_frame_is_read() -> None:
+    """Oracle: Pillow, which decodes the first frame of each part of the file that has it whole; an
+    image that was changed, or whose file is closed, is taken as it is."""
+    frames = [Image.fromarray(np.roll(PATCHES, roll, axis=0)) for roll in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    content = buffer.getvalue()
+    whole = decode(content)
+    n_read = 0
+    for end in range(len(content) * 2 // 5, len(content)):
+        try:
+            with Image.open(io.BytesIO(content[:end])) as image:
+                image.load()
+        except OSError:
+            continue
+        n_read += 1
+        assert np.array_equal(decode(content[:end]), whole)
+    assert n_read > 100
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        image.paste(0, (0, 0, *image.size))
+        changed = np.asarray(image.convert("RGB"))
+        assert np.array_equal(np.asarray(decoding.to_rgb(image)), changed)
+    assert np.array_equal(np.asarray(decoding.to_rgb(image)), changed)
+
+
 def test_the_photos_are_srgb() -> None:
     """Oracle: a crop of the rocket, which is an Adobe RGB file, by matrices and curves; of the
     others, which are sRGB, the pixels as Pillow reads them."""

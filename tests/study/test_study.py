@@ -453,6 +453,7 @@ def test_no_password_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("postgresql+psycopg://me@db/studies", "postgresql+psycopg://db/studies"),
         ("postgresql://me:sec/ret@db/studies", "postgresql://db/studies"),
+        ("postgresql://me@server:secret@db:5432/studies", "postgresql://db:5432/studies"),
         ("postgresql://db/s?password=secret", "postgresql://db/s?password=…"),
         (
             "postgresql://db/s?port=1&PASSWORD=sec@ret&a=b",
