@@ -57,8 +57,8 @@ def find_newest_study(results: str | Path) -> str:
     studies = [study for study in list_studies(results) if study["state"] != UNREADABLE]
     if not studies:
         raise InputError(
-            f"{results}: there are no studies that can be read. Start one with raycae search, or name a folder of "
-            "studies with --results."
+            f"{results}: there are no studies that can be read. Start one with raycae search, or "
+            "name a folder of studies with --results."
         )
     name: str = studies[0]["study"]
     return name
