@@ -77,7 +77,9 @@ from raycae.storage.files import write_atomic
 RECORDED = Path(__file__).parents[1] / "recorded"
 FOLDER = RECORDED / "race"
 PICTURE = Path(__file__).parents[1] / "pictures" / "race.png"
-TASKS = ("ex2", "ex3", "ex2-second")
+UNTOUCHED = ("ex2-second",)
+"""Tables on which nothing was chosen."""
+TASKS = ("ex2", "ex3", *UNTOUCHED)
 FIRST_SEED = 61
 """No default of raycae was chosen or checked with this seed or a later one."""
 WORKERS = 4
@@ -382,6 +384,7 @@ def write_page(runs: pd.DataFrame, made: dict[str, Any]) -> None:
         n_epochs=EPOCHS,
         factor=RANDOM_FACTOR,
         default=DEFAULT,
+        untouched=UNTOUCHED,
     )
     path = FOLDER / "race.html"
     write_atomic(path, page.encode())
