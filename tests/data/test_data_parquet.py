@@ -65,8 +65,13 @@ def test_one_set_of_parquet_files(tmp_path: Path, files: list[tuple[str, int]]) 
     assert sizes(tmp_path) == (40, 5, 5)
 
 
-@pytest.mark.parametrize("word", sorted(layout.SPLIT_NAMES))
-@pytest.mark.parametrize("suffix", ["", "-00000-of-00001", "_images"])
+@pytest.mark.parametrize(
+    ("word", "suffix"),
+    [
+        *((word, "-00000-of-00001") for word in sorted(layout.SPLIT_NAMES)),
+        *(("val", ""), ("valid", "_images")),
+    ],
+)
 def test_every_split_name_begins_the_name_of_a_file(tmp_path: Path, word: str, suffix: str) -> None:
     """Oracle: the rows of the three files, each with a synonym of a split at its beginning."""
     rows = {"train": 40, "validation": 20, "test": 10}

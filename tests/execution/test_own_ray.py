@@ -75,6 +75,7 @@ def test_only_workers_of_this_machine_map_images(
                 assert np.array_equal(map_if_shared(sent[name]), expected)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_it_listens_on_loopback_and_maps_images(space_file: Path, tmp_path: Path) -> None:
     """Oracle: the kernel's lists, while a search runs on a Ray of its own. Besides the driver, the

@@ -220,11 +220,12 @@ def test_names_that_are_not_utf_8(
     monkeypatch.setattr(StopRequest, "is_time_up", lambda self: True)
     monkeypatch.setattr(runner, "train_trials", lambda study, *_: study.ask())
     monkeypatch.setattr(page, "write_report", fail)
+    monkeypatch.chdir(tmp_path)  # Paths are printed relative to it.
     where = ("--results", results, "--data", images)
     code, out, err = run("search", "--space", space_file, "--trials", 2, *where)
     assert (code, err.count("\n")) == (1, 1)
     escaped = rf"{tmp_path}/r\udcff"
-    assert f"results  {escaped}/tiny" in out
+    assert r"results  r\udcff/tiny" in out
     assert f"run `raycae report '{escaped}/tiny'`." in out
     command = f"raycae search --resume --study tiny --results '{escaped}'"
     assert f"Time is up; continue with: {command}\n" in out
