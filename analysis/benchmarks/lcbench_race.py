@@ -12,7 +12,7 @@ defaults were chosen with the tasks `lcbench.DEVELOPMENT` and seeds 1 to 3; the 
 
 DATA is the folder of the surrogate (see `lcbench`). `--seeds ""` only prints the tables. With 64
 workers the runs are in `runs-64.csv`, with other budgets in `runs-WORKERS-EPOCHS.csv`. syne-tune,
-SMAC, NePS and BOHB need environments of their own (see `race`; `pip install
+SMAC, NePS and BOHB must be installed in separate environments (see `race`; `pip install
 neural-pipeline-search==0.17.0` for NePS, `hpbandster==0.7.4` for BOHB).
 """
 
