@@ -43,9 +43,9 @@ from raycae.data.types import Indices, Origin, Pixels
 
 VERSION = 2
 """Increased when decoding gives other pixels or remarks for the same file."""
-LEAST_BYTES = 64 * 2**20
-"""Size of image files and decoded images together from which they are cached: 5,000 JPEG files
-of 64 x 64, which take 2 s of CPU to decode (analysis/FINDINGS.md)."""
+LEAST_BYTES = 16 * 2**20
+"""Size of image files and decoded images together from which they are cached: 4,000 JPEG files
+of 32 x 32, which take 2 s of CPU to decode (analysis/FINDINGS.md)."""
 MOST_BYTES = 10 * 10**9
 """Maximum size of all cached images; those used last are kept."""
 FOLDER = "decoded"

@@ -18,8 +18,8 @@ from raycae.study.artifacts import get_model_folder
 from raycae.study.finish import StepCounter, count_nothing
 from raycae.study.images import load_test_images
 from raycae.study.study import Study
-from raycae.training.device import choose_device, put_on_device
-from raycae.training.validation import compute_errors
+from raycae.training.device import choose_device, put_on_device, run_in_parallel
+from raycae.training.validation import PARALLEL_BATCH, compute_errors
 
 
 def evaluate_kept_models(
@@ -44,7 +44,7 @@ def evaluate_kept_models(
         InputError: The test images cannot be read, or are not those the study began with.
     """
     todo = [n for n in study.kept() if study.records.trials[n]["test_mse"] is None]
-    if not todo:
+    if not todo or over():
         return 0
     device = choose_device()
     classes = least_classes(study.records.trials[number]["config"] for number in todo)
@@ -55,20 +55,25 @@ def evaluate_kept_models(
         test = put_on_device(loaded.pixels, device, loaded.labels)
     else:
         test = put_on_device(images.test, device, images.labels.test)
-    done = 0
-    for place, number in enumerate(todo):
-        if over():
-            break
-        count("Evaluating saved models", place, len(todo))
-        try:
-            network, config = weights.load_model(get_model_folder(study.folder, number))
-        except InputError as error:
-            study.notes.append(f"{error}; not evaluated")
-            continue
+
+    def evaluate(number: int) -> float:
+        network, config = weights.load_model(get_model_folder(study.folder, number))
         the_task = make_task(config.task, config.gammas, config.classes)
-        test_mse, _ = compute_errors(network.to(device), the_task, test)
-        study.record_test_error(number, test_mse)
-        done += 1
+        return compute_errors(network.to(device), the_task, test, batch_size=PARALLEL_BATCH)[0]
+
+    done = 0
+    with run_in_parallel(device) as pool:
+        tasks = [pool.submit(evaluate, number) for number in todo]
+        for place, (number, task) in enumerate(zip(todo, tasks, strict=True)):
+            if over():
+                break
+            count("Evaluating saved models", place, len(todo))
+            try:
+                study.record_test_error(number, task.result())
+            except InputError as error:
+                study.notes.append(f"{error}; not evaluated")
+                continue
+            done += 1
     return done
 
 

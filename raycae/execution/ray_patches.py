@@ -20,7 +20,7 @@ def apply_ray_patches() -> None:
     """Change Ray in this process, once."""
     silence_error_messages()
     treat_ray_errors_as_lost_workers()
-    keep_credentials_on_their_node()
+    send_no_environment()
 
 
 def silence_error_messages() -> None:
@@ -53,15 +53,22 @@ def treat_ray_errors_as_lost_workers() -> None:
     RayActorManager._actor_task_failed = handle_any_failure
 
 
-def keep_credentials_on_their_node() -> None:
-    """Stop Tune from sending the keys of an object store with each trial.
+def send_no_environment() -> None:
+    """Stop Tune from sending environment variables with each trial.
 
-    Ray writes the variables to its log in clear text. Each node has its own keys.
+    Some of them are the keys of an object store, which Ray writes to its log in clear text. Each
+    node has its own. Besides, Ray trains no trial that brings variables in the workers that it has
+    started in advance: a search of this machine would wait a second longer (analysis/FINDINGS.md).
     """
-    from ray.tune.execution import class_cache
+    import ray
+    from ray.tune.execution.class_cache import _ActorClassCache
 
-    variables = class_cache.ENV_VARS_TO_PROPAGATE
-    variables -= {name for name in variables if name.startswith("AWS_")}
+    def get(self: Any, trainable: type) -> Any:
+        if trainable not in self._cache:
+            self._cache[trainable] = ray.remote(trainable)
+        return self._cache[trainable]
+
+    _ActorClassCache.get = get
 
 
 @contextmanager

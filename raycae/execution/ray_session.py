@@ -40,9 +40,6 @@ LEAST_FREE_BYTES = 64 * 2**20
 """Free disk space that Ray's session folder needs for logs and sockets."""
 FALLBACK_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 """Where the session folder goes if TMPDIR cannot hold it."""
-TRAINABLE = "raycae.execution.trainable"
-"""The module that workers import before their first trial, and torch with it: 3 to 4 s of CPU each,
-which they spend while the driver opens the study."""
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 """First bytes of an HTTP/2 client: the connection preface and an empty SETTINGS frame (RFC 9113,
 section 3.4)."""
@@ -65,13 +62,11 @@ class RayTarget:
 
 
 @contextmanager
-def connect_ray(address: str | None, preload: bool = False) -> Iterator[bool]:
+def connect_ray(address: str | None) -> Iterator[bool]:
     """Connect to the running Ray, to the one at `address`, or to a new one on this machine.
 
     Args:
         address: The option `--address`.
-        preload: Whether the workers of a Ray that is started here import what trials need at once.
-            Ray starts one worker per core.
 
     Yields:
         Whether a Ray was started for this search alone.
@@ -94,8 +89,6 @@ def connect_ray(address: str | None, preload: bool = False) -> Iterator[bool]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
         if target.address is None:
-            if preload:
-                options["_system_config"] = {"preload_python_modules": [TRAINABLE]}
             _start_ray(options, stack)
         else:
             _join_ray(target, address, options)

@@ -6,7 +6,6 @@ results. Ray is imported inside functions, because only a process that has joine
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 import yaml
 
 from raycae.errors import InputError, StorageError
-from raycae.provenance import count_cpus
 from raycae.storage.files import write_atomic
 from raycae.storage.paths import Place, resolve_place
 from raycae.storage.retry import retry_policy
@@ -164,20 +162,6 @@ class TrialSlots:
             n_missing = unknown - len(present) + 1
             message += f" Number of nodes that have not joined: {n_missing} (see `ray status`)."
         return message
-
-
-def uses_every_core(n_trials: int, cpus: int, gpus: float | None, concurrent: int | None) -> bool:
-    """Return whether a search on this machine alone trains on every core, without a GPU.
-
-    Args:
-        n_trials: The number of trials.
-        cpus: CPU cores per trial.
-        gpus: GPUs per trial; None: one if there is any.
-        concurrent: Trials at a time; None: as many as fit.
-    """
-    if gpus is None and shutil.which("nvidia-smi"):
-        return False
-    return not gpus and cpus == 1 and min(n_trials, concurrent or n_trials) >= count_cpus()
 
 
 def count_trial_slots(resources: Mapping[str, float], cpus: int, gpus: float) -> int:

@@ -17,12 +17,7 @@ from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution.interrupts import StopRequest, raise_interrupt
 from raycae.execution.progress_callback import ProgressCallback, add_callback
 from raycae.execution.ray_session import connect_ray, find_ray, require_ray_head, starts_own_ray
-from raycae.execution.resources import (
-    Autoscaler,
-    TrialSlots,
-    survey_nodes,
-    uses_every_core,
-)
+from raycae.execution.resources import Autoscaler, TrialSlots, survey_nodes
 from raycae.execution.search_options import KeywordOptions, show_options
 from raycae.execution.search_request import SearchRequest, parse_options
 from raycae.execution.time_estimate import format_time_estimate, make_forecast
@@ -158,11 +153,9 @@ def run_study(request: SearchRequest) -> int | None:
         images = _load_images(request, progress) if starts_own_ray(request.address) else None
         progress.begin_phase("Planning the search")
         progress.expect(make_forecast(request))
-        # A resumed search may have one trial left.
-        preload = not request.resume and uses_every_core(request.plan.trials, **request.resources)
         is_local = starts_own_ray(request.address)
         progress.begin_phase("Starting Ray" if is_local else "Connecting to Ray")
-        with connect_ray(request.address, preload) as is_own_ray:
+        with connect_ray(request.address) as is_own_ray:
             stop.install_handlers()  # Ray has taken SIGTERM when it started.
             autoscaler = Autoscaler() if is_own_ray else survey_nodes(request.folder.parent)
             slots = TrialSlots(**request.resources, autoscaler=autoscaler)

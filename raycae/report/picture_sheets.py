@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -33,13 +34,15 @@ from raycae.study.plan import load_plan, load_study_space
 from raycae.study.tables import ALL, BEST, N_MEASURED, PCA, SAME, WORST
 from raycae.training import metrics
 from raycae.training.baselines import WHOLE_IMAGE
-from raycae.training.device import choose_device, put_on_device
+from raycae.training.device import choose_device, put_on_device, run_in_parallel
 from raycae.training.pca_network import PcaNetwork, find_block
-from raycae.training.validation import Reference
+from raycae.training.validation import PARALLEL_BATCH, Reference
 
 N_PICTURES = 12
 N_CASES = 6
 """Number of the best and of the worst test images that are shown on a second sheet."""
+TABLE_LOCK = threading.Lock()
+"""Held while a thread adds its rows to `pictures.parquet`."""
 
 
 def add_pictures_and_baselines(
@@ -95,15 +98,34 @@ def add_pictures_and_baselines(
             failure = "The baselines could not be measured"
             steps.attempt(failure, remedy, measure_baselines, folder, images)
         train = None if images is None else images.train
-        for place, number in enumerate(unpainted):
-            if not over():
-                count("Drawing pictures", place, len(unpainted))
-                failure = f"The pictures of trial {number} could not be drawn"
-                steps.attempt(
-                    failure, remedy, write_picture_sheets, folder, number, test, labels, train
-                )
+
+        def draw(number: int, device: torch.device) -> None:
+            write_picture_sheets(folder, number, test, labels, train, device)
+
+        if unpainted and not over():
+            _draw_all(draw, unpainted, over, count, steps, remedy)
     if finish is None:
         steps.raise_first()
+
+
+def _draw_all(
+    draw: Callable[[int, torch.device], None],
+    numbers: list[int],
+    over: Callable[[], bool],
+    count: StepCounter,
+    steps: Finish,
+    remedy: str,
+) -> None:
+    """Draw the pictures of several trials at a time."""
+    device = choose_device()
+    with run_in_parallel(device) as pool:
+        tasks = [pool.submit(draw, number, device) for number in numbers]
+        for place, (number, task) in enumerate(zip(numbers, tasks, strict=True)):
+            if over():
+                break
+            count("Drawing pictures", place, len(numbers))
+            failure = f"The pictures of trial {number} could not be drawn"
+            steps.attempt(failure, remedy, task.result)
 
 
 def least_classes(configs: Iterable[str]) -> int:
@@ -161,6 +183,7 @@ def write_picture_sheets(
     test: np.ndarray,
     labels: data.Indices | None = None,
     train: np.ndarray | None = None,
+    device: torch.device | None = None,
 ) -> None:
     """Write two sheets of pictures of a trial as PNG, and what is measured on them.
 
@@ -178,9 +201,10 @@ def write_picture_sheets(
         test: The test images, uint8 (N, H, W, 3).
         labels: Their classes, int64 (N,), for a model that gets classes as input.
         train: The training images, uint8 (M, H, W, 3), to fit a PCA that is not in the cache.
+        device: The device, if PyTorch is configured for it already; else it is chosen.
     """
     network, config = weights.load_model(get_model_folder(study_folder, number))
-    device = choose_device()
+    device = device or choose_device()
     used = spread_places(len(test), N_MEASURED)
     images = put_on_device(test[used], device, None if labels is None else labels[used])
     task = make_task(config.task, config.gammas, config.classes)
@@ -208,13 +232,14 @@ def write_picture_sheets(
         measured.iloc[indices].assign(shows=shows, image=used[indices])
         for shows, indices in cases.items()
     ]
-    before = tables.read_pictures(study_folder)
-    others = [] if before is None else [before[before["trial_number"] != number]]
-    frame = pd.concat([*others, *(part.assign(trial_number=number) for part in parts_table)])
-    write_parquet(
-        study_folder / "pictures.parquet",
-        frame[list(tables.PICTURE_COLUMNS)].astype({"image": "Int64"}),
-    )
+    with TABLE_LOCK:
+        before = tables.read_pictures(study_folder)
+        others = [] if before is None else [before[before["trial_number"] != number]]
+        frame = pd.concat([*others, *(part.assign(trial_number=number) for part in parts_table)])
+        write_parquet(
+            study_folder / "pictures.parquet",
+            frame[list(tables.PICTURE_COLUMNS)].astype({"image": "Int64"}),
+        )
 
 
 def load_best_pca(
@@ -270,7 +295,7 @@ def measure_pictures(network: nn.Module, task: Task, images: TensorDataset) -> p
         One row per image, with the columns `tables.MEASURES`.
     """
     parts = []
-    for batch, rgb in Reference(images):
+    for batch, rgb in Reference(images, PARALLEL_BATCH):
         x, y = task.batch(*batch)
         output = network(x)
         picture = task.picture(batch[0], output)

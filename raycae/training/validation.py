@@ -13,6 +13,9 @@ from raycae.training import metrics
 
 VALIDATION_BATCH = 500
 """Number of images per batch where no gradients are needed."""
+PARALLEL_BATCH = 100
+"""Number of images per batch where several networks are evaluated at a time. With 500, they take
+1.2 times as long on two cores, because feature maps do not fit into the cache."""
 
 
 class Reference:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from raycae.execution.ray_patches import UNNEEDED, start_fewer_processes
+import pytest
+from ray.tune.execution import class_cache
+
+from raycae.execution.ray_patches import UNNEEDED, send_no_environment, start_fewer_processes
 
 
 def test_fewer_processes_are_started_inside_the_block_only() -> None:
@@ -20,3 +23,19 @@ def test_fewer_processes_are_started_inside_the_block_only() -> None:
             assert getattr(Node, name)(node, include_dashboard=False) is None
             assert node._webui_url == ""
     assert [getattr(Node, name) for name in UNNEEDED] == before
+
+
+def test_trials_bring_no_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: what Ray would start an actor with. It has neither the keys of an object store nor
+    Tune's own variable. A class is sent to Ray once."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    cache = class_cache._ActorClassCache()
+    monkeypatch.setattr(class_cache._ActorClassCache, "get", class_cache._ActorClassCache.get)
+    send_no_environment()
+    actor = cache.get(Trainable)
+    assert actor is cache.get(Trainable)
+    assert not actor._default_options.get("runtime_env")
+
+
+class Trainable:
+    """Stands for a trainable."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
-import pytest
 import yaml
 
 from raycae.execution import resources
@@ -71,33 +68,3 @@ def test_trials_at_a_time_follow_the_places(study: Study) -> None:
     there = 1
     searcher.on_trial_complete("b")
     assert searcher.suggest("d") is None
-
-
-@pytest.mark.parametrize(
-    ("n_trials", "cpus", "gpus", "concurrent", "expected"),
-    [
-        (100, 1, 0, None, True),
-        (100, 1, 0, 4, True),
-        (4, 1, 0, None, True),
-        (100, 1, 0, 3, False),
-        (3, 1, 0, None, False),
-        (100, 2, 0, None, False),
-        (100, 1, 0.25, None, False),
-        (100, 1, None, None, True),
-    ],
-)
-def test_which_searches_use_every_core(
-    monkeypatch: pytest.MonkeyPatch,
-    n_trials: int,
-    cpus: int,
-    gpus: float | None,
-    concurrent: int | None,
-    expected: bool,
-) -> None:
-    """Oracle: by hand, on four cores without a GPU; with one, `gpus=None` means a GPU per trial."""
-    monkeypatch.setattr(resources, "count_cpus", lambda: 4)
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert resources.uses_every_core(n_trials, cpus, gpus, concurrent) == expected
-    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
-    is_chosen = gpus is not None
-    assert resources.uses_every_core(n_trials, cpus, gpus, concurrent) == (expected and is_chosen)
