@@ -168,7 +168,7 @@ def draw_thumbnail(data: ReportData) -> str:
     """
     points = data.latent.points[data.latent.points["val_mse"] > 0]
     front = data.latent.frontier
-    pca = data.latent.linear[data.latent.linear["baseline"] == "linear"]
+    pca = data.latent.linear[data.latent.linear["baseline"] == "pca"]
     low, high = points["latent_size"].min(), points["latent_size"].max()
     pca = pca[pca["latent_size"].between(low, high) & (pca["val_mse"] > 0)]
     x_range = (math.log(low), math.log(high))

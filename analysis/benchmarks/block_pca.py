@@ -33,7 +33,7 @@ def main() -> None:
     print(images.summary)
     print("block  latent      train        val       test")
     for side in (32, 16, 8, 4):
-        for _, size, errors in compute_linear_rows("linear", images.train, sets, (side, side)):
+        for _, size, errors in compute_linear_rows("pca", images.train, sets, (side, side)):
             if size in SIZES:
                 print(f"{side:5}  {size:6}  " + "  ".join(f"{error:.6f}" for error in errors))
 

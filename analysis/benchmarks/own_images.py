@@ -40,7 +40,7 @@ def main(source: str, folder: Path) -> None:
     study = raycae.run_search("folder", images, study="mine", results=folder / "results")
     print(f"{time.monotonic() - start_s:.0f} s")
     baselines = pd.read_parquet(Path(study.folder) / "baselines.parquet")
-    pca = baselines[baselines["baseline"].str.startswith("linear")]
+    pca = baselines[baselines["baseline"].str.startswith("pca")]
     for row in study.frontier().itertuples():
         best = pca[pca["latent_size"] <= row.latent_size].sort_values("val_mse").iloc[0]
         print(

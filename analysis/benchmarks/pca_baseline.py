@@ -99,7 +99,7 @@ def compare_study(folder: Path, source: str) -> None:
     print(f"| numbers | parameters | PCA | {names} |\n|---|---|---|---|---|---|")
     for size in SIZES:
         for trial in best[best["latent_size"] == size].head(1).to_dict("records"):
-            for kind in ("linear", "linear_8x8", "linear_4x4"):
+            for kind in ("pca", "pca_8x8", "pca_4x4"):
                 cells = []
                 for table in tables:
                     rows = table[(table["baseline"] == kind) & (table["latent_size"] == size)]
@@ -112,7 +112,7 @@ def compare_study(folder: Path, source: str) -> None:
 def compute_errors(train: data.Pixels, val: data.Pixels) -> dict[int, float]:
     """Compute the validation error of PCA of whole images by latent size."""
     table = compute_baselines("reconstruct", train, val)
-    linear = table[table["baseline"] == "linear"]
+    linear = table[table["baseline"] == "pca"]
     return dict(
         zip(linear["latent_size"].astype(int), linear["val_mse"].astype(float), strict=True)
     )

@@ -26,8 +26,8 @@ from raycae.training.pca_network import PcaNetwork
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 2
-"""Increased when `compute_rows` computes other errors for the same images."""
+VERSION = 3
+"""Increased when `compute_rows` gives other names or errors for the same images."""
 MOST_FILES = 200
 """Maximum number of files with errors; those used last are kept. For 32 x 32 pixels each has 200 KB
 at most, for larger images 350 KB."""

@@ -152,7 +152,7 @@ def split_codes_and_levels(baselines: pd.DataFrame | None) -> tuple[pd.DataFrame
     if baselines is None:
         baselines = pd.DataFrame({"baseline": [], "latent_size": [], "val_mse": [], "test_mse": []})
     coded = baselines["latent_size"].notna()
-    is_linear = coded & baselines["baseline"].astype(str).str.startswith("linear")
+    is_linear = coded & baselines["baseline"].astype(str).str.startswith("pca")
     kinds = {"baseline": str, "latent_size": int, "val_mse": float, "test_mse": float}
     baselines = baselines.assign(
         test_mse=baselines["test_mse"].astype("Float64").to_numpy(float, na_value=math.nan)

@@ -24,9 +24,9 @@ COST_NAMES = {
     "epoch_time_s": "time of an epoch, s",
 }
 BASELINES = {
-    "linear": "PCA, whole image",
-    "linear_4x4": "PCA, 4 × 4 blocks",
-    "linear_8x8": "PCA, 8 × 8 blocks",
+    "pca": "PCA, whole image",
+    "pca_4x4": "PCA, 4 × 4 blocks",
+    "pca_8x8": "PCA, 8 × 8 blocks",
     "mean_colour": "mean colour",
     "grey_copy": "grey copy",
     "mean_chroma": "mean chroma",

@@ -62,7 +62,7 @@ EPOCHS = {
 BASELINES = {
     "data_fingerprint": "Fingerprint of the images.",
     "baseline": (
-        "`linear`: PCA of whole images. `linear_4x4`, `linear_8x8`: PCA of blocks. Without a "
+        "`pca`: PCA of whole images. `pca_4x4`, `pca_8x8`: PCA of blocks. Without a "
         "latent: `mean_colour`, and for colourisation `grey_copy`, `mean_chroma`, `luma_function`."
     ),
     "latent_size": "Number of values that the baseline stores per image; null without a latent.",

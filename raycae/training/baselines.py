@@ -31,8 +31,8 @@ Fit = Callable[[Images, tuple[int, int]], tuple[Tensor, Tensor]]
 """A function like `fit_pca`."""
 BLOCK_SIDES = (4, 8)
 """Sides of the blocks that PCA is fitted on, in pixels."""
-WHOLE_IMAGE = "linear"
-"""Name of PCA of whole images; PCA of blocks adds their size, as in `linear_8x8`."""
+WHOLE_IMAGE = "pca"
+"""Name of PCA of whole images; PCA of blocks adds their size, as in `pca_8x8`."""
 LUMA_LEVELS = 256
 """Number of luma levels that `luma_function` distinguishes."""
 LEVELS = 255
@@ -52,10 +52,10 @@ def compute_baselines(
 
     reconstruct:
 
-    - `linear`: PCA of the whole image; no other linear map of its size has a lower error on the
+    - `pca`: PCA of the whole image; no other linear map of its size has a lower error on the
       images that it was fitted on. Left out above 6,000 values per image, where it would take
       minutes and gigabytes.
-    - `linear_4x4`, `linear_8x8`: PCA of blocks of pixels, one code for all blocks; the latent size
+    - `pca_4x4`, `pca_8x8`: PCA of blocks of pixels, one code for all blocks; the latent size
       is blocks x components. Left out where the blocks do not tile the image.
     - `mean_colour`: the mean red, green and blue of the training images, everywhere.
 

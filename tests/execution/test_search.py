@@ -80,7 +80,7 @@ def test_a_search_from_command_to_report_is_repeatable(
         assert {p.name for p in model.iterdir()} == {"model.safetensors", "config.json"}
         assert json.loads((model / "config.json").read_text())["trial_number"] == number
     assert (folder / "report.html").stat().st_size > 1_000_000  # plotly is inside
-    assert set(pd.read_parquet(folder / "baselines.parquet")["baseline"]) >= {"linear"}
+    assert set(pd.read_parquet(folder / "baselines.parquet")["baseline"]) >= {"pca"}
     assert not list((folder / "checkpoints").glob("*.pt"))
     epochs = tables.read_epochs(folder)
     assert epochs.groupby("trial_number").size().tolist() == trials["epochs_run"].tolist()

@@ -64,8 +64,8 @@ LONG = 10_000
 PACKAGE = Path(raycae.__file__).parent
 BASELINES: list[tuple[str, int | None, float]] = [
     ("mean_colour", None, 0.05),
-    ("linear", 1024, 0.004),
-    ("linear_4x4", 512, 0.008),
+    ("pca", 1024, 0.004),
+    ("pca_4x4", 512, 0.008),
 ]
 SEQUENCE = "\x1b]0;owned\x07\x1b[2J\x9b31m"
 """Sets a terminal's title, clears it, makes it red."""

@@ -120,7 +120,7 @@ def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_infinite_and_tiny_errors_survive(tmp_path: Path) -> None:
     """Oracle: the numbers that were written, to the bit."""
-    rows = [("linear", 1, [5e-324, float("inf")]), ("linear", 2, [0.1 + 0.2, np.pi])]
+    rows = [("pca", 1, [5e-324, float("inf")]), ("pca", 2, [0.1 + 0.2, np.pi])]
     baseline_cache.write_rows(tmp_path / "a.json", rows)
     assert baseline_cache.read_rows(tmp_path / "a.json") == rows
 

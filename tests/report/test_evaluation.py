@@ -157,10 +157,10 @@ def test_pca_is_drawn_below_the_output(
     at most as many, that of two components for each of 16 blocks has the least error."""
     monkeypatch.setenv("RAYCAE_CACHE", str(tmp_path / "cache"))
     codes = [
-        ("linear", 24, 0.2),
-        ("linear_8x8", 16, 0.3),
-        ("linear_8x8", 32, 0.1),
-        ("linear_8x8", 48, 0.05),
+        ("pca", 24, 0.2),
+        ("pca_8x8", 16, 0.3),
+        ("pca_8x8", 32, 0.1),
+        ("pca_8x8", 48, 0.05),
         ("mean_colour", None, 0.3),
     ]
     frame = pd.DataFrame(codes, columns=["baseline", "latent_size", "val_mse"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_studies import made_study
 
 from raycae import formatting
 from raycae.config import resolve
@@ -30,16 +32,17 @@ from raycae.report.sections.cost import draw_cost
 from raycae.report.sections.latent_shape import draw_side
 from raycae.report.sections.latent_size import draw_latent_error
 from raycae.report.trials import add_config_columns, rank_trials
+from raycae.study import tables
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
 BASELINES = pd.DataFrame(
     [
         ("mean_colour", None, 0.06),
-        ("linear_8x8", 16, 0.05),
-        ("linear_8x8", 1024, 0.003),
-        ("linear", 64, 0.03),
-        ("linear", 1024, 0.004),
-        ("linear_8x8", 3072, 1e-31),
+        ("pca_8x8", 16, 0.05),
+        ("pca_8x8", 1024, 0.003),
+        ("pca", 64, 0.03),
+        ("pca", 1024, 0.004),
+        ("pca_8x8", 3072, 1e-31),
         ("grey_copy", None, 1e-33),
     ],
     columns=["baseline", "latent_size", "val_mse"],
@@ -128,12 +131,21 @@ def test_baselines_are_parted_by_whether_they_have_a_latent() -> None:
     data = compute_latent_error(made_trials((COMPLETE, 1024, 0.004)), BASELINES)
     assert data.levels == {"grey_copy": 1e-33, "mean_colour": 0.06}
     assert data.linear["latent_size"].tolist() == [64, 1024, 16, 1024, 3072]
-    assert data.linear["baseline"].tolist() == ["linear"] * 2 + ["linear_8x8"] * 3
+    assert data.linear["baseline"].tolist() == ["pca"] * 2 + ["pca_8x8"] * 3
+
+
+def test_older_studies_call_pca_linear(tmp_path: Path) -> None:
+    """Oracle: the same table with the names of today."""
+    codes = [("linear", 64, 0.03), ("linear_4x4", 512, 0.02), ("mean_colour", None, 0.06)]
+    folder = made_study(tmp_path / "s", [], baselines=codes)
+    found = tables.read_baselines(folder)
+    assert found is not None
+    assert found["baseline"].tolist() == ["pca", "pca_4x4", "mean_colour"]
 
 
 @pytest.mark.parametrize(
     ("latent_size", "code"),
-    [(15, None), (16, ("linear_8x8", 16)), (500, ("linear", 64)), (1024, ("linear_8x8", 1024))],
+    [(15, None), (16, ("pca_8x8", 16)), (500, ("pca", 64)), (1024, ("pca_8x8", 1024))],
 )
 def test_the_linear_code_to_compare_with_is_never_larger(
     latent_size: int, code: tuple[str, int] | None
@@ -245,7 +257,7 @@ def test_growth_compares_pca_at_the_sizes_of_the_front() -> None:
     trials["ended_at"] = pd.to_datetime(["2026-01-01 00:01Z", "2026-01-01 00:02Z"])
     sizes = [None, 16, 64, 128, 200, 256, 300]
     errors = [0.1, 0.02, 0.01, 0.003, 0.002, 0.001, 0.0001]
-    names = ["mean_colour", *["linear"] * 6]
+    names = ["mean_colour", *["pca"] * 6]
     codes = pd.DataFrame({"baseline": names, "latent_size": sizes, "val_mse": errors})
     latent = compute_latent_error(trials, codes.assign(test_mse=codes["val_mse"]))
     grown = frontier_growth.compute_growth(trials, latent, "latent_size")
@@ -372,7 +384,7 @@ def test_spread_over_seeds_and_baselines() -> None:
     """Oracle: by hand. Best mean first; each experiment beside the best linear code, of whole
     images or blocks, of at most its latent size on the test images; below the smallest none."""
     found = runs_of(a=(1024, [0.4, 0.2]), b=(256, [0.1, 0.3]), c=(32, [0.05, 0.06]))
-    codes = [("linear", 64, 0.03), ("linear", 512, 0.02), ("linear_4x4", 1000, 0.01)]
+    codes = [("pca", 64, 0.03), ("pca", 512, 0.02), ("pca_4x4", 1000, 0.01)]
     data = compute_spread(found, lines_of(*codes, ("mean_colour", None, 0.6)))
     assert data.rows["experiment"].tolist() == ["c", "b", "a"]
     assert data.rows["mean"].tolist() == pytest.approx([0.055, 0.2, 0.3])
@@ -432,7 +444,7 @@ def test_a_network_is_drawn_as_its_maps() -> None:
     config = resolve(
         {
             "linear_path": "random",
-            "output": "linear",
+            "output": "pca",
             "refine": 8,
             "downsample": ["stride"],
             "factor": [4],

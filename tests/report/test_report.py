@@ -271,7 +271,7 @@ def test_ratios_have_two_digits(value: float, text: str) -> None:
 def test_a_latent_as_large_as_the_picture_is_called_that(tmp_path: Path) -> None:
     """Oracle: a linear code of 3072 numbers is exact but for rounding; there is no factor."""
     trials = [Trial([0.01], settings={"latent_channels": 48}, point="base")]
-    folder = made_study(tmp_path / "s", trials, baselines=[("linear_4x4", 3072, 1e-31)])
+    folder = made_study(tmp_path / "s", trials, baselines=[("pca_4x4", 3072, 1e-31)])
     text = Page(render_report(folder)).text
     assert (
         "The best trial is the space's base configuration. The error of PCA of that latent size is "
@@ -300,7 +300,7 @@ def test_report_of_a_frontier(tmp_path: Path) -> None:
     """Oracle: by hand, four trials of 64, 128, 256 and 256 numbers. Each stratum's best on the
     frontier is shown, that of 128 numbers is on none; the line on test images has its own ratio;
     the sentence has the figure's numbers; the table counts the settings of one network."""
-    lines = [("linear", 64, 0.01), ("linear", 256, 0.01), ("mean_colour", None, 0.06)]
+    lines = [("pca", 64, 0.01), ("pca", 256, 0.01), ("mean_colour", None, 0.06)]
     folder = made_study(tmp_path / "f", FRONTIER, baselines=lines, asked=FRONTIER_PLAN)
     for number in (0, 3):
         painted(folder, number, 2)
@@ -468,7 +468,7 @@ def test_the_strip_has_pca_where_it_was_drawn(tmp_path: Path) -> None:
     The page says what PCA is. `test_browser` compares the colours. The labels have the PSNR of the
     test errors 0.022, 0.008 and 0.01."""
     asked = {"objective": "frontier", "strata": [64, 256], "sampler": "strata"}
-    lines = [("linear", 64, 0.01), ("linear", 256, 0.01)]
+    lines = [("pca", 64, 0.01), ("pca", 256, 0.01)]
     folder = made_study(tmp_path / "f", FRONTIER, baselines=lines, asked=asked)
     painted(folder, 0, 3)
     painted(folder, 3, 4)

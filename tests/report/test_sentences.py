@@ -91,7 +91,7 @@ class Study:
         if chance.random() < 0.5:
             self.trials[0].point = "base"
         levels = [("mean_colour", None, chance.choice([0.0, 0.05])), ("other", None, 0.07)]
-        codes = [("linear", 64, chance.choice([0.0, 0.008])), ("linear_4x4", 256, 0.003)]
+        codes = [("pca", 64, chance.choice([0.0, 0.008])), ("pca_4x4", 256, 0.003)]
         kept = chance.choice([None, [], levels, codes, levels + codes])
         self.baselines = kept
         # From here on what follows.

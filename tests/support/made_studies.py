@@ -190,9 +190,9 @@ def plausible(folder: Path, n: int = 60, task: str = "reconstruct") -> Path:
         trials.append(Trial(curve[:length], state, settings, **told))
     trials[1].test_mse = trials[1].curve[-1] * 1.02 if trials[1].curve else None
     if task == "reconstruct":
-        codes = [("linear", k, 0.9 * k**-0.78) for k in (64, 128, 256, 512, 1024, 2048)]
-        codes += [("linear_4x4", 64 * k, 0.026 * k**-0.95) for k in range(1, 49)]
-        codes += [("linear_8x8", 16 * k, 0.05 * k**-0.75) for k in range(1, 192)]
+        codes = [("pca", k, 0.9 * k**-0.78) for k in (64, 128, 256, 512, 1024, 2048)]
+        codes += [("pca_4x4", 64 * k, 0.026 * k**-0.95) for k in range(1, 49)]
+        codes += [("pca_8x8", 16 * k, 0.05 * k**-0.75) for k in range(1, 192)]
         levels = [("mean_colour", None, 0.0617)]
     else:
         codes = []
@@ -235,9 +235,9 @@ class Page(HTMLParser):
 
 BASELINES: list[tuple[str, int | None, float]] = [
     ("mean_colour", None, 0.05),
-    ("linear", 1024, 0.004),
-    ("linear_4x4", 1024, 0.002),
-    ("linear_4x4", 512, 0.008),
+    ("pca", 1024, 0.004),
+    ("pca_4x4", 1024, 0.002),
+    ("pca_4x4", 512, 0.008),
 ]
 
 

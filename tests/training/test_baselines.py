@@ -79,7 +79,7 @@ def rows(table: pd.DataFrame, name: str) -> pd.DataFrame:
 # --- reconstruct ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "side"), [("linear", 8), ("linear_8x8", 8), ("linear_4x4", 4)])
+@pytest.mark.parametrize(("name", "side"), [("pca", 8), ("pca_8x8", 8), ("pca_4x4", 4)])
 def test_linear_codes_equal_an_svd(
     name: str, side: int, train: Images, val: Images, table: pd.DataFrame
 ) -> None:
@@ -94,7 +94,7 @@ def test_linear_codes_equal_an_svd(
     np.testing.assert_allclose(lines["test_mse"].astype(float), expected, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["linear", "linear_8x8", "linear_4x4"])
+@pytest.mark.parametrize("name", ["pca", "pca_8x8", "pca_4x4"])
 def test_linear_codes_fall_to_exactly_nothing(name: str, table: pd.DataFrame) -> None:
     """Oracle: an orthogonal projection on more axes is nearer to any image; all keep it."""
     lines = rows(table, name)
@@ -120,7 +120,7 @@ def test_fewer_images_than_numbers(train: Images, val: Images) -> None:
     """Oracle: linear algebra. n centred images span n - 1 axes: no more rows, and no error left
     on the images themselves; the SVD agrees on other images."""
     few = train[:10]
-    lines = rows(compute_baselines("reconstruct", few, val, few), "linear")
+    lines = rows(compute_baselines("reconstruct", few, val, few), "pca")
     assert lines["latent_size"].tolist() == list(range(1, 10))
     assert lines["test_mse"].iloc[-1] < 1e-12
     expected = svd_errors(vectors(few, 8), vectors(val, 8), list(range(1, 10)))
@@ -130,15 +130,15 @@ def test_fewer_images_than_numbers(train: Images, val: Images) -> None:
 def test_one_training_image(train: Images) -> None:
     """Oracle: the definition. One image spans no axis; its blocks (here four) still span three."""
     table = compute_baselines("reconstruct", train[:1], train[:2])
-    assert table["baseline"].tolist() == ["linear_4x4"] * 3 + ["mean_colour"]
+    assert table["baseline"].tolist() == ["pca_4x4"] * 3 + ["mean_colour"]
 
 
 def test_blocks_that_do_not_tile_the_image_are_left_out() -> None:
     """Oracle: arithmetic; 12 x 20 pixels are whole 4 x 4 blocks (15), but no whole 8 x 8 ones."""
     images = np.random.default_rng(0).integers(0, 256, (30, 12, 20, 3), dtype=np.uint8)
     table = compute_baselines("reconstruct", images, images)
-    assert set(table["baseline"]) == {"linear", "linear_4x4", "mean_colour"}
-    assert rows(table, "linear_4x4")["latent_size"].tolist() == [15 * n for n in range(1, 49)]
+    assert set(table["baseline"]) == {"pca", "pca_4x4", "mean_colour"}
+    assert rows(table, "pca_4x4")["latent_size"].tolist() == [15 * n for n in range(1, 49)]
 
 
 def test_pca_is_fitted_on_all_images(val: Images) -> None:
@@ -148,7 +148,7 @@ def test_pca_is_fitted_on_all_images(val: Images) -> None:
     black = np.zeros((9_000, 4, 4, 3), np.uint8)
     train = np.concatenate((black, draw.integers(0, 256, (3_000, 4, 4, 3), dtype=np.uint8)))
     held_out = np.ascontiguousarray(val[:, :4, :4])
-    lines = rows(compute_baselines("reconstruct", train, held_out), "linear")
+    lines = rows(compute_baselines("reconstruct", train, held_out), "pca")
     counts = [int(size) for size in lines["latent_size"]]
     expected = svd_errors(vectors(train, 4), vectors(held_out, 4), counts)
     np.testing.assert_allclose(lines["val_mse"].astype(float), expected, rtol=1e-6, atol=1e-12)
@@ -188,7 +188,7 @@ def test_one_grey_everywhere_has_no_error_and_a_row(level: int, tmp_path: Path) 
     so every baseline of it is exactly 0, which is a measured error and no gap."""
     images = np.full((60, 8, 8, 3), level, np.uint8)
     table = compute_baselines("reconstruct", images, images[:20], images[:20])
-    assert set(table["baseline"]) == {"linear", "linear_8x8", "linear_4x4", "mean_colour"}
+    assert set(table["baseline"]) == {"pca", "pca_8x8", "pca_4x4", "mean_colour"}
     assert (table["val_mse"] == 0).all()
     assert (table["test_mse"] == 0).all()
     table.to_parquet(tmp_path / "baselines.parquet")
@@ -209,7 +209,7 @@ def test_large_images_keep_their_block_codes_only(monkeypatch: pytest.MonkeyPatc
     """Oracle: the documented limit; a D x D matrix above it would take gigabytes."""
     monkeypatch.setattr(training_baselines, "PCA_LIMIT", 191)
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
-    assert "linear" not in set(compute_baselines("reconstruct", images, images)["baseline"])
+    assert "pca" not in set(compute_baselines("reconstruct", images, images)["baseline"])
 
 
 def test_every_size_is_listed() -> None:
@@ -218,9 +218,9 @@ def test_every_size_is_listed() -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
     table = compute_baselines("reconstruct", images, images).dropna(subset="latent_size")
     sizes = table.groupby("baseline")["latent_size"].agg(list)
-    assert sizes["linear"] == [*range(1, 60)]
-    assert sizes["linear_4x4"] == [*range(4, 193, 4)]
-    assert sizes["linear_8x8"] == [*range(1, 60)]
+    assert sizes["pca"] == [*range(1, 60)]
+    assert sizes["pca_4x4"] == [*range(4, 193, 4)]
+    assert sizes["pca_8x8"] == [*range(1, 60)]
 
 
 # --- colourise -----------------------------------------------------------------------------------
@@ -319,19 +319,19 @@ def test_known_figures_of_cifar10_jpeg() -> None:
     images = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in encoded])
     colourise = compute_baselines("colourise", images[:1000], images[1000:]).set_index("baseline")
     assert colourise["val_mse"]["mean_chroma"] == pytest.approx(0.0030, abs=0.0003)
-    blocks = compute_linear_rows("linear_4x4", images[:1000], [images[1000:]], (4, 4))
+    blocks = compute_linear_rows("pca_4x4", images[:1000], [images[1000:]], (4, 4))
     errors = {size: error for _, size, (error,) in blocks}
     assert errors[1024] == pytest.approx(0.0002, abs=0.00003)
     assert errors[3072] == 0
 
 
-@pytest.mark.parametrize("name", ["linear", "linear_4x4", "linear_8x8"])
+@pytest.mark.parametrize("name", ["pca", "pca_4x4", "pca_8x8"])
 def test_pca_as_a_network(val: Images, name: str) -> None:
     """Oracle: numpy's SVD of the centred blocks, and the error of the same baseline. The images are
     16 pixels high and 8 wide, so that blocks have to find their places."""
     images = np.concatenate([val[:60], val[60:120]], axis=1)
     block = find_block(name, images)
-    assert block == {"linear": (16, 8), "linear_4x4": (4, 4), "linear_8x8": (8, 8)}[name]
+    assert block == {"pca": (16, 8), "pca_4x4": (4, 4), "pca_8x8": (8, 8)}[name]
     n_blocks = images[0].size // (3 * block[0] * block[1])
     mean, basis = fit_pca(images, block)
     with torch.inference_mode():

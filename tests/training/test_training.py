@@ -255,13 +255,13 @@ BLOCKS_OF_4 = {"depth": 1, "channels": 4, "factor": 4, "latent_channels": 12}
 @pytest.mark.parametrize(
     ("settings_", "baseline"),
     [
-        (BLOCKS_OF_4, "linear_4x4"),
+        (BLOCKS_OF_4, "pca_4x4"),
         (
             BLOCKS_OF_4 | {"residual": True, "norm": "batch", "upsample": "pixel_shuffle"},
-            "linear_4x4",
+            "pca_4x4",
         ),
-        ({"depth": 3, "channels": 5, "factor": 2, "latent_channels": 0, "convs": 2}, "linear_8x8"),
-        ({"depth": 2, "channels": 4, "factor": 4, "latent_channels": 40}, "linear"),
+        ({"depth": 3, "channels": 5, "factor": 2, "latent_channels": 0, "convs": 2}, "pca_8x8"),
+        ({"depth": 2, "channels": 4, "factor": 4, "latent_channels": 40}, "pca"),
     ],
 )
 def test_pca_network_begins_on_the_linear_line(settings_: dict[str, object], baseline: str) -> None:
