@@ -323,9 +323,10 @@ def make_conv(
             f"kernel {kernel} without padding needs at least {kernel} x {kernel} pixels; its input "
             f"has {shape[1]} x {shape[2]}"
         )
-    conv = Conv(shape, shape, kernel, stride, pad, norm=config.norm == "batch")
-    out = (width, conv.raw_size, conv.raw_size)
-    return replace(conv, out_shape=out, residual=config.residual and out == shape)
+    side = (shape[1] + sum(pad) - kernel) // stride + 1
+    out = (width, side, side)
+    norm, residual = config.norm == "batch", config.residual and out == shape
+    return Conv(shape, out, kernel, stride, pad, norm=norm, residual=residual)
 
 
 def make_transposed_conv(

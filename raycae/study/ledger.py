@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -76,6 +77,8 @@ REQUIRED = ("event", "trial_number")
 Event = Mapping[str, Any]
 SMALL_BYTES = 16_384
 """Size up to which `decode_small_part` remembers the content of parts."""
+ROWS_AT_A_TIME = 1000
+"""Number of events that are in memory at once while a ledger is read."""
 FAN = 64
 """This many parts of one width are merged into one. So a folder holds at most a few times as many
 files."""
@@ -221,12 +224,42 @@ def read_events(folder: Place) -> list[dict[str, Any]]:
     Raises:
         InputError: A part is damaged or missing; the message names it.
     """
+    return list(iterate_events(folder))
+
+
+def iterate_events(folder: Place) -> Iterator[dict[str, Any]]:
+    """Iterate over all events of a ledger. A list of them needs five times the memory of its parts.
+
+    Args:
+        folder: Folder of the parts.
+
+    Yields:
+        The events, oldest first.
+
+    Raises:
+        InputError: A part is damaged or missing; the message names it. Nothing was yielded then.
+    """
     while True:
         try:
             parts = [read_part(folder / part.name) for part in list_whole_parts(folder)]
+            break
         except FileNotFoundError:
             continue  # Parts were merged after they were listed; the wider part is there now.
-        return [event for part in parts for event in part.to_pylist()]
+    for part in parts:
+        yield from iterate_rows(part)
+
+
+def iterate_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Iterate over the rows of a table without making all of them at once.
+
+    Args:
+        table: The table.
+
+    Yields:
+        Each row by column.
+    """
+    for batch in table.to_batches(max_chunksize=ROWS_AT_A_TIME):
+        yield from batch.to_pylist()
 
 
 class Follower:
@@ -293,25 +326,52 @@ def is_whole(folder: Place) -> bool:
     return True
 
 
-def read_readable(folder: Place, before: int | None = None) -> list[dict[str, Any]]:
-    """Read the events of all parts that can be read.
+def iterate_readable(folder: Place, before: int | None = None) -> Iterator[dict[str, Any]]:
+    """Iterate over the events of all parts that can be read.
 
     Args:
         folder: Folder of the parts.
         before: Sequence number at which to stop; None for all parts.
 
-    Returns:
+    Yields:
         The events, oldest first. Events of damaged or missing parts are left out.
     """
-    events: list[dict[str, Any]] = []
+    for part in iterate_readable_parts(folder, before):
+        yield from iterate_rows(part)
+
+
+def iterate_readable_parts(folder: Place, before: int | None = None) -> Iterator[pa.Table]:
+    """Iterate over the parts that can be read.
+
+    Args:
+        folder: Folder of the parts.
+        before: Sequence number at which to stop; None for all parts.
+
+    Yields:
+        The events of each part, see `read_part`.
+    """
     for part in list_parts(folder):
         if before is not None and part.first >= before:
             break
-        try:
-            events += read_part(folder / part.name).to_pylist()
-        except (InputError, FileNotFoundError):
-            continue
-    return events
+        with suppress(InputError, FileNotFoundError):
+            yield read_part(folder / part.name)
+
+
+def read_newest_study(folder: Place) -> str | None:
+    """Read the newest content of `study.json` in the parts that can be read.
+
+    Args:
+        folder: Folder of the parts.
+
+    Returns:
+        The content as JSON; None if no readable part has any.
+    """
+    newest = None
+    for part in iterate_readable_parts(folder):
+        column = part["study"]
+        if column.null_count < len(column):
+            newest = [content for content in column.to_pylist() if content is not None][-1]
+    return newest
 
 
 def list_whole_parts(folder: Place) -> list[Part]:

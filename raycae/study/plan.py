@@ -149,11 +149,8 @@ def read_content_from_ledger(folder: Place) -> dict[str, Any] | None:
     """
     if not (folder / "ledger").is_dir():
         return None
-    content = None
-    for event in ledger.read_readable(folder / "ledger"):
-        if event["event"] in ("begun", "resumed"):
-            content = json.loads(event["study"])
-    return content
+    newest = ledger.read_newest_study(folder / "ledger")
+    return None if newest is None else json.loads(newest)
 
 
 def count_begun(folder: Place) -> int:
@@ -165,7 +162,7 @@ def count_begun(folder: Place) -> int:
     Returns:
         The number of trials that were begun, whatever became of them.
     """
-    events = ledger.read_readable(folder / "ledger") if (folder / "ledger").is_dir() else []
+    events = ledger.iterate_readable(folder / "ledger") if (folder / "ledger").is_dir() else ()
     return len({event["trial_number"] for event in events} - {None})
 
 
@@ -180,7 +177,7 @@ def list_begun_points(folder: Place) -> tuple[list[tuple[str | None, int]], bool
     """
     begun: dict[int, tuple[str | None, int]] = {}
     ended = set()
-    for event in ledger.read_readable(folder / "ledger"):
+    for event in ledger.iterate_readable(folder / "ledger"):
         if event["event"] == "created":
             begun[event["trial_number"]] = (event["point"], event["seed"])
         elif event["event"] == "ended":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -16,7 +18,7 @@ from raycae.space.space import Space
 from raycae.storage.files import quarantine
 from raycae.storage.paths import Place
 from raycae.study import tables
-from raycae.study.ledger import Ledger, Range, read_events, read_readable
+from raycae.study.ledger import Ledger, Range, iterate_events, iterate_readable
 from raycae.study.records import EPOCH_COLUMNS, RUNNING, Records
 
 
@@ -46,15 +48,15 @@ class LedgerRepair:
             One sentence for everything that was found damaged, and for what became of it.
         """
         gaps, damage = self._ledger.find_gaps()
-        trials, epochs = self._read_table("trials"), self._read_table("epochs")
-        if trials is not None:
-            trials = trials[trials["study"] == self._study]
+        known = self._fold(iterate_readable(self._ledger.folder))
+        trials, epochs = self._read_trials(known), self._read_table("epochs", tables.read_epochs)
         n_recovered = 0
         if trials is None or epochs is None:
             for gap in gaps:
                 self._ledger.fill_gap(gap, [])
         else:
-            n_recovered = self._recover_events(gaps, trials, epochs)
+            trials = trials[trials["study"] == self._study]
+            n_recovered = self._recover_events(gaps, known, trials, epochs)
         self._notes += damage
         if damage or n_recovered:
             self._notes.append(
@@ -63,14 +65,15 @@ class LedgerRepair:
             )
         return self._notes
 
-    def _recover_events(self, gaps: list[Range], trials: pd.DataFrame, epochs: pd.DataFrame) -> int:
+    def _recover_events(
+        self, gaps: list[Range], known: Records, trials: pd.DataFrame, epochs: pd.DataFrame
+    ) -> int:
         """Write the events that the tables know and the ledger lacks, and return their number.
 
         Events that later events of a trial build on go into the gap: its beginning, and the epochs
         of a trial that has ended, because nothing is accepted after its end. The rest is appended.
         """
         folder = self._ledger.folder
-        known = self._fold(read_readable(folder))
         created = [
             {**event, "params": derive_params(self._space, event["config"])}
             for event in rebuild_events(trials, epochs, known)
@@ -78,8 +81,8 @@ class LedgerRepair:
         ]
         n_events = len(created)
         for i, gap in enumerate(gaps):
-            running = self._fold(created + read_readable(folder, before=gap[0])).running()
-            known = self._fold(created + read_readable(folder))
+            running = self._fold(chain(created, iterate_readable(folder, gap[0]))).running()
+            known = self._fold(chain(created, iterate_readable(folder)))
             lost = [
                 event
                 for event in rebuild_events(trials, epochs, known)
@@ -92,7 +95,7 @@ class LedgerRepair:
         if created and not gaps:
             self._ledger.append(created)
         if gaps or created:
-            known = self._fold(read_events(folder))
+            known = self._fold(iterate_events(folder))
         rest = [
             event
             for event in rebuild_events(trials, epochs, known)
@@ -102,14 +105,34 @@ class LedgerRepair:
             self._ledger.append(rest)
         return n_events + len(rest)
 
-    def _fold(self, events: list[dict[str, Any]]) -> Records:
-        records = Records(self._study)
+    def _fold(self, events: Iterable[dict[str, Any]]) -> Records:
+        records = Records(self._study, has_architecture=False)
         for event in events:
             records.apply(event)
         return records
 
-    def _read_table(self, name: str) -> pd.DataFrame | None:
+    def _read_trials(self, known: Records) -> pd.DataFrame | None:
+        """Read `trials.parquet` like `_read_table`.
+
+        A configuration that the ledger knows is not checked again, which would take most of the
+        time of opening a long study.
+        """
+
+        def read(folder: Place) -> pd.DataFrame:
+            trials = tables.read_trials(folder, configs=False)
+            for number, config in zip(trials["trial_number"], trials["config"], strict=True):
+                if number not in known.trials or known.trials[number]["config"] != config:
+                    tables.check_config(folder / "trials.parquet", number, config)
+            return trials
+
+        return self._read_table("trials", read)
+
+    def _read_table(self, name: str, read: Callable[[Place], pd.DataFrame]) -> pd.DataFrame | None:
         """Read a table of the last process; quarantine one that cannot be read.
+
+        Args:
+            name: Name of the table.
+            read: Reads it from the folder of the study.
 
         Returns:
             The table, or None if there is none that can be read.
@@ -118,7 +141,6 @@ class LedgerRepair:
         if not path.exists():
             return None
         try:
-            read = tables.read_trials if name == "trials" else tables.read_epochs
             return read(self._folder)
         except InputError as error:
             self._notes.append(
@@ -234,7 +256,7 @@ def replay_ledger(
         shared: The database of all drivers of the study, if there is one.
     """
     drawn_from, current = "", space.hash
-    for event in read_events(folder):
+    for event in iterate_events(folder):
         number = event["trial_number"]
         is_known = number in records.trials
         records.apply(event)

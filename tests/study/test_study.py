@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,44 @@ def test_kept_models(rows: list[tuple[int, float | None, str, str | None]]) -> N
     for point in ("base", "ex2-stride"):
         expected.update([t["trial_number"] for t in best if t["point"] == point][:1])
     assert kept == expected
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(1, 12),
+            st.one_of(st.none(), st.floats(0.01, 0.1)),
+            st.sampled_from(["COMPLETE", "PRUNED", "FAIL"]),
+            st.sampled_from([None, None, "base"]),
+        ),
+        max_size=60,
+    )
+)
+def test_kept_models_follow_each_end(
+    rows: list[tuple[int, float | None, str, str | None]],
+) -> None:
+    """Oracle: `select_kept_models` of all trials that have ended, after each end. The records
+    compare a trial only if it can be kept."""
+    found = Records("s")
+    at = datetime(2026, 11, 30, tzinfo=UTC)
+    for number, (channels, error, state, point) in enumerate(rows):
+        event = {"trial_number": number, "attempt": 1, "at": at}
+        config = CONFIGS[channels]
+        named = {"point": point, "params": "{}", "config": config, "seed": 0}
+        found.apply({**event, "event": "created", "attempt": 0, **named})
+        if error is not None:
+            columns = dict.fromkeys(EPOCH_COLUMNS) | {"epoch": 1, "val_mse": error}
+            found.apply({**columns, **event, "event": "epoch", "epoch_time_s": 1.0})
+        ended = "FAIL" if error is None else state
+        found.apply({**event, "event": "ended", "state": ended})
+        assert found.kept == select_kept_models(found.trials.values())
+
+
+CONFIGS = {
+    n: resolve({"channels": 1, "image_size": 8, "latent_channels": n}).to_json()
+    for n in range(1, 13)
+}
+"""Configurations of different latent sizes, as JSON."""
 
 
 def test_models_not_worth_keeping_go(tmp_path: Path, tiny_space: Space, plan: Plan) -> None:
