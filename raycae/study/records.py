@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -100,6 +101,18 @@ ALL = ""
 """Stands for all trials where groups of trials are compared."""
 NO_LIMIT = (math.inf, 0)
 """Above the error of every trial."""
+
+
+@lru_cache(maxsize=16)
+def parse_recorded_config(text: str) -> Config:
+    """Parse a configuration in the ledger.
+
+    The result is cached: replaying a trial asks twice, and it takes a tenth of the time.
+
+    Args:
+        text: The configuration as JSON.
+    """
+    return Config.model_validate_json(text)
 
 
 def get_architecture_columns(config: Config) -> dict[str, Any]:
@@ -219,9 +232,9 @@ class Records:
 
     def trials_table(self) -> pa.Table:
         """Return the content of `trials.parquet`."""
-        rows = [self.trials[number] for number in sorted(self.trials)]
+        numbers = sorted(self.trials)
+        rows = [self.trials[number] for number in numbers]
         frontier = find_frontier(rows, self.cost)
-        rows = [row | {"on_frontier": frontier.get(row["trial_number"])} for row in rows]
         params = [json.loads(row["params"] or "{}") for row in rows]
         names = sorted({name for sampled in params for name in sampled}, key=sort_naturally)
         columns = {}
@@ -230,16 +243,18 @@ class Records:
                 for param in names:
                     columns[f"params_{param}"] = make_column([p.get(param) for p in params])
             columns[name] = pa.array([row[name] for row in rows], kind)
+        columns["on_frontier"] = pa.array(map(frontier.get, numbers), pa.bool_())
         return pa.table(columns)
 
     def epochs_table(self) -> pa.Table:
         """Return the content of `epochs.parquet`."""
-        rows = [
-            {"trial_number": number, **self.epochs[number][epoch]}
-            for number in sorted(self.epochs)
-            for epoch in sorted(self.epochs[number])
-        ]
-        return pa.Table.from_pylist(rows, schema=pa.schema(list(EPOCH_COLUMNS.items())))
+        numbers = [number for number in sorted(self.epochs) for _ in self.epochs[number]]
+        rows = [curve[epoch] for _, curve in sorted(self.epochs.items()) for epoch in sorted(curve)]
+        columns = {"trial_number": pa.array(numbers, pa.int64())}
+        for name, kind in EPOCH_COLUMNS.items():
+            if name not in columns:
+                columns[name] = pa.array([row[name] for row in rows], kind)
+        return pa.table(columns)
 
     def write(self, folder: Place) -> None:
         """Write both tables, each atomically.
@@ -254,7 +269,7 @@ class Records:
         row |= {name: event[name] for name in ("point", "params", "config", "seed")}
         row |= {name: event.get(name) for name in ("change", "parent")}
         if self._has_architecture:
-            row |= get_architecture_columns(Config.model_validate_json(event["config"]))
+            row |= get_architecture_columns(parse_recorded_config(event["config"]))
 
     def _apply_started(self, row: dict[str, Any], event: Event) -> None:
         row["reason"] = None

@@ -19,7 +19,7 @@ from raycae.storage.files import quarantine
 from raycae.storage.paths import Place
 from raycae.study import tables
 from raycae.study.ledger import Ledger, Range, iterate_events, iterate_readable
-from raycae.study.records import EPOCH_COLUMNS, RUNNING, Records
+from raycae.study.records import EPOCH_COLUMNS, RUNNING, Records, parse_recorded_config
 
 
 class LedgerRepair:
@@ -276,7 +276,7 @@ def replay_ledger(
                 is_same_space = drawn_from == current
                 params = event["params"] if is_same_space else derive_params(space, event["config"])
                 proposal = Proposal(
-                    Config.model_validate_json(event["config"]),
+                    parse_recorded_config(event["config"]),
                     json.loads(params),
                     event["seed"],
                     event["point"],
