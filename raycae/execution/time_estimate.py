@@ -35,12 +35,14 @@ from raycae.study.strategy import make_proposer, make_stopping_rule
 
 SHARED = 1.25
 """A training step takes this much longer if trials run on all cores."""
-START_S = 17.0
-"""Seconds from the estimate to the first training step: images, Ray, workers."""
+FIXED_S = 17.0
+"""Seconds that every search takes: 10 for images, Ray and workers, 7 for pictures and report."""
 PCA_S = 10.0
 """Seconds for PCA of whole images of 32 x 32 pixels."""
 TEST_SHARE = 0.3
 """Time to evaluate an image, relative to a training step's share of it."""
+TEST_SHARE_PARALLEL = 0.15
+"""The same after the last trial, when several models are evaluated at a time."""
 N_EVALUATED = 10
 """Number of saved models that are evaluated on the test images, at most as many as trials."""
 MAX_SIMULATED = 100
@@ -172,11 +174,11 @@ def estimate_search(request: SearchRequest, counts: Sequence[int]) -> Estimate:
         return Estimate(None, "a training step could not be measured here")
     training_s = simulate_duration(request, stand_ins, unit_s, counts)
     mean_cost = statistics.fmean(map(compute_image_cost, configs))
-    evaluation_s = min(n_trials, N_EVALUATED) * counts[2] * unit_s * mean_cost * TEST_SHARE
+    evaluation_s = min(n_trials, N_EVALUATED) * counts[2] * unit_s * mean_cost * TEST_SHARE_PARALLEL
     pca_s = PCA_S * (1 + any(config.linear_path == "pca" for config in configs))
     pca_s *= (configs[0].image_size / 32) ** 2 if request.space.task == "reconstruct" else 0
     reason = f"estimated from a training step measured here ({1000 * step_s:,.0f} ms)"
-    return Estimate(START_S + pca_s + training_s + evaluation_s, reason)
+    return Estimate(FIXED_S + pca_s + training_s + evaluation_s, reason)
 
 
 def estimate_resumed(request: SearchRequest) -> Estimate | None:
@@ -202,7 +204,7 @@ def estimate_resumed(request: SearchRequest) -> Estimate | None:
     n_missing = max(request.plan.trials - len(ended_s), 0)
     training_s = statistics.fmean(ended_s) * n_missing / count_workers(request)
     based_on = format_count(len(ended_s), "trial")
-    return Estimate(START_S + training_s, f"estimated from the {based_on} that ended")
+    return Estimate(FIXED_S + training_s, f"estimated from the {based_on} that ended")
 
 
 def count_workers(request: SearchRequest) -> int:

@@ -117,7 +117,7 @@ class Ledger:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._parts = list_parts(folder)
-        self._written: dict[Part, list[Event]] = {}
+        self._tables: dict[Part, pa.Table] = {}
         """Events of the parts that this object has written and not merged yet. Reading them again
         for each merge took half of the time of `append`."""
 
@@ -129,10 +129,10 @@ class Ledger:
         """
         number = self._parts[-1].last + 1 if self._parts else 0
         written = list(events)
-        require_types(written)
+        table = make_table(written)  # It refuses a value of a wrong type, which JSON would take.
         part = self._write((number, number), encode_lines(written), "jsonl")
         self._parts.append(part)
-        self._written[part] = written
+        self._tables[part] = table
         while self._merge():
             pass
 
@@ -190,18 +190,14 @@ class Ledger:
         if len(tail) < FAN or len(widths) > 1:
             return False
         paths = [self.folder / part.name for part in tail]
-        known = [self._written.pop(part, None) for part in tail]
-        # One table of all events takes a tenth of the time of one table for each part.
-        merged = (
-            make_table(event for events in known if events for event in events)
-            if None not in known
-            else pa.concat_tables(
-                read_part(path) if events is None else make_table(events)
-                for path, events in zip(paths, known, strict=True)
-            )
+        merged = pa.concat_tables(
+            self._tables[part] if part in self._tables else read_part(path)
+            for part, path in zip(tail, paths, strict=True)
         )
         whole = self._write((tail[0].first, tail[-1].last), encode_part(merged), "parquet")
         self._parts[-FAN:] = [whole]
+        for part in tail:
+            self._tables.pop(part, None)
         delete_files(paths)
         return True
 
@@ -228,7 +224,7 @@ def read_events(folder: Place) -> list[dict[str, Any]]:
 
 
 def iterate_events(folder: Place) -> Iterator[dict[str, Any]]:
-    """Iterate over all events of a ledger. A list of them needs five times the memory of its parts.
+    """Iterate over all events of a ledger without holding them in memory all at once.
 
     Args:
         folder: Folder of the parts.
@@ -465,31 +461,6 @@ def make_table(events: Iterable[Event]) -> pa.Table:
     """Make a table of events; `Table.from_pylist` takes 0.35 ms for two of them, this 0.15 ms."""
     rows = pa.array(list(events), pa.struct(SCHEMA))
     return pa.Table.from_batches([pa.RecordBatch.from_struct_array(rows)])
-
-
-@functools.lru_cache(maxsize=64)
-def get_row_type(names: frozenset[str]) -> pa.DataType:
-    """Return the Arrow type of an event that has some of the columns.
-
-    Args:
-        names: Names of columns.
-    """
-    return pa.struct([field for field in SCHEMA if field.name in names])
-
-
-def require_types(events: Iterable[Event]) -> None:
-    """Check that each value has the type of its column. JSON would take others, too.
-
-    A table with all columns takes twice as long.
-
-    Args:
-        events: The events.
-
-    Raises:
-        pa.ArrowException: A value has another type.
-    """
-    for event in events:
-        pa.array([event], get_row_type(frozenset(event)))
 
 
 def encode_part(table: pa.Table) -> bytes:

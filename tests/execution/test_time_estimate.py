@@ -179,7 +179,7 @@ def test_a_resumed_search_learns_from_its_trials(study: Study, request_: SearchR
     study.records.write(study.folder)
     estimate = estimate_resumed(resumed)
     assert estimate is not None
-    assert estimate.seconds == pytest.approx(time_estimate.START_S + 4 * 3)
+    assert estimate.seconds == pytest.approx(time_estimate.FIXED_S + 4 * 3)
     assert estimate.reason == "estimated from the 2 trials that ended"
 
 
