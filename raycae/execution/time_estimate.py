@@ -33,11 +33,11 @@ from raycae.storage import parquet
 from raycae.study.records import RUNNING, TRIAL_COLUMNS, get_architecture_columns
 from raycae.study.strategy import make_proposer, make_stopping_rule
 
-SHARED = 1.25
+SHARED = 1.1
 """A training step takes this much longer if trials run on all cores."""
 FIXED_S = 17.0
 """Seconds that every search takes: 10 for images, Ray and workers, 7 for pictures and report."""
-PCA_S = 10.0
+PCA_S = 6.0
 """Seconds for PCA of whole images of 32 x 32 pixels."""
 TEST_SHARE = 0.3
 """Time to evaluate an image, relative to a training step's share of it."""
