@@ -19,7 +19,7 @@ from raycae.study.finish import StepCounter, count_nothing
 from raycae.study.images import load_test_images
 from raycae.study.study import Study
 from raycae.training.device import choose_device, put_on_device, run_in_parallel
-from raycae.training.validation import PARALLEL_BATCH, compute_errors
+from raycae.training.validation import compute_errors, get_parallel_batch
 
 
 def evaluate_kept_models(
@@ -59,20 +59,22 @@ def evaluate_kept_models(
     def evaluate(number: int) -> float:
         network, config = weights.load_model(get_model_folder(study.folder, number))
         the_task = make_task(config.task, config.gammas, config.classes)
-        return compute_errors(network.to(device), the_task, test, batch_size=PARALLEL_BATCH)[0]
+        batch_size = get_parallel_batch(device)
+        return compute_errors(network.to(device), the_task, test, batch_size=batch_size)[0]
 
     done = 0
-    with run_in_parallel(device) as pool:
+    with run_in_parallel(device, len(todo)) as pool:
         tasks = [pool.submit(evaluate, number) for number in todo]
         for place, (number, task) in enumerate(zip(todo, tasks, strict=True)):
-            if over():
-                break
+            if over() and task.cancel():
+                continue  # Those that have begun are finished.
             count("Evaluating saved models", place, len(todo))
             try:
-                study.record_test_error(number, task.result())
+                test_mse = task.result()
             except InputError as error:
                 study.notes.append(f"{error}; not evaluated")
                 continue
+            study.record_test_error(number, test_mse)
             done += 1
     return done
 

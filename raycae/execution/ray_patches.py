@@ -57,8 +57,8 @@ def send_no_environment() -> None:
     """Stop Tune from sending environment variables with each trial.
 
     Some of them are the keys of an object store, which Ray writes to its log in clear text. Each
-    node has its own. Besides, Ray trains no trial that brings variables in the workers that it has
-    started in advance: a search of this machine would wait a second longer (analysis/FINDINGS.md).
+    node has its own. Besides, Ray does not use the workers that it has started in advance for
+    actors with environment variables. A search would start 1.5 s later (analysis/FINDINGS.md).
     """
     import ray
     from ray.tune.execution.class_cache import _ActorClassCache

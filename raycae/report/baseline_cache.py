@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 VERSION = 3
 """Increased when `compute_rows` gives other names or errors for the same images."""
+COMPONENTS_VERSION = 2
+"""Increased when `fit_pca` gives other components for the same images."""
 MOST_FILES = 200
 """Maximum number of files with errors; those used last are kept. For 32 x 32 pixels each has 200 KB
 at most, for larger images 350 KB."""
@@ -35,6 +38,8 @@ MOST_COMPONENTS = 1024
 """Number of components kept of a PCA: 6 MB for 32 x 32 pixels."""
 MOST_COMPONENT_FILES = 12
 """Maximum number of files with components."""
+FIT_LOCK = threading.Lock()
+"""Held while a thread looks for components and fits them, so that others find them."""
 
 
 def load_baselines(task: str, images: data.Images) -> pd.DataFrame:
@@ -85,13 +90,14 @@ def load_pca(
     if n > MOST_COMPONENTS:
         return None
     path = find_components_file(fingerprint, block)
-    kept = read_components(path) if path else None
-    if kept is None:
-        if train is None:
-            return None
-        mean, basis = fit_pca(train, block)
-        write_components(path, mean, basis)
-        kept = mean, basis.half()  # As from the cache, so that pictures do not depend on it.
+    with FIT_LOCK:
+        kept = read_components(path) if path else None
+        if kept is None:
+            if train is None:
+                return None
+            mean, basis = fit_pca(train, block)
+            write_components(path, mean, basis)
+            kept = mean, basis.half()  # As from the cache, so that pictures do not depend on it.
     return PcaNetwork(block, kept[0], kept[1][:, :n])
 
 
@@ -102,7 +108,9 @@ def has_components(fingerprint: str) -> bool:
         fingerprint: Fingerprint of the images of a study.
     """
     path = find_components_file(fingerprint, (0, 0))
-    return path is not None and any(path.parent.glob(f"{VERSION}-{fingerprint}-*.safetensors"))
+    return path is not None and any(
+        path.parent.glob(f"{COMPONENTS_VERSION}-{fingerprint}-*.safetensors")
+    )
 
 
 def find_components_file(fingerprint: str, block: tuple[int, int]) -> Path | None:
@@ -113,7 +121,8 @@ def find_components_file(fingerprint: str, block: tuple[int, int]) -> Path | Non
         block: Height and width of a block in pixels.
     """
     height, width = block
-    return find_cache_file(f"{VERSION}-{fingerprint}-{height}x{width}.safetensors", "components")
+    name = f"{COMPONENTS_VERSION}-{fingerprint}-{height}x{width}.safetensors"
+    return find_cache_file(name, "components")
 
 
 def read_components(path: Path) -> tuple[Tensor, Tensor] | None:

@@ -36,7 +36,7 @@ from raycae.training import metrics
 from raycae.training.baselines import WHOLE_IMAGE
 from raycae.training.device import choose_device, put_on_device, run_in_parallel
 from raycae.training.pca_network import PcaNetwork, find_block
-from raycae.training.validation import PARALLEL_BATCH, Reference
+from raycae.training.validation import Reference, get_parallel_batch
 
 N_PICTURES = 12
 N_CASES = 6
@@ -118,11 +118,11 @@ def _draw_all(
 ) -> None:
     """Draw the pictures of several trials at a time."""
     device = choose_device()
-    with run_in_parallel(device) as pool:
+    with run_in_parallel(device, len(numbers)) as pool:
         tasks = [pool.submit(draw, number, device) for number in numbers]
         for place, (number, task) in enumerate(zip(numbers, tasks, strict=True)):
-            if over():
-                break
+            if over() and task.cancel():
+                continue  # Those that have begun are finished.
             count("Drawing pictures", place, len(numbers))
             failure = f"The pictures of trial {number} could not be drawn"
             steps.attempt(failure, remedy, task.result)
@@ -295,7 +295,7 @@ def measure_pictures(network: nn.Module, task: Task, images: TensorDataset) -> p
         One row per image, with the columns `tables.MEASURES`.
     """
     parts = []
-    for batch, rgb in Reference(images, PARALLEL_BATCH):
+    for batch, rgb in Reference(images, get_parallel_batch(images.tensors[0].device)):
         x, y = task.batch(*batch)
         output = network(x)
         picture = task.picture(batch[0], output)

@@ -286,7 +286,7 @@ class Follower:
                 }
                 break
             except FileNotFoundError:
-                continue  # See read_events.
+                continue  # See iterate_events.
         news = [
             event for part, events in fresh.items() for event in events[self._count_seen(part) :]
         ]

@@ -182,7 +182,7 @@ def read_baselines(folder: Place, fingerprint: str | None = None) -> pd.DataFram
     table = parquet.read_table(path, BASELINE_COLUMNS, filled=["baseline", "val_mse"])
     check_errors(path, table)
     baselines = parquet.to_frame(path, table)
-    # Until 2026-11-30, PCA was called linear.
+    # Until 2026-11-30, PCA was called linear. The file is not changed.
     names = baselines["baseline"].str.replace("^linear", "pca", regex=True)
     baselines = baselines.assign(baseline=names)
     if fingerprint is None:

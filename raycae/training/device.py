@@ -49,22 +49,24 @@ def configure_torch(threads: int) -> None:
 
 
 @contextmanager
-def run_in_parallel(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Open threads for the forward passes of several networks; on a CPU each has one core.
+def run_in_parallel(device: torch.device, n_tasks: int) -> Iterator[ThreadPoolExecutor]:
+    """Open threads for the forward passes of several networks, which share the cores of a CPU.
 
-    Networks one after the other, each on two cores, take 1.4 times as much CPU time, and 1.5 times
+    Networks one after the other, each on two cores, take 1.3 times as much CPU time, and 1.5 times
     as long (analysis/FINDINGS.md). On a GPU there is one thread. At the end of the context, tasks
     that have not begun are cancelled.
 
     Args:
         device: The device of the networks.
+        n_tasks: Number of networks, at least 1.
 
     Yields:
         The threads.
     """
     n_threads = torch.get_num_threads()
-    n_networks = min(count_cpus(), MOST_THREADS) if device.type == "cpu" else 1
-    pool = ThreadPoolExecutor(n_networks, initializer=configure_torch, initargs=(1,))
+    n_networks = min(count_cpus(), MOST_THREADS, n_tasks) if device.type == "cpu" else 1
+    cores = max(count_cpus() // n_networks, 1)
+    pool = ThreadPoolExecutor(n_networks, initializer=configure_torch, initargs=(cores,))
     try:
         yield pool
     finally:

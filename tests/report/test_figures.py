@@ -444,7 +444,7 @@ def test_a_network_is_drawn_as_its_maps() -> None:
     config = resolve(
         {
             "linear_path": "random",
-            "output": "pca",
+            "output": "linear",
             "refine": 8,
             "downsample": ["stride"],
             "factor": [4],

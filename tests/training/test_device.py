@@ -31,7 +31,7 @@ def test_networks_run_in_parallel_with_one_core_each(monkeypatch: pytest.MonkeyP
     torch.set_num_threads(2)
     barrier = threading.Barrier(2)
     try:
-        with run_in_parallel(CPU) as pool:
+        with run_in_parallel(CPU, 2) as pool:
             first, second = pool.map(observe, [barrier, barrier])
         assert first[0] != second[0]
         assert first[1:] == second[1:] == (1, 0.0)
@@ -59,7 +59,7 @@ def test_an_error_cancels_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) ->
     tasks: list[Future[None]] = []
 
     def leave_early() -> None:
-        with run_in_parallel(CPU) as pool:
+        with run_in_parallel(CPU, 3) as pool:
             tasks.extend(pool.submit(task, number) for number in range(3))
             assert begun.wait(timeout=60)
             threading.Timer(0.2, may_end.set).start()
@@ -69,3 +69,17 @@ def test_an_error_cancels_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) ->
         leave_early()
     assert ran == [0]
     assert [task.cancelled() for task in tasks] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("n_cpus", "n_tasks", "n_networks", "cores"),
+    [(2, 10, 2, 1), (2, 1, 1, 2), (16, 6, 6, 2), (64, 20, 8, 8), (1, 3, 1, 1)],
+)
+def test_few_networks_share_all_cores(
+    monkeypatch: pytest.MonkeyPatch, n_cpus: int, n_tasks: int, n_networks: int, cores: int
+) -> None:
+    """Oracle: by hand; a network gets an equal share of the cores."""
+    monkeypatch.setattr("raycae.training.device.count_cpus", lambda: n_cpus)
+    with run_in_parallel(CPU, n_tasks) as pool:
+        assert pool._max_workers == n_networks
+        assert pool.submit(torch.get_num_threads).result() == cores
