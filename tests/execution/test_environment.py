@@ -626,18 +626,24 @@ class TestTemporaryFolder:
         self, what: str, refused: dict[str, Path], space_file: Path, tmp_path: Path
     ) -> None:
         """Oracle: a real search with a Ray of its own completes; nothing of Ray is left in the
-        folder, in the fallback folders or in the study."""
+        folder, in the fallback folder or in the study. Other tests that run at the same time use
+        /tmp, so the fallback folder is another one, and so is Python's own."""
         refused["too long"].mkdir()
-        before = set(Path("/tmp").glob("raycae-*"))
         env = {name: os.environ[name] for name in os.environ if name != "RAY_ADDRESS"}
         more = ["--trials", "1", "--epochs", "1", "--limit", "100", "--address", "local"]
-        done = run_process(
-            command(space_file, tmp_path / "r", *more), {**env, "TMPDIR": str(refused[what])}
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        with tempfile.TemporaryDirectory(dir="/tmp") as fallback:
+            setup = (
+                "import tempfile; from raycae.execution import ray_session; "
+                f"ray_session.FALLBACK_FOLDERS = ({fallback!r},); tempfile.tempdir = {fallback!r}"
+            )
+            done = run_process(
+                command(space_file, tmp_path / "r", *more, setup=setup),
+                {**env, "TMPDIR": str(refused[what])},
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stderr == ""
+            assert list(Path(fallback).iterdir()) == []
         assert (trials_of(tmp_path / "r" / "tiny")["state"] == "COMPLETE").all()
-        assert set(Path("/tmp").glob("raycae-*")) <= before
         assert list(refused["too long"].iterdir()) == []
         assert not refused["missing"].exists()
         assert not list((tmp_path / "r").rglob("session_*"))
