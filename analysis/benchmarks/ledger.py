@@ -3,7 +3,8 @@
 The events are those of a study of `ex2` whose trials train nothing: proposed, started, one epoch,
 ended. They are written again, three at a time, as a search writes them when one trial ends and the
 next begins, into a folder of the disk that has the temporary files. All merges of parts are
-included. With other checkouts, each writes the same events in turn, in a process of its own.
+included. To compare checkouts, pass their folders: each one writes the same events, in turn, in a
+new process.
 
     python analysis/benchmarks/ledger.py [CHECKOUT...]
 """

@@ -65,7 +65,9 @@ def main(trials: int = 5000, sampler: str = "random") -> None:
 
 
 def measure_resume(folder: Place) -> None:
-    """Print what a new process needs to open the study and close it, the start of Python included.
+    """Print the time and memory that a new process needs to open and close the study.
+
+    The start of Python is included.
 
     Args:
         folder: The folder of the study.

@@ -98,7 +98,7 @@ _FACTS = (
 N_BEST = 10
 """Number of the best trials whose models are kept, whatever their latent size."""
 ALL = ""
-"""Stands for all trials where groups of trials are compared."""
+"""Key of the group that contains all trials."""
 NO_LIMIT = (math.inf, 0)
 """Above the error of every trial."""
 

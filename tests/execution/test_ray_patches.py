@@ -38,4 +38,4 @@ def test_trials_bring_no_environment_variables(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Trainable:
-    """Stands for a trainable."""
+    """An empty trainable."""
