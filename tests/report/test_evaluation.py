@@ -4,6 +4,7 @@ what is right of any picture can be worked out from it."""
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from raycae.config import resolve
+from raycae.execution import evaluation
 from raycae.model import autoencoder
 from raycae.model.architecture import build_architecture
 from raycae.model.tasks import Colourise, Reconstruct
@@ -239,6 +241,38 @@ def test_few_test_images(study: Study, images: np.ndarray, n: int) -> None:
     assert told.loc[told["shows"] == SAME, "image"].tolist() == list(range(n))
     study.records.write(study.folder)
     assert "data:image/webp" in render_report(study.folder)
+
+
+def test_test_errors_that_have_begun_are_recorded(
+    study: Study, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: by hand. Ctrl-C arrives while the second of four networks is evaluated. Its error is
+    recorded, and so is that of every other network that was begun; the rest have none."""
+    numbers = [made_model(study) for _ in range(4)]
+    loaded = StudyTestImages(images, None, "40 images of noise", [])
+    monkeypatch.setattr(evaluation, "load_test_images", lambda *_: loaded)
+    begun: list[float] = []
+    has_second, may_end = threading.Event(), threading.Event()
+
+    def compute_errors(*_: object, **__: object) -> tuple[float, float]:
+        begun.append(0.1 * len(begun))
+        if len(begun) == 2:
+            has_second.set()
+            may_end.wait(60)
+        return begun[-1], 20.0
+
+    monkeypatch.setattr(evaluation, "compute_errors", compute_errors)
+
+    def count(step: str, done: int, total: int) -> None:
+        if done == 0:
+            assert has_second.wait(60)
+        else:
+            may_end.set()
+
+    n_evaluated = evaluation.evaluate_kept_models(study, over=has_second.is_set, count=count)
+    errors = [study.records.trials[number]["test_mse"] for number in numbers]
+    assert n_evaluated == len(begun) == sum(error is not None for error in errors)
+    assert None not in errors[:2]
 
 
 def test_a_search_that_is_over_paints_no_more(
