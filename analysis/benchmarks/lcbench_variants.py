@@ -10,7 +10,7 @@ One line for each variant: median and mean regret after 260, 520 and 1,040 epoch
 that were begun.
 
     python analysis/benchmarks/lcbench_variants.py DATA [--tasks development] [--seeds 1-8]
-        [--rules asha-4-4,…] [--proposals random,compared-10,…]
+        [--rules asha-4-4,…] [--proposals random,compared-10,…] [--workers 4]
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Proposals:
             until 2026-11-30); `compared`: at the highest epoch that `needed` trials have reached.
         needed: Number of trials for `compared`.
         keeps_rest: With `compared`, the other trials count as worse than all of these.
+        startup: Number of trials that must have an epoch before the first proposal of TPE.
         share: Share of the trials that TPE takes for the best.
         candidates: Number of TPE's candidates.
         random_every: Every n-th proposal is random; 0 for none.
@@ -70,6 +71,7 @@ class Proposals:
     values: str = "compared"
     needed: int = 10
     keeps_rest: bool = False
+    startup: int = N_STARTUP
     share: float = 0.1
     candidates: int = 24
     random_every: int = 0
@@ -80,7 +82,7 @@ class Proposals:
         if self.random_every and len(trials) % self.random_every == self.random_every - 1:
             return draw.random(7)
         seen = select_recent(trials)
-        if self.values == "random" or len(seen) < N_STARTUP:
+        if self.values == "random" or len(seen) < self.startup:
             return draw.random(7)
         ranked, rest = self._rank(seen)
         n_best = min(math.ceil(self.share * len(ranked)), 25)
@@ -118,6 +120,15 @@ def make_variants() -> dict[str, Proposals]:
         "candidates-128": Proposals(**compared, candidates=128),
         "random-third": Proposals(**compared, random_every=3),
         "copies": Proposals(needed=5, copies=0.7),
+        "random-half": Proposals(random_every=2),
+        "random-quarter": Proposals(random_every=4),
+        "candidates-2": Proposals(candidates=2),
+        "candidates-6": Proposals(candidates=6),
+        "compared-20": Proposals(needed=20),
+        "compared-40": Proposals(needed=40),
+        "startup-30": Proposals(startup=30),
+        "startup-100": Proposals(startup=100),
+        "startup-200": Proposals(startup=200),
     }
 
 
@@ -190,19 +201,21 @@ def compute_log_density(estimator: Any, points: Any) -> Any:
 
 @dataclass
 class Search:
-    """A search with four simulated workers.
+    """A search with simulated workers.
 
     Attributes:
         task: The task.
         proposals: How points are proposed.
         rule: The early stopping.
         draw: Random numbers.
+        workers: Number of workers.
     """
 
     task: lcbench.Task
     proposals: Proposals
     rule: StoppingRule
     draw: np.random.Generator
+    workers: int
     trials: list[Trial] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
@@ -210,7 +223,7 @@ class Search:
         ends: list[tuple[float, int]] = []
         at_s, least, found = 0.0, math.inf, {}
         for n_spent in range(1, lcbench_race.BUDGETS[-1] + 1):
-            while len(ends) < race.WORKERS:
+            while len(ends) < self.workers:
                 trial = self._begin()
                 heapq.heappush(ends, (at_s + trial.epoch_s, trial.number))
             at_s, number = heapq.heappop(ends)
@@ -244,13 +257,18 @@ def main() -> None:
     parser.add_argument("--seeds", default="1-8")
     parser.add_argument("--rules", default="asha-4-4")
     parser.add_argument("--proposals", default=",".join(variants))
+    parser.add_argument("--workers", type=int, default=race.WORKERS)
     options = parser.parse_args()
     tasks = [lcbench.Task(options.data, name) for name in lcbench_race.GROUPS[options.tasks]]
     for rule in options.rules.split(","):
         for name in options.proposals.split(","):
             rows = [
                 Search(
-                    task, variants[name], make_rule(rule), np.random.default_rng([seed, n])
+                    task,
+                    variants[name],
+                    make_rule(rule),
+                    np.random.default_rng([seed, n]),
+                    options.workers,
                 ).run()
                 | {"task": task.name, "median": task.marks["median"], "best": task.marks["best"]}
                 for seed in race.parse_seeds(options.seeds)
@@ -261,7 +279,7 @@ def main() -> None:
             for budget in lcbench_race.BUDGETS:
                 regrets = np.log(runs[f"error_{budget}"] / runs["best"])
                 regrets /= np.log(runs["median"] / runs["best"])
-                texts.append(f"{regrets.median():.2f} ({regrets.mean():.2f})")
+                texts.append(f"{regrets.median():.2f} ({regrets.mean():.3f})")
             print(f"{rule:14}{name:22}", *texts, f"{runs['trials'].mean():.0f} trials", flush=True)
 
 

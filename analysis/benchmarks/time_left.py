@@ -1,12 +1,13 @@
 """Measure the error of the time left that the live view shows.
 
-    python analysis/benchmarks/time_left.py
+    python analysis/benchmarks/time_left.py [--study FOLDER]
 
-One search was recorded (`analysis/recorded/frontier`). The trials of the others are simulated, with
-the default sampler and early stopping, on recorded learning curves (`analysis/recorded/curves`) and
-recorded epoch times; a configuration that was not recorded has predicted ones. After
-each trial from the third to the last but one, the estimate is compared with the time that the
-search still took. The rule before 2026-11-30 (the pace so far) is measured as well.
+One search was recorded (`analysis/recorded/frontier`); with `--study`, the search in FOLDER is
+measured as well. The trials of the others are simulated, with the default sampler and early
+stopping, on recorded learning curves (`analysis/recorded/curves`) and recorded epoch times; a
+configuration that was not recorded has predicted ones. After each trial from the third to the last
+but one, the estimate is compared with the time that the search still took. The rule before
+2026-11-30 (the pace so far) is measured as well.
 """
 
 from __future__ import annotations
@@ -183,15 +184,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--study", type=Path, help="the folder of another study, of 2 workers")
     options = parser.parse_args()
-    for name, folder in (("frontier", "frontier"),):
-        study = RECORDED / folder
-        plan = json.loads((study / "study.json").read_text())["plan"]
-        forecast = expect(
-            {"space": name, "concurrent": 2} | {"trials": plan["trials"], "epochs": plan["epochs"]}
-        )
-        found = measure_errors(read_events(study), forecast, plan["trials"], plan["epochs"])
-        print_errors(f"recorded {name}, 2 workers", found)
+    for study in filter(None, (RECORDED / "frontier", options.study)):
+        content = json.loads((study / "study.json").read_text())
+        trials, epochs = content["plan"]["trials"], content["plan"]["epochs"]
+        plan = {"trials": trials, "epochs": epochs, "concurrent": 2}
+        forecast = expect({"space": content["space"]["name"], **plan})
+        found = measure_errors(read_events(study), forecast, trials, epochs)
+        print_errors(f"recorded {study.name}, 2 workers", found)
     for name in ("ex2", "ex3"):
         folders = [resolve_place(RECORDED / "curves" / f) for f in (name, f"{name}-seeds")]
         curves = read_curves(folders)
