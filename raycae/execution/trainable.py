@@ -35,9 +35,9 @@ class AutoencoderTrainable(tune.Trainable):
     """Trains its attempts for one epoch per step, on images that the workers of a node share.
 
     The keys of `config` are `attempts` (the `Attempt`s to train: one, or those of a group that may
-    be fused), `epochs`, `first_images`, `threads`, `folder` (the study's) and `fuse` (how many
-    trials to fuse; None for as many as pay off on a GPU). One worker trains many trials, one after
-    the other. An error ends attempts, not the worker.
+    be fused), `epochs`, `first_images`, `threads`, `gpus` (the worker's share of a GPU), `folder`
+    (the study's) and `fuse` (how many trials to fuse; None for as many as pay off on a GPU). One
+    worker trains many trials, one after the other. An error ends attempts, not the worker.
     """
 
     def setup(
@@ -161,7 +161,7 @@ class AutoencoderTrainable(tune.Trainable):
     def _run_epoch(
         self, numbers: tuple[int, ...], members: list[Training]
     ) -> list[EpochReport | Diverged]:
-        if len(members) == 1:
+        if len(members) == 1 and not self._is_captured(numbers[0]):
             return [self._save_epoch(numbers[0], members[0], members[0].run_epoch())]
         if numbers not in self.groups:
             # Where trials have left, those that remain are grouped again.
@@ -177,6 +177,14 @@ class AutoencoderTrainable(tune.Trainable):
                 numbers, members, self.groups[numbers].run_epoch(), strict=True
             )
         ]
+
+    def _is_captured(self, number: int) -> bool:
+        """Return whether a trial that trains alone is a fused group of one.
+
+        On a GPU it is, because a captured step is one launch instead of hundreds. A group ignores
+        `micro_batch`, which is set after memory ran out.
+        """
+        return self.device.type == "cuda" and self.attempts[number].micro_batch is None
 
     def _save_epoch(self, number: int, training: Training, measured: dict[str, Any]) -> EpochReport:
         """Write the checkpoint and the best model of an epoch, and report on it."""
@@ -217,7 +225,7 @@ class AutoencoderTrainable(tune.Trainable):
         if self.device.type != "cuda":
             return 1
         config = next(iter(self.attempts.values())).config
-        available = get_available_bytes(self.device)
+        available = get_available_bytes(self.device, self.settings["gpus"])
         try:
             return choose_fusion_size(config, len(self.attempts), self.train_images, available).m
         except RuntimeError:

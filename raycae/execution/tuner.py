@@ -60,6 +60,7 @@ def train_trials(
         "epochs": study.plan.epochs,
         "first_images": study.plan.first_images,
         "threads": room.cpus,
+        "gpus": room.gpus,
         "folder": str(study.folder),
         "fuse": fuse,
     }

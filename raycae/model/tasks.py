@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -273,9 +273,12 @@ def raise_to_gammas(luma: Tensor, gammas: tuple[float, ...]) -> Tensor:
     return luma.log().mul(get_exponents(gammas, luma.device)).exp_()
 
 
-@lru_cache(maxsize=64)
+@cache
 def get_exponents(gammas: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return the exponents on a device; cached, because a copy per minibatch would stall a GPU.
+    """Return the exponents on a device.
+
+    A copy for each minibatch would stall a GPU. They are kept as long as the process lives, because
+    a captured step (`fused.Replay`) reads them at their address.
 
     Args:
         gammas: The exponents.

@@ -27,7 +27,7 @@ from raycae.training.device import run_forward, set_rounding
 from raycae.training.fused_optimizer import FusedOptimizer, Rows
 from raycae.training.minibatches import draw_minibatches, load_minibatch
 from raycae.training.trainer import Diverged, Training
-from raycae.training.validation import VALIDATION_BATCH, Reference
+from raycae.training.validation import VALIDATION_BATCH, scale_to_rgb
 
 WARM_STEPS = 3
 """Number of steps before a step is captured.
@@ -60,11 +60,21 @@ class FusedTrainings:
         self.parameters = list(self.network.parameters())
         self.values = Rows([list_values(member.model) for member in members])
         self.averages: Rows | None = None
+        self.evaluated = self.network
         if any(member.averaged for member in members):
             self.averages = Rows([list_values(member.evaluation_model) for member in members])
+            self.evaluated = copy.deepcopy(self.network)
         self.optimizer = FusedOptimizer(members)
         self.losses = torch.zeros(len(members), dtype=torch.float64, device=members[0].device)
+        self.errors = self.losses.new_zeros(2, len(members))  # sums of MSE and of PSNR
+        # A batch of the training size always fits, because training also stored gradients.
+        batch_size = members[0].config.batch_size
+        self.validation_batch = max(VALIDATION_BATCH // len(members), batch_size)
         self.replay: Replay | None = None
+        self.validation_replay: Replay | None = None
+        if members[0].device.type == "cuda":
+            self.replay = Replay(batch_size)
+            self.validation_replay = Replay(self.validation_batch)
         self.values.copy_to(self.wide)
 
     def run_epoch(self) -> list[dict[str, Any] | Diverged]:
@@ -108,11 +118,13 @@ class FusedTrainings:
         )
         self.network.train()
         self.losses.zero_()
-        step = self._replay_step if first.device.type == "cuda" else self._step
         n_batches = -(-first.n_images // first.config.batch_size)
         with set_rounding(first.config):
             for rows, rates in zip(batches, self.optimizer.plan_rates(n_batches), strict=True):
-                step(rows, rates)
+                if self.replay is None:
+                    self._step(rows, rates)
+                else:
+                    self.replay(self._step, rows, rates)
         return (self.losses / first.n_images).tolist()
 
     def _step(self, rows: Tensor, rates: Tensor) -> None:
@@ -144,37 +156,38 @@ class FusedTrainings:
                 self.averages.numbers.lerp_(self.values.numbers, 1 - rates[3])
             self.losses += losses * len(rows)  # on the device, so that the step does not wait
 
-    def _replay_step(self, rows: Tensor, rates: Tensor) -> None:
-        """Run `_step` as a CUDA graph, except for a smaller last minibatch."""
-        if len(rows) < self.members[0].config.batch_size:
-            self._step(rows, rates)
-            return
-        self.replay = self.replay or Replay()
-        self.replay(self._step, rows, rates)
-
     @torch.inference_mode()
     def _validate(self) -> tuple[list[float], list[float]]:
         """Compute MSE and PSNR (dB) per member, like `validation.compute_errors`."""
-        first, m = self.members[0], len(self.members)
-        network = self.network
+        val = self.members[0].val
         if self.averages:
-            network = copy.deepcopy(network)
-            self.averages.copy_to(view_by_member(network, m))
-        network.eval()
-        mse = torch.zeros(m, device=first.device, dtype=torch.float64)
-        psnr_db = torch.zeros_like(mse)
-        # A batch of the training size always fits, because training also stored gradients.
-        batch_size = max(VALIDATION_BATCH // m, first.config.batch_size)
-        for batch, rgb in Reference(first.val, batch_size):
-            x, y = first.task.batch(*batch)
-            output = network(x)
-            mse += compute_member_errors(output, y, m).sum(0)
-            member_outputs = output.unflatten(1, (m, -1)).flatten(0, 1)  # (N M, C, H, W)
-            images, truth = (t.repeat_interleave(m, dim=0) for t in (batch[0], rgb))
-            pictures = first.task.picture(images, member_outputs)
-            psnr_db += metrics.compute_psnr_db(pictures, truth).view(-1, m).sum(0)
-        n = len(first.val)
-        return (mse / n).tolist(), (psnr_db / n).tolist()
+            self.averages.copy_to(view_by_member(self.evaluated, len(self.members)))
+        self.evaluated.eval()
+        self.errors.zero_()
+        for start in range(0, len(val), self.validation_batch):
+            batch = val[start : start + self.validation_batch]
+            if self.validation_replay is None:
+                self._add_errors(*batch)
+            else:
+                self.validation_replay(self._add_errors, *batch)
+        mse, psnr_db = (self.errors / len(val)).tolist()
+        return mse, psnr_db
+
+    def _add_errors(self, *batch: Tensor) -> None:
+        """Add MSE and PSNR (dB) per member on a batch of validation images to `errors`.
+
+        Args:
+            batch: The images, uint8 (N, H, W, 3), and their labels, if there are any.
+        """
+        first, m = self.members[0], len(self.members)
+        x, y = first.task.batch(*batch)
+        output = self.evaluated(x)
+        self.errors[0] += compute_member_errors(output, y, m).sum(0)
+        member_outputs = output.unflatten(1, (m, -1)).flatten(0, 1)  # (N M, C, H, W)
+        rgb = scale_to_rgb(batch[0])
+        images, truth = (t.repeat_interleave(m, dim=0) for t in (batch[0], rgb))
+        pictures = first.task.picture(images, member_outputs)
+        self.errors[1] += metrics.compute_psnr_db(pictures, truth).view(-1, m).sum(0)
 
     def _write_back(self) -> None:
         """Copy everything learned back to the members."""
@@ -213,20 +226,27 @@ class Replay:
 
     The first steps run normally on a separate stream, as the warm-up of the capture. It was
     written without a GPU and has never run.
+
+    Args:
+        n: Number of rows of the first input. Steps with fewer rows are not captured.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n: int) -> None:
+        self.n = n
         self.stream = torch.cuda.Stream()
         self.warm = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, step: Callable[[Tensor, Tensor], None], *inputs: Tensor) -> None:
+    def __call__(self, step: Callable[..., None], *inputs: Tensor) -> None:
         """Run a step.
 
         Args:
             step: The step; the same one at every call.
-            inputs: Its arguments, of the same shapes at every call.
+            inputs: Its arguments, of the same shapes at every call with `n` rows.
         """
+        if len(inputs[0]) < self.n:
+            step(*inputs)
+            return
         if self.warm < WARM_STEPS:
             self.warm += 1
             self.stream.wait_stream(torch.cuda.current_stream())

@@ -40,6 +40,8 @@ class Rows:
         self.by_tensor = [
             part.view(-1, *t.shape) for part, t in zip(parts, tensors[0], strict=True)
         ]
+        by_member = zip(*(t.unbind() for t in self.by_tensor), strict=True)
+        self._rows = [t for row in by_member for t in row]
 
     @torch.no_grad()
     def copy_to(self, wide: list[Tensor]) -> None:
@@ -64,8 +66,7 @@ class Rows:
     def write_back(self) -> None:
         """Copy all values back to the members' tensors."""
         tensors = [tensor for member in self.tensors for tensor in member]
-        rows = [t[m] for m in range(len(self.tensors)) for t in self.by_tensor]
-        torch._foreach_copy_(tensors, rows)
+        torch._foreach_copy_(tensors, self._rows)
 
 
 class FusedOptimizer:

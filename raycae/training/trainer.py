@@ -22,7 +22,7 @@ from raycae.model.autoencoder import Autoencoder, build_network
 from raycae.model.tasks import Task, make_task
 from raycae.training import metrics
 from raycae.training.baselines import fit_principal_axes
-from raycae.training.device import run_forward, set_rounding
+from raycae.training.device import copy_to_cpu, run_forward, set_rounding
 from raycae.training.minibatches import FLIP_AXES, draw_minibatches, load_minibatch
 from raycae.training.validation import VALIDATION_BATCH, Reference, compute_errors
 
@@ -174,21 +174,19 @@ class Training:
         """Encode the state after this epoch.
 
         Returns:
-            All that `load_state` needs to continue bit-identically on the same machine.
+            All that `load_state` needs to continue; on the CPU of the same machine, to the bit.
         """
+        state = {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else {},
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_val_mse": self.best_val_mse,
+            "best_weights": self.best_weights,
+        }
         buffer = io.BytesIO()
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "averaged": self.averaged.state_dict() if self.averaged else {},
-                "optimizer": self.optimizer.state_dict(),
-                "epoch": self.epoch,
-                "best_epoch": self.best_epoch,
-                "best_val_mse": self.best_val_mse,
-                "best_weights": self.best_weights,
-            },
-            buffer,
-        )
+        torch.save(state if self.device.type == "cpu" else copy_to_cpu(state), buffer)
         return buffer.getvalue()
 
     def load_state(self, content: bytes) -> None:
@@ -251,8 +249,9 @@ class Training:
         )
 
     def _copy_weights(self) -> dict[str, Tensor]:
-        """Copy the weights of the evaluated network."""
-        return {k: v.clone() for k, v in self.evaluation_model.state_dict().items()}
+        """Copy the weights of the evaluated network to the CPU."""
+        weights: dict[str, Tensor] = copy_to_cpu(self.evaluation_model.state_dict())
+        return weights
 
     @property
     def _validation_batch(self) -> int:

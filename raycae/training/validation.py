@@ -44,7 +44,19 @@ class Reference:
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         for start in range(0, len(self.images), self.batch_size):
             batch = self.images[start : start + self.batch_size]
-            yield batch, batch[0].permute(0, 3, 1, 2).float() / 255
+            yield batch, scale_to_rgb(batch[0])
+
+
+def scale_to_rgb(images: Tensor) -> Tensor:
+    """Scale images to RGB floats.
+
+    Args:
+        images: The images, uint8 (N, H, W, 3).
+
+    Returns:
+        RGB, float (N, 3, H, W) in [0, 1].
+    """
+    return images.permute(0, 3, 1, 2).float() / 255
 
 
 @torch.inference_mode()

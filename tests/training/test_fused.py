@@ -308,9 +308,10 @@ def test_whether_fusing_pays(photos: Pictures) -> None:
     measured = free.m if free.speedup >= MIN_SPEEDUP else 2
     assert free.m in ((2, 4) if free.speedup >= MIN_SPEEDUP else (1,))
     assert f"training {measured} trials fused is {free.speedup:.2f} times as fast" in free.why
-    assert free.n_bytes == predict_bytes(config, measured)
-    tight = choose_fusion_size(config, 8, photos[0], memory_bytes=predict_bytes(config, 3))
-    assert tight.n_bytes == predict_bytes(config, 2)
+    cpu = torch.device("cpu")
+    assert free.n_bytes == predict_bytes(config, measured, cpu)
+    tight = choose_fusion_size(config, 8, photos[0], memory_bytes=predict_bytes(config, 3, cpu))
+    assert tight.n_bytes == predict_bytes(config, 2, cpu)
     none = choose_fusion_size(config, 8, photos[0], memory_bytes=10)
     assert (none.m, none.speedup) == (1, 1.0)
     assert none.why.startswith("not fused: fusing 2 trials would take")
