@@ -1,13 +1,13 @@
 """Measure the error of the time left that the live view shows.
 
-    python analysis/benchmarks/time_left.py [--study FOLDER]
+    python analysis/benchmarks/time_left.py
 
-One search was recorded (`analysis/recorded/frontier`); with `--study`, the search in FOLDER is
-measured as well. The trials of the others are simulated, with the default sampler and early
-stopping, on recorded learning curves (`analysis/recorded/curves`) and recorded epoch times; a
-configuration that was not recorded has predicted ones. After each trial from the third to the last
-but one, the estimate is compared with the time that the search still took. The rule before
-2026-11-30 (the pace so far) is measured as well.
+Two searches were recorded (`analysis/recorded/frontier` and `search-ex2`). The trials of the others
+are simulated, with the default sampler and early stopping, on recorded learning curves
+(`analysis/recorded/curves`) and recorded epoch times; a configuration that was not recorded has
+predicted ones. After each trial from the third to the last but one, the estimate is compared with
+the time that the search still took. The rule before 2026-11-30 (the pace so far) is measured as
+well.
 """
 
 from __future__ import annotations
@@ -170,6 +170,22 @@ def print_errors(name: str, found: Mapping[str, list[float]]) -> None:
         )
 
 
+def measure_recorded(study: Path) -> dict[str, list[float]]:
+    """Measure the relative errors in a recorded search with two workers.
+
+    Args:
+        study: Its folder.
+
+    Returns:
+        See `measure_errors`.
+    """
+    content = json.loads((study / "study.json").read_text())
+    trials, epochs = content["plan"]["trials"], content["plan"]["epochs"]
+    plan = {"trials": trials, "epochs": epochs, "concurrent": 2}
+    forecast = expect({"space": content["space"]["name"], **plan})
+    return measure_errors(read_events(study), forecast, trials, epochs)
+
+
 def expect(options: dict[str, Any]) -> Forecast | None:
     """Make the forecast of a search.
 
@@ -184,15 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--study", type=Path, help="the folder of another study, of 2 workers")
     options = parser.parse_args()
-    for study in filter(None, (RECORDED / "frontier", options.study)):
-        content = json.loads((study / "study.json").read_text())
-        trials, epochs = content["plan"]["trials"], content["plan"]["epochs"]
-        plan = {"trials": trials, "epochs": epochs, "concurrent": 2}
-        forecast = expect({"space": content["space"]["name"], **plan})
-        found = measure_errors(read_events(study), forecast, trials, epochs)
-        print_errors(f"recorded {study.name}, 2 workers", found)
+    for name in ("frontier", "search-ex2"):
+        print_errors(f"recorded {name}, 2 workers", measure_recorded(RECORDED / name))
     for name in ("ex2", "ex3"):
         folders = [resolve_place(RECORDED / "curves" / f) for f in (name, f"{name}-seeds")]
         curves = read_curves(folders)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import random
 import re
+import runpy
+import statistics
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,6 +235,17 @@ def test_time_left_of_many_trials() -> None:
     running = [make_row(1, RUNNING, 4, 10.0), make_row(2, RUNNING, 4, 10.0)]
     rows = [make_row(0, COMPLETE, 4, 10.0), *running]
     assert left.estimate(rows, running, {}) == pytest.approx(600_000, rel=0.01)
+
+
+def test_time_left_in_a_recorded_search() -> None:
+    """Oracle: the time that the search still took. Over all trials from the third to the last but
+    one, the median error is at most 30 %; that of the pace so far is twice as large."""
+    script = Path(__file__).parents[2] / "analysis" / "benchmarks" / "time_left.py"
+    measure = runpy.run_path(str(script))["measure_recorded"]
+    errors = measure(script.parents[1] / "recorded" / "search-ex2")
+    assert len(errors["now"]) == 17
+    assert statistics.median(errors["now"]) <= 0.3
+    assert statistics.median(errors["pace"]) >= 2 * statistics.median(errors["now"])
 
 
 def test_half_a_row() -> None:
