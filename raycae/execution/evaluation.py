@@ -6,6 +6,7 @@ Nothing is selected on test images.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from raycae import data
 from raycae.errors import InputError
@@ -79,18 +80,23 @@ def evaluate_kept_models(
     return done
 
 
-def compute_linear_code_errors(task: str, images: data.Images, sizes: Sequence[int]) -> list[float]:
+def compute_linear_code_errors(
+    task: str, images: data.Images, sizes: Sequence[int], count: StepCounter = count_nothing
+) -> list[float]:
     """Compute the error that each latent size has to beat.
 
     Args:
         task: The name of the task.
         images: The images of the study.
         sizes: Latent sizes, in numbers.
+        count: Shows how many baselines are computed.
 
     Returns:
         For each size the least validation MSE of a baseline that needs at most that many numbers. A
         baseline without a code, such as the mean colour, needs none.
     """
-    frame = load_baselines(task, images)
+    step = "Computing baselines for each latent size"
+    count(step, 0, 1)
+    frame = load_baselines(task, images, partial(count, step))
     needed = frame["latent_size"].fillna(0)
     return [float(frame.loc[needed <= size, "val_mse"].min()) for size in sizes]

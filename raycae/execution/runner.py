@@ -370,8 +370,9 @@ def _create_study(request: SearchRequest, images: sources.Images, progress: Prog
     plan, space = request.plan, request.space
     described = describe_data(plan.data, images)
     if plan.strata:
-        progress.count("Computing baselines for each latent size", 0, 1)
-        described["line"] = compute_linear_code_errors(space.task, images, plan.strata)
+        described["line"] = compute_linear_code_errors(
+            space.task, images, plan.strata, progress.count
+        )
     study = create_study(
         request.folder,
         plan,

@@ -7,9 +7,11 @@ small search. Errors and components depend on the pixels and the task alone.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from raycae import data
 from raycae.storage.files import checksum
-from raycae.training.baselines import Row, build_frame, compute_rows, fit_pca
+from raycae.training.baselines import Row, build_frame, compute_rows, fit_pca, list_pca_blocks
 from raycae.training.pca_network import PcaNetwork
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ FIT_LOCK = threading.Lock()
 """Held while a thread looks for components and fits them, so that others find them."""
 
 
-def load_baselines(task: str, images: data.Images) -> pd.DataFrame:
+def load_baselines(
+    task: str, images: data.Images, count: Callable[[int, int], None] = lambda done, total: None
+) -> pd.DataFrame:
     """Return the errors of the baselines, from the cache if these images were measured before.
 
     A cache that cannot be read or written costs time, and no error.
@@ -50,6 +54,7 @@ def load_baselines(task: str, images: data.Images) -> pd.DataFrame:
     Args:
         task: "reconstruct" or "colourise".
         images: The images of a study.
+        count: Is told how many PCA baselines have been computed, and their number.
 
     Returns:
         The table of `compute_baselines`, with test errors.
@@ -60,8 +65,10 @@ def load_baselines(task: str, images: data.Images) -> pd.DataFrame:
     path = find_cache_file(f"{compute_key(task, images)}.json")
     rows = read_rows(path) if path else None
     if rows is None:
+        total, numbers = len(list_pca_blocks(*images.train.shape[1:3])), itertools.count()
 
         def fit(train: np.ndarray, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+            count(next(numbers), total)
             mean, basis = fit_pca(train, block)
             write_components(find_components_file(images.fingerprint, block), mean, basis)
             return mean, basis

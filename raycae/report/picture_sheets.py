@@ -6,6 +6,7 @@ import io
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def add_pictures_and_baselines(
         if images is not None and lines and not over():
             count("Computing baselines", 0, 1)
             failure = "The baselines could not be measured"
-            steps.attempt(failure, remedy, measure_baselines, folder, images)
+            steps.attempt(failure, remedy, measure_baselines, folder, images, count)
         train = None if images is None else images.train
 
         def draw(number: int, device: torch.device) -> None:
@@ -163,16 +164,19 @@ def _load_for_report(
     return test, labels, images
 
 
-def measure_baselines(folder: Place, images: data.Images) -> None:
+def measure_baselines(
+    folder: Place, images: data.Images, count: StepCounter = count_nothing
+) -> None:
     """Write `baselines.parquet` of a study if it is missing.
 
     Args:
         folder: The folder of the study.
         images: The images of the study.
+        count: Shows how many are computed.
     """
     space = load_study_space(plan.read_study(folder))
     if not has_baselines(folder, images.fingerprint):
-        frame = load_baselines(space.task, images)
+        frame = load_baselines(space.task, images, partial(count, "Computing baselines"))
         frame.insert(0, "data_fingerprint", images.fingerprint)
         write_parquet(folder / "baselines.parquet", frame)
 

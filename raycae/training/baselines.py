@@ -141,17 +141,28 @@ def compute_reconstruct_rows(
         fit: Called in place of `fit_pca`; None for `fit_pca`.
     """
     height, width = train.shape[1:3]
-    if 3 * height * width <= PCA_LIMIT:
-        yield from compute_linear_rows(WHOLE_IMAGE, train, sets, (height, width), fit)
-    for side in BLOCK_SIDES:
-        if height % side == 0 and width % side == 0:
-            name = f"{WHOLE_IMAGE}_{side}x{side}"
-            yield from compute_linear_rows(name, train, sets, (side, side), fit)
+    for name, block in list_pca_blocks(height, width).items():
+        yield from compute_linear_rows(name, train, sets, block, fit)
     mean = torch.from_numpy(train.mean(axis=(0, 1, 2)))  # (3,)
     errors = [
         compute_mean_square(x.double() - mean for x in iterate_blocks(s, (1, 1))) for s in sets
     ]
     yield "mean_colour", None, [error / LEVELS**2 for error in errors]
+
+
+def list_pca_blocks(height: int, width: int) -> dict[str, tuple[int, int]]:
+    """List the PCA baselines of images of a size.
+
+    Args:
+        height: Height of the images.
+        width: Width of the images.
+
+    Returns:
+        Height and width of the blocks by the name of the baseline, whole images first.
+    """
+    blocks = {WHOLE_IMAGE: (height, width)} if 3 * height * width <= PCA_LIMIT else {}
+    sides = [side for side in BLOCK_SIDES if height % side == 0 and width % side == 0]
+    return blocks | {f"{WHOLE_IMAGE}_{side}x{side}": (side, side) for side in sides}
 
 
 def compute_linear_rows(

@@ -58,6 +58,18 @@ def test_a_cached_table_equals_a_computed_one(
     assert computed == [task]
 
 
+def test_computed_baselines_are_counted(images: data.Images) -> None:
+    """Oracle: the names in the table. Each PCA is counted before it is fitted; a table from the
+    cache has nothing to count."""
+    counted: list[tuple[int, int]] = []
+    for _ in range(2):
+        frame = baseline_cache.load_baselines(
+            "reconstruct", images, lambda *count: counted.append(count)
+        )
+    n = len({name for name in frame["baseline"] if name.startswith("pca")})
+    assert counted == [(i, n) for i in range(n)]
+
+
 def test_other_images_or_another_task_are_computed(
     images: data.Images, computed: list[str]
 ) -> None:
