@@ -48,9 +48,13 @@ def show_cache(
         with suppress(OSError):  # The folder cannot be read.
             errors = (folder / "baselines").glob(f"{image_cache.NAME}.*")
             components = (folder / "components").glob("*.safetensors")
-            for path in (*errors, *components):
+            partial = (folder / "components").glob("*.partial")
+            for path in (*errors, *components, *partial):
                 with suppress(OSError):
-                    path.unlink()
+                    if path.suffix == ".partial":
+                        image_cache.remove_unless_used(path)  # A living process locks it.
+                    else:
+                        path.unlink()
         print(f"deleted {format_size(before - measure_folder(folder))}")
     images = image_cache.list_files()
     table = Table(box=None, pad_edge=False, show_header=False)

@@ -361,7 +361,7 @@ def describe_trials(folder: Place, job: Any) -> dict[str, Any]:
     described: dict[str, Any] = dict.fromkeys(("trials", "trials_planned", "best", "seconds_left"))
     if not (folder / "trials.parquet").exists():
         return described
-    table = tables.read_trials(folder)
+    table = tables.read_trials(folder, configs=False)
     plain = table.astype(object).where(table.notna(), None)
     rows: list[dict[str, Any]] = plain.to_dict("records")  # type: ignore[assignment]
     total = plan.read_plan_facts(plan.read_study(folder))["trials"]

@@ -101,17 +101,22 @@ def show_study(
     from raycae.study.lease import is_held
     from raycae.study.plan import read_plan_facts, read_study
     from raycae.study.summary import format_counts, name_states
-    from raycae.study.tables import read_trials_table
+    from raycae.study.tables import check_config, read_trials_table
 
     folder = find_study(study, results_folder)
-    stored = read_trials_table(folder)
+    stored = read_trials_table(folder, configs=False)
     trials: list[dict[str, Any]] = stored.select(SHOWN).to_pylist()
     content = read_study(folder)
     plan = read_plan_facts(content)
     cost = plan["cost"] if plan["objective"] == "frontier" else None
     ranked = rank_trials(trials, cost)[:number]
+    path = folder / "trials.parquet"
+    networks = [str(check_config(path, t["trial_number"], t["config"])[1]) for t in ranked]
     if as_json:
-        print_json([{**row, **describe_network(row["config"])} for row in ranked])
+        rows = zip(ranked, networks, strict=True)
+        print_json(
+            [{**row, "config": json.loads(row["config"]), "network": text} for row, text in rows]
+        )
         return
     states, reasons = (stored[name].to_pylist() for name in ("state", "reason"))
     for row, shown in zip(trials, name_states(states, reasons, is_held(folder)), strict=True):
@@ -144,22 +149,6 @@ def show_study(
         ]
         table.add_row(*cells[: len(table.columns)])
     print_table(table)
-
-
-def describe_network(config: str) -> dict[str, Any]:
-    """Return the settings of a stored configuration and its layers.
-
-    Args:
-        config: The configuration as JSON.
-
-    Returns:
-        "config" with the settings, and "network" with the layers as text.
-    """
-    from raycae.config import Config
-    from raycae.model.architecture import build_architecture
-
-    network = build_architecture(Config.model_validate_json(config))
-    return {"config": json.loads(config), "network": str(network)}
 
 
 def describe_search(

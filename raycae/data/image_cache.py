@@ -155,7 +155,7 @@ def find(name: str, size: int) -> tuple[Record, PixelFile] | None:
         return None
     except ValueError:
         pass
-    _remove_unless_used(damaged)
+    remove_unless_used(damaged)
     return None
 
 
@@ -244,7 +244,7 @@ def list_files() -> list[CachedFile]:
         for path in _list_paths(suffix):
             with suppress(OSError):  # It was deleted meanwhile.
                 status = path.stat()
-                is_used = not _remove_unless_used(path, is_trial=True)
+                is_used = not remove_unless_used(path, is_trial=True)
                 files.append(CachedFile(path, status.st_size, status.st_mtime, is_used))
     return sorted(files, key=lambda f: (f.path.suffix == ".npy", f.used_s), reverse=True)
 
@@ -259,7 +259,7 @@ def remove_unused(most_bytes: int = 0) -> None:
     total = sum(file.n_bytes for file in files)
     for file in reversed(files):
         is_left = file.path.suffix == ".partial"  # by a process that was killed
-        if (is_left or total > most_bytes) and _remove_unless_used(file.path):
+        if (is_left or total > most_bytes) and remove_unless_used(file.path):
             total -= file.n_bytes
     for path in _list_paths(".record"):
         with suppress(OSError):
@@ -320,8 +320,16 @@ def _wait_until_settled(changed_ns: int) -> None:
     time.sleep(max(missing_s, 0.0))
 
 
-def _remove_unless_used(path: Path, *, is_trial: bool = False) -> bool:
-    """Delete a file that no process has locked; return whether it was, or in a trial could be."""
+def remove_unless_used(path: Path, *, is_trial: bool = False) -> bool:
+    """Delete a file that no process has locked.
+
+    Args:
+        path: The file.
+        is_trial: Keep the file.
+
+    Returns:
+        Whether it was deleted, or in a trial could be.
+    """
     try:
         with path.open("r+b") as file:
             if not lock_file(file, is_exclusive=True):

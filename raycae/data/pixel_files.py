@@ -229,7 +229,7 @@ def compute_crcs(pixels: Pixels) -> NDArray[np.uint32]:
 
 
 def lock_file(file: IO[bytes], *, is_exclusive: bool = False) -> bool:
-    """Lock a file until it is closed. Storage without locks allows every lock.
+    """Lock a file until it is closed. Windows and storage without locks allow every lock.
 
     Args:
         file: The file.
@@ -238,6 +238,8 @@ def lock_file(file: IO[bytes], *, is_exclusive: bool = False) -> bool:
     Returns:
         False if another process holds a lock that does not allow this one.
     """
+    if sys.platform == "win32":
+        return True
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB if is_exclusive else fcntl.LOCK_SH)
     except BlockingIOError:

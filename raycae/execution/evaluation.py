@@ -18,6 +18,7 @@ from raycae.study import plan
 from raycae.study.artifacts import get_model_folder
 from raycae.study.finish import StepCounter, count_nothing
 from raycae.study.images import load_test_images
+from raycae.study.records import parse_recorded_config
 from raycae.study.study import Study
 from raycae.training.device import choose_device, put_on_device, run_in_parallel
 from raycae.training.validation import compute_errors, get_parallel_batch
@@ -48,7 +49,8 @@ def evaluate_kept_models(
     if not todo or over():
         return 0
     device = choose_device()
-    classes = least_classes(study.records.trials[number]["config"] for number in todo)
+    configs = (study.records.trials[number]["config"] for number in todo)
+    classes = least_classes(map(parse_recorded_config, configs))
     if images is None or (classes and images.labels.test is None):
         loaded = load_test_images(study.folder, plan.read_study(study.folder), classes)
         print(loaded.line)

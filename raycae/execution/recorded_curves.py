@@ -203,7 +203,7 @@ def read_runs(folder: Place, epochs: int) -> list[tuple[Config, int, Curve]]:
     durations = epochs_table["epoch_time_s"].to_numpy(float, na_value=math.nan)
     usual_epoch_s = float(np.nanmedian(durations))
     runs = []
-    for trial in tables.read_trials(folder).to_dict("records"):
+    for trial in tables.read_trials(folder, configs=False).to_dict("records"):
         number = trial["trial_number"]
         failed = trial["state"] == FAIL and str(trial["reason"]).startswith("diverged")
         if not (trial["state"] == COMPLETE or failed):
@@ -216,7 +216,8 @@ def read_runs(folder: Place, epochs: int) -> list[tuple[Config, int, Curve]]:
         if failed or len(errors) == epochs:
             epoch_s = float(np.median(seconds)) if len(seconds) else usual_epoch_s
             curve = Curve(tuple(errors.tolist()), epoch_s, failed)
-            runs.append((Config.model_validate_json(trial["config"]), int(trial["seed"]), curve))
+            config, _ = tables.check_config(folder / "trials.parquet", number, trial["config"])
+            runs.append((config, int(trial["seed"]), curve))
     return runs
 
 

@@ -223,7 +223,7 @@ def format_row(study: Place, number: int) -> Row:
     Raises:
         InputError: The table cannot be read or lacks the trial.
     """
-    trials = tables.read_trials(study)
+    trials = tables.read_trials(study, configs=False)
     found = trials[trials["trial_number"] == number].to_dict("records")
     if not found:
         raise InputError(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from raycae import data
+from raycae.data.pixel_files import lock_file
 from raycae.storage.files import checksum
 from raycae.training.baselines import Row, build_frame, compute_rows, fit_pca, list_pca_blocks
 from raycae.training.pca_network import PcaNetwork
@@ -245,8 +246,13 @@ def write_cache_file(path: Path, content: bytes, most_files: int) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        try:
+            with partial.open("wb") as stream:
+                lock_file(stream)  # `raycae cache --clear` keeps it.
+                stream.write(content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
         files = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         for file in files[:-most_files]:
             file.unlink()

@@ -115,7 +115,7 @@ def read_entry(folders: list[Place]) -> list[Entry]:
         if folder in [entry.folder for entry in entries]:
             raise InputError(f"{folder}: is listed twice. List each study once")
         study = read_study(folder)
-        trials = tables.read_trials(folder)
+        trials = tables.read_trials(folder, configs=False)
         baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
         taken = [entry.name for entry in entries]
         # Studies of the same name, from different folders, are told apart by these.

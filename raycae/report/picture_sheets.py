@@ -70,7 +70,7 @@ def add_pictures_and_baselines(
     """
     steps = finish or Finish()
     content = plan.read_study(folder)
-    trials = tables.read_trials(folder)
+    trials = tables.read_trials(folder, configs=False)
     if not (shown := select_trials_to_picture(trials, load_plan(content).strata)):
         return
     painted = list_trials_with_pictures(folder)
@@ -87,8 +87,12 @@ def add_pictures_and_baselines(
     loaded: list[tuple[data.Pixels, data.Indices | None, data.Images | None]] = []
 
     def load() -> None:
-        chosen = trials[trials["trial_number"].isin(unpainted)]
-        classes = least_classes(chosen["config"])
+        chosen = trials.loc[trials["trial_number"].isin(unpainted), ["trial_number", "config"]]
+        path = folder / "trials.parquet"
+        classes = least_classes(
+            tables.check_config(path, number, text)[0]
+            for number, text in chosen.itertuples(index=False)
+        )
         lacks_pca = content["task"] == "reconstruct" and not has_components(fingerprint)
         loaded.append(_load_for_report(folder, content, images, classes, lines or lacks_pca))
 
@@ -129,14 +133,13 @@ def _draw_all(
             steps.attempt(failure, remedy, task.result)
 
 
-def least_classes(configs: Iterable[str]) -> int:
+def least_classes(configs: Iterable[Config]) -> int:
     """Return the fewest classes that one of these models is told, or 0 if none is told any.
 
     Args:
-        configs: The models' configurations, JSON.
+        configs: The models' configurations.
     """
-    counts = (Config.model_validate_json(config).classes for config in configs)
-    return min(filter(None, counts), default=0)
+    return min(filter(None, (config.classes for config in configs)), default=0)
 
 
 def _load_for_report(

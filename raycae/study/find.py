@@ -167,7 +167,7 @@ def find_kept_model(study: Place, latent: int | None = None, name: str | None = 
     """
     name = name or str(study)
     kept = list_trials_with_model(study)
-    trials = read_trials(study) if kept else None
+    trials = read_trials(study, configs=False) if kept else None
     if trials is not None:
         trials = trials[trials["trial_number"].isin(kept) & trials["val_mse"].notna()]
     if trials is None or trials.empty:

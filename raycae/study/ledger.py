@@ -150,16 +150,19 @@ class Ledger:
         notes = []
         damaged: list[Part] = []
         readable: set[Part] = set()
-        while unread := [part for part in list_parts(self.folder) if part not in readable]:
-            path = self.folder / unread[0].name
-            try:
-                read_part(path)
-                readable.add(unread[0])
-            except InputError as error:
-                # A merge may not have deleted the parts that it covers yet.
-                damaged.append(unread[0])
-                notes.append(f"{error}; quarantined in {quarantine(path).parent}")
-        self._parts = list_parts(self.folder)
+        found = list_all_parts(self.folder)  # Once, because an object store is asked each time.
+        while unread := [part for part in select_widest(found) if part not in readable]:
+            for part in unread:
+                path = self.folder / part.name
+                try:
+                    read_part(path)
+                    readable.add(part)
+                except InputError as error:
+                    # A merge may not have deleted the parts that it covers yet.
+                    found.remove(part)
+                    damaged.append(part)
+                    notes.append(f"{error}; quarantined in {quarantine(path).parent}")
+        self._parts = select_widest(found)
         starts = [0, *(part.last + 1 for part in self._parts)]
         gaps = [(a, part.first - 1) for a, part in zip(starts, self._parts, strict=False)]
         gaps = [(a, b) for a, b in gaps if a <= b]
@@ -402,12 +405,32 @@ def list_parts(folder: Place) -> list[Part]:
     Returns:
         The parts, in order. There may be gaps between them.
     """
+    return select_widest(list_all_parts(folder))
+
+
+def list_all_parts(folder: Place) -> list[Part]:
+    """List all parts, in any order, also those that a wider part covers.
+
+    Args:
+        folder: Folder of the parts.
+    """
     names = [match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    found = sorted((int(m[1]), -int(m[2]), m[0]) for m in names)
+    return [Part(int(m[1]), int(m[2]), m[0]) for m in names]
+
+
+def select_widest(parts: Iterable[Part]) -> list[Part]:
+    """Select the parts that no wider part covers.
+
+    Args:
+        parts: All parts.
+
+    Returns:
+        The selected parts, in order. There may be gaps between them.
+    """
     kept: list[Part] = []
-    for first, minus_last, name in found:
-        if not kept or first > kept[-1].last:
-            kept.append(Part(first, -minus_last, name))
+    for part in sorted(parts, key=lambda part: (part.first, -part.last, part.name)):
+        if not kept or part.first > kept[-1].last:
+            kept.append(part)
     return kept
 
 

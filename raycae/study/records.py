@@ -14,7 +14,7 @@ import pyarrow as pa
 from raycae.config import Config
 from raycae.model.architecture import build_architecture
 from raycae.optimization.frontier import find_frontier
-from raycae.storage.parquet import write_parquet
+from raycae.storage.parquet import is_missing, write_parquet
 from raycae.storage.paths import Place
 from raycae.study.ledger import Event
 
@@ -101,6 +101,8 @@ ALL = ""
 """Key of the group that contains all trials."""
 NO_LIMIT = (math.inf, 0)
 """Above the error of every trial."""
+UNIT_BITS = 1074
+"""Every float is a whole multiple of 2 to the power of minus this."""
 
 
 @lru_cache(maxsize=16)
@@ -175,6 +177,9 @@ class Records:
         self._limits: dict[int | str, tuple[float, int]] = {}
         """Error and number that a trial must be below to be kept: as one of the best, or as the
         best of its latent size or named point."""
+        self._epoch_units: dict[int, int | None] = {}
+        """The exact sum of the epoch times of each running trial, see `count_units`; None if a time
+        is not finite. Adding up all epochs after each one took 0.45 ms at 3,000 epochs."""
 
     def apply(self, event: Event) -> None:
         """Fold one event in.
@@ -277,17 +282,39 @@ class Records:
 
     def _apply_epoch(self, row: dict[str, Any], event: Event) -> None:
         curve = self.epochs[row["trial_number"]]
-        curve[event["epoch"]] = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
-        best = min(curve.values(), key=lambda e: (e["val_mse"], e["epoch"]))
+        replaced = curve.get(event["epoch"])
+        newest = {"epoch": event["epoch"]} | {k: event.get(k) for k in _PER_EPOCH}
+        best_before = curve.get(row["best_epoch"])
+        curve[event["epoch"]] = newest
+        best = find_best_epoch(curve, best_before, newest, replaced)
         row |= {name: best[name] for name in ("val_mse", "train_mse", "val_psnr_db")}
         row["test_mse"] = best["test_mse"]  # None if it is measured after the search.
         row["best_epoch"] = best["epoch"]
         row["epochs_run"] = len(curve)
         row["val_ssim"] = event.get("val_ssim")
-        row["wall_time_s"] = math.fsum(e["epoch_time_s"] for e in curve.values())
+        row["wall_time_s"] = self._sum_epoch_times(row["trial_number"], newest, replaced)
         row["epoch_time_s"] = row["wall_time_s"] / len(curve)
         row["images_per_s"] = event.get("images_per_s")
         row |= {name: event[name] for name in ("host", "device") if event.get(name)}
+
+    def _sum_epoch_times(
+        self, number: int, newest: Mapping[str, Any], replaced: Mapping[str, Any] | None
+    ) -> float:
+        """Sum the epoch times of a trial; the result is that of `math.fsum`.
+
+        Args:
+            number: The trial.
+            newest: The epoch that was added to its curve.
+            replaced: The epoch whose place it took, or None.
+        """
+        total = self._epoch_units.get(number, 0)
+        if total is not None and math.isfinite(newest["epoch_time_s"]):
+            total += count_units(newest["epoch_time_s"])
+            total -= count_units(replaced["epoch_time_s"]) if replaced else 0
+            self._epoch_units[number] = total
+            return total / (1 << UNIT_BITS)
+        self._epoch_units[number] = None
+        return math.fsum(epoch["epoch_time_s"] for epoch in self.epochs[number].values())
 
     def _apply_lost(self, row: dict[str, Any], event: Event) -> None:
         row["reason"] = event["reason"]
@@ -299,6 +326,7 @@ class Records:
         row |= {"state": event["state"], "reason": event.get("reason"), "ended_at": event["at"]}
         row |= {name: event[name] for name in ("host", "device") if event.get(name)}
         del self._running[number]
+        self._epoch_units.pop(number, None)
         self._counts[RUNNING] -= 1
         self._counts[row["state"]] += 1
         if self._may_be_kept(row):
@@ -339,6 +367,50 @@ class Records:
 
     def _apply_evaluated(self, row: dict[str, Any], event: Event) -> None:
         row["test_mse"] = event["test_mse"]
+
+
+def find_best_epoch(
+    curve: Mapping[int, dict[str, Any]],
+    best_before: dict[str, Any] | None,
+    newest: dict[str, Any],
+    replaced: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Find the epoch with the lowest validation error, the first one if several have it.
+
+    Comparing all epochs after each one took most of 0.45 ms at 3,000 epochs. It is necessary only
+    if the best epoch was replaced by a worse one.
+
+    Args:
+        curve: The epochs of a trial, by number.
+        best_before: The best one before `newest` was added; None if there was none.
+        newest: The epoch that was added.
+        replaced: The epoch whose place it took, or None.
+
+    Returns:
+        The best epoch.
+    """
+
+    def rank(epoch: Mapping[str, Any]) -> tuple[float, int]:
+        return epoch["val_mse"], epoch["epoch"]
+
+    if best_before is None or rank(newest) < rank(best_before):
+        return newest
+    if replaced is best_before:
+        is_same = rank(newest) == rank(best_before)
+        return newest if is_same else min(curve.values(), key=rank)
+    if replaced is not None and is_missing(newest["val_mse"]):
+        return min(curve.values(), key=rank)  # NaN is neither below nor above another error.
+    return best_before
+
+
+def count_units(seconds: float) -> int:
+    """Count the multiples of 2 ** -`UNIT_BITS` in a number, exactly.
+
+    Args:
+        seconds: A finite number.
+    """
+    numerator, denominator = seconds.as_integer_ratio()  # The denominator is a power of 2.
+    return numerator << (UNIT_BITS + 1 - denominator.bit_length())
 
 
 def list_groups(row: Mapping[str, Any]) -> list[int | str]:

@@ -72,14 +72,14 @@ def take_trials(folder: Place, space: Space) -> tuple[list[Known], Counter[str]]
     """
     taken: list[Known] = []
     left_out: Counter[str] = Counter()
-    trials = tables.read_trials(folder)
-    for state, text, error in zip(
-        trials["state"], trials["config"], trials["val_mse"], strict=True
-    ):
-        config = space.on_grid(Config.model_validate_json(text))
+    path, trials = folder / "trials.parquet", tables.read_trials(folder, configs=False)
+    columns = ["trial_number", "state", "config", "val_mse"]
+    for number, state, text, error in trials[columns].itertuples(index=False):
         if state != COMPLETE:
             left_out["incomplete"] += 1
-        elif not is_in_space(space, config):
+            continue
+        config = space.on_grid(tables.check_config(path, number, text)[0])
+        if not is_in_space(space, config):
             left_out["outside this space"] += 1
         else:
             taken.append((config, float(error)))

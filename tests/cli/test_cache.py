@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import re
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from PIL import Image
 
 from raycae import data
 from raycae.data import image_cache
+from raycae.data.pixel_files import lock_file
+from raycae.report import baseline_cache
 
 
 @pytest.fixture
@@ -78,6 +84,45 @@ def test_clear(run: Run, cache: Path) -> None:
         "mine.txt",
     }
     assert run("cache", "--clear")[1].startswith("deleted 0.0 kB\n")
+
+
+def test_clear_what_killed_processes_left(run: Run, cache: Path) -> None:
+    """Oracle: by hand. The partial files of baselines and components are counted and deleted, but
+    not one that a living process has locked."""
+    names = [f"baselines/{'0' * 32}.{{}}.partial", "components/2-0123-8x8.{}.partial"]
+    killed = [cache / name.format(1) for name in names]
+    written = [cache / name.format(2) for name in names]
+    for path in (*killed, *written):
+        path.write_bytes(bytes(700))
+    assert re.search(r"PCA baselines +6.3 kB", run("cache")[1])
+    with ExitStack() as opened:
+        for path in written:
+            lock_file(opened.enter_context(path.open("rb")))
+        assert run("cache", "--clear")[1].startswith("deleted 3.9 kB\n")
+        assert [path.exists() for path in (*killed, *written)] == [False, False, True, True]
+    assert run("cache", "--clear")[1].startswith("deleted 1.4 kB\n")
+    assert not any(path.exists() for path in written)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_file_is_locked_while_it_is_written(
+    run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    """Oracle: by hand. The cache is cleared during a write, and the file is there after it; if the
+    disk is full, nothing is left."""
+    path = cache / "components" / "2-0123-8x8.safetensors"
+    lock = baseline_cache.lock_file
+
+    def clear(file: IO[bytes]) -> bool:
+        is_locked = lock(file)
+        run("cache", "--clear")
+        if is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return is_locked
+
+    monkeypatch.setattr(baseline_cache, "lock_file", clear)
+    baseline_cache.write_cache_file(path, b"x", 12)
+    assert list(path.parent.iterdir()) == ([] if is_full else [path])
 
 
 def test_without_a_cache(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

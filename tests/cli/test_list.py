@@ -10,10 +10,15 @@ import re
 import subprocess
 import sys
 import webbrowser
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Run, begin, data_facts, die, measured
 from made_studies import Page
@@ -22,17 +27,20 @@ from synthetic_study import long_study
 
 from raycae.cli import jobs
 from raycae.cli.main import COMMANDS, GROUPS, load_command
-from raycae.config import resolve
+from raycae.config import Config, resolve
+from raycae.errors import InputError
 from raycae.execution.search_request import plan_new_study
-from raycae.model.architecture import build_architecture
+from raycae.inference.model_card import format_row
+from raycae.model.architecture import Architecture, build_architecture
 from raycae.report.page import render_report
 from raycae.report.reader import open_study
 from raycae.space import loading
 from raycae.space.space import Space
-from raycae.study import tables
+from raycae.study import find, tables
 from raycae.study.attempt import EpochReport
 from raycae.study.opening import create_study
 from raycae.study.plan import Plan
+from raycae.study.warm_start import take_trials
 
 
 @pytest.fixture
@@ -192,6 +200,72 @@ def test_show_as_json(run: Run, results: Path) -> None:
     assert [row["network"] for row in rows] == [
         str(build_architecture(resolve(row["config"]))) for row in rows
     ]
+
+
+def damage_configs(folder: Path, whole: list[int]) -> None:
+    """Replace the configurations of all trials of a study but `whole`."""
+    table = pq.read_table(folder / "trials.parquet")
+    rows = zip(*(table[name].to_pylist() for name in ("trial_number", "config")), strict=True)
+    configs = pa.array([config if number in whole else "[]" for number, config in rows])
+    table = table.set_column(table.column_names.index("config"), "config", configs)
+    pq.write_table(table, folder / "trials.parquet")
+
+
+def test_show_parses_only_what_it_shows(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a count of the parsed configurations, and damaged ones below the rows that are shown.
+    To parse those of 20,000 trials takes 6 s."""
+    folder = long_study(tmp_path / "old", 40)
+    options = ["show", "old", "--results", tmp_path, "-n", 3]
+    shown = [run(*options), run(*options, "--json")]
+    numbers = [row["trial_number"] for row in json.loads(shown[1][1])]
+    parsed: list[int] = []
+    check_config = tables.check_config
+
+    def count(path: Path, number: int, text: str) -> tuple[Config, Architecture]:
+        parsed.append(number)
+        return check_config(path, number, text)
+
+    monkeypatch.setattr(tables, "check_config", count)
+    damage_configs(folder, numbers)
+    assert [run(*options), run(*options, "--json")] == shown
+    assert parsed == numbers * 2
+    for more in ([], ["--json"]):
+        code, out, err = run(*options[:-1], 4, *more)
+        assert (code, out) == (2, "")
+        assert re.search(r"trials\.parquet: trial \d+: config: ", err)
+
+
+def test_readers_parse_only_what_they_use(
+    tmp_path: Path, tiny_space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the values before all other configurations are damaged, and the message about one
+    that is used."""
+    folder = long_study(tmp_path / "old", 40)
+    opened, job = open_study(folder), SimpleNamespace(status=JobStatus.FAILED)
+    best, front = opened.best, opened.frontier()
+    assert best is not None
+    monkeypatch.setattr(find, "list_trials_with_model", lambda study: range(40))
+    readers: list[Callable[[], Any]] = [
+        lambda: jobs.describe_trials(folder, job),
+        lambda: find.find_kept_model(folder),
+        lambda: find.find_kept_model(folder, 256),
+        lambda: format_row(folder, 3) | {"config": None},
+        lambda: take_trials(folder, tiny_space),
+        lambda: (repr(opened), opened._repr_html_()),
+    ]
+    values = [reader() for reader in readers]
+    trials = opened.trials
+    complete = trials.loc[trials["state"] == "COMPLETE", "trial_number"].tolist()
+    damage_configs(folder, [*complete, *front["trial_number"]])
+    assert [reader() for reader in readers] == values
+    pd.testing.assert_series_equal(opened.best, best)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(opened.frontier(), front)
+    damage_configs(folder, [])
+    for fails in (lambda: opened.best, opened.frontier, lambda: opened.trials, readers[4]):
+        with pytest.raises(InputError, match=r"trials\.parquet: trial \d+: config: "):
+            fails()
 
 
 def test_bare_command(run: Run) -> None:

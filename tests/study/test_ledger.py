@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,6 +163,43 @@ def test_reading_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             seen = numbers(tmp_path)
             assert seen == list(range(len(seen)))
     assert numbers(tmp_path) == list(range(150))
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_gaps_are_found_with_one_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    """Oracle: a count. For an object store, each listing is a request. The parts that a damaged
+    part covers are found without another listing."""
+    monkeypatch.setattr(study_ledger, "FAN", 8)
+    written = Ledger(tmp_path)
+    for number in range(7):
+        written.append([event(number)])
+    narrow = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for number in range(7, 30):
+        written.append([event(number)])
+    for path, content in narrow.items():  # as after a merge that was interrupted
+        path.write_bytes(content)
+    (wide,) = tmp_path.glob("00000000-00000007-*")
+    if is_damaged:
+        wide.write_bytes(b"PAR1")
+        next(iter(narrow)).write_bytes(b"{")
+    reopened = Ledger(tmp_path)
+    listed: list[Path] = []
+    list_folder = Path.iterdir
+
+    def count(folder: Path) -> Iterator[Path]:
+        listed.append(folder)
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", count)
+    gaps, notes = reopened.find_gaps()
+    n_listed = len([folder for folder in listed if folder == tmp_path])
+    assert n_listed == 1 + len(notes)  # To quarantine a local file looks whether it is mounted.
+    first = int(next(iter(narrow)).name[:8])
+    assert gaps == ([(first, first), (7, 7)] if is_damaged else [])
+    assert len(notes) == len(gaps)
+    assert len(list((tmp_path / "damaged").glob("*"))) == len(gaps)
 
 
 def test_foreign_files_are_passed_over(tmp_path: Path) -> None:

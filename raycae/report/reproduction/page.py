@@ -13,9 +13,7 @@ from typing import Any
 import pandas as pd
 
 from raycae import formatting
-from raycae.config import Config
 from raycae.errors import InputError
-from raycae.model.architecture import build_architecture
 from raycae.report import html
 from raycae.report.reproduction import claims, figures, statistics
 from raycae.report.reproduction.claims import Claim, Judgement
@@ -109,7 +107,7 @@ def read_part(folder: Place) -> Part:
         InputError: The folder holds no readable study.
     """
     study = plan.read_study(folder)
-    trials, epochs = tables.read_trials(folder), tables.read_epochs(folder)
+    trials, epochs = tables.read_trials(folder, configs=False), tables.read_epochs(folder)
     epochs = epochs.merge(trials[["trial_number", "point", "seed"]], on="trial_number")
     baselines = tables.read_baselines(folder, study["data"]["fingerprint"])
     return Part(
@@ -266,7 +264,8 @@ def make_experiment_row(part: Part, name: str, spread: Spread) -> dict[str, Any]
     size = int(trial["latent_size"])
     codes = spread.linear[spread.linear["latent_size"] <= size]
     linear = None if codes.empty else float(codes["error"].iloc[-1])
-    config = Config.model_validate_json(trial["config"])
+    path = part.folder / "trials.parquet"
+    config, architecture = tables.check_config(path, number, trial["config"])
     return {
         "name": name,
         "n": len(runs),
@@ -276,7 +275,7 @@ def make_experiment_row(part: Part, name: str, spread: Spread) -> dict[str, Any]
         **{m: format_mean_and_spread(runs[m]) for m in ("train", "val", "test")},
         "linear": format_times(float(runs["test"].mean()), linear),
         "time": f"{runs['time'].mean():.1f}",
-        "network": str(build_architecture(config)),
+        "network": str(architecture),
         "training": f"{config.optimizer}, lr {config.lr:g}, batch {config.batch_size}, "
         f"{config.activation}, {config.output}",
     }
