@@ -304,15 +304,3 @@ def test_colourfulness_of_flat_colours() -> None:
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     assert compute_colourfulness(torch.full((1, 3, 8, 8), 0.4)).item() == 0
     assert compute_colourfulness(red).item() == pytest.approx(0.3 * math.hypot(255, 127.5))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("metric", METRICS)
-def test_metrics_agree_on_the_gpu(
-    metric: Metric, photos: Tensor, degraded: dict[str, Tensor]
-) -> None:
-    """Oracle: the same metric on the CPU."""
-    a, b = photos, degraded["blur"]
-    values = metric(a.cuda(), b.cuda()).cpu()
-    torch.testing.assert_close(values, metric(a, b), atol=1e-5, rtol=1e-5)
