@@ -1,18 +1,20 @@
 """Measure the driver's CPU time for a trial that trains nothing, and where it goes.
 
     python analysis/benchmarks/driver_cpu.py [--trials 250] [--sampler random] [--fuse 1] [--sample]
+        [--against CHECKOUT]
 
 It runs the idle trials of `around_trials.py` on one local Ray with two trial slots. The start of
 the search and its first trials are left out: the time from the end of trial 50 to the end of the
 last one counts. It prints the CPU time of all threads of the driver and that of the main thread.
 With `--sample` it also prints how much of the main thread's time each function had on its stack.
-The sampling itself costs 0.3 ms a trial. Older versions are measured with their folder first in
-PYTHONPATH, in turn with this one.
+The sampling itself costs 0.3 ms a trial. With `--against`, runs of the two checkouts alternate, and
+the ratios of the medians are printed last.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import time
@@ -21,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 import around_trials
+import in_turn
 import ray
 
 import raycae
@@ -66,7 +69,17 @@ def main() -> None:
     parser.add_argument("--sampler", default="random")
     parser.add_argument("--fuse", type=int, default=1)
     parser.add_argument("--sample", action="store_true")
+    parser.add_argument("--against", type=Path, help="another checkout")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, with --against")
+    parser.add_argument("--json", action="store_true", help="also print the figures as JSON")
     arguments = parser.parse_args()
+    if arguments.trials <= FIRST:
+        parser.error(f"--trials: at least {FIRST + 1}")
+    if arguments.against:
+        options = ["--trials", str(arguments.trials), "--sampler", arguments.sampler, "--json"]
+        options += ["--fuse", str(arguments.fuse)]
+        in_turn.compare_checkouts(__file__, options, arguments.against, arguments.repeats)
+        return
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # as a search does
     marks: list[tuple[float, float, float]] = []
     sampler = StackSampler()
@@ -96,6 +109,9 @@ def main() -> None:
     )
     for (file, name), seconds in sampler.seconds.most_common(80):
         print(f"{1000 * seconds / n:7.2f} ms  {file}:{name}")
+    if arguments.json:
+        figures = {"CPU ms": process, "main thread ms": thread, "wall ms": wall}
+        print(json.dumps({name: 1000 * seconds / n for name, seconds in figures.items()}))
 
 
 if __name__ == "__main__":

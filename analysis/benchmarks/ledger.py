@@ -4,7 +4,7 @@ The events are those of a study of `ex2` whose trials train nothing: proposed, s
 ended. They are written again, three at a time, as a search writes them when one trial ends and the
 next begins, into a folder of the disk that has the temporary files. All merges of parts are
 included. To compare checkouts, pass their folders: each one writes the same events, in turn, in a
-new process.
+new process. The ratios to the first one are printed last.
 
     python analysis/benchmarks/ledger.py [CHECKOUT...]
 """
@@ -67,6 +67,14 @@ def main(checkouts: list[Path]) -> None:
                 f"{place.name:12} {name}: {statistics.median(values):.2f} ms for each append "
                 f"({min(values):.2f} to {max(values):.2f}, n = {RUNS})"
             )
+    medians = {
+        place: statistics.median(process for process, _ in measured)
+        for place, measured in runs.items()
+    }
+    first, *others = checkouts
+    for place in others:
+        ratio = medians[place] / medians[first]
+        print(f"{place.name} / {first.name}, all threads: {ratio:.2f}")
 
 
 def record_groups(folder: Path) -> list[list[dict[str, object]]]:

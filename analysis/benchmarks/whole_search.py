@@ -1,12 +1,17 @@
 """Compare whole searches: raycae, and Ray's `OptunaSearch` with a function trainable.
 
     python analysis/benchmarks/whole_search.py [--data SOURCE] [--images 2000] [--trials 20]
+        [--cache shared] [--load 0]
 
 Each side runs twenty one-epoch trials of the base model's family (channels, latent channels,
 learning rate; batch 16) in a separate process, timed from its start to its end. The stock side
 follows the tutorials; it reads decoded images from a file. raycae's side is the command itself,
 with all its other work: ledger, models, test errors, PCA, report. The sides alternate. The medians
 and the ratio are printed last.
+
+By default the runs of one side share a new cache folder, as searches of one person do, and the
+first run of each side is not counted. `--cache empty` gives each run a new one. `--load N` starts N
+processes that compute all the time, because searches are also run beside other work.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +132,36 @@ def ours(source: str, images: int, trials: int, scratch: Path) -> list[str]:
     ]
 
 
+def make_cache(folder: Path, downloads: Path) -> Path:
+    """Make a cache folder that has only what was downloaded.
+
+    Args:
+        folder: The new folder, or one that this function has made.
+        downloads: The folder of the downloads.
+    """
+    folder.mkdir(exist_ok=True)
+    for path in downloads.glob("cifar-10*"):
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+@contextmanager
+def run_busy(n: int) -> Iterator[None]:
+    """Run `n` processes that compute all the time.
+
+    Args:
+        n: Number of processes.
+    """
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def main() -> None:
     from raycae import data
     from raycae.provenance import collect_provenance, describe_hardware
@@ -134,32 +171,57 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cache", choices=("shared", "empty"), default="shared")
+    parser.add_argument("--load", type=int, default=0, help="busy processes during the searches")
     arguments = parser.parse_args()
     source = arguments.data
     if source not in data.NAMED_SOURCES:
         source = str(Path(source).resolve())
 
-    loaded = data.load(source, limit=arguments.images)
+    downloads = data.cache_folder().absolute()
     machine, versions = describe_hardware(), collect_provenance()["versions"]
     print(f"{machine['cpu']}, {machine['n_cpus']} cores; {versions}")
-    print(f"{source}: {arguments.trials} trials of one epoch, {arguments.images:,} images")
+    print(
+        f"{source}: {arguments.trials} trials of one epoch, {arguments.images:,} images, cache "
+        f"{arguments.cache}, {arguments.load} busy processes"
+    )
     seconds: dict[str, list[float]] = {"stock": [], "raycae": []}
-    for _ in range(arguments.repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            scratch = Path(folder)
-            np.save(scratch / "images.npy", np.concatenate([loaded.val, loaded.train]))
-            commands = {
-                "stock": stock(scratch / "images.npy", arguments.trials, scratch),
-                "raycae": ours(source, arguments.images, arguments.trials, scratch),
-            }
-            for name, command in commands.items():
-                begun = time.perf_counter()
-                subprocess.run(
-                    command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                    cwd=scratch, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-                )  # fmt: skip
-                seconds[name].append(time.perf_counter() - begun)
-                print(f"  {name:6} {seconds[name][-1]:6.1f} s", flush=True)
+    is_shared = arguments.cache == "shared"
+    with tempfile.TemporaryDirectory() as caches, run_busy(arguments.load):
+        os.environ["RAYCAE_CACHE"] = str(make_cache(Path(caches, "own"), downloads))
+        loaded = data.load(source, limit=arguments.images)
+        decoded = np.concatenate([loaded.val, loaded.train])
+        for repeat in range(arguments.repeats + is_shared):
+            for name in seconds:
+                cache = Path(caches, name if is_shared else f"{name}{repeat}")
+                with tempfile.TemporaryDirectory() as folder:
+                    scratch = Path(folder)
+                    np.save(scratch / "images.npy", decoded)
+                    commands = {
+                        "stock": stock(scratch / "images.npy", arguments.trials, scratch),
+                        "raycae": ours(source, arguments.images, arguments.trials, scratch),
+                    }
+                    environment = {
+                        **os.environ,
+                        "RAY_USAGE_STATS_ENABLED": "0",
+                        "RAYCAE_CACHE": str(make_cache(cache, downloads)),
+                    }
+                    begun = time.perf_counter()
+                    subprocess.run(
+                        commands[name],
+                        check=True,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        cwd=scratch,
+                        env=environment,
+                    )
+                    wall_s = time.perf_counter() - begun
+                is_counted = repeat or not is_shared
+                if is_counted:
+                    seconds[name].append(wall_s)
+                note = "" if is_counted else ", not counted"
+                load = os.getloadavg()[0]
+                print(f"  {name:6} {wall_s:6.1f} s (load {load:.1f}{note})", flush=True)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"stock {medians['stock']:.1f} s, raycae {medians['raycae']:.1f} s (medians)")
     print(f"stock / raycae: {medians['stock'] / medians['raycae']:.2f}")
