@@ -55,13 +55,13 @@ def export_model(
     latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Write a model as ONNX, PyTorch program (pt2) or plain weights, with its model card.
+    """Write a model as ONNX, pt2 or weights, with its model card.
 
-    ONNX and pt2 files map RGB images to RGB images (float32, N x 3 x H x W, in [0, 1]) and
-    include the colour conversion. With --part, the encoder maps RGB images to latents, and the
-    decoder maps latents to RGB images, or to Cb and Cr if the model colourises. The file is read
-    back and compared with the model on photographs. If an output differs by more than 0.0001, no
-    file is written.
+    ONNX files and PyTorch programs (pt2) map RGB images to RGB images (float32, N x 3 x H x W, in
+    [0, 1]) and include the colour conversion. With --part, the encoder maps RGB images to latents,
+    and the decoder maps latents to RGB images, or to Cb and Cr if the model colourises. The file is
+    read back and compared with the model on photographs. If an output differs by more than 0.0001,
+    no file is written.
 
     The model card is FILE.md, with a header for the Hugging Face hub. If the study has sample
     pictures of the trial, they are copied to FILE.png.
