@@ -257,6 +257,7 @@ def show_guide(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
+    """Print the guide if no command is given."""
     if context.invoked_subcommand is None:
         print(GUIDE)
 
