@@ -25,6 +25,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from raycae import errors
 from raycae.cli import main
+from raycae.cli.grouped_options import group_params
 from raycae.config import DECODER_STAGE_KEYS, ENCODER_STAGE_KEYS, TRAINING_KEYS, Config
 from raycae.space import parameters, schema
 from raycae.study import column_descriptions, records, tables
@@ -53,9 +54,13 @@ def write_command(name: str) -> list[str]:
     examples = [" ".join(each.split()[1:]) for each in paragraphs if each.startswith("Example: ")]
     text = "\n\n".join(each for each in paragraphs if not each.startswith("Example: "))
     usage = command.get_usage(context).removeprefix("Usage: ")
-    records = [param.get_help_record(context) for param in command.get_params(context)]
-    # Typer adds the type of a list to its metavar, such as `STUDY... <list[str]>`.
-    rows = [(f"`{re.sub(' <.*>', '', record[0])}`", record[1]) for record in records if record]
+    groups = group_params(command.get_params(context))
+    tables = []
+    for title, params in groups.items():
+        records = [param.get_help_record(context) for param in params]
+        # Typer adds the type of a list to its metavar, such as `STUDY... <list[str]>`.
+        rows = [(f"`{re.sub(' <.*>', '', record[0])}`", record[1]) for record in records if record]
+        tables += [f"**{title}**", "", *write_table(("name", "meaning"), rows), ""]
     return [
         text,
         "",
@@ -65,7 +70,7 @@ def write_command(name: str) -> list[str]:
         "",
         f"Usage: `{' '.join(usage.split())}`",
         "",
-        *write_table(("option or argument", "meaning"), rows),
+        *tables,
     ]
 
 

@@ -66,12 +66,14 @@ class CoreLoader(yaml.SafeLoader):
     """Safe loader with the core schema that refuses duplicate keys and runaway aliases."""
 
     def get_single_node(self) -> yaml.Node | None:
+        """Compose the document; refuse aliases that expand to too many values."""
         node = super().get_single_node()
         if node and _count_values(node, {}) > MAX_VALUES:
             raise yaml.YAMLError(f"its aliases expand to more than {MAX_VALUES:,} values")
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Construct a value; refuse large integers and bytes."""
         try:
             value = super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, ValueError):
@@ -88,6 +90,7 @@ class CoreLoader(yaml.SafeLoader):
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping; refuse repeated keys and keys that are not text."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -98,14 +101,17 @@ class CoreLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_bool(self, node: yaml.ScalarNode) -> bool:
+        """Read a boolean of the core schema."""
         return BOOLEANS[node.value.lower()]
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Read an integer of the core schema."""
         if not INTEGER.fullmatch(node.value):
             raise ValueError
         return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Read a float of the core schema."""
         if not FLOAT.fullmatch(node.value):
             raise ValueError
         return float(re.sub(r"^([-+]?)\.(?=[in])", r"\1", node.value.lower()))

@@ -52,7 +52,7 @@ def serve_dashboard(
         ),
     ] = LOOPBACK,
 ) -> None:
-    """Show a study in optuna-dashboard, during its search or afterwards. Press Ctrl-C to stop.
+    """Show a study in optuna-dashboard, even while it runs. Press Ctrl-C to stop.
 
     The dashboard shows a copy that follows the study. It cannot change the study.
 

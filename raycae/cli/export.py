@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raycae.cli.card_evidence import read_evidence
 from raycae.cli.options import LatentOption, ModelArgument, ResultsOption, find_model
 from raycae.errors import InputError
 from raycae.formatting import join_words, make_printable
@@ -54,33 +55,30 @@ def export_model(
     latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Write a model as ONNX, PyTorch program (pt2) or plain weights, with its model card.
+    """Write a model as ONNX, pt2 or weights, with its model card.
 
-    ONNX and pt2 files map RGB images to RGB images (float32, N x 3 x H x W, in [0, 1]) and
-    include the colour conversion. With --part, the encoder maps RGB images to latents, and the
-    decoder maps latents to RGB images, or to Cb and Cr if the model colourises. The file is read
-    back and compared with the model on photographs. If an output differs by more than 0.0001, no
-    file is written.
+    ONNX files and PyTorch programs (pt2) map RGB images to RGB images (float32, N x 3 x H x W, in
+    [0, 1]) and include the colour conversion. With --part, the encoder maps RGB images to latents,
+    and the decoder maps latents to RGB images, or to Cb and Cr if the model colourises. The file is
+    read back and compared with the model on photographs. If an output differs by more than 0.0001,
+    no file is written.
+
+    The model card is FILE.md, with a header for the Hugging Face hub. If the study has sample
+    pictures of the trial, they are copied to FILE.png.
 
     Example: raycae export ex3 --format onnx -o colour.onnx
 
     Example: raycae export pictures --latent 256 --part encoder --format onnx
     """
-    if form not in FORMATS:
-        raise InputError(f"--format {form}: unknown. Use {join_words(FORMATS, 'or')}.")
-    if part not in PARTS:
-        raise InputError(f"--part {part}: unknown. Use {join_words(PARTS, 'or')}.")
-    if part != "whole" and form == "safetensors":
-        raise InputError(
-            f"--part {part}: safetensors holds the weights of the whole network. Use --format onnx "
-            "or pt2, or remove --part."
-        )
+    require_known_options(form, part)
     folder = find_model(model, latent, results_folder)
     ending = form if part == "whole" else f"{part}.{form}"
     file = output or Path(f"{get_model_name(folder)}.{ending}")
-    page = file.with_name(f"{file.name}.md")
-    require_new_file(file)
-    require_new_file(page)
+    page, picture = (file.with_name(f"{file.name}.{kind}") for kind in ("md", "png"))
+    evidence = read_evidence(folder)
+    sample = None if evidence is None else evidence.sample
+    for path in (file, page, *([picture] if sample else [])):
+        require_new_file(path)
     require_writable_folder(file.parent)
     if form == "onnx":
         require_onnx()
@@ -106,13 +104,35 @@ def export_model(
     n = sum(len(inputs[0]) for inputs in exported.batches)
     scale = "" if exported.output_name == "latents" else " (values range from 0 to 1)"
     said = f"largest difference from the model on {n} photographs: {difference:.2g}{scale}"
+    usage = describe_usage(ready, exported, form, file.name)
     text = model_card.write_model_card(
-        folder, ready.config, describe_usage(ready, exported, form, file.name), f"Checked: {said}."
+        folder, ready.config, usage, f"Checked: {said}.", evidence, picture.name
     )
     write_atomic(file, content)
+    if sample:
+        write_atomic(picture, sample.png)
     write_atomic(page, text.encode("utf-8", errors="replace"))
     print(f"{make_printable(str(file))}: {len(content):,} bytes; {said}")
-    print(make_printable(str(page)))
+    for path in (page, *([picture] if sample else [])):
+        print(make_printable(str(path)))
+
+
+def require_known_options(form: str, part: str) -> None:
+    """Raise `InputError` if the format or the part is unknown, or if they do not fit together.
+
+    Args:
+        form: The option `--format`.
+        part: The option `--part`.
+    """
+    if form not in FORMATS:
+        raise InputError(f"--format {form}: unknown. Use {join_words(FORMATS, 'or')}.")
+    if part not in PARTS:
+        raise InputError(f"--part {part}: unknown. Use {join_words(PARTS, 'or')}.")
+    if part != "whole" and form == "safetensors":
+        raise InputError(
+            f"--part {part}: safetensors holds the weights of the whole network. Use --format onnx "
+            "or pt2, or remove --part."
+        )
 
 
 def get_model_name(folder: Place) -> str:

@@ -73,7 +73,7 @@ def submit_search(
     ] = None,
     address: HeadOption = HEAD,
 ) -> None:
-    """Submit a search to a running cluster and print the name of its job.
+    """Submit a search to a running cluster and print its job's name.
 
     The search does not depend on this machine. The command takes the options of `raycae search`
     and checks them before anything is sent. --results or RAYCAE_RESULTS must name an object store,
@@ -113,7 +113,7 @@ def submit_search(
 
 
 def list_jobs(address: HeadOption = HEAD) -> None:
-    """List the searches that were submitted to a cluster, with their results.
+    """List the searches submitted to a cluster, with their results.
 
     Example: raycae jobs --address http://head:8265
     """
@@ -131,7 +131,7 @@ def show_status(
     address: HeadOption = HEAD,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Print the state of a search: its trials, the best so far, the time left.
+    """Print the trials, the best one and the time left of a search.
 
     Example: raycae status ex3-7f3a --address http://head:8265
     """
@@ -212,7 +212,7 @@ def show_logs(
 
 
 def stop_job(name: JobArgument, address: HeadOption = HEAD) -> None:
-    """Stop a search cleanly, as Ctrl-C does in a terminal, and wait until it has ended.
+    """Stop a search cleanly, as Ctrl-C does, and wait for its end.
 
     Example: raycae stop ex3-7f3a --address http://head:8265
     """
@@ -238,7 +238,9 @@ def fetch_results(
     ] = Path("results"),
     address: HeadOption = HEAD,
 ) -> None:
-    """Copy the study of a finished search to this machine, with its models and report.
+    """Copy the study of a finished search to this machine.
+
+    The copy includes the models and the report.
 
     Example: raycae fetch ex3-7f3a -o results --address http://head:8265
     """

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from raycae.cli.grouped_options import GroupedCommand
 from raycae.cli.terminal import configure_output, require_current_folder
 from raycae.errors import exit_silently_on_interrupt, exit_with_message
 
@@ -24,7 +25,8 @@ class Command(NamedTuple):
     Attributes:
         module: Module in `raycae.cli`.
         function: Function in it.
-        summary: The first sentence of its docstring.
+        summary: The first paragraph of its docstring, or the beginning of it. The list shows the
+            first sentence.
         settings: Settings of its Click context.
     """
 
@@ -43,7 +45,7 @@ COMMANDS = {
     "spaces": Command(
         "spaces",
         "list_spaces",
-        "List the shipped search spaces and the question each one answers.",
+        "List the shipped search spaces and the questions they answer.",
     ),
     "preview": Command(
         "spaces",
@@ -53,7 +55,7 @@ COMMANDS = {
     "search": Command(
         "search",
         "search",
-        "Search a space: Optuna proposes, Ray trains, results go into Parquet and a report.",
+        "Search a space with Optuna and Ray; write tables and a report.",
     ),
     "trial": Command(
         "trial",
@@ -63,7 +65,7 @@ COMMANDS = {
     "list": Command(
         "studies",
         "list_studies",
-        "List the studies in the results with their states, newest first.",
+        "List the studies in the results with their states.",
     ),
     "show": Command(
         "studies",
@@ -83,17 +85,17 @@ COMMANDS = {
     "report": Command(
         "studies",
         "report_study",
-        "Write the report of a study, or a comparison of several: an HTML page that works offline.",
+        "Write the report of a study, or a comparison of several.",
     ),
     "reproduce": Command(
         "reproduce",
         "reproduce_report",
-        "Rerun the experiments of the course report that raycae grew from, and check its claims.",
+        "Rerun the experiments of a course report and check its claims.",
     ),
     "simulate": Command(
         "simulate",
         "run_simulation",
-        "Simulate a search over the recorded learning curves of a study; nothing is trained.",
+        "Simulate a search on recorded curves; nothing is trained.",
     ),
     "cache": Command(
         "cache",
@@ -103,45 +105,45 @@ COMMANDS = {
     "predict": Command(
         "predict",
         "predict_images",
-        "Reconstruct or colourise image files, depending on the model's task. The image size is "
+        "Reconstruct or colourise image files. The task of the model decides; the image size is "
         "kept.",
     ),
     "export": Command(
         "export",
         "export_model",
-        "Write a model as ONNX, PyTorch program (pt2) or plain weights, with its model card.",
+        "Write a model as ONNX, pt2 or weights, with its model card.",
     ),
     "dashboard": Command(
         "dashboard",
         "serve_dashboard",
-        "Show a study in optuna-dashboard, during its search or afterwards. Press Ctrl-C to stop.",
+        "Show a study in optuna-dashboard, even while it runs. Press Ctrl-C to stop.",
     ),
     "submit": Command(
         "jobs",
         "submit_search",
-        "Submit a search to a running cluster and print the name of its job.",
+        "Submit a search to a running cluster and print its job's name.",
         {"ignore_unknown_options": True},
     ),
     "jobs": Command(
         "jobs",
         "list_jobs",
-        "List the searches that were submitted to a cluster, with their results.",
+        "List the searches submitted to a cluster, with their results.",
     ),
     "status": Command(
         "jobs",
         "show_status",
-        "Print the state of a search: its trials, the best so far, the time left.",
+        "Print the trials, the best one and the time left of a search.",
     ),
     "logs": Command("jobs", "show_logs", "Print the output of a search."),
     "stop": Command(
         "jobs",
         "stop_job",
-        "Stop a search cleanly, as Ctrl-C does in a terminal, and wait until it has ended.",
+        "Stop a search cleanly, as Ctrl-C does, and wait for its end.",
     ),
     "fetch": Command(
         "jobs",
         "fetch_results",
-        "Copy the study of a finished search to this machine, with its models and report.",
+        "Copy the study of a finished search to this machine.",
     ),
 }
 """The commands by name."""
@@ -218,7 +220,7 @@ def load_command(name: str) -> Any:
     single = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
-    single.command(name, context_settings=command.settings)(function)
+    single.command(name, cls=GroupedCommand, context_settings=command.settings)(function)
     return typer.main.get_command(single)
 
 
@@ -255,6 +257,7 @@ def show_guide(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
+    """Print the guide if no command is given."""
     if context.invoked_subcommand is None:
         print(GUIDE)
 

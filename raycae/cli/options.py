@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from raycae.storage.paths import Place
 
 
-def make_typer_option(name: str, default_text: str = "") -> Any:
+def make_typer_option(name: str, default_text: str = "", group: str = "") -> Any:
     """Make Typer's declaration of an option of a search.
 
     Args:
         name: The name of the option in `SearchOptions`.
         default_text: The default that the help shows, if it is another one than for a search.
+        group: The heading in the help, if it is another one than for a search.
     """
     option = OPTIONS[name]
     return typer.Option(
@@ -27,6 +28,7 @@ def make_typer_option(name: str, default_text: str = "") -> Any:
         min=option.minimum,
         max=option.maximum,
         envvar=option.variable,
+        rich_help_panel=group or option.group,
         show_default=default_text or option.default_text or True,
     )
 
@@ -67,6 +69,7 @@ ResultsOption = Annotated[
         metavar="FOLDER|URI",
         envvar="RAYCAE_RESULTS",
         help="Where studies are stored: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH.",
+        rich_help_panel=OPTIONS["results"].group,
     ),
 ]
 LimitOption = Annotated[int | None, make_typer_option("limit")]

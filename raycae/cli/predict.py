@@ -53,7 +53,7 @@ def predict_images(
     latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Reconstruct or colourise image files, depending on the model's task. The image size is kept.
+    """Reconstruct or colourise image files. The task of the model decides; the image size is kept.
 
     FOLDER gets one PNG per image, and sheet.png, which shows inputs and outputs side by side. At
     the end, the command prints the mean PSNR and SSIM between inputs and outputs, the size of the

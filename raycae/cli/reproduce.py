@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -21,14 +21,23 @@ from raycae.cli.options import (
     CpusOption,
     GpusOption,
     ResultsOption,
-    make_typer_option,
+)
+from raycae.cli.reproduce_options import (
+    SEEDS,
+    EpochsOption,
+    LeaveOutOption,
+    LimitOption,
+    OnlyOption,
+    SeedOption,
+    SeedsOption,
+    SourceOption,
+    StudyOption,
 )
 from raycae.cli.terminal import exit_on_interrupt
 from raycae.errors import InputError, SearchAborted, Unfinished
 from raycae.execution import runner
 from raycae.execution.locations import get_study_folder, make_absolute
 from raycae.execution.resuming import require_comparable
-from raycae.execution.search_options import MAX_EPOCHS, MAX_SEED
 from raycae.execution.search_request import SearchRequest
 from raycae.formatting import join_words, make_printable
 from raycae.report import trials
@@ -47,68 +56,30 @@ from raycae.study.plan import (
     require_free_place,
 )
 
-SEEDS = 3
-"""Runs of each experiment, unless `--seeds` says otherwise."""
 BUDGET = ("data", "epochs", "limit", "seed")
 """The options that must be the same for all runs of a reproduction."""
 
 
 def reproduce_report(
-    data_source: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="SOURCE",
-            help="cifar10, photos, or a folder of Parquet files or images.",
-            show_default="cifar10",
-        ),
-    ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,NAME", help="Only these experiments.", show_default="all"),
-    ] = None,
-    leave_out: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="All experiments except these.")
-    ] = None,
-    n_seeds: Annotated[
-        int | None,
-        typer.Option(
-            "--seeds",
-            min=1,
-            max=1000,
-            metavar="N",
-            help="Runs of each experiment.",
-            show_default=str(SEEDS),
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_EPOCHS, metavar="E", help="Epochs per run.", show_default="10"),
-    ] = None,
-    limit: Annotated[int | None, make_typer_option("limit", "all")] = None,
+    data_source: SourceOption = None,
+    only: OnlyOption = None,
+    leave_out: LeaveOutOption = None,
+    n_seeds: SeedsOption = None,
+    epochs: EpochsOption = None,
+    limit: LimitOption = None,
     results_folder: ResultsOption = "results",
-    name: Annotated[
-        str, typer.Option("--study", metavar="NAME", help="Name of the folder in the results.")
-    ] = "reproduction",
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=MAX_SEED,
-            metavar="S",
-            help="Seed of the splits and of the first run.",
-            show_default="0",
-        ),
-    ] = None,
+    name: StudyOption = "reproduction",
+    seed: SeedOption = None,
     cpus_per_trial: CpusOption = 1,
     gpus_per_trial: GpusOption = None,
     concurrent: ConcurrentOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Rerun the experiments of the course report that raycae grew from, and check its claims.
+    """Rerun the experiments of a course report and check its claims.
 
-    An interrupted reproduction continues where it stopped. To add seeds or experiments to existing
-    runs, repeat the command with a larger --seeds or with another --only.
+    raycae grew from this report. An interrupted reproduction continues where it stopped. To add
+    seeds or experiments to existing runs, repeat the command with a larger --seeds or with another
+    --only.
 
     Example: raycae reproduce --seeds 3 --epochs 3 --limit 12000
     """

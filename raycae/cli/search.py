@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raycae.cli.grouped_options import GroupedCommand
 from raycae.cli.options import make_typer_option
 from raycae.cli.terminal import (
     configure_output,
@@ -38,7 +39,7 @@ PathArgument = Annotated[
 
 
 def search(path: str | None = None, **options: Any) -> None:
-    """Search a space: Optuna proposes, Ray trains, results go into Parquet and a report.
+    """Search a space with Optuna and Ray; write tables and a report.
 
     Example: raycae search ~/pictures
 
@@ -157,7 +158,8 @@ search.__signature__ = make_search_signature()  # type: ignore[attr-defined]
 def run_search_command() -> None:
     """Run `python raycae/search.py …`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(context_settings={"help_option_names": ["--help", "-h"]})(search)
+    settings = {"help_option_names": ["--help", "-h"]}
+    app.command(cls=GroupedCommand, context_settings=settings)(search)
     configure_output()
     with exit_with_message():
         require_current_folder()

@@ -68,7 +68,7 @@ def run_simulation(
     ] = FACTOR,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Random seed.")] = 0,
 ) -> None:
-    """Simulate a search over the recorded learning curves of a study; nothing is trained.
+    """Simulate a search on recorded curves; nothing is trained.
 
     Configurations that were run use their recorded curves. For others, a surrogate model predicts
     the curve. If a configuration was run with several seeds, the spread between seeds is added as

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def list_spaces() -> None:
-    """List the shipped search spaces and the question each one answers.
+    """List the shipped search spaces and the questions they answer.
 
     Example: raycae spaces
     """

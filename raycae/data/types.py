@@ -90,7 +90,8 @@ class PixelTarget(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the target, (N, H, W, 3)."""
 
     def __setitem__(self, slot: Any, pixels: Pixels, /) -> None: ...
 

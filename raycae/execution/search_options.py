@@ -3,7 +3,8 @@
 A field of `SearchOptions` declares an option: its name, the values it takes from Python, and in its
 `Option` the range, the default and the help text. From it come the command `raycae search`, the
 signature and help of `raycae.run_search`, the checks of single values, and which options a study
-records. A new option is a field here, and a field of `study.plan.Plan` if studies record it.
+records. A new option is a field here, its name in `GROUPS`, and a field of `study.plan.Plan` if
+studies record it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,16 @@ REPEATS = ("refuse", "seed")
 OBJECTIVES = ("val_mse", "frontier")
 """What a search can minimize: the validation error, or the error at every cost."""
 
+GROUPS = {
+    "Search space and goal": ("space", "data", "limit", "max", "objective", "cost"),
+    "Length": ("trials", "epochs", "hours"),
+    "Proposals": ("sampler", "strata", "settings", "repeats", "from_", "seed"),
+    "Early stopping": ("scheduler", "grace", "factor", "first_images"),
+    "Resources": ("cpus_per_trial", "gpus_per_trial", "concurrent", "fuse", "address"),
+    "Results": ("study", "results", "storage", "resume", "force"),
+}
+"""The options by heading, in the order of `raycae search --help`."""
+
 PLACEHOLDER = "    options: The options of the command."
 """The line of a docstring that `show_options` replaces by the options."""
 
@@ -59,6 +70,7 @@ class Option:
             the study is resumed.
         name: The name of the field, which is the name in Python.
         value_type: The type of the field.
+        group: The heading in `GROUPS`.
     """
 
     help: str
@@ -73,6 +85,7 @@ class Option:
     is_recorded: bool = False
     name: str = field(init=False)
     value_type: Any = field(init=False)
+    group: str = field(init=False)
 
     @property
     def flag(self) -> str:
@@ -162,6 +175,49 @@ class SourceOptions(TypedDict, total=False):
 class KeywordOptions(TypedDict, total=False):
     """The options that `run_search` takes by name alone."""
 
+    limit: Annotated[
+        int | None,
+        Option(
+            "Images for training and validation together.",
+            "IMAGES",
+            default_text="the space's",
+            minimum=16,
+            maximum=MAX_IMAGES,
+            is_recorded=True,
+        ),
+    ]
+    max: Annotated[
+        Mapping[str, float] | Sequence[str] | None,
+        Option(
+            "Upper limit for latent_size, n_params, flops or epoch_time_s; may be repeated. "
+            "Predefined configurations of the space (its named points) that exceed the limit are "
+            "skipped.",
+            "NAME=VALUE",
+            default_text="the space's",
+            is_repeatable=True,
+        ),
+    ]
+    objective: Annotated[
+        str | None,
+        Option(
+            "Minimize the validation error (val_mse), or find the Pareto front of error and cost "
+            "(frontier).",
+            "WHAT",
+            default_text="the space's",
+            choices=OBJECTIVES,
+            is_recorded=True,
+        ),
+    ]
+    cost: Annotated[
+        str | None,
+        Option(
+            f"Cost of the Pareto front: {', '.join(COSTS)}.",
+            "COLUMN",
+            default_text="latent_size",
+            choices=tuple(COSTS),
+            is_recorded=True,
+        ),
+    ]
     trials: Annotated[
         int | str | None,
         Option(
@@ -185,46 +241,6 @@ class KeywordOptions(TypedDict, total=False):
         float | None,
         Option("Stop cleanly after this many hours.", "H", default_text="the space's"),
     ]
-    limit: Annotated[
-        int | None,
-        Option(
-            "Images for training and validation together.",
-            "IMAGES",
-            default_text="the space's",
-            minimum=16,
-            maximum=MAX_IMAGES,
-            is_recorded=True,
-        ),
-    ]
-    results: Annotated[
-        str | Path | None,
-        Option(
-            "Where studies are stored: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH. Required on "
-            "a cluster.",
-            "FOLDER|URI",
-            default_text="results",
-            variable="RAYCAE_RESULTS",
-        ),
-    ]
-    study: Annotated[
-        str | None,
-        Option(
-            "Name of the study, which is a folder in the results.",
-            "NAME",
-            default_text="the space's name",
-        ),
-    ]
-    seed: Annotated[
-        int | None,
-        Option(
-            "Random seed for splits, weights and sampling.",
-            "S",
-            default_text="0",
-            minimum=0,
-            maximum=MAX_SEED,
-            is_recorded=True,
-        ),
-    ]
     sampler: Annotated[
         str | None,
         Option(
@@ -232,92 +248,6 @@ class KeywordOptions(TypedDict, total=False):
             "NAME",
             default_text="the space's",
             choices=SAMPLERS,
-            is_recorded=True,
-        ),
-    ]
-    scheduler: Annotated[
-        str | None,
-        Option(
-            f"Early stopping: {', '.join(SCHEDULERS)}.",
-            "NAME",
-            default_text="asha; none with points and greedy",
-            choices=tuple(SCHEDULERS),
-            is_recorded=True,
-        ),
-    ]
-    max: Annotated[
-        Mapping[str, float] | Sequence[str] | None,
-        Option(
-            "Upper limit for latent_size, n_params, flops or epoch_time_s; may be repeated. "
-            "Predefined configurations of the space (its named points) that exceed the limit are "
-            "skipped.",
-            "NAME=VALUE",
-            default_text="the space's",
-            is_repeatable=True,
-        ),
-    ]
-    grace: Annotated[
-        int | None,
-        Option(
-            "Do not stop a trial before epoch E.",
-            "E",
-            default_text="a twelfth of the epochs, at least 1",
-            minimum=1,
-            maximum=MAX_EPOCHS,
-            is_recorded=True,
-        ),
-    ]
-    first_images: Annotated[
-        int | None,
-        Option(
-            "Number of training images in epoch 1. The number doubles every epoch until all images "
-            "are used.",
-            "IMAGES",
-            default_text="all",
-            minimum=16,
-            maximum=MAX_IMAGES,
-            is_recorded=True,
-        ),
-    ]
-    factor: Annotated[
-        int | None,
-        Option(
-            "At each early-stopping check, keep the best 1 in F trials.",
-            "F",
-            default_text=str(FACTOR),
-            minimum=2,
-            maximum=MAX_EPOCHS,
-            is_recorded=True,
-        ),
-    ]
-    repeats: Annotated[
-        str | None,
-        Option(
-            "Repeated configurations: skip them (refuse) or rerun them with a new seed (seed).",
-            "HOW",
-            default_text="refuse",
-            choices=REPEATS,
-            is_recorded=True,
-        ),
-    ]
-    objective: Annotated[
-        str | None,
-        Option(
-            "Minimize the validation error (val_mse), or find the Pareto front of error and cost "
-            "(frontier).",
-            "WHAT",
-            default_text="the space's",
-            choices=OBJECTIVES,
-            is_recorded=True,
-        ),
-    ]
-    cost: Annotated[
-        str | None,
-        Option(
-            f"Cost of the Pareto front: {', '.join(COSTS)}.",
-            "COLUMN",
-            default_text="latent_size",
-            choices=tuple(COSTS),
             is_recorded=True,
         ),
     ]
@@ -345,9 +275,74 @@ class KeywordOptions(TypedDict, total=False):
             is_recorded=True,
         ),
     ]
+    repeats: Annotated[
+        str | None,
+        Option(
+            "Repeated configurations: skip them (refuse) or rerun them with a new seed (seed).",
+            "HOW",
+            default_text="refuse",
+            choices=REPEATS,
+            is_recorded=True,
+        ),
+    ]
     from_: Annotated[
         Sequence[str] | str | None,
         Option("Earlier studies whose trials the sampler learns from at the start.", "STUDY,STUDY"),
+    ]
+    seed: Annotated[
+        int | None,
+        Option(
+            "Random seed for splits, weights and sampling.",
+            "S",
+            default_text="0",
+            minimum=0,
+            maximum=MAX_SEED,
+            is_recorded=True,
+        ),
+    ]
+    scheduler: Annotated[
+        str | None,
+        Option(
+            f"Early stopping: {', '.join(SCHEDULERS)}.",
+            "NAME",
+            default_text="asha; none with points and greedy",
+            choices=tuple(SCHEDULERS),
+            is_recorded=True,
+        ),
+    ]
+    grace: Annotated[
+        int | None,
+        Option(
+            "Do not stop a trial before epoch E.",
+            "E",
+            default_text="a twelfth of the epochs, at least 1",
+            minimum=1,
+            maximum=MAX_EPOCHS,
+            is_recorded=True,
+        ),
+    ]
+    factor: Annotated[
+        int | None,
+        Option(
+            "At each early-stopping check, keep the best 1 in F trials.",
+            "F",
+            default_text=str(FACTOR),
+            minimum=2,
+            maximum=MAX_EPOCHS,
+            is_recorded=True,
+        ),
+    ]
+    first_images: Annotated[
+        int | None,
+        Option(
+            "Number of training images in epoch 1. The number doubles every epoch until all images "
+            "are used.",
+            "IMAGES",
+            default_text="all",
+            minimum=16,
+            maximum=MAX_IMAGES,
+            is_recorded=True,
+        ),
     ]
     cpus_per_trial: Annotated[int, Option("CPU cores per trial.", "C", default=1, minimum=1)]
     gpus_per_trial: Annotated[
@@ -381,6 +376,24 @@ class KeywordOptions(TypedDict, total=False):
             default_text="RAY_ADDRESS, the cluster of this machine, or local",
         ),
     ]
+    study: Annotated[
+        str | None,
+        Option(
+            "Name of the study, which is a folder in the results.",
+            "NAME",
+            default_text="the space's name",
+        ),
+    ]
+    results: Annotated[
+        str | Path | None,
+        Option(
+            "Where studies are stored: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH. Required on "
+            "a cluster.",
+            "FOLDER|URI",
+            default_text="results",
+            variable="RAYCAE_RESULTS",
+        ),
+    ]
     storage: Annotated[
         str | None,
         Option(
@@ -405,9 +418,10 @@ class SearchOptions(SourceOptions, KeywordOptions, total=False):
 
 def _read_declaration() -> dict[str, Option]:
     options = {}
+    headings = {name: heading for heading, names in GROUPS.items() for name in names}
     for name, hint in get_type_hints(SearchOptions, include_extras=True).items():
         value_type, option = get_args(hint)
-        option.name, option.value_type = name, value_type
+        option.name, option.value_type, option.group = name, value_type, headings[name]
         options[name] = option
     return options
 

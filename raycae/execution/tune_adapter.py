@@ -387,6 +387,7 @@ class StudyStopper(NotPickled, Stopper):
         self._state, self._continue_worker = state, continue_worker
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Handle the reports of a worker; return whether Tune ends its trial."""
         state, reports = self._state, result["reports"]
         tune_trial = state.running.get(reports[0].number)
         # A worker that hung may report late, when another one has its trial.

@@ -1,16 +1,24 @@
-"""Model cards: what a model is, where it comes from and how good it is, as Markdown."""
+"""Model cards: what a model is, where it comes from and how good it is, as Markdown.
+
+A card begins with the YAML header that the Hugging Face hub reads.
+"""
 
 from __future__ import annotations
 
 import html
 import json
 import math
+import os
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
+from urllib.parse import quote
+
+import yaml
 
 from raycae.config import Config
 from raycae.errors import InputError
-from raycae.formatting import join_words
+from raycae.formatting import join_words, make_printable
 from raycae.model.architecture import Architecture, build_architecture
 from raycae.model.layers import Shape
 from raycae.provenance import get_command, get_versions
@@ -21,9 +29,71 @@ from raycae.study.plan import read_plan_facts, read_study
 
 Row = dict[str, Any]
 """Values by name."""
+HUB_DATASETS = {"cifar10": "uoft-cs/cifar10"}
+"""Names of the built-in sources on the Hugging Face hub."""
+OWN_IMAGES = "imagefolder"
+"""Type of images that are not on the hub, as the library `datasets` calls a folder of images."""
+TAGS = {"reconstruct": "image-compression", "colourise": "image-colorization"}
+"""Tag of each task on the Hugging Face hub."""
+TASK_NAMES = {"reconstruct": "Image reconstruction", "colourise": "Image colourisation"}
+"""Name of each task in the results of a card."""
+PSNR_NAME = f"mean test PSNR of at most {tables.N_MEASURED} images"
+"""Name of the PSNR that the report measures."""
 
 
-def write_model_card(folder: Place, config: Config, usage: str, check: str) -> str:
+class QuotedText(str):
+    """A text that YAML writes in double quotes, so that every reader takes it for a text."""
+
+
+class HeaderDumper(yaml.SafeDumper):
+    """Writes the YAML header of a card."""
+
+
+HeaderDumper.add_representer(
+    QuotedText,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"'),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sheet of sample pictures.
+
+    Attributes:
+        png: The content of the file.
+        rows: The labels of its rows, from top to bottom.
+        split: The split of the images, `test` or `validation`.
+    """
+
+    png: bytes
+    rows: tuple[str, ...]
+    split: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the report of a study knows about a model.
+
+    Attributes:
+        baseline: The comparison with the baseline, as Markdown.
+        sample: The sheet of the trial; None if it is not drawn.
+        test_psnr_db: Mean PSNR of the test images on which the report measures, in dB; None if it
+            is unknown.
+    """
+
+    baseline: str
+    sample: Sample | None
+    test_psnr_db: float | None
+
+
+def write_model_card(
+    folder: Place,
+    config: Config,
+    usage: str,
+    check: str,
+    evidence: Evidence | None = None,
+    picture: str = "",
+) -> str:
     """Write the card of a model, with the facts of its study if it belongs to one.
 
     Args:
@@ -31,6 +101,8 @@ def write_model_card(folder: Place, config: Config, usage: str, check: str) -> s
         config: The configuration of the model.
         usage: How its file is used, as Markdown.
         check: How its file was checked, as Markdown.
+        evidence: What the report of its study knows about it; None outside a study.
+        picture: The name of the file with the sample pictures, in the folder of the card.
 
     Returns:
         The card as Markdown.
@@ -39,24 +111,98 @@ def write_model_card(folder: Place, config: Config, usage: str, check: str) -> s
         InputError: The study cannot be read.
     """
     architecture = build_architecture(config)
-    study, is_trial = folder.parent.parent, is_trial_folder(folder)
+    study = find_study_of_model(folder)
+    content = None if study is None else read_study(study)
+    row = None if study is None else format_row(study, int(folder.name))
     parts = [
+        write_header(format_name(folder), config, content, row, evidence),
         f"# {format_title(folder, config)}",
         describe_network(config, architecture),
         f"## Use\n\n{usage}\n\n{check}",
     ]
-    if is_trial and (study / "study.json").is_file():
-        content = read_study(study)
-        parts += [
-            describe_data(content, config),
-            describe_errors(format_row(study, int(folder.name))),
-        ]
+    if study is not None and content is not None and row is not None:
+        parts += [describe_data(content, config), describe_errors(row, evidence)]
+        if evidence is not None:
+            parts += [
+                f"## Baseline\n\n{evidence.baseline}",
+                describe_sample(evidence.sample, picture, format_study_argument(study)),
+            ]
         parts.append(describe_origin(content, folder.name))
     parts.append(
         f"## Export\n\n    {get_command()}\n\n{join_listed(get_versions())}\n\n"
         f"## Settings\n\n```json\n{json.dumps(config.model_dump(mode='json'), indent=1)}\n```"
     )
     return "\n\n".join(parts) + "\n"
+
+
+def find_study_of_model(folder: Place) -> Place | None:
+    """Find the study that a model belongs to.
+
+    Args:
+        folder: The model folder.
+
+    Returns:
+        The folder of the study; None if the model is not that of a trial.
+    """
+    study = folder.parent.parent
+    return study if is_trial_folder(folder) and (study / "study.json").is_file() else None
+
+
+def write_header(
+    name: str, config: Config, content: Row | None, row: Row | None, evidence: Evidence | None
+) -> str:
+    """Write the YAML header that the Hugging Face hub reads.
+
+    The format is that of https://github.com/huggingface/hub-docs/blob/main/modelcard.md. There is
+    no license, because only the owner of the model can choose one.
+
+    Args:
+        name: The name of the model.
+        config: The configuration of the model.
+        content: The content of `study.json`; None outside a study.
+        row: The row of the trial in `trials.parquet`; None outside a study.
+        evidence: What the report of the study knows about the model.
+
+    Returns:
+        The header with its two border lines. `model-index` is left out without a test error.
+    """
+    header: Row = {
+        "library_name": "raycae",
+        "pipeline_tag": "image-to-image",
+        "tags": ["autoencoder", TAGS[config.task]],
+    }
+    source = "" if content is None else PurePath(content["data"]["source"]).name
+    if source in HUB_DATASETS:
+        header["datasets"] = [HUB_DATASETS[source]]
+    if row is not None and row["test_mse"] is not None:
+        metrics = [{"type": "mse", "value": round_value(row["test_mse"]), "name": "Test MSE"}]
+        if evidence is not None and evidence.test_psnr_db is not None:
+            psnr = round_value(evidence.test_psnr_db)
+            metrics.append({"type": "psnr", "value": psnr, "name": f"{PSNR_NAME}, dB"})
+        result = {
+            "task": {"type": "image-to-image", "name": TASK_NAMES[config.task]},
+            "dataset": {
+                "type": HUB_DATASETS.get(source, OWN_IMAGES),
+                "name": QuotedText(source),
+                "split": "test",
+            },
+            "metrics": metrics,
+        }
+        header["model-index"] = [{"name": QuotedText(name), "results": [result]}]
+    text = yaml.dump(
+        header, Dumper=HeaderDumper, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    # Only quoted texts can contain `<`. A page that does not know the header must not see a tag.
+    return f"---\n{text}---".replace("<", "\\x3c")
+
+
+def round_value(value: float) -> float:
+    """Round a number to six significant digits.
+
+    Args:
+        value: The number.
+    """
+    return float(f"{value:.6g}")
 
 
 def is_trial_folder(folder: Place) -> bool:
@@ -71,6 +217,16 @@ def is_trial_folder(folder: Place) -> bool:
     return folder.parent.name == "models" and folder.name.isdigit()
 
 
+def format_name(folder: Place) -> str:
+    """Name a model after its study and trial, or after its folder outside a study.
+
+    Args:
+        folder: The model folder.
+    """
+    trial = f"{folder.parent.parent.name}, trial {folder.name}"
+    return trial if is_trial_folder(folder) else folder.name
+
+
 def format_title(folder: Place, config: Config) -> str:
     """Write the title of a card.
 
@@ -81,10 +237,8 @@ def format_title(folder: Place, config: Config) -> str:
     Returns:
         The title.
     """
-    trial = f"{folder.parent.parent.name}, trial {folder.name}"
-    name = trial if is_trial_folder(folder) else folder.name
     does = "colourises grey pictures" if config.task == "colourise" else "reconstructs pictures"
-    return f"{escape_text(name)}: an autoencoder that {does}"
+    return f"{escape_text(format_name(folder))}: an autoencoder that {does}"
 
 
 def describe_network(config: Config, architecture: Architecture) -> str:
@@ -161,11 +315,12 @@ def describe_data(content: Row, config: Config) -> str:
     )
 
 
-def describe_errors(row: Row) -> str:
+def describe_errors(row: Row, evidence: Evidence | None = None) -> str:
     """Describe the errors of the model.
 
     Args:
         row: The row of the trial in `trials.parquet`.
+        evidence: What the report of the study knows about the model.
 
     Returns:
         Markdown.
@@ -179,14 +334,49 @@ def describe_errors(row: Row) -> str:
         "test MSE": format_value("test_mse", ".6f"),
         "mean validation PSNR, dB": format_value("val_psnr_db", ".2f"),
         "validation SSIM": format_value("val_ssim", ".4f"),
-        "epochs": f"{row['epochs_run']}, the best one {row['best_epoch']}",
     }
+    if evidence is not None and evidence.test_psnr_db is not None:
+        rows[f"{PSNR_NAME}, dB"] = f"{evidence.test_psnr_db:.2f}"
+    rows["epochs"] = f"{row['epochs_run']}, the best one {row['best_epoch']}"
     text = (
         "MSE: mean squared error of RGB in [0, 1], or of Cb and Cr where the model colourises. "
         "PSNR and SSIM: means over the images, computed in RGB."
     )
     stopped = " The trial was stopped early." if row["state"] == records.PRUNED else ""
     return f"## Errors\n\n{join_listed(rows)}\n\n{text}{stopped}"
+
+
+def describe_sample(sample: Sample | None, picture: str, study: str) -> str:
+    """Show the sample pictures and describe their rows.
+
+    Args:
+        sample: The sheet; None if it is not drawn.
+        picture: The name of its file, in the folder of the card.
+        study: The study, as an argument of a command.
+
+    Returns:
+        Markdown.
+    """
+    if sample is None:
+        return (
+            "## Sample pictures\n\nThis trial has no sample pictures. The following command draws "
+            "them for the best trials of the study. Export the model again afterwards.\n\n"
+            f"    raycae report {make_printable(study)}"
+        )
+    rows = join_words([row[0].lower() + row[1:] if row != "PCA" else row for row in sample.rows])
+    texts = [
+        f"Each column is one {sample.split} image; the images were not chosen by their errors.",
+        f"The rows from top to bottom: {rows}.",
+    ]
+    if any(row.startswith("Difference") for row in sample.rows):
+        texts.append(
+            f"The difference is output minus original, amplified {tables.AMPLIFIED} times, with "
+            "grey for no difference."
+        )
+    if "PCA" in sample.rows:
+        texts.append("The PCA row shows the best PCA whose latent is no larger than the model's.")
+    link = quote(os.fsencode(picture))
+    return f"## Sample pictures\n\n![Sample pictures in rows: {rows}]({link})\n\n{' '.join(texts)}"
 
 
 def describe_origin(content: Row, trial: str) -> str:

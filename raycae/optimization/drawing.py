@@ -235,6 +235,7 @@ class WindowTPESampler(TPESampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
+        """See `TPESampler.infer_relative_search_space`."""
         if not isinstance(study, Window):
             return super().infer_relative_search_space(study, trial)
         if study.kinds not in study.groups:

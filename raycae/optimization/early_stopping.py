@@ -58,6 +58,7 @@ class NoStopping:
     """Lets every trial run to its end."""
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        """See `StoppingRule.report`."""
         return True
 
 
@@ -79,6 +80,7 @@ class AtRungs(ABC):
         self._verdicts: dict[tuple[int, int], bool] = {}
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        """See `StoppingRule.report`."""
         if epoch not in self.rungs:
             return True
         if (trial_number, epoch) not in self._verdicts:
@@ -177,6 +179,7 @@ class PerGroup:
         self._group = group
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        """See `StoppingRule.report`."""
         return self._rules[self._group(known)].report(trial_number, epoch, value, known)
 
 
@@ -187,6 +190,7 @@ class AllOf:
         self._rules = (first, second)
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        """See `StoppingRule.report`."""
         verdicts = [rule.report(trial_number, epoch, value, known) for rule in self._rules]
         return all(verdicts)  # Not a generator: both rules have to record the error.
 
@@ -201,6 +205,7 @@ class ExemptBasePoint:
         self._rule = rule
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        """See `StoppingRule.report`."""
         should_continue = self._rule.report(trial_number, epoch, value, known)
         return should_continue or known.get("point") == BASE
 
@@ -258,6 +263,7 @@ class Hyperband:
         return next((n for n, end in enumerate(self._ends) if position < end), len(self._ends) - 1)
 
     def report(self, trial_number: int, epoch: int, value: float, known: Known = NOTHING) -> bool:
+        """See `StoppingRule.report`."""
         bracket = self.brackets[self.find_bracket(trial_number)]
         return bracket.report(trial_number, epoch, value, known)
 

@@ -120,20 +120,24 @@ class ListedChanges:
         self._done: set[str] = set()
 
     def list_changes(self, best: int) -> Iterator[Change]:
+        """See `ChangeSource.list_changes`."""
         for name, settings in self._series.items():
             if name not in self._done:
                 yield Change(name, settings)
 
     def apply(self, best: int, change: Change) -> Config | None:
+        """See `ChangeSource.apply`."""
         try:
             return resolve({**self._fixed, **self._written[best], **change.settings})
         except InputError:
             return None  # E.g. one entry per stage for another depth.
 
     def list_settings(self, step: GreedyStep) -> set[str]:
+        """See `ChangeSource.list_settings`."""
         return set(self._series.get(step.change or "", ()))
 
     def begin(self, number: int, step: GreedyStep) -> None:
+        """See `ChangeSource.begin`."""
         change = self._series.get(step.change or "")
         parent_settings = self._written.get(step.parent or 0)
         if step.change is None:
@@ -145,6 +149,7 @@ class ListedChanges:
         self._done.add(step.change or "")
 
     def end(self, step: GreedyStep, verdict: str) -> None:
+        """See `ChangeSource.end`."""
         if verdict == AGAIN:
             self._done.discard(step.change or "")
 
@@ -167,6 +172,7 @@ class NeighbourChanges:
         """The parameter that the last kept change set."""
 
     def list_changes(self, best: int) -> Iterator[Change]:
+        """See `ChangeSource.list_changes`."""
         held = hold_settings(self._space, self._configs[best])
         for change in self._again:
             (column,) = change.settings
@@ -185,6 +191,7 @@ class NeighbourChanges:
                 return
 
     def apply(self, best: int, change: Change) -> Config | None:
+        """See `ChangeSource.apply`."""
         config = self._configs[best]
         held = {**hold_settings(self._space, config), **change.settings}
         try:
@@ -193,14 +200,17 @@ class NeighbourChanges:
             return None
 
     def list_settings(self, step: GreedyStep) -> set[str]:
+        """See `ChangeSource.list_settings`."""
         return {step.change.partition(" ")[0]} if step.change else set()
 
     def begin(self, number: int, step: GreedyStep) -> None:
+        """See `ChangeSource.begin`."""
         self._configs[number] = step.config
         changed = self.list_settings(step)
         self._again = [change for change in self._again if not change.settings.keys() & changed]
 
     def end(self, step: GreedyStep, verdict: str) -> None:
+        """See `ChangeSource.end`."""
         held = hold_settings(self._space, step.config)
         # Empty if the trial began with another version of the space.
         for column in self.list_settings(step) & held.keys():
@@ -247,14 +257,17 @@ class HeldAnswers:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> Any:
+        """See `Suggest.suggest_float`."""
         return self._get_value(name)
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> Any:
+        """See `Suggest.suggest_int`."""
         return self._get_value(name)
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        """See `Suggest.suggest_categorical`."""
         return self._get_value(name)
 
     def _get_value(self, name: str) -> Any:

@@ -44,6 +44,7 @@ class GreedySampler(Sampler):
         """Changes to the best trial so far that need no second look."""
 
     def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        """See `Sampler.sample`."""
         best = self._ladder.best
         if best is None:
             if not self._running:
@@ -63,11 +64,13 @@ class GreedySampler(Sampler):
                 yield self._make_candidate(GreedyStep(config, change.name, best))
 
     def begin(self, number: int, proposal: Proposal) -> None:
+        """See `Sampler.begin`."""
         step = GreedyStep(proposal.config, proposal.change, proposal.parent)
         self._running[number] = step
         self._changes.begin(number, step)
 
     def end(self, number: int, state: str, error: float | None) -> None:
+        """See `Sampler.end`."""
         step = self._running.pop(number)
         verdict = self._ladder.judge(number, step.parent, state, error)
         if verdict == KEPT:

@@ -30,6 +30,7 @@ class GridSampler(Sampler):
         """The combinations of all trials that are not named points."""
 
     def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        """See `Sampler.sample`."""
         self.max_refusals = MAX_GRID_REFUSALS
         for n_seen, (params, config) in enumerate(self._grid, 1):
             if frozenset(params.items()) in self._begun:
@@ -39,6 +40,7 @@ class GridSampler(Sampler):
                 yield Candidate(config, params)
 
     def begin(self, number: int, proposal: Proposal) -> None:
+        """See `Sampler.begin`."""
         if proposal.point is None:
             self._begun.add(frozenset(proposal.params.items()))
 
@@ -86,6 +88,7 @@ class GridWalker:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
+        """See `Suggest.suggest_float`."""
         if step:
             values = [low + i * step for i in range(round((high - low) / step) + 1)]
         else:
@@ -96,12 +99,14 @@ class GridWalker:
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
+        """See `Suggest.suggest_int`."""
         if log:
             doubled = (low * 2**i for i in itertools.count())
             return int(self._choose(name, list(itertools.takewhile(lambda v: v <= high, doubled))))
         return int(self._choose(name, list(range(low, high + 1, step))))
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        """See `Suggest.suggest_categorical`."""
         return self._choose(name, choices)
 
     def _choose(self, name: str, values: list[Any]) -> Any:

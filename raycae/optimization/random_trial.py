@@ -33,6 +33,7 @@ class RandomTrial:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
+        """See `Suggest.suggest_float`."""
         is_given = name in self._given
         value = self._given[name] if is_given else self._draw_float(low, high, step, log=log)
         self.params[name] = float(value)
@@ -41,12 +42,14 @@ class RandomTrial:
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
+        """See `Suggest.suggest_int`."""
         is_given = name in self._given
         value = self._given[name] if is_given else self._draw_int(low, high, step, log=log)
         self.params[name] = int(value)
         return int(value)
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        """See `Suggest.suggest_categorical`."""
         if name in self._given:
             value = self._given[name]
         elif len(choices) == 1:

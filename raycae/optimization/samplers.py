@@ -37,6 +37,7 @@ class PointsSampler(Sampler):
         self._remaining = dict.fromkeys((name, seed) for seed in seeds for name in setup.points)
 
     def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        """See `Sampler.sample`."""
         while self._remaining:
             name, seed = next(iter(self._remaining))
             config = self.space.points[name]
@@ -44,6 +45,7 @@ class PointsSampler(Sampler):
             self._remaining.pop((name, seed))  # Another driver was first.
 
     def begin(self, number: int, proposal: Proposal) -> None:
+        """See `Sampler.begin`."""
         if proposal.point is not None:
             self._remaining.pop((proposal.point, proposal.seed), None)
 
@@ -87,12 +89,14 @@ class DrawingSampler(Sampler):
         return False
 
     def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        """See `Sampler.sample`."""
         while network := self._unfinished.get_first():
             yield from self._draw(number, history, network)
             self._unfinished.drop_first()  # All its settings have been tried.
         yield from self._draw(number, history, {})
 
     def begin(self, number: int, proposal: Proposal) -> None:
+        """See `Sampler.begin`."""
         self._unfinished.begin(proposal)
 
     def _draw(
@@ -136,9 +140,11 @@ class TPESampler(DrawingSampler):
     """Optuna's multivariate tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011)."""
 
     def make_optuna_sampler(self, seed: int) -> BaseSampler:
+        """See `DrawingSampler.make_optuna_sampler`."""
         return WindowTPESampler(seed)
 
     def select_trials(self, history: History) -> list[HistoryTrial]:
+        """See `DrawingSampler.select_trials`."""
         return list(history.select_recent().values())
 
 
@@ -156,13 +162,16 @@ class StrataSampler(TPESampler):
         self._latent_sizes: dict[int, int] = {}
 
     def sample(self, number: int, history: History) -> Iterator[Candidate]:
+        """See `Sampler.sample`."""
         self._wanted = self._strata.choose_weakest() if self._strata else None
         yield from super().sample(number, history)
 
     def get_selection(self) -> Hashable:
+        """See `DrawingSampler.get_selection`."""
         return self._wanted
 
     def select_trials(self, history: History) -> list[HistoryTrial]:
+        """See `DrawingSampler.select_trials`."""
         strata, wanted = self._strata, self._wanted
         if strata is None or wanted is None:
             return super().select_trials(history)
@@ -176,6 +185,7 @@ class StrataSampler(TPESampler):
         ]
 
     def is_fallback(self, config: Config) -> bool:
+        """See `DrawingSampler.is_fallback`."""
         if self._strata is None:
             return False
         try:
@@ -185,12 +195,14 @@ class StrataSampler(TPESampler):
         return self._strata.of(latent_size) != self._wanted
 
     def begin(self, number: int, proposal: Proposal) -> None:
+        """See `Sampler.begin`."""
         super().begin(number, proposal)
         if self._strata:
             self._latent_sizes[number] = build_architecture(proposal.config).latent_size
             self._strata.begin_trial(self._latent_sizes[number])
 
     def end(self, number: int, state: str, error: float | None) -> None:
+        """See `Sampler.end`."""
         if self._strata:
             latent_size = self._latent_sizes.pop(number)
             self._strata.end_trial(latent_size, None if state == "FAIL" else error)

@@ -32,13 +32,16 @@ class Suggest(Protocol):
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float: ...
+    ) -> float:
+        """See `optuna.trial.Trial.suggest_float`."""
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int: ...
+    ) -> int:
+        """See `optuna.trial.Trial.suggest_int`."""
 
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        """See `optuna.trial.Trial.suggest_categorical`."""
 
 
 class StrictModel(BaseModel):

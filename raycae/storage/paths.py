@@ -33,22 +33,28 @@ class LocalPath(_LocalPath):
     """
 
     def read_bytes(self) -> bytes:
+        """Read the file, with retries."""
         return with_retries(f"reading {self}", super().read_bytes)
 
     def exists(self, **how: bool) -> bool:
+        """Check whether the path exists, with retries."""
         return with_retries(f"looking for {self}", lambda: super(LocalPath, self).exists(**how))
 
     def is_file(self, **how: bool) -> bool:
+        """Check whether the path is a file, with retries."""
         return with_retries(f"looking for {self}", lambda: super(LocalPath, self).is_file(**how))
 
     def is_dir(self, **how: bool) -> bool:
+        """Check whether the path is a folder, with retries."""
         return with_retries(f"looking for {self}", lambda: super(LocalPath, self).is_dir(**how))
 
     def iterdir(self) -> Generator[LocalPath, None, None]:
+        """List the folder, with retries."""
         found = with_retries(f"listing {self}", lambda: list(Path(self).iterdir()))
         return (LocalPath(path) for path in found)
 
     def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the file, with retries."""
         with_retries(f"deleting {self}", lambda: super(LocalPath, self).unlink(missing_ok))
 
 

@@ -69,6 +69,20 @@ def read_rows(markup: str) -> dict[str, list[str]]:
     return rows
 
 
+def test_the_readme_is_short() -> None:
+    """Oracle: at most 120 lines; everything else is in `docs/`."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_faq_has_answers() -> None:
+    """Oracle: at least 15 different headings that end with a question mark, each followed by text
+    and not by the next heading."""
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    answers = dict(re.findall(r"^### (.*\?)\n+(.*)", text, re.M))
+    assert len(answers) == len(re.findall(r"^### ", text, re.M)) >= 15
+    assert all(answer and not answer.startswith("#") for answer in answers.values())
+
+
 def test_every_page_is_reached(site: Path) -> None:
     """Oracle: the Markdown files of `docs/`."""
     pages = sorted(path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md"))

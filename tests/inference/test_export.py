@@ -6,21 +6,29 @@ import json
 import re
 import shutil
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import safetensors
 import torch
+import yaml
 from conftest import Run, run_trial
+from hypothesis import given
+from hypothesis import strategies as st
+from made_studies import MEAN, Trial, made_study, painted
 from models import NETWORKS, put_model
 
 import raycae
 from raycae import data
 from raycae.cli import export as cli_export
+from raycae.config import resolve
+from raycae.inference import model_card
 from raycae.inference.export import TOLERANCE
 from raycae.study.artifacts import get_model_folder
+from raycae.study.find import format_study_argument
 from raycae.study.study import Study
 
 
@@ -122,6 +130,13 @@ def test_encoder_and_decoder(
         np.testing.assert_allclose(names[result], expected, atol=TOLERANCE)
 
 
+def split_card(card: str) -> tuple[dict[str, Any], str]:
+    """Split a card into its YAML header and the Markdown below it, as the hub does."""
+    found = re.fullmatch(r"---\n(.*?)\n---\n\n(.*)", card, re.S)
+    assert found
+    return yaml.safe_load(found[1]), found[2]
+
+
 def test_weights(run: Run, tmp_path: Path) -> None:
     """Oracle: the header has the settings, and the tensors are those of the model's folder."""
     folder, file = put_model(tmp_path / "m", NETWORKS["grey"]), tmp_path / "w.safetensors"
@@ -146,7 +161,14 @@ def test_the_card_of_a_study(run: Run, study: Study, tmp_path: Path) -> None:
     assert run("export", study.folder, "--format", "safetensors", "-o", file)[0] == 0
     card = (tmp_path / "w.safetensors.md").read_text()
     assert folder.name == "0"
-    assert card.startswith("# tiny, trial 0: an autoencoder that reconstructs pictures\n")
+    header, body = split_card(card)
+    assert header == {
+        "library_name": "raycae",
+        "pipeline_tag": "image-to-image",
+        "tags": ["autoencoder", "image-compression"],
+    }
+    assert body.startswith("# tiny, trial 0: an autoencoder that reconstructs pictures\n")
+    assert not file.with_name("w.safetensors.png").exists()
     for line in (
         "4,911 parameters; a latent of 1,024 values for an image of 32 x 32.",
         "     3x32x32  input",
@@ -165,8 +187,140 @@ def test_the_card_of_a_study(run: Run, study: Study, tmp_path: Path) -> None:
         "| epochs | 3, the best one 2 |",
         f"| torch | {torch.__version__.partition('+')[0]}",
         f"    raycae export {study.folder} --format safetensors -o {file}",
+        "No baseline was measured. ",
+        "This trial has no sample pictures. ",
+        f"    raycae report {format_study_argument(study.folder)}\n",
     ):
         assert line in card
+
+
+@pytest.mark.parametrize(
+    ("baselines", "rows", "sentences"),
+    [
+        (
+            [("pca", 512, 0.25), ("pca_4x4", 1024, 0.0625), ("pca", 2048, 0.01)],
+            ["| PCA, 4 × 4 blocks, 1,024 numbers | 0.062500 | 0.062500 |"],
+            ["The validation error of the model is 0.50 times that of this PCA."],
+        ),
+        (
+            [("pca", 512, 0.0)],
+            ["| PCA, whole image, 512 numbers | 0.000000 | 0.000000 |"],
+            ["The validation error of this PCA is 0."],
+        ),
+        (
+            [("pca", 2048, 0.01)],
+            [],
+            ["No PCA of at most the latent size of the model was measured."],
+        ),
+        (
+            [("grey_copy", None, 0.5), ("luma_function", None, 0.125)],
+            ["| best function of luma | 0.125000 | 0.125000 |"],
+            ["The validation error of the model is 0.25 times that of this baseline."],
+        ),
+    ],
+)
+def test_the_baseline_in_the_card(
+    run: Run,
+    tmp_path: Path,
+    baselines: list[tuple[str, int | None, float]],
+    rows: list[str],
+    sentences: list[str],
+) -> None:
+    """Oracle: the quotients by hand, of an error of 1/32 with 1,024 numbers; the model's test
+    error is 1/16. `made_study` writes equal validation and test errors of baselines."""
+    trials = [Trial([0.03125], test_mse=0.0625)]
+    folder = made_study(tmp_path / "made-up", trials, baselines=baselines)
+    put_model(get_model_folder(folder, 0), {})
+    file = tmp_path / "w.safetensors"
+    assert run("export", folder, "--format", "safetensors", "-o", file)[0] == 0
+    _, body = split_card((tmp_path / "w.safetensors.md").read_text())
+    section = body.partition("## Baseline\n")[2].partition("\n## ")[0]
+    for text in (*rows, *sentences, *(["| this model | 0.031250 | 0.062500 |"] if rows else [])):
+        assert text in section
+
+
+@pytest.mark.parametrize(("task", "n_rows"), [("reconstruct", 4), ("colourise", 4)])
+def test_the_sample_picture_of_the_card(run: Run, tmp_path: Path, task: str, n_rows: int) -> None:
+    """Oracle: the bytes of the study's sheet, the report's labels of its rows, and the link as a
+    browser resolves it. The hub's header gives the test error and the PSNR of `made_studies`."""
+    trials = [Trial([0.03125], settings={"task": task}, test_mse=0.0625)]
+    folder = painted(made_study(tmp_path / "made-up", trials, task=task), 0, n_rows)
+    put_model(get_model_folder(folder, 0), {"task": task})
+    file = tmp_path / "a b)#.safetensors"
+    code, out, _ = run("export", folder, "--format", "safetensors", "-o", file)
+    assert code == 0
+    picture = tmp_path / "a b)#.safetensors.png"
+    assert out.splitlines()[1:] == [f"{file}.md", str(picture)]
+    assert picture.read_bytes() == (folder / "pictures" / "0.png").read_bytes()
+    header, body = split_card(Path(f"{file}.md").read_text())
+    text, link = re.findall(r"!\[(.*)\]\((.*)\)", body)[0]
+    assert unquote(link) == picture.name
+    grey = "grey, " if task == "colourise" else ""
+    assert text == f"Sample pictures in rows: original, {grey}output and difference × 4"
+    assert "Each column is one test image" in body
+    (model,) = header["model-index"]
+    assert model["name"] == "made-up, trial 0"
+    (result,) = model["results"]
+    assert result["dataset"] == {"type": "imagefolder", "name": "photos of mine", "split": "test"}
+    metrics = [(metric["type"], metric["value"]) for metric in result["metrics"]]
+    assert metrics == [("mse", 0.0625), ("psnr", MEAN["psnr_db"])]
+    assert "| 21.26 |" in body
+    code, out, err = run("export", folder, "--format", "safetensors", "-o", tmp_path / "b")
+    assert code == 0
+    for name in ("b", "b.md"):
+        (tmp_path / name).unlink()
+    code, out, err = run("export", folder, "--format", "safetensors", "-o", tmp_path / "b")
+    assert (code, out, (tmp_path / "b").exists()) == (2, "", False)
+    assert "b.png: exists already and is not overwritten." in err
+
+
+NAMES = st.text(st.characters(exclude_categories=[])) | st.sampled_from(
+    [
+        "null",
+        "1e3",
+        "- a",
+        "a: b",
+        "---",
+        '"',
+        "'",
+        "<img src=x>",
+        "\\<",
+        "\n---\n",
+        "\x85",
+        "\u2028",
+    ]
+)
+
+
+@given(study=NAMES, source=NAMES)
+def test_no_name_breaks_the_header(study: str, source: str) -> None:
+    """Oracle: PyYAML reads the names back; both are quoted, because YAML 1.2 reads more words as
+    numbers than PyYAML does; no tag, and no border `---` that would end the header early."""
+    name = PurePath(source).name
+    header = model_card.write_header(
+        study, resolve({}), {"data": {"source": source}}, {"test_mse": 0.5}, None
+    )
+    assert "<" not in header
+    lines = header.encode("utf-8", errors="replace").decode().split("\n")
+    assert [i for i, line in enumerate(lines) if line == "---"] == [0, len(lines) - 1]
+    (model,) = yaml.safe_load(header.removeprefix("---\n").removesuffix("---"))["model-index"]
+    assert model["name"] == study
+    assert model["results"][0]["dataset"]["name"] == name
+    assert header.count('name: "') == 2
+
+
+def test_the_hub_knows_cifar10() -> None:
+    """Oracle: the name of CIFAR-10 on https://huggingface.co/datasets; no license is invented."""
+    content, row = {"data": {"source": "cifar10"}}, {"test_mse": 1 / 3}
+    config = resolve({"task": "colourise"})
+    text = model_card.write_header("ex3, trial 1", config, content, row, None)
+    header, _ = split_card(f"{text}\n\n# Title\n")
+    assert header["datasets"] == ["uoft-cs/cifar10"]
+    assert header["tags"] == ["autoencoder", "image-colorization"]
+    assert "license" not in header
+    (result,) = header["model-index"][0]["results"]
+    assert result["dataset"]["type"] == "uoft-cs/cifar10"
+    assert result["metrics"] == [{"type": "mse", "value": 0.333333, "name": "Test MSE"}]
 
 
 def test_a_studys_name_is_text(run: Run, study: Study, tmp_path: Path) -> None:
@@ -192,8 +346,9 @@ def test_the_card_of_a_copy(run: Run, study: Study, tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     assert run("export", folder, "--format", "safetensors", "-o", file)[0] == 0
     card = (tmp_path / "w.safetensors.md").read_text()
-    assert card.startswith("# mine: an autoencoder that reconstructs pictures\n")
-    assert "## Errors" not in card
+    _, body = split_card(card)
+    assert body.startswith("# mine: an autoencoder that reconstructs pictures\n")
+    assert not any(f"## {title}" in card for title in ("Errors", "Baseline", "Sample pictures"))
 
 
 def test_what_differs_is_not_written(
@@ -203,8 +358,8 @@ def test_what_differs_is_not_written(
     that says by how much, exit code 2, no file."""
     folder = put_model(tmp_path / "m", {})
     monkeypatch.chdir(tmp_path)
-    for painted in (lambda rgb: rgb, lambda rgb: rgb * torch.nan):
-        monkeypatch.setattr(cli_export, "write_pt2", lambda *_, painted=painted: (b"", painted))
+    for program in (lambda rgb: rgb, lambda rgb: rgb * torch.nan):
+        monkeypatch.setattr(cli_export, "write_pt2", lambda *_, program=program: (b"", program))
         code, out, err = run("export", folder, "--format", "pt2")
         assert (code, out, err.count("\n")) == (2, "", 1)
         says = (
