@@ -394,6 +394,80 @@ def test_the_view_changes_with_its_switches(browser: Any, study: Path) -> None:
     assert opened.complaints == []
 
 
+def drag_in_plot(page: Any, figure: str) -> None:
+    """Drag over the middle ninth of a figure's plotting area."""
+    x, y, width, height = page.evaluate(
+        """id => {
+          const plot = document.getElementById(id), box = plot.getBoundingClientRect();
+          const { xaxis, yaxis } = plot._fullLayout;
+          return [box.left + xaxis._offset, box.top + yaxis._offset, xaxis._length, yaxis._length];
+        }""",
+        figure,
+    )
+    page.mouse.move(x + width / 3, y + height / 3)
+    page.mouse.down()
+    page.mouse.move(x + 2 * width / 3, y + 2 * height / 3, steps=4)
+    page.mouse.up()
+
+
+def test_a_mouse_zooms_and_the_view_is_reset(browser: Any, long: Path) -> None:
+    """Oracle: dragging over the middle ninth leaves a third of both ranges. Another colour or the
+    same view keeps that; another scale does not. The button, by keyboard, and a double click
+    restore the ranges, and hide the button."""
+    opened = Opened(browser, long, viewport={"width": 1200, "height": 900})
+    opened.drawn("latent-error")
+    ranges = """() => {
+        const { xaxis, yaxis } = document.getElementById("latent-error")._fullLayout;
+        return [...xaxis.range, ...yaxis.range];
+    }"""
+    reset = opened.page.locator("#latent-error").locator("xpath=preceding-sibling::button")
+    before = opened.page.evaluate(ranges)
+    assert not reset.is_visible()
+    drag_in_plot(opened.page, "latent-error")
+    reset.wait_for(state="visible", timeout=5_000)
+    zoomed = opened.page.evaluate(ranges)
+    for now, whole in ((zoomed[:2], before[:2]), (zoomed[2:], before[2:])):
+        assert now[1] - now[0] == pytest.approx((whole[1] - whole[0]) / 3, rel=0.05)
+    opened.page.select_option("[name=colour]", "0")
+    assert opened.page.evaluate(ranges) == pytest.approx(zoomed)
+    assert reset.is_visible()
+    reset.focus()
+    opened.page.keyboard.press("Enter")
+    reset.wait_for(state="hidden", timeout=5_000)
+    assert opened.page.evaluate(ranges) == pytest.approx(before)
+    drag_in_plot(opened.page, "latent-error")
+    reset.wait_for(state="visible", timeout=5_000)
+    opened.page.uncheck("[name=x]")
+    opened.page.uncheck("[name=y]")
+    assert not reset.is_visible()
+    linear = opened.page.evaluate(ranges)
+    drag_in_plot(opened.page, "latent-error")
+    reset.wait_for(state="visible", timeout=5_000)
+    box = opened.page.locator("#latent-error").bounding_box()
+    opened.page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    reset.wait_for(state="hidden", timeout=5_000)
+    assert opened.page.evaluate(ranges) == pytest.approx(linear)
+    assert opened.complaints == []
+
+
+def test_a_finger_scrolls_and_does_not_zoom(browser: Any, study: Path) -> None:
+    """Oracle: on a touch screen no figure takes a drag: plotly has no mode for it, the axes are
+    fixed, and the browser pans."""
+    touch = {"has_touch": True, "is_mobile": True}
+    opened = Opened(browser, study, viewport={"width": 390, "height": 900}, **touch)
+    opened.drawn("latent-error")
+    assert opened.page.evaluate(
+        """() => {
+            const layout = document.getElementById("latent-error")._fullLayout;
+            return [layout.dragmode, layout.xaxis.fixedrange, layout.yaxis.fixedrange];
+        }"""
+    ) == [False, True, True]
+    assert opened.page.locator(".reset").count() == 0
+    scrolls = """getComputedStyle(document.querySelector("#latent-error .nsewdrag")).touchAction"""
+    assert opened.page.evaluate(scrolls) in ("auto", "pan-y", "manipulation")
+    assert opened.complaints == []
+
+
 def test_the_table_turns_its_pages_and_sorts(browser: Any, tmp_path: Path) -> None:
     """Oracle: sixty trials in pages of fifty; sorted by number the first is trial 0."""
     folder = plausible(tmp_path / "s", n=60)
