@@ -564,6 +564,41 @@ def test_the_map_is_a_local_mean(browser: Any, recorded: Path, pair: tuple[str, 
     assert opened.complaints == []
 
 
+def test_the_strip_and_the_figure_begin_on_the_first_screen(browser: Any, recorded: Path) -> None:
+    """Oracle: geometry, at 1366 x 800: a fifth of each is visible before the page is scrolled."""
+    opened = Opened(browser, recorded / "demo", viewport={"width": 1366, "height": 800})
+    opened.wait_until_all_are_drawn()
+    assert opened.page.evaluate("scrollY") == 0
+    for part in ("#latent-error", ".strip canvas"):
+        box = opened.page.locator(part).bounding_box()
+        assert box["y"] + box["height"] / 5 <= 800
+    assert opened.complaints == []
+
+
+def test_the_details_of_a_trial_have_its_network_and_a_described_curve(
+    browser: Any, recorded: Path
+) -> None:
+    """Oracle: the recorded demo has a drawing for each trial, whose text is the network; the alt
+    text of the curve names the first and the last error in the table of epochs."""
+    opened = Opened(browser, recorded / "demo", viewport={"width": 1366, "height": 800})
+    opened.page.locator("#trials td button").get_by_text("2", exact=True).click()
+    curve = opened.page.wait_for_selector("#trial .js-plotly-plot")
+    epochs = tables.read_epochs(RECORDED / "demo")
+    errors = epochs[epochs["trial_number"] == 2].sort_values("epoch")["val_mse"].astype(float)
+    assert curve.get_attribute("role") == "img"
+    label = curve.get_attribute("aria-label")
+    named = [float(text) for text in re.findall(r"(?:error |, )([0-9.e-]+) after", label)]
+    assert label.startswith("Learning curve of trial 2: ")
+    assert named == pytest.approx([errors.iloc[0], errors.iloc[-1]], rel=1e-3)
+    drawing = opened.page.locator("#trial .network-drawing")
+    assert drawing.count() == 1
+    text = opened.page.locator(".network-drawing[data-network='2']").first.get_attribute(
+        "aria-label"
+    )
+    assert drawing.get_attribute("aria-label") == text
+    assert opened.complaints == []
+
+
 def test_the_table_turns_its_pages_and_sorts(browser: Any, tmp_path: Path) -> None:
     """Oracle: sixty trials in pages of fifty; sorted by number the first is trial 0."""
     folder = plausible(tmp_path / "s", n=60)

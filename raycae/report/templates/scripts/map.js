@@ -33,6 +33,10 @@ const makeMap = () => {
   const [x, y] = [mapView.x.value, mapView.y.value].map(name => colours.find(colour => colour.name === name));
   const numbers = Object.keys(x.at).filter(number => number in y.at && known[number].mse !== null);
   const points = numbers.map(number => [x.at[number], y.at[number], Math.log10(Math.max(known[number].mse, 1e-8))]);
+  if (!points.length) {
+    document.querySelector("#map-sentence").textContent = document.getElementById("map").ariaLabel = `No trial uses both ${x.name} and ${y.name}.`;
+    return { data: [], layout };
+  }
   const ends = [x, y].map(({ marks, scale }) => scale ? .04 : .5 / Math.max(marks.length - 1, 1));
   const nodes = (n, end) => Array.from({ length: n }, (_, i) => (i + .5) / n * (1 + 2 * end) - end);
   const size = [240, 180], [xs, ys] = size.map((n, i) => nodes(n, ends[i]));
@@ -66,6 +70,7 @@ const makeMap = () => {
   return { data: [trace], layout };
 };
 if (mapView) {
+  for (const option of mapView.querySelectorAll("option")) if (!colours.some(({ name }) => name === option.value)) option.remove();
   makers.map = makeMap;
   const before = { x: mapView.x.value, y: mapView.y.value };
   mapView.addEventListener("change", ({ target: { name } }) => {
