@@ -159,7 +159,8 @@ def thin_line(sizes: pd.Series) -> pd.Series:
 def make_figure(x_title: str, y_title: str) -> go.Figure:
     """Make an empty figure in the style of the page.
 
-    Dragging does nothing, so that a phone can scroll.
+    Dragging does nothing, so that a phone can scroll. The script of the page turns on zooming where
+    there is a mouse.
 
     Args:
         x_title: The title of the x axis.

@@ -23,8 +23,8 @@ def describe_trials(
         epochs: Their epochs.
 
     Returns:
-        By number, for all trials with a point in any figure: `words` (lines of text), `psnr` in dB,
-        and the learning curve as the lists `epoch` and `val_mse`.
+        By number, for all trials with a point in any figure: `words` (lines of text), `mse`, `psnr`
+        in dB, and the learning curve as the lists `epoch` and `val_mse`.
     """
     numbers = {number for figure in figures for number in get_point_trials(figure)}
     measured = epochs[epochs["trial_number"].isin(numbers) & is_measured(epochs["val_mse"])]
@@ -32,6 +32,7 @@ def describe_trials(
     details: dict[int, dict[str, Any]] = {
         number: {
             "words": describe_trial(row),
+            "mse": row["val_mse"],
             "psnr": row["val_psnr_db"],
             "epoch": [],
             "val_mse": [],

@@ -325,6 +325,7 @@ def test_parallel_lines_are_the_trials() -> None:
     assert len(best.x) == 4 * (n_axes + 1)
     assert set(best.x) == {*PARAMETERS, None}
     assert all(y is None or 0 <= y <= 1 for y in best.y)
+    assert [*best.meta, *others.meta] == rank_by_error(searched(40))["trial_number"].tolist()
 
 
 def test_what_all_of_the_best_drew_alike() -> None:
@@ -383,33 +384,37 @@ def test_trials_without_a_partner_are_left_out_of_the_pairs(
     assert len(found) > 5
 
 
-def test_maps_hold_the_mean_errors_of_their_cells() -> None:
-    """Oracle: by hand, trial by trial: sixths of the range of lr, both choices of the optimizer."""
-    chance = random.Random(3)
+def test_a_map_has_points_of_the_parameters_that_vary() -> None:
+    """Oracle: by hand: the position of lr on its logarithmic scale, the logarithm of each error;
+    the kernel never varies, and choices come last."""
+    trials = searched(40).assign(params_kernel="3")
+    names = parameter_maps.list_varied(trials, PARAMETERS)
+    assert names == ["lr", "momentum", "latent_channels", "optimizer"]
+    figure = parameter_maps.draw_map(trials, PARAMETERS, "lr", "latent_channels")
+    (points,) = figure.data
+    expected = [(math.log10(lr) + 4) / 2 for lr in trials["params_lr"]]
+    assert points.x == pytest.approx(expected, abs=1e-3)
+    assert points.y == pytest.approx((trials["params_latent_channels"] - 2) / 8, abs=1e-3)
+    assert points.marker.color == pytest.approx(
+        [math.log10(e) for e in trials["val_mse"]], abs=1e-4
+    )
+
+
+def test_the_values_of_the_best_tenth_are_described() -> None:
+    """Oracle: by hand: the best 3 of 30; only the fourth drew another channel."""
     rows = [
-        ({"lr": 10 ** chance.uniform(-4, -2), "optimizer": chance.choice(["adam", "sgd"])}, error)
-        for error in (chance.uniform(0.01, 0.1) for _ in range(80))
+        ({"lr": 1e-3 * (1 + i % 9), "latent_channels": 2 + (i > 2)}, 0.01 + i) for i in range(30)
     ]
     trials = made_trials(rows)
-    (pair,) = parameter_maps.map_pairs(trials, PARAMETERS)
-    cells: dict[tuple[float, float], list[float]] = {}
-    for settings, error in rows:
-        sixth = min(int(6 * (math.log10(settings["lr"]) + 4) / 2), 5)
-        place = (round((sixth + 0.5) / 6, 3), float(settings["optimizer"] == "sgd"))
-        cells.setdefault(place, []).append(error)
-    assert {pair["x"]["name"], pair["y"]["name"]} == {"lr", "optimizer"}
-    flip = pair["x"]["name"] != "lr"
-    assert sum(pair["n"]) == 80
-    for at, mean, n in zip(pair["at"], pair["mean"], pair["n"], strict=True):
-        errors = cells.pop(tuple(reversed(at)) if flip else tuple(at))
-        assert n == len(errors)
-        assert mean == pytest.approx(math.prod(errors) ** (1 / n), rel=1e-3)
-    assert not cells
-    text = parameter_maps.describe_map(pair)
-    n_cells = len(pair["n"])
-    assert text.startswith(f"{pair['x']['name']} and {pair['y']['name']}: 80 configurations in ")
-    assert f" {n_cells} cells." in text
-    assert ("sparse" in text) == (5 * n_cells > 80)
+    texts = [
+        parameter_maps.describe_best(trials, name, PARAMETERS[name])
+        for name in ("lr", "latent_channels", "momentum")
+    ]
+    assert texts == [
+        "Values of the best tenth: 0.001 to 0.003.",
+        "Values of the best tenth: 2.",
+        "The best tenth does not use it.",
+    ]
 
 
 def test_a_density_is_drawn_from_fifty_configurations_on() -> None:

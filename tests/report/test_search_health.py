@@ -238,7 +238,33 @@ def test_a_bar_for_each_trial_that_began() -> None:
         "not ended": pytest.approx([0, 30, 1, 1]),
         "failed": pytest.approx([10, 30, 0, 2]),
     }
+    assert not figure.layout.yaxis.visible
     assert draw_timeline(trials.assign(state="RUNNING", ended_at=pd.NaT)) is None
+
+
+def test_the_timeline_groups_the_rows_of_a_host() -> None:
+    """Oracle: by hand. Trials 0 and 2 overlap on host b, trial 3 follows there, and trial 1 ran on
+    host a, which comes first; the host of trial 4 is not known. Labels are in the middle of their
+    rows. With two devices, they are named, too."""
+    trials = made_trials(
+        {"at": 0, "minutes": 10, "host": "b"},
+        {"at": 1, "minutes": 10, "host": "a"},
+        {"at": 2, "minutes": 10, "host": "b"},
+        {"at": 12, "minutes": 10, "host": "b"},
+        {"at": 13, "minutes": 10, "host": None},
+    )
+    figure = draw_timeline(trials)
+    assert figure is not None
+    (bars,) = figure.data
+    rows = dict(zip(bars.customdata, bars.y, strict=True))
+    assert rows.pop(None) is None
+    assert rows == pytest.approx({0: 1.6, 1: 0, 2: 2.6, 3: 1.6, 4: 4.2})
+    assert figure.layout.yaxis.visible
+    assert figure.layout.yaxis.ticktext == ("a", "b", "unknown host")
+    assert figure.layout.yaxis.tickvals == pytest.approx([0, 2.1, 4.2])
+    figure = draw_timeline(trials.assign(device=["cpu", "cpu", "cuda", "cuda", None]))
+    assert figure is not None
+    assert figure.layout.yaxis.ticktext == ("a, cpu", "b, cpu", "b, cuda", "unknown host")
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,6 @@ class ImportanceSection(Section):
         bars = {} if weights.empty else {"importance": draw_importance(weights)}
         return cls(
             figures={**bars, **slices.figures, **maps.figures, **changes.figures},
-            constants=maps.constants,
             sentence=describe_importance(weights, n, cost),
             n_searched=len(parameters),
             similar=None if cost is None else SIMILAR[cost],

@@ -30,6 +30,7 @@ from raycae.report.trials import (
     thin_trials,
 )
 from raycae.report.wording import describe_fall, format_errors_apart
+from raycae.space.parameters import CategoricalParameter, IntParameter
 
 
 def draw_psnr_view(latent: LatentError) -> dict[str, Any]:
@@ -274,6 +275,21 @@ def list_zero_errors(data: LatentError) -> list[float]:
     return [*data.points["val_mse"].tolist(), *data.levels.values()]
 
 
+def get_scale(parameter: sampled_values.Parameter) -> tuple[float, float, bool, bool] | None:
+    """Return what turns a position on the axis of a parameter into a value.
+
+    Args:
+        parameter: The parameter.
+
+    Returns:
+        The lower and the upper end, whether the axis is logarithmic, and whether values are whole
+        numbers; None for choices.
+    """
+    if isinstance(parameter, CategoricalParameter):
+        return None
+    return parameter.low, parameter.high, parameter.log, isinstance(parameter, IntParameter)
+
+
 def list_colours(
     trials: pd.DataFrame, parameters: Parameters, figure: go.Figure | None
 ) -> list[dict[str, Any]]:
@@ -285,8 +301,9 @@ def list_colours(
         figure: The figure; None without one.
 
     Returns:
-        For each parameter `name`, `marks` (positions and their values as text), and `at`, the
-        position of each trial, 0 to 1.
+        For each parameter `name`, `marks` (positions and their values as text), `at`, the position
+        of each trial, 0 to 1, and `scale`: both ends, whether it is logarithmic, and whether values
+        are whole; None for choices.
     """
     if figure is None:
         return []
@@ -296,6 +313,7 @@ def list_colours(
         {
             "name": str(name),
             "marks": sampled_values.list_marks(parameters[str(name)]),
+            "scale": get_scale(parameters[str(name)]),
             "at": {
                 int(number): round(place, 3)
                 for number, place in zip(shown["trial_number"], places[name], strict=True)

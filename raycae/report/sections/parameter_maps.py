@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from raycae.formatting import format_count, format_error
+from raycae.formatting import format_error
 from raycae.report import plotting
 from raycae.report.ped_anova import assign_cells, count_chosen, estimate_density
 from raycae.report.plotting import EXACT, GREY, ORANGE
 from raycae.report.report_data import ReportData
 from raycae.report.sampled_values import (
     BEST,
+    Parameter,
     Parameters,
+    format_span,
+    get_drawn_values,
     get_positions,
     list_marks,
     shorten,
 )
 from raycae.report.section import Section
 from raycae.report.similar_cost import rank_by_error
-from raycae.report.trials import select_distinct
+from raycae.report.trials import select_distinct, thin_trials
 from raycae.space.parameters import CategoricalParameter
 
 FEWEST = 50
-"""Configurations below which neither a density nor a map is drawn."""
+"""Configurations below which no density is drawn."""
+FEWEST_MAPPED = 30
+"""Configurations below which no map of two parameters is drawn."""
 MOST_DENSITIES = 8
 """Largest number of parameters with a density."""
-MOST_MAPPED = 5
-"""Largest number of parameters of which pairs are mapped: 10 pairs."""
-N_CELLS = 6
-"""Cells of a map along the range of a numerical parameter."""
+MOST_MAPPED = 300
+"""Largest number of points of the map in the PNG file."""
 SHADES = [[0, "#3b6fd4"], [0.25, "#2fa3b5"], [0.5, "#57b65a"], [0.75, "#e0a52c"], [1, "#dd4b39"]]
 """Colours from the lowest error to the largest."""
-SPARSE = 5
-"""Configurations per cell below which a map is called sparse."""
 
 
 def draw_density(rows: pd.DataFrame, parameters: Parameters, name: str) -> go.Figure | None:
@@ -88,95 +87,78 @@ def draw_density(rows: pd.DataFrame, parameters: Parameters, name: str) -> go.Fi
     return figure.update_layout(showlegend=False)
 
 
-def map_pairs(rows: pd.DataFrame, parameters: Parameters) -> list[dict[str, Any]]:
-    """Compute the error over cells of two parameters, for each pair.
+def describe_best(rows: pd.DataFrame, name: str, parameter: Parameter) -> str:
+    """Describe which values of a parameter the best tenth of the configurations drew.
 
     Args:
-        rows: One trial of each configuration with a measured error.
-        parameters: The searched parameters; pairs are of the first `MOST_MAPPED` that vary.
+        rows: One trial of each configuration with a measured error, the best first.
+        name: The parameter's name.
+        parameter: The parameter.
+    """
+    n_best = math.ceil(BEST * len(rows))
+    drawn = get_drawn_values(rows.head(n_best), name, parameter).dropna()
+    if drawn.empty:
+        return "The best tenth does not use it."
+    return f"Values of the best tenth: {format_span(drawn, parameter)}."
+
+
+def list_varied(rows: pd.DataFrame, parameters: Parameters) -> list[str]:
+    """List the parameters of which trials drew at least two values.
+
+    Args:
+        rows: Trials with a measured error.
+        parameters: The searched parameters.
 
     Returns:
-        For each pair `x` and `y` (`name` and `marks` of the parameters), and for each cell with a
-        configuration its position `at`, the geometric `mean` of the errors, and their number `n`.
+        Their names, those with choices last, because nothing is smoothed between choices.
     """
     places = get_positions(rows, parameters)
-    names = [str(name) for name in places if places[name].nunique() > 1][:MOST_MAPPED]
-    logs = np.log(rows["val_mse"].astype(float).clip(lower=EXACT).to_numpy())
-    pairs = []
-    for first, second in itertools.combinations(names, 2):
-        table = pd.DataFrame({"log": logs})
-        for axis, name in (("x", first), ("y", second)):
-            table[axis] = places[name].to_numpy()
-            is_choice = isinstance(parameters[name], CategoricalParameter)
-            if not is_choice and places[name].nunique() > N_CELLS:
-                inside = np.minimum((table[axis] * N_CELLS) // 1, N_CELLS - 1)
-                table[axis] = (inside + 0.5) / N_CELLS
-        cells = table.dropna().groupby(["x", "y"])["log"].agg(["mean", "size"]).reset_index()
-        if cells.empty:
-            continue
-        pairs.append(
-            {
-                "x": {"name": first, "marks": list_marks(parameters[first])},
-                "y": {"name": second, "marks": list_marks(parameters[second])},
-                "at": cells[["x", "y"]].round(3).to_numpy().tolist(),
-                "mean": [float(f"{math.exp(log):.4g}") for log in cells["mean"]],
-                "n": cells["size"].tolist(),
-            }
-        )
-    return pairs
+    names = [str(name) for name in places if places[name].nunique() > 1]
+    return sorted(names, key=lambda name: isinstance(parameters[name], CategoricalParameter))
 
 
-def describe_map(pair: dict[str, Any]) -> str:
-    """Describe how many configurations a map rests on.
+def draw_map(rows: pd.DataFrame, parameters: Parameters, first: str, second: str) -> go.Figure:
+    """Draw trials over two parameters, coloured by their error.
+
+    The script of the page replaces the points by those of the two parameters that the reader
+    selects, and adds the smoothed error (`templates/scripts/map.js`).
 
     Args:
-        pair: An entry of `map_pairs`.
+        rows: One trial of each configuration with a measured error, the best first.
+        parameters: The searched parameters.
+        first: The parameter of the x axis.
+        second: The parameter of the y axis.
     """
-    n, n_cells = sum(pair["n"]), len(pair["n"])
-    names = f"{pair['x']['name']} and {pair['y']['name']}"
-    text = f"{names}: {n:,} configurations in {format_count(n_cells, 'cell')}."
-    if n < SPARSE * n_cells:
-        return f"{text} The map is sparse, with fewer than {SPARSE} configurations per cell."
-    return text
-
-
-def draw_map(pair: dict[str, Any]) -> go.Figure:
-    """Draw the error over the cells of two parameters.
-
-    Args:
-        pair: An entry of `map_pairs`.
-    """
-    figure = plotting.make_figure(pair["x"]["name"], pair["y"]["name"])
-    logs = [math.log10(max(mean, EXACT)) for mean in pair["mean"]]
+    rows = thin_trials(rows, MOST_MAPPED)
+    logs = np.log10(rows["val_mse"].astype(float).clip(lower=EXACT)).round(4).tolist()
+    figure = plotting.make_figure(first, second)
+    places = get_positions(rows, {name: parameters[name] for name in (first, second)})
     figure.add_scatter(
-        x=[x for x, _ in pair["at"]],
-        y=[y for _, y in pair["at"]],
+        x=places[first].round(3).tolist(),
+        y=places[second].round(3).tolist(),
         mode="markers",
         marker={
-            "symbol": "square",
-            "size": 30,
+            "size": 8,
+            "line": {"color": "#23272e", "width": 1},
             "color": logs,
             "colorscale": SHADES,
             "colorbar": {
                 "thickness": 10,
                 "outlinewidth": 0,
                 "tickvals": [min(logs), max(logs)],
-                "ticktext": [format_error(min(pair["mean"])), format_error(max(pair["mean"]))],
+                "ticktext": [format_error(10**log) for log in (min(logs), max(logs))],
             },
         },
-        text=[
-            f"{format_count(n, 'configuration')}, mean error {format_error(mean)}"
-            for n, mean in zip(pair["n"], pair["mean"], strict=True)
-        ],
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
-    for axis, side in ((figure.layout.xaxis, "x"), (figure.layout.yaxis, "y")):
-        marks = pair[side]["marks"]
+    for axis, name in ((figure.layout.xaxis, first), (figure.layout.yaxis, second)):
+        marks = list_marks(parameters[name])
         axis.update(
-            range=[-0.1, 1.1],
+            range=[-0.04, 1.04],
             tickvals=[place for place, _ in marks],
             ticktext=[plotting.escape_html(shorten(text)) for _, text in marks],
+            showgrid=False,
         )
     return figure
 
@@ -186,12 +168,10 @@ class ParameterMapsSection(Section):
     """Densities and maps; a part of the section on importance."""
 
     template = "sections/parameter_maps.html.j2"
-    densities: list[str]
-    """The parameters with a density."""
-    pairs: list[str]
-    """The names of each mapped pair."""
-    sentences: list[str]
-    """A sentence about each map."""
+    densities: dict[str, str]
+    """What `describe_best` says of each parameter with a density."""
+    mapped: list[str]
+    """The parameters that the axes of the map can show."""
 
     @classmethod
     def build(cls, data: ReportData) -> ParameterMapsSection:
@@ -217,23 +197,17 @@ class ParameterMapsSection(Section):
             cost: The second objective; see `rank_by_error`.
         """
         rows = rank_by_error(select_distinct(data.trials), cost)
-        if len(rows) < FEWEST:
-            return cls(densities=[], pairs=[], sentences=[])
-        drawn = ((name, draw_density(rows, parameters, name)) for name in parameters)
-        found = ((name, figure) for name, figure in drawn if figure is not None)
-        densities = dict(itertools.islice(found, MOST_DENSITIES))
-        pairs = map_pairs(rows, parameters)
-        figures = {f"density-{name}": figure for name, figure in densities.items()}
-        maps = [draw_map(pair) for pair in pairs]
-        if maps:
-            figures["map"] = maps[0]
+        figures: dict[str, go.Figure] = {}
+        if len(rows) >= FEWEST:
+            drawn = ((name, draw_density(rows, parameters, name)) for name in parameters)
+            found = ((f"density-{name}", figure) for name, figure in drawn if figure is not None)
+            figures = dict(itertools.islice(found, MOST_DENSITIES))
+        names = [name.removeprefix("density-") for name in figures]
+        mapped = list_varied(rows, parameters) if len(rows) >= FEWEST_MAPPED else []
+        if len(mapped) > 1:
+            figures["map"] = draw_map(rows, parameters, *mapped[:2])
         return cls(
             figures=figures,
-            constants={
-                "maps": [json.loads(figure.to_json()) for figure in maps],
-                "mapSentences": [describe_map(pair) for pair in pairs],
-            },
-            densities=list(densities),
-            pairs=[f"{pair['x']['name']} and {pair['y']['name']}" for pair in pairs],
-            sentences=[describe_map(pair) for pair in pairs],
+            densities={name: describe_best(rows, name, parameters[name]) for name in names},
+            mapped=mapped if len(mapped) > 1 else [],
         )

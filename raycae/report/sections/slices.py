@@ -177,7 +177,8 @@ def draw_parallel_coordinates(
 ) -> go.Figure | None:
     """Draw a line for each trial through what it drew, with the best tenth on top.
 
-    Plotly's own parallel coordinates need WebGL and code made from strings, so these are lines.
+    Plotly's own parallel coordinates need WebGL and code made from strings, so these are lines. The
+    trial of each line is in `meta`, for the sliders of the page (`templates/scripts/parallel.js`).
 
     Args:
         trials: Trials in any state.
@@ -200,7 +201,7 @@ def draw_parallel_coordinates(
     n_best = math.ceil(BEST * len(ranked))
     figure = plotting.make_figure("", "")
     for label, rows, colour, width, at_most in (
-        ("others", ranked[n_best:], "rgba(138, 143, 150, 0.3)", 1.0, most),
+        ("others", ranked[n_best:], "rgba(59, 130, 196, 0.35)", 1.0, most),
         ("the best tenth", ranked[:n_best], ORANGE, 1.5, 40),
     ):
         if rows.empty:
@@ -211,8 +212,9 @@ def draw_parallel_coordinates(
         places = get_positions(rows, {name: parameters[name] for name in names})
         for line in places.reindex(columns=names).to_numpy().tolist():
             x += [*names, None]
-            y += [*(None if math.isnan(position) else position for position in line), None]
+            y += [None if math.isnan(place) else round(place, 4) for place in line] + [None]
         figure.add_scatter(
+            meta=rows["trial_number"].astype(int).tolist(),
             x=x,
             y=y,
             name=label,

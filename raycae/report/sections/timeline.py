@@ -10,12 +10,15 @@ import plotly.graph_objects as go
 
 from raycae.report import plotting
 from raycae.report.plotting import BLUE, GREY, ORANGE, VIOLET
+from raycae.report.sampled_values import shorten
 from raycae.report.sections.improvements import get_hours
 from raycae.report.wording import choose_time_unit
 from raycae.study.records import COMPLETE, FAIL, PRUNED, RUNNING
 
 MOST_BARS = 400
 """Number of trials above which bars would be thinner than a pixel."""
+GAP_ROWS = 0.6
+"""Distance between the rows of two hosts, besides that of two rows."""
 
 
 def assign_rows(starts: list[float], ends: list[float]) -> list[int]:
@@ -40,8 +43,26 @@ def assign_rows(starts: list[float], ends: list[float]) -> list[int]:
     return rows
 
 
+def list_places(trials: pd.DataFrame) -> pd.Series[str]:
+    """List where each trial was trained: its host, and the device if there are several kinds.
+
+    Args:
+        trials: Trials in any state.
+
+    Returns:
+        `unknown host` where the table has no host. Empty texts if it has none for any trial.
+    """
+    if "host" not in trials or trials["host"].isna().all():
+        return pd.Series("", index=trials.index)
+    places = trials["host"].astype(object).where(trials["host"].notna(), "unknown host")
+    if "device" in trials and trials["device"].nunique() > 1:
+        devices = trials["device"].astype(object)
+        places = places.where(devices.isna(), places + ", " + devices.fillna(""))
+    return places
+
+
 def draw_timeline(trials: pd.DataFrame) -> go.Figure | None:
-    """Draw what ran when.
+    """Draw what ran when, with the rows of each host together.
 
     A trial that has not ended runs until the last time known of any trial. An interrupted trial
     counts as running until it ended.
@@ -60,8 +81,15 @@ def draw_timeline(trials: pd.DataFrame) -> go.Figure | None:
     starts = get_hours(ran["started_at"], since)
     ends = get_hours(ran["ended_at"].fillna(last), since).clip(lower=starts)
     scale, unit = choose_time_unit(float(ends.max()))
-    rows = assign_rows(starts.tolist(), ends.tolist())
-    bars = ran[["trial_number", "state"]].assign(start=starts * scale, end=ends * scale, row=rows)
+    bars = ran[["trial_number", "state"]].assign(start=starts * scale, end=ends * scale)
+    places = list_places(ran)
+    n_rows, ticks = 0.0, []
+    for place, group in bars.groupby(places.to_numpy()):
+        rows = assign_rows(group["start"].tolist(), group["end"].tolist())
+        bars.loc[group.index, "row"] = [n_rows + row for row in rows]
+        ticks.append((n_rows + max(rows) / 2, plotting.escape_html(shorten(str(place)))))
+        n_rows += max(rows) + 1 + GAP_ROWS
+    last_row = n_rows - 1 - GAP_ROWS
     figure = plotting.make_figure(f"{unit} since the first trial began", "")
     for state, name, colour in (
         (COMPLETE, "complete", BLUE),
@@ -87,5 +115,11 @@ def draw_timeline(trials: pd.DataFrame) -> go.Figure | None:
                 marker={"color": "white", "size": 4, "symbol": "line-ns-open"},
                 hovertemplate=f"trial %{{customdata}}: %{{x:.3g}} {unit}<extra></extra>",
             )
-    figure.update_yaxes(visible=False, range=[max(rows) + 0.7, -0.7])
-    return figure.update_layout(height=110 + 16 * (max(rows) + 1))
+    figure.update_yaxes(
+        visible=bool(places.any()),
+        showgrid=False,
+        range=[last_row + 0.7, -0.7],
+        tickvals=[row for row, _ in ticks],
+        ticktext=[text for _, text in ticks],
+    )
+    return figure.update_layout(height=round(110 + 16 * (last_row + 1)))
