@@ -59,15 +59,14 @@ import json, runpy, sys
 import numpy as np
 
 script = runpy.run_path(sys.argv[1])
-networks = script["NETWORKS"]
-for name in [*networks]:
-    if name != "base":
-        del networks[name]
+if is_short := sys.argv[3:] != ["all"]:
+    for name in {*script["NETWORKS"]} - {"base"}:
+        del script["NETWORKS"][name]
 check = script["Check"](np.load(sys.argv[2]))
-names = [name for name in script["SECTIONS"] if sys.argv[3] == "all" or name in sys.argv[3:]]
+names = sys.argv[3:] if is_short else [*script["SECTIONS"]]
 print(json.dumps({name: script["run_section"](name, check) for name in names}))
 """
-"""Runs sections of gpu_check.py for one network."""
+"""Runs sections of gpu_check.py: those that are named for one network, or all."""
 FUSED, NAN, TWICE = (
     "fused against separate training",
     "members beside one that is not a number",
