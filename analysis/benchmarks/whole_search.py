@@ -207,15 +207,18 @@ def main() -> None:
                         "RAYCAE_CACHE": str(make_cache(cache, downloads)),
                     }
                     begun = time.perf_counter()
-                    subprocess.run(
+                    done = subprocess.run(
                         commands[name],
-                        check=True,
+                        check=False,
                         stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
+                        stderr=subprocess.PIPE,
+                        text=True,
                         cwd=scratch,
                         env=environment,
                     )
                     wall_s = time.perf_counter() - begun
+                    if done.returncode:
+                        raise SystemExit(f"{name}: the search failed\n{done.stderr[-2000:]}")
                 is_counted = repeat or not is_shared
                 if is_counted:
                     seconds[name].append(wall_s)

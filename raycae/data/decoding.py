@@ -115,8 +115,9 @@ def decode(data: bytes, name: str, size: int | None) -> tuple[Pixels, list[Reaso
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            # Decoding a JPEG at 1/2, 1/4 or 1/8 is much faster for photographs and leaves enough
-            # pixels for the resize to smooth. Other formats ignore this.
+            # Decoding a JPEG at 1/2, 1/4 or 1/8 leaves enough pixels for the resize to smooth. From
+            # 2,000 x 2,000 to 32 x 32 pixels, it takes 6 instead of 106 ms of CPU
+            # (analysis/FINDINGS.md). Other formats ignore this.
             if size:
                 image.draft(None, (2 * size, 2 * size))
             with lock_large_image(image.width * image.height > LARGE):
@@ -230,6 +231,9 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
 
 def run_in_threads(fill: Callable[[int], None], count: int) -> None:
     """Call a function with every number from 0 to a count, on up to four threads.
+
+    Two threads decode 4,000 small JPEG files in 9.3 instead of 12.3 s, on two cores with other work
+    (analysis/FINDINGS.md).
 
     Args:
         fill: The function; its first exception ends the loop.

@@ -155,7 +155,8 @@ def fusion_key(config: Config) -> Hashable:
 def build_architecture(config: Config) -> Architecture:
     """Build the layers of a configuration.
 
-    The result is cached: proposing, recording and replaying a trial ask six times.
+    The result is cached: proposing, recording and replaying a trial ask six times, and each time
+    would take 0.08 ms of CPU (analysis/FINDINGS.md).
 
     Args:
         config: The configuration.

@@ -211,7 +211,8 @@ class WindowTPESampler(TPESampler):
     """Optuna's multivariate TPE, fitted once to a window for all draws from it.
 
     Optuna fits it for each draw, and sorts and reads the trials again for each group of parameters.
-    The draws are the same.
+    The draws are the same. Together with drawing without Optuna's storage, a proposal after 45 to
+    90 trials of `ex2` took 14.8 instead of 21.5 ms of CPU (analysis/FINDINGS.md).
 
     Args:
         seed: Random seed of one draw.

@@ -127,7 +127,8 @@ class ParetoASHA(AtRungs):
     worse in the other (Fonseca & Fleming, ICGA 1993). It continues if fewer than `n // factor` of
     the `n` trials at the rung have a lower rank. So a trial on the Pareto front is never stopped.
     The first `factor` - 1 trials at a rung continue, because so few do not show what is worth its
-    cost.
+    cost. The ranks are kept in arrays: 5,000 trials at a rung take 0.19 instead of 5.30 s of CPU
+    (analysis/FINDINGS.md).
     """
 
     def __init__(self, epochs: int, *, cost: str, grace: int = 1, factor: int = FACTOR) -> None:

@@ -75,6 +75,8 @@ class Network(NamedTuple):
 def describe_network(number: int, text: str) -> Network:
     """Parse the configuration of a trial and describe it.
 
+    The result is cached. Without the cache, a call takes 0.2 ms of CPU (analysis/FINDINGS.md).
+
     Args:
         number: The trial, for the message.
         text: The configuration as JSON.

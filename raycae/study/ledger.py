@@ -562,4 +562,5 @@ def decode_part(content: bytes) -> pa.Table:
 
 decode_small_part = functools.lru_cache(maxsize=512)(decode_part)
 """The same for at most `SMALL_BYTES`. A study that is resumed reads its ledger five times, and most
-parts are small. The file itself is read each time, so that damage is noticed."""
+parts are small. Decoding one of 16 kB takes 3.8 ms of CPU, finding it here 0.015 ms
+(analysis/FINDINGS.md). The file itself is read each time, so that damage is noticed."""

@@ -254,6 +254,8 @@ def compute_difference(run: _Run, other: _Run) -> tuple[float, bool] | None:
 def get_written_settings(text: str) -> dict[str, str]:
     """Return the settings of a configuration as text.
 
+    The result is cached. Without the cache, a call takes 0.35 ms of CPU (analysis/FINDINGS.md).
+
     Args:
         text: The configuration as JSON.
 
