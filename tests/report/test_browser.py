@@ -387,8 +387,8 @@ def test_the_view_changes_with_its_switches(browser: Any, study: Path) -> None:
     assert x == [size for size, _ in front]
     assert y == pytest.approx([db for _, db in front])
     opened.page.select_option("[name=error]", "mse")
-    opened.page.uncheck("[name=x]")
-    opened.page.uncheck("[name=y]")
+    opened.page.uncheck("#view [name=x]")
+    opened.page.uncheck("#view [name=y]")
     assert opened.page.evaluate(state)[:2] == ["linear", "linear"]
     opened.page.check("[name=x]")
     opened.page.check("[name=y]")
@@ -439,8 +439,8 @@ def test_a_mouse_zooms_and_the_view_is_reset(browser: Any, long: Path) -> None:
     assert opened.page.evaluate(ranges) == pytest.approx(before)
     drag_in_plot(opened.page, "latent-error")
     reset.wait_for(state="visible", timeout=5_000)
-    opened.page.uncheck("[name=x]")
-    opened.page.uncheck("[name=y]")
+    opened.page.uncheck("#view [name=x]")
+    opened.page.uncheck("#view [name=y]")
     assert not reset.is_visible()
     linear = opened.page.evaluate(ranges)
     drag_in_plot(opened.page, "latent-error")
@@ -478,7 +478,7 @@ def test_sliders_grey_out_lines_and_filter_the_table(browser: Any, recorded: Pat
     opened = Opened(browser, recorded / "frontier", viewport={"width": 1200, "height": 900})
     opened.drawn("parallel")
     trials = tables.read_trials(RECORDED / "frontier").set_index("trial_number")
-    assert opened.page.inner_text("#brush output") == f"All {len(trials)} trials."
+    assert opened.page.inner_text("#brush-count") == f"All {len(trials)} trials."
     opened.page.get_by_label("Lowest activation").focus()
     opened.page.keyboard.press("End")
     opened.page.get_by_label("Highest latent_channels").fill("50")
@@ -492,8 +492,8 @@ def test_sliders_grey_out_lines_and_filter_the_table(browser: Any, recorded: Pat
     ]
     assert 0 < len(inside) < len(trials)
     text = f"{len(inside)} of {len(trials)} trials are within these ranges."
-    assert opened.page.inner_text("#brush output").startswith(text)
-    assert opened.page.get_attribute("#brush output", "aria-live") == "polite"
+    assert opened.page.inner_text("#brush-count").startswith(text)
+    assert opened.page.get_attribute("#brush-count", "aria-live") == "polite"
     rows = opened.page.locator("#trials td:first-child")
     assert sorted(map(int, rows.all_inner_texts())) == sorted(inside.index)
     counted = """() => Object.fromEntries(document.getElementById("parallel").data.map(
@@ -506,7 +506,7 @@ def test_sliders_grey_out_lines_and_filter_the_table(browser: Any, recorded: Pat
     assert sum(drawn.values()) == len(inside)
     opened.page.click("#brush button")
     opened.page.wait_for_timeout(100)
-    assert opened.page.inner_text("#brush output") == f"All {len(trials)} trials."
+    assert opened.page.inner_text("#brush-count") == f"All {len(trials)} trials."
     assert "outside" not in opened.page.evaluate(counted)
     assert rows.count() == len(trials)
     assert opened.complaints == []

@@ -2,7 +2,7 @@
 const BANDWIDTH = .12, FEWEST_NEAR = Math.exp(-2);
 // How much a trial counts at a distance along an axis: fully in the same choice, else by a normal distribution.
 const weigh = ({ marks, scale }) => scale ? distance => Math.exp(-.5 * (distance / BANDWIDTH) ** 2)
-  : distance => +(Math.abs(distance) < .5 / Math.max(marks.length - 1, 1));
+  : distance => +(.5 / Math.max(marks.length - 1, 1) > Math.abs(distance));
 // The local mean at each row of ys and column of xs of points [x, y, value]; null where no point is near.
 const smooth = (points, x, y, xs, ys) => {
   const [columns, rows] = [[x, xs], [y, ys]].map(([axis, nodes], i) => {
@@ -11,16 +11,16 @@ const smooth = (points, x, y, xs, ys) => {
   });
   return rows.map(row => columns.map(column => {
     let sum = 0, total = 0;
-    for (let i = 0; i < points.length; i++) {
+    points.forEach((point, i) => {
       const weight = row[i] * column[i];
       total += weight;
-      sum += weight * points[i][2];
-    }
-    return total < FEWEST_NEAR ? null : sum / total;
+      sum += weight * point[2];
+    });
+    return FEWEST_NEAR > total ? null : sum / total;
   }));
 };
 // Plotly reads some HTML in every text.
-const escape = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+const escape = text => text.replaceAll("&", "&amp;").replaceAll("\u003c", "&lt;");
 const label = text => escape(text.length > 18 ? `${text.slice(0, 17)}…` : text);
 const shadeAt = place => {
   const at = Math.min(Math.floor(place * 4), 3), share = place * 4 - at;
@@ -60,7 +60,7 @@ const makeMap = () => {
   });
   const error = log => String(+(10 ** log).toPrecision(3));
   Object.assign(trace, { x: points.map(point => point[0]), y: points.map(point => point[1]), customdata: numbers.map(Number),
-    text: points.map(([a, b, log], i) => `trial ${numbers[i]}: ${error(log)}<br>${escape(`${x.name} ${valueAt(x, a)}, ${y.name} ${valueAt(y, b)}`)}`) });
+    text: points.map(([a, b, log], i) => `trial ${numbers[i]}: ${error(log)}\u003cbr>${escape(`${x.name} ${valueAt(x, a)}, ${y.name} ${valueAt(y, b)}`)}`) });
   Object.assign(trace.marker, { color: points.map(point => point[2]), cmin: low[0], cmax: high[0] });
   Object.assign(trace.marker.colorbar, { tickvals: [low[0], high[0]], ticktext: [error(low[0]), error(high[0])] });
   const describe = ([log, a, b]) => `${error(log)} at ${x.name} ${valueAt(x, a)} and ${y.name} ${valueAt(y, b)}`;

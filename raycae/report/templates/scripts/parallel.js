@@ -40,7 +40,7 @@ if (brush) {
       show(document.getElementById("parallel"), data, structuredClone(figures.parallel.layout));
       sift();
     }
-    brush.querySelector("output").value = limits.length
+    document.querySelector("#brush-count").value = limits.length
       ? `${inside.size} of ${lines.length} trials are within these ranges. The table of trials shows only these.` : `All ${lines.length} trials.`;
   };
   brush.addEventListener("input", ({ target }) => {
