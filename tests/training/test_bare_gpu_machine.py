@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "analysis" / "benchmarks" / "gpu_check.py"
 MISSING = (
     *("ray", "optuna", "hypothesis", "pandas", "pyarrow", "plotly", "typer", "rich", "scipy"),
     *("skimage", "PIL", "torchvision", "fsspec", "safetensors"),
@@ -54,58 +57,63 @@ def test_gpu_tests_are_found(run_bare: Run) -> None:
     assert {path.parent.name for path in marked} - {"training"} == {"devices"}
 
 
-SECTIONS = """
-import json, runpy, sys
-import numpy as np
-
-script = runpy.run_path(sys.argv[1])
-if is_short := sys.argv[3:] != ["all"]:
-    for name in {*script["NETWORKS"]} - {"base"}:
-        del script["NETWORKS"][name]
-check = script["Check"](np.load(sys.argv[2]))
-names = sys.argv[3:] if is_short else [*script["SECTIONS"]]
-print(json.dumps({name: script["run_section"](name, check) for name in names}))
-"""
-"""Runs sections of gpu_check.py: those that are named for one network, or all."""
-FUSED, NAN, TWICE = (
-    "fused against separate training",
-    "members beside one that is not a number",
-    "the same run twice",
-)
-
-
-@pytest.fixture
-def run_sections(run_bare: Run, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Run sections of the check on noise."""
-    draw = np.random.default_rng(0)
-    np.save(tmp_path / "images.npy", draw.integers(0, 256, (64, 32, 32, 3), np.uint8))
-
-    def run(*names: str) -> dict[str, Any]:
-        script = ROOT / "analysis" / "benchmarks" / "gpu_check.py"
-        done = run_bare("-c", SECTIONS, script, tmp_path / "images.npy", *names)
-        assert done.returncode == 0, done.stderr
-        assert "failed" not in done.stdout
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
-    return run
+def test_the_gpu_check(run_bare: Run, tmp_path: Path) -> None:
+    """Oracle: what fused training promises, and for each layer a convolution in float64. All
+    sections run at the size `small`; the tables have the rows of the file."""
+    images = tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8))
+    done = run_bare(SCRIPT, images, tmp_path / "out.json", "--size", "small")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert done.stdout.startswith(f"device: {found['device']}\n")
+    for title, rows in found["sections"].items():
+        table = done.stdout.partition(f"\n{title} (ended ")[2].split("\n\n")[1].splitlines()
+        assert table[0] == f"| {' | '.join(rows[0])} |"
+        assert len(table) == 2 + len(rows)
+    fused, waits, nan, twice, speed, kernels, layers = found["sections"].values()
+    assert len({row["network"] for row in fused}) == 7
+    assert all(row["weights, difference"] < 1e-4 for row in fused)
+    assert len(waits) == 3
+    assert all(row["others equal to the bit"] and row["reported as diverged"] for row in nan)
+    if not torch.cuda.is_available():
+        assert all(row["equal to the bit"] for row in twice)
+        assert {row["wait"] for row in waits} == {"not measured: needs CUDA"}
+    for m in (1, 4):  # Memory formats do not change the numbers.
+        errors = [row["train_mse"] for row in speed if row["members"] == m]
+        assert errors == pytest.approx([errors[0]] * len(errors), rel=1e-4)
+    assert all(row["total, us"] > 0 for row in kernels)
+    assert len(layers) == 4 * 7
+    for row in layers:
+        assert row["difference"] < (0.01 if row["type"] == "bfloat16" or row["tf32"] else 1e-6)
 
 
-def test_the_gpu_check(run_sections: Callable[..., dict[str, Any]]) -> None:
-    """Oracle: what fused training promises: members learn what they learn alone. The check is
-    ready for the first GPU, because it runs on a CPU at a small size."""
-    found = run_sections(FUSED)
-    assert found[FUSED]["base"]["weights apart"] < 1e-4
-    assert not found[FUSED]["base"]["captured"]
+def test_the_gpu_check_continues_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: sections with known errors. A case, and a section, that fails does not keep the
+    others from running; the exit code is 1. After the time limit no case begins."""
+    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
+    script = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "gpu_check", script)
+    spec.loader.exec_module(script)  # type: ignore[union-attr]
 
+    def divide(check: Any) -> list[dict[str, Any]]:
+        return check.measure_cases([{"n": 0}, {"n": 2}], lambda n: {"half": 1 / n})
 
-@pytest.mark.long
-def test_the_whole_gpu_check(run_sections: Callable[..., dict[str, Any]]) -> None:
-    """Oracle: what fused training promises, and the sizes that the check has on a CPU."""
-    found = run_sections("all")
-    assert all(found[NAN]["others equal"])
-    assert found[TWICE]["weights apart"] == 0
-    assert set(found["synchronizations within a step"].values()) == {"none"}
-    assert {row["m"] for row in found["speed of a group"]} == {1, 4}
-    assert all(row["model-images/s"] > 0 for row in found["speed of a group"])
-    assert len(found["convolutions"]) == 4 * 6
+    def fail(check: Any) -> list[dict[str, Any]]:
+        raise RuntimeError("out of | memory")
+
+    monkeypatch.setattr(script, "configure_torch", lambda threads: None)
+    monkeypatch.setattr(script, "SECTIONS", {"First": fail, "Second": divide})
+    images, output = tmp_path / "images.npy", tmp_path / "out.json"
+    np.save(images, np.zeros((4, 16, 16, 3), np.uint8))
+    expected = [{"n": 0, "failed": "ZeroDivisionError: division by zero"}, {"n": 2, "half": 0.5}]
+    late = [{"n": n, "left out": "no time left"} for n in (0, 2)]
+    for seconds, rows in {"460": expected, "0": late}.items():
+        words = ["gpu_check.py", str(images), str(output), "--size", "small", "--seconds", seconds]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            script.main()
+        assert end.value.code == 1
+        assert json.loads(output.read_text())["sections"]["Second"] == rows
+        assert "| RuntimeError: out of / memory |" in capsys.readouterr().out
