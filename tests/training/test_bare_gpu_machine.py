@@ -5,25 +5,44 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "analysis" / "benchmarks" / "gpu_check.py"
-MISSING = (
-    *("ray", "optuna", "hypothesis", "pandas", "pyarrow", "plotly", "typer", "rich", "scipy"),
-    *("skimage", "PIL", "torchvision", "fsspec", "safetensors"),
-)
-"""What a bare machine lacks."""
+INSTALLED = ("torch", "numpy", "pydantic", "pytest")
+"""What a bare machine has, with all that these packages require."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def list_missing() -> list[str]:
+    """List the installed modules that a bare machine lacks."""
+    installed, names = {"raycae"}, list(INSTALLED)
+    while names:
+        name = canonicalize_name(names.pop())
+        with suppress(metadata.PackageNotFoundError):  # It is for another system.
+            if name not in installed:
+                required = map(Requirement, metadata.requires(name) or ())
+                names += [r.name for r in required if not r.marker or r.marker.evaluate()]
+        installed.add(name)
+    return [
+        module
+        for module, packages in metadata.packages_distributions().items()
+        if module.isidentifier() and installed.isdisjoint(map(canonicalize_name, packages))
+    ]
 
 
 @pytest.fixture
@@ -31,7 +50,9 @@ def run_bare(tmp_path: Path) -> Run:
     """Run Python in the checkout, without what a bare machine lacks."""
     folder = tmp_path / "bare"
     folder.mkdir()
-    for name in MISSING:
+    missing = list_missing()
+    assert {"ray", "optuna", "plotly", "hypothesis", "pandas", "pyarrow", "yaml"} <= {*missing}
+    for name in missing:
         (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name}')")
     paths = os.pathsep.join(map(str, (folder, ROOT)))
     environment = {**os.environ, "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -46,15 +67,30 @@ def run_bare(tmp_path: Path) -> Run:
 
 
 def test_gpu_tests_are_found(run_bare: Run) -> None:
-    """Oracle: the tests that are marked `gpu`. The command of the documentation collects them, and
-    without a GPU all of them are skipped with a reason."""
-    command = ("-m", "pytest", "--confcutdir=tests/devices", "-m", "gpu", "tests/devices")
-    done = run_bare(*command, "-p", "no:cacheprovider")
+    """Oracle: the files with tests that are marked `gpu`. The command of the documentation collects
+    tests of all of them without an error."""
+    command = "-m pytest --confcutdir=tests/devices -m gpu tests/devices"
+    for page in ("CONTRIBUTING.md", "docs/explanation/architecture.md"):
+        assert f"python {command}" in (ROOT / page).read_text()
+    done = run_bare(*command.split(), "--collect-only", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.glob("tests/**/test_*.py")
+        if "mark.gpu" in path.read_text() and path != Path(__file__)
+    }
+    found = [line.partition("::") for line in done.stdout.splitlines() if "::" in line]
+    assert {file for file, _, _ in found} == marked
+    assert all("[cuda" in test or "on_the_gpu" in test for _, _, test in found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpu_tests_are_skipped_without_a_gpu(run_bare: Run) -> None:
+    """Oracle: the skip reason in the summary, and no test that ran."""
+    command = "-m pytest --confcutdir=tests/devices -m gpu tests/devices -p no:cacheprovider"
+    done = run_bare(*command.split())
     assert "no CUDA device" in done.stdout, done.stdout + done.stderr
-    assert "passed" not in done.stdout
-    assert "error" not in done.stdout.lower()
-    marked = [path for path in ROOT.glob("tests/**/test_*.py") if "mark.gpu" in path.read_text()]
-    assert {path.parent.name for path in marked} - {"training"} == {"devices"}
+    assert re.search(r"^\d+ skipped, \d+ deselected", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_the_gpu_check(run_bare: Run, tmp_path: Path) -> None:
