@@ -25,8 +25,8 @@ import raycae
 from raycae import data
 from raycae.cli import export as cli_export
 from raycae.config import resolve
-from raycae.inference import model_card
 from raycae.inference.export import TOLERANCE
+from raycae.inference.hub_header import write_header
 from raycae.study.artifacts import get_model_folder
 from raycae.study.find import format_study_argument
 from raycae.study.study import Study
@@ -297,9 +297,7 @@ def test_no_name_breaks_the_header(study: str, source: str) -> None:
     """Oracle: PyYAML reads the names back; both are quoted, because YAML 1.2 reads more words as
     numbers than PyYAML does; no tag, and no border `---` that would end the header early."""
     name = PurePath(source).name
-    header = model_card.write_header(
-        study, resolve({}), {"data": {"source": source}}, {"test_mse": 0.5}, None
-    )
+    header = write_header(study, resolve({}), {"data": {"source": source}}, {"test_mse": 0.5}, None)
     assert "<" not in header
     lines = header.encode("utf-8", errors="replace").decode().split("\n")
     assert [i for i, line in enumerate(lines) if line == "---"] == [0, len(lines) - 1]
@@ -313,7 +311,7 @@ def test_the_hub_knows_cifar10() -> None:
     """Oracle: the name of CIFAR-10 on https://huggingface.co/datasets; no license is invented."""
     content, row = {"data": {"source": "cifar10"}}, {"test_mse": 1 / 3}
     config = resolve({"task": "colourise"})
-    text = model_card.write_header("ex3, trial 1", config, content, row, None)
+    text = write_header("ex3, trial 1", config, content, row, None)
     header, _ = split_card(f"{text}\n\n# Title\n")
     assert header["datasets"] == ["uoft-cs/cifar10"]
     assert header["tags"] == ["autoencoder", "image-colorization"]
