@@ -57,14 +57,28 @@ class StopRequest:
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """Receive SIGINT and SIGTERM inside the `with` block, if this is the main thread."""
+        """Receive SIGINT and SIGTERM inside the `with` block, if this is the main thread.
+
+        A signal may arrive while a destructor or the callback of a weak reference runs. Python
+        cannot raise an exception there. It would print a traceback, although the signal is noted
+        and the search ends at the next check.
+        """
         is_main = threading.current_thread() is threading.main_thread()
         self._caught = (signal.SIGINT, signal.SIGTERM) if is_main else ()
         earlier = {number: signal.getsignal(number) for number in self._caught}
+        hook = sys.unraisablehook
+
+        def report(fault: sys.UnraisableHookArgs) -> None:
+            is_signal = isinstance(fault.exc_value, KeyboardInterrupt | SearchInterrupted)
+            if not (is_signal and self.signal_number is not None):
+                hook(fault)
+
+        sys.unraisablehook = report
         self.install_handlers()
         try:
             yield
         finally:
+            sys.unraisablehook = hook
             for number, handler in earlier.items():
                 signal.signal(number, handler)
 

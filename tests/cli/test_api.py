@@ -253,6 +253,41 @@ def test_a_cell_is_not_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a &lt;study&gt;" in told[-1]["text/html"]
 
 
+class Failing:
+    """An object whose destructor fails."""
+
+    def __del__(self) -> None:
+        1 / 0  # noqa: B018
+
+
+class Interrupting:
+    """An object whose destructor is interrupted."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_destructor(
+    number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a hook that counts. Python cannot raise an exception in a destructor; nothing is
+    printed, the signal is noted, and the next check raises it. Other faults are printed as ever."""
+    faults: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda fault: faults.append(fault.exc_value))
+    stop = StopRequest()
+    with stop.catch_signals():
+        Interrupting(number)
+        assert stop.signal_number == number
+        with pytest.raises((KeyboardInterrupt, raycae.SearchInterrupted)):
+            stop.raise_if_interrupted()
+        Failing()
+    assert [type(fault) for fault in faults] == [ZeroDivisionError]
+
+
 def test_interrupts_where_a_person_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the contract: in an interactive Python the first interrupt of a search is noted, so
     that it ends in order, and the second, or one before the study has begun, is Python's own; a
