@@ -213,7 +213,7 @@ def test_the_gallery_has_live_reports(site: Path) -> None:
     links = dict.fromkeys(re.findall(r'href="(gallery/[^"]+)"', page))
     assert len(links) >= 4
     for link in links:
-        assert "Plotly.newPlot" in (site / link).read_text(encoding="utf-8"), link
+        assert "Plotly.react(place" in (site / link).read_text(encoding="utf-8"), link
     for study in ("curves/ex2", "curves/ex3"):
         trials = pd.read_parquet(ROOT / "analysis" / "recorded" / study / "trials.parquet")
         best = trials[trials["state"] == "COMPLETE"].sort_values("val_mse").iloc[0]

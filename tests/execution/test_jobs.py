@@ -226,9 +226,9 @@ def test_a_search_on_a_cluster(
     assert "home/short is there already; choose another folder" in err
     command = json.loads((home.folder / "study.json").read_text())["command"]
     assert shlex.split(command) == [
-        *("raycae", "search", "--space", odd_space.name, "--trials", "2", "--epochs", "1"),
-        *("--results", studies, "--study", "short", "--scheduler", "none"),
-        *("--max", "n_params=99999", "--concurrent", "1"),
+        *("raycae", "search", "--space", odd_space.name, "--max", "n_params=99999"),
+        *("--trials", "2", "--epochs", "1", "--scheduler", "none", "--concurrent", "1"),
+        *("--study", "short", "--results", studies),
     ]
     require_secrets_kept(head, raycae_.said, home.folder)
 
