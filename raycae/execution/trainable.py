@@ -182,9 +182,11 @@ class AutoencoderTrainable(tune.Trainable):
         """Return whether a trial that trains alone is a fused group of one.
 
         On a GPU it is, because a captured step is one launch instead of hundreds. A group ignores
-        `micro_batch`, which is set after memory ran out.
+        `micro_batch`, which is set after memory ran out. Of several attempts none is, because each
+        would keep the memory of its graphs.
         """
-        return self.device.type == "cuda" and self.attempts[number].micro_batch is None
+        is_alone = len(self.attempts) == 1 and self.attempts[number].micro_batch is None
+        return self.device.type == "cuda" and is_alone
 
     def _save_epoch(self, number: int, training: Training, measured: dict[str, Any]) -> EpochReport:
         """Write the checkpoint and the best model of an epoch, and report on it."""

@@ -35,10 +35,8 @@ ALL, PCA, SAME, BEST, WORST = SHOWS = "all", "pca", "same", "best", "worst"
 of the best PCA of the same size or smaller; or one image. It is the same for all trials, or one of
 the trial's images with the lowest or the highest error. All test images are measured, or
 `N_MEASURED` evenly spread ones if there are more."""
-N_MEASURED = 500
-"""Maximum number of test images whose pictures are measured. On CIFAR-10, the standard error of a
-mean is 0.004 for SSIM and 0.09 dB for PSNR, and a trial takes half the CPU time of 1,000 images
-(analysis/FINDINGS.md)."""
+N_MEASURED = 1000
+"""Maximum number of test images whose pictures are measured."""
 MEASURES = (
     *("mse", "psnr_db", "ssim", "delta_e", "chroma_error", "hue_error"),
     *("colourfulness", "original_colourfulness"),
