@@ -133,7 +133,7 @@ def ours(source: str, images: int, trials: int, scratch: Path) -> list[str]:
 
 
 def make_cache(folder: Path, downloads: Path) -> Path:
-    """Make a cache folder that has only what was downloaded.
+    """Make a cache folder that contains only downloads.
 
     Args:
         folder: The new folder, or one that this function has made.

@@ -10,9 +10,9 @@ from raycae.cli.options import make_typer_option
 from raycae.execution.search_options import MAX_EPOCHS, MAX_SEED, OPTIONS
 
 SEEDS = 3
-"""Runs of each experiment, unless `--seeds` says otherwise."""
+"""Default number of runs of each experiment (`--seeds`)."""
 EXPERIMENTS = "Experiments"
-"""The heading of the options that choose what is run."""
+"""Heading of the options that select the experiments."""
 LENGTH, RESULTS = OPTIONS["epochs"].group, OPTIONS["study"].group
 SourceOption = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""Model cards: what a model is, where it comes from and how good it is, as Markdown.
+"""Model cards in Markdown: a model's purpose, origin and errors.
 
 A card begins with the YAML header that the Hugging Face hub reads.
 """

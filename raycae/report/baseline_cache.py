@@ -55,7 +55,7 @@ def load_baselines(
     Args:
         task: "reconstruct" or "colourise".
         images: The images of a study.
-        count: Is told how many PCA baselines have been computed, and their number.
+        count: Called with the number of PCA baselines computed so far and their total number.
 
     Returns:
         The table of `compute_baselines`, with test errors.

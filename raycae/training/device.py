@@ -186,7 +186,7 @@ def copy_packed(tensors: Sequence[Tensor]) -> list[Tensor]:
     Returns:
         Copies with the same strides.
     """
-    # In the order of memory, so that `channels_last` stays what it is.
+    # Values are packed in memory order, which preserves `channels_last`.
     flat = [tensor.detach().as_strided((tensor.numel(),), (1,)) for tensor in tensors]
     packed = torch.cat(flat).cpu()
     starts = np.cumsum([0, *(len(part) for part in flat)]).tolist()
@@ -197,7 +197,7 @@ def copy_packed(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _replace_tensors(tree: Any, copies: dict[int, Tensor]) -> Any:
-    """Return a tree with other tensors in place of its own, found by `id`."""
+    """Return a tree whose tensors are replaced by their copies, which are looked up by `id`."""
     if isinstance(tree, dict):
         return {key: _replace_tensors(branch, copies) for key, branch in tree.items()}
     if isinstance(tree, list):

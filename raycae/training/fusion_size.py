@@ -86,7 +86,7 @@ def get_available_bytes(device: torch.device, share: float = 1.0) -> int:
         share: This worker's share of a GPU. Above 1, it is that of one whole GPU.
 
     Returns:
-        80 % of what is free of this share of a GPU, or a quarter of the host's memory, in bytes.
+        80 % of the free memory in this share of a GPU, or a quarter of the host's memory, in bytes.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)

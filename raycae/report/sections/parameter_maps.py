@@ -169,7 +169,7 @@ class ParameterMapsSection(Section):
 
     template = "sections/parameter_maps.html.j2"
     densities: dict[str, str]
-    """What `describe_best` says of each parameter with a density."""
+    """For each parameter with a density, the sentence of `describe_best`."""
     mapped: list[str]
     """The parameters that the axes of the map can show."""
 
