@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,10 +109,12 @@ def export_model(
     text = model_card.write_model_card(
         folder, ready.config, usage, f"Checked: {said}.", evidence, picture.name
     )
-    write_atomic(file, content)
-    if sample:
-        write_atomic(picture, sample.png)
-    write_atomic(page, text.encode("utf-8", errors="replace"))
+    files = {file: content, page: text.encode("utf-8", errors="replace")}
+    with ExitStack() as undo:  # A model without its card would make the next run refuse.
+        for path, written in (files | ({picture: sample.png} if sample else {})).items():
+            write_atomic(path, written)
+            undo.callback(path.unlink)
+        undo.pop_all()
     print(f"{make_printable(str(file))}: {len(content):,} bytes; {said}")
     for path in (page, *([picture] if sample else [])):
         print(make_printable(str(path)))

@@ -84,6 +84,7 @@ class AutoencoderTrainable(tune.Trainable):
         self.trainings: dict[int, Training] = {}
         self.groups: dict[tuple[int, ...], FusedTrainings] = {}
         self.damaged: dict[int, list[str]] = {}
+        self.too_large: set[int] = set()  # to be captured, not to be trained eagerly
         self.fusion_size: int | None = new_config["fuse"]
         return True
 
@@ -143,6 +144,9 @@ class AutoencoderTrainable(tune.Trainable):
                 for number in numbers
             ]
         except Exception as error:
+            is_captured = len(numbers) == 1 and self._is_captured(numbers[0])
+            if is_captured and is_out_of_memory(error):
+                self.too_large.add(numbers[0])
             # Whatever a configuration does to torch (memory, shapes, driver errors) ends these
             # attempts and no others. The ledger records the whole traceback.
             reports: list[Report] = [
@@ -156,6 +160,8 @@ class AutoencoderTrainable(tune.Trainable):
             gc.collect()  # The frames of the failed step may form a cycle that holds its tensors.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        if is_captured and numbers[0] in self.too_large:
+            return self._train_epoch(numbers)
         return reports
 
     def _run_epoch(
@@ -183,10 +189,11 @@ class AutoencoderTrainable(tune.Trainable):
 
         On a GPU it is, because a captured step is one launch instead of hundreds. A group ignores
         `micro_batch`, which is set after memory ran out. Of several attempts none is, because each
-        would keep the memory of its graphs.
+        would keep the memory of its graphs. Graphs need more memory than eager steps, so a trial
+        that ran out of it goes on without them.
         """
         is_alone = len(self.attempts) == 1 and self.attempts[number].micro_batch is None
-        return self.device.type == "cuda" and is_alone
+        return self.device.type == "cuda" and is_alone and number not in self.too_large
 
     def _save_epoch(self, number: int, training: Training, measured: dict[str, Any]) -> EpochReport:
         """Write the checkpoint and the best model of an epoch, and report on it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -365,6 +366,28 @@ def test_what_differs_is_not_written(
         )
         assert re.search(says, err)
         assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_full_disk_leaves_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the files of the folder. If the card cannot be written, the model is deleted again,
+    and the command can be repeated."""
+    folder = put_model(tmp_path / "m", {})
+    monkeypatch.chdir(tmp_path)
+    write_atomic = cli_export.write_atomic
+
+    def fail(path: Path, content: bytes) -> None:
+        if path.suffix == ".md":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_atomic(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_export, "write_atomic", fail)
+        with pytest.raises(OSError, match="No space left"):
+            run("export", folder, "--format", "safetensors")
+    assert list(tmp_path.iterdir()) == [folder]
+    assert run("export", folder, "--format", "safetensors")[0] == 0
 
 
 def test_onnx_is_an_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

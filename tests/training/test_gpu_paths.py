@@ -195,10 +195,45 @@ def test_who_is_captured(
     worker = object.__new__(trainable.AutoencoderTrainable)
     worker.device = torch.device(device)
     attempt = Attempt(0, 1, resolve(TINY), 0, micro_batch)
-    worker.attempts, worker.groups = {0: attempt}, {}
+    worker.attempts, worker.groups, worker.too_large = {0: attempt}, {}, set()
     monkeypatch.setattr(worker, "_save_epoch", lambda number, training, measured: measured)
     training = make_training()
     for _ in range(2):
         worker._run_epoch((0,), [training])
     assert groups == [1] * is_fused
     assert training.epoch == 2
+
+
+def test_a_trial_too_large_to_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the training that ran. Graphs need more memory than eager steps: a trial for which
+    they have too little is trained eagerly, from its checkpoint, before it is called too large."""
+
+    class Full(FusedTrainings):
+        def run_epoch(self) -> list[Any]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainable, "FusedTrainings", Full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    worker = object.__new__(trainable.AutoencoderTrainable)
+    worker.device, worker.host = GPU, "host"
+    worker.attempts, worker.groups, worker.too_large = (
+        {0: Attempt(0, 1, resolve(TINY), 0)},
+        {},
+        set(),
+    )
+    worker.trainings = {}
+    opened = []
+
+    def open_training(number: int) -> Training:
+        if number not in worker.trainings:
+            opened.append(number)
+            worker.trainings[number] = make_training()
+        return worker.trainings[number]
+
+    monkeypatch.setattr(worker, "_open_training", open_training)
+    monkeypatch.setattr(worker, "_save_epoch", lambda number, training, measured: measured)
+    for epoch in (1, 2):
+        (measured,) = worker._train_epoch((0,))
+        assert measured["epoch"] == epoch
+    assert opened == [0, 0]

@@ -76,7 +76,7 @@ if (mapView) {
   mapView.addEventListener("change", ({ target: { name } }) => {
     if (mapView.x.value === mapView.y.value) mapView[name === "x" ? "y" : "x"].value = before[name];
     Object.assign(before, { x: mapView.x.value, y: mapView.y.value });
-    pending.delete("map");
+    if (pending.has("map")) return draw("map");
     const { data, layout } = makeMap();
     show(document.getElementById("map"), data, layout);
   });

@@ -36,12 +36,13 @@ if (brush) {
       x: lines.flatMap(() => [...names, null]), y: lines.flatMap(line => inside.has(line) ? line.at.map(() => null) : line.at) });
     brushed = limits.length ? new Set([...inside].map(line => line.trial)) : null;
     if (shown) {
-      pending.delete("parallel");
+      draw("parallel");
       show(document.getElementById("parallel"), data, structuredClone(figures.parallel.layout));
       sift();
     }
+    const kind = lines.length < +brush.dataset.trials ? "drawn trials" : "trials";
     document.querySelector("#brush-count").value = limits.length
-      ? `${inside.size} of ${lines.length} trials are within these ranges. The table of trials shows only these.` : `All ${lines.length} trials.`;
+      ? `${inside.size} of ${lines.length} ${kind} are within these ranges. The table of trials shows only these.` : `All ${lines.length} ${kind}.`;
   };
   brush.addEventListener("input", ({ target }) => {
     for (const { ends } of axes) if (ends.includes(target) && +ends[0].value > +ends[1].value) ends.find(end => end !== target).value = target.value;
