@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import TensorDataset
 
 from raycae.config import Config
@@ -149,32 +150,18 @@ def copy_to_cpu(tree: Any) -> Any:
     Returns:
         A copy, with every tensor on the CPU. Whatever else the dicts and lists hold is not copied.
     """
-    kinds: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = defaultdict(dict)
-    for tensor in iterate_tensors(tree):
-        kinds[tensor.device, tensor.dtype][id(tensor)] = tensor
-    copies: dict[int, Tensor] = {}
-    for (device, _), tensors in kinds.items():
-        if device.type == "cpu":
-            copies |= {key: tensor.detach().clone() for key, tensor in tensors.items()}
-        else:
-            copies |= zip(tensors, copy_packed(list(tensors.values())), strict=True)
-    return _replace_tensors(tree, copies)
-
-
-def iterate_tensors(tree: Any) -> Iterator[Tensor]:
-    """Iterate over the tensors of nested dicts and lists.
-
-    Args:
-        tree: A dict, a list, a tensor, or something else.
-
-    Yields:
-        The tensors in their order.
-    """
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict | list):
-        for branch in tree.values() if isinstance(tree, dict) else tree:
-            yield from iterate_tensors(branch)
+    leaves, structure = tree_flatten(tree)
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            kinds[leaf.device, leaf.dtype].append(place)
+    for (device, _), places in kinds.items():
+        tensors = [leaves[place] for place in places]
+        is_cpu = device.type == "cpu"
+        copies = [t.detach().clone() for t in tensors] if is_cpu else copy_packed(tensors)
+        for place, copy in zip(places, copies, strict=True):
+            leaves[place] = copy
+    return tree_unflatten(leaves, structure)
 
 
 def copy_packed(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -194,12 +181,3 @@ def copy_packed(tensors: Sequence[Tensor]) -> list[Tensor]:
         packed.as_strided(tensor.shape, tensor.stride(), start).clone()
         for tensor, start in zip(tensors, starts, strict=False)
     ]
-
-
-def _replace_tensors(tree: Any, copies: dict[int, Tensor]) -> Any:
-    """Return a tree whose tensors are replaced by their copies, which are looked up by `id`."""
-    if isinstance(tree, dict):
-        return {key: _replace_tensors(branch, copies) for key, branch in tree.items()}
-    if isinstance(tree, list):
-        return [_replace_tensors(branch, copies) for branch in tree]
-    return copies[id(tree)] if isinstance(tree, Tensor) else tree
