@@ -105,8 +105,7 @@ COMMANDS = {
     "predict": Command(
         "predict",
         "predict_images",
-        "Reconstruct or colourise image files. The task of the model decides; the image size is "
-        "kept.",
+        "Reconstruct or colourise image files at their original size.",
     ),
     "export": Command(
         "export",

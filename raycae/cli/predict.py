@@ -53,13 +53,14 @@ def predict_images(
     latent: LatentOption = None,
     results_folder: ResultsOption = "results",
 ) -> None:
-    """Reconstruct or colourise image files. The task of the model decides; the image size is kept.
+    """Reconstruct or colourise image files at their original size.
 
-    FOLDER gets one PNG per image, and sheet.png, which shows inputs and outputs side by side. At
-    the end, the command prints the mean PSNR and SSIM between inputs and outputs, the size of the
-    latents, which grows with the image, and the compression ratio: bytes of the pixels (8 bits per
-    channel) divided by bytes of the latents (float32). Colour profiles are converted to sRGB; the
-    PNGs contain the sRGB profile. Files are never overwritten: if one exists, nothing is written.
+    The model's task decides which. FOLDER gets one PNG per image, and sheet.png, which shows inputs
+    and outputs side by side. At the end, the command prints the mean PSNR and SSIM between inputs
+    and outputs, the size of the latents, which grows with the image, and the compression ratio:
+    bytes of the pixels (8 bits per channel) divided by bytes of the latents (float32). Colour
+    profiles are converted to sRGB; the PNGs contain the sRGB profile. Files are never overwritten:
+    if one exists, nothing is written.
 
     Example: raycae predict pictures *.jpg --latent 256 -o reconstructed
 
